@@ -1,0 +1,41 @@
+# make demo    pretrain, embed, index and search on a corpus made on the spot
+# make test    the whole test suite
+# Each creates the environment in $(VENV) if it is not there.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/demo.yaml
+OUTPUT ?= runs/$(notdir $(basename $(CONFIG)))
+BIN := $(VENV)/bin
+
+.PHONY: demo demo-agnostic test test-fast lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vatt demo --config $(CONFIG) --output $(OUTPUT)
+
+demo-agnostic:
+	$(MAKE) demo CONFIG=configs/demo_agnostic.yaml
+
+test: lint
+	$(BIN)/pytest
+
+test-fast: lint
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vatt needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""The root of the errors a user can cause and mend. It imports nothing, so that everything may import it."""
+
+
+class VattError(Exception):
+    """Wrong input, a missing file, or things that do not fit together; the message says what, where and what next."""

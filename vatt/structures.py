@@ -1,0 +1,176 @@
+"""The contract between the rooms: what flows from file to loss, with shapes and units.
+
+One alphabet, used in every docstring: B clips, K texts per clip, T frames, H W pixels, S audio samples,
+L words, N tokens, D width, E embedding. Units stand in names: ``start_s`` seconds, ``fps`` frames per second,
+``sample_rate`` Hz. Pixels are float in [-1, 1], audio is mono float in [-1, 1], and a video is always
+(B, T, 3, H, W). ``valid`` is True for real data; ``keep`` holds indices that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+MODALITIES = ("video", "audio", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """A caption, or one word, and when it is said.
+
+    Args:
+        text: the words.
+        start_s: beginning in seconds on the file's clock; None where no time is known.
+        end_s: end in seconds; None where no time is known.
+    """
+
+    text: str
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row of a manifest: a stretch of one media file and what is known about it.
+
+    Args:
+        id: unique name within the manifest.
+        path: the media file.
+        start_s: beginning of the stretch in seconds on the file's clock.
+        end_s: its end in seconds; None reaches to the end of the file.
+        texts: captions, with times where they are known.
+        words: single words with their times, as a speech recogniser gives them.
+        labels: class names.
+        split: "train", "val", "test" or any other name; None where the manifest has no such column.
+        audio_path: a separate file with the sound; None takes it from ``path``.
+        extra: the manifest's own columns that begin with ``x_``, carried along untouched.
+    """
+
+    id: str
+    path: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    texts: tuple[TimedText, ...] = ()
+    words: tuple[TimedText, ...] = ()
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+    audio_path: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What one clip looks like once it is read: the shape of every tensor that a model takes.
+
+    The defaults are the paper's (VATT, appendix A.2.1): 32 frames at 10 fps and the waveform of the same 3.2 s
+    at 48 kHz, and up to 5 candidate texts of 16 words.
+
+    Args:
+        num_frames: T.
+        fps: distance of the frames, in frames per second.
+        size: H = W in pixels.
+        sample_rate: of the waveform, in Hz.
+        num_words: L, the length every text is padded or cut to.
+        num_texts: K, the candidate texts of a clip (MIL-NCE).
+        crop_box: left, top, right and bottom of the part of the picture that is looked at, as fractions of its
+            width and height.
+    """
+
+    num_frames: int = 32
+    fps: float = 10.0
+    size: int = 224
+    sample_rate: int = 48_000
+    num_words: int = 16
+    num_texts: int = 5
+    crop_box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "fps", "size", "sample_rate", "num_words", "num_texts"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ClipFormat.{name} must be positive, not {getattr(self, name)!r}")
+        left, top, right, bottom = self.crop_box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"ClipFormat.crop_box must be fractions left < right, top < bottom: {self.crop_box}")
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that a clip spans, the same for its frames and its waveform."""
+        return self.num_frames / self.fps
+
+    @property
+    def num_samples(self) -> int:
+        """S, the samples of the waveform."""
+        return round(self.duration_s * self.sample_rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``ClipFormat(**d)`` reads them back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClipFormat:
+        """Inverse of `to_dict`. Raises TypeError for an unknown key."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Event(TypedDict):
+    """Something that happened to a clip on its way into a batch, for the report of the run."""
+
+    kind: str  # "unreadable": replaced by another clip; "damaged"; "truncated": words were cut off
+    id: str
+    path: str
+    reason: str
+
+
+class Batch(TypedDict, total=False):
+    """What a data module yields. A modality that the data does not have at all is absent."""
+
+    id: list[str]  # B names
+    video: Tensor  # (B, T, 3, H, W) float in [-1, 1]
+    video_valid: Tensor  # (B,) bool
+    audio: Tensor  # (B, S) float in [-1, 1]
+    audio_valid: Tensor  # (B,) bool
+    text: Tensor  # (B, K, L) int64, padded with the vocabulary's pad id
+    text_valid: Tensor  # (B, K) bool
+    events: list[Event]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A modality as a sequence of embedded tokens.
+
+    Args:
+        x: (B, N, D) embeddings, positions added.
+        position: (B, N, 3) int64 places: (t, h, w) for video, (i, 0, 0) for a sequence.
+        valid: (B, N) bool, False on padding; None where every token is real.
+    """
+
+    x: Tensor
+    position: Tensor
+    valid: Tensor | None = None
+
+    def take(self, keep: Tensor) -> Tokens:
+        """The tokens at ``keep`` (B, M), in that order: (B, M, D)."""
+        places = keep.unsqueeze(-1)
+        return Tokens(
+            x=self.x.gather(1, places.expand(-1, -1, self.x.shape[-1])),
+            position=self.position.gather(1, places.expand(-1, -1, self.position.shape[-1])),
+            valid=None if self.valid is None else self.valid.gather(1, keep),
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone makes of the tokens of one modality.
+
+    Args:
+        tokens: (B, N, D) one feature per token, without the aggregation token.
+        pooled: (B, D) the feature of the aggregation (AGG) token.
+        layers: outputs of every block, (B, 1 + N, D) each, AGG first; empty unless they were asked for.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    layers: tuple[Tensor, ...] = ()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vatt.datasets.manifest import ManifestError, hold_out, other_files, read_manifest, write_manifest
+from vatt.structures import Clip, TimedText
+
+ROWS = [
+    {
+        "path": "a b.mp4",
+        "start_s": 1.5,
+        "end_s": 3.0,
+        "texts": [{"text": "one, two", "start": 1.0, "end": 2.0}, "three"],
+        "words": [{"word": "one", "start": 1.0, "end": 1.2}],
+        "labels": ["x", "y"],
+        "split": "train",
+        "x_mood": "calm",
+    },
+    {"path": "c.mp4", "text": "four", "label": "z", "split": "test", "id": "see", "audio_path": "c.wav"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a b.mp4", "c.mp4", "c.wav", "notes.txt"):
+        (tmp_path / name).write_bytes(b"0")
+    return tmp_path
+
+
+def write(folder: Path, kind: str) -> Path:
+    path = folder / f"clips.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    elif kind == "csv":
+        columns = sorted({column for row in ROWS for column in row})
+
+        def cell(value: object) -> str:
+            text = json.dumps(value) if isinstance(value, list) else str(value)
+            return '"' + text.replace('"', '""') + '"'
+
+        lines = [",".join(columns)] + [",".join(cell(row.get(c, "")) for c in columns) for row in ROWS]
+        path.write_text("\n".join(lines))
+    else:
+        rows = [dict(row) for row in ROWS]
+        rows[0]["texts"] = [
+            {"text": "one, two", "start": 1.0, "end": 2.0},
+            {"text": "three", "start": None, "end": None},
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), path)
+    return path
+
+
+def _schema() -> pa.Schema:
+    timed = [("start", pa.float64()), ("end", pa.float64())]
+    text = pa.list_(pa.struct([("text", pa.string()), *timed]))
+    word = pa.list_(pa.struct([("word", pa.string()), *timed]))
+    strings = ["path", "text", "label", "split", "id", "audio_path", "x_mood"]
+    fields = [(name, pa.string()) for name in strings] + [("start_s", pa.float64()), ("end_s", pa.float64())]
+    return pa.schema([*fields, ("texts", text), ("words", word), ("labels", pa.list_(pa.string()))])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_every_kind_of_file_gives_the_same_clips(folder: Path, kind: str) -> None:
+    first, second = read_manifest(write(folder, kind))
+    assert first.id == "a b.mp4"
+    assert first.path == str(folder / "a b.mp4")
+    assert (first.start_s, first.end_s, first.split) == (1.5, 3.0, "train")
+    assert first.texts == (TimedText("one, two", 1.0, 2.0), TimedText("three"))
+    assert first.words == (TimedText("one", 1.0, 1.2),)
+    assert first.labels == ("x", "y")
+    assert first.extra["x_mood"] == "calm"
+    assert (second.id, second.texts, second.labels) == ("see", (TimedText("four"),), ("z",))
+    assert second.audio_path == str(folder / "c.wav")
+    assert (second.start_s, second.end_s) == (0.0, None)
+
+
+def test_a_written_manifest_reads_back_the_same(folder: Path) -> None:
+    clips = read_manifest(write(folder, "jsonl"))
+    write_manifest(clips, folder / "again.jsonl")
+    assert read_manifest(folder / "again.jsonl") == clips
+    assert json.loads((folder / "again.jsonl").read_text().splitlines()[0])["path"] == "a b.mp4"
+
+
+def test_a_folder_is_a_manifest(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "d.MOV").write_bytes(b"0")
+    clips = read_manifest(folder)
+    assert [clip.id for clip in clips] == ["a b.mp4", "c.mp4", "c.wav", "deep/d.MOV"]
+    assert other_files(folder) == {".txt": 1}
+
+
+def test_one_file_is_a_manifest(folder: Path) -> None:
+    assert [clip.path for clip in read_manifest(folder / "c.mp4")] == [str(folder / "c.mp4")]
+
+
+def test_a_path_that_comes_twice_is_told_apart_by_its_span(folder: Path) -> None:
+    path = folder / "twice.jsonl"
+    path.write_text('{"path": "c.mp4", "end_s": 1}\n{"path": "c.mp4", "start_s": 1}\n')
+    assert [clip.id for clip in read_manifest(path)] == ["c.mp4", "c.mp4@1-end"]
+
+
+def test_split_is_chosen_or_named(folder: Path) -> None:
+    path = write(folder, "jsonl")
+    assert [clip.id for clip in read_manifest(path, split="test")] == ["see"]
+    with pytest.raises(ManifestError, match=r"no row has split 'val'.*test, train"):
+        read_manifest(path, split="val")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("path,txet\nc.mp4,hello", r"row 2, column 'txet': unknown; did you mean 'text'"),
+        ("file,text\nc.mp4,hello", r"row 2, column 'file': unknown"),
+        ("text\nhello", r"row 2, column 'path': missing"),
+        ("path,start_s\nc.mp4,1\nc.mp4,soon", r"row 3, column 'start_s': 'soon' is not a number"),
+        ("path,start_s\nc.mp4,-1", r"row 2, column 'start_s': '-1' is not a time"),
+        ("path,start_s,end_s\nc.mp4,2,1", r"row 2, column 'end_s': 1 is not after start_s 2"),
+        ("path\nc.mp4\ngone.mp4", r"1 missing files\)\n  row 3, column 'path': no file at .*gone.mp4"),
+        ("path,audio_path\nc.mp4,gone.wav", r"row 2, column 'audio_path': no file at"),
+        ("path,id\nc.mp4,x\nc.mp4,x", r"row 3, column 'id': 'x' stands in row 2 too"),
+        ("path,words\nc.mp4,one two", r"row 2, column 'words': a JSON list is wanted"),
+        ("path,texts\nc.mp4,[3]", r"row 2, column 'texts': each item is a text or"),
+        ("path,text\nc.mp4,a,b", r"line 2: 1 cells more than the header"),
+        ("path", r"the manifest has no rows"),
+        ("", r"the file is empty"),
+    ],
+)
+def test_what_is_wrong_is_named_with_row_and_column(folder: Path, lines: str, says: str) -> None:
+    path = folder / "wrong.csv"
+    path.write_text(lines)
+    with pytest.raises(ManifestError, match=says):
+        read_manifest(path)
+
+
+def test_other_wrong_sources(folder: Path) -> None:
+    (folder / "broken.jsonl").write_text('{"path": "c.mp4"}\n{"path": ')
+    (folder / "list.jsonl").write_text("[1]")
+    (folder / "bytes.csv").write_bytes(b"path\n\xff\xfe.mp4\n")
+    (folder / "no.parquet").write_bytes(b"PAR1")
+    (folder / "empty").mkdir()
+    for name, says in [
+        ("broken.jsonl", "line 2: not JSON"),
+        ("list.jsonl", "line 1: an object"),
+        ("bytes.csv", "not a readable .csv"),
+        ("no.parquet", "not a readable .parquet"),
+        ("notes.txt", "a manifest ends in"),
+        ("empty", "holds no media file"),
+        ("gone.csv", "there is no manifest"),
+    ]:
+        with pytest.raises(ManifestError, match=says):
+            read_manifest(folder / name)
+
+
+def test_many_problems_are_counted(folder: Path) -> None:
+    (folder / "bad.csv").write_text("path\n" + "\n".join(f"gone{i}.mp4" for i in range(9)))
+    with pytest.raises(ManifestError, match=r"9 bad rows \(9 missing files\)(.|\n)*and 4 more"):
+        read_manifest(folder / "bad.csv")
+
+
+def test_holding_out_does_not_depend_on_the_order() -> None:
+    clips = [Clip(id=f"clip {i}", path="x") for i in range(400)]
+    kept, held = hold_out(clips, 0.25)
+    again = hold_out([*clips[::-1], Clip(id="new", path="x")], 0.25)[1]
+    assert {clip.id for clip in held} == {clip.id for clip in again} - {"new"}
+    assert 70 < len(held) < 130
+    assert len(kept) + len(held) == 400

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TINY, read_number
+from vatt.datasets.clips import seeded
+from vatt.datasets.decoding import open_media
+from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
+from vatt.datasets.text import WordVocabulary
+from vatt.structures import Clip, ClipFormat, TimedText
+
+
+def test_frames_come_at_the_formats_rate(video_file: Path) -> None:
+    spec = ClipFormat(num_frames=4, fps=5.0, size=48, sample_rate=8000)
+    with open_media(video_file) as media:
+        video, valid = VideoReader(ClipFormat(4, 5.0, 48, 8000, crop_box=(0.0, 0.0, 1.0, 1.0)))(media, 1.0)
+        sound, heard = AudioReader(spec)(media, 1.0)
+    assert valid
+    assert heard
+    assert video.shape == (4, 3, 48, 48)
+    assert sound.shape == (6400,)
+    assert -1 <= video.min() < -0.9
+    assert 0.9 < video.max() <= 1
+
+
+def test_a_crop_box_keeps_the_size(video_file: Path) -> None:
+    whole = ClipFormat(num_frames=4, fps=5.0, size=32)
+    part = ClipFormat(num_frames=4, fps=5.0, size=32, crop_box=(0.25, 0.0, 0.75, 0.5))
+    with open_media(video_file) as media:
+        assert VideoReader(whole).short_side == 32
+        assert VideoReader(part).short_side == 64
+        assert VideoReader(part)(media, 0.0)[0].shape == (4, 3, 32, 32)
+
+
+def test_the_asked_frames_are_read(video_file: Path) -> None:
+    with open_media(video_file) as media:
+        frames = media.frames([1.0 + i / 5.0 for i in range(4)]).frames
+    assert [read_number(frame) for frame in frames] == [25, 30, 35, 40]
+
+
+def test_what_is_missing_is_zero_and_not_valid(silent_file: Path, sound_file: Path) -> None:
+    with open_media(silent_file) as media:
+        sound, heard = AudioReader(TINY)(media, 0.0)
+    with open_media(sound_file) as media:
+        video, seen = VideoReader(TINY)(media, 0.0)
+    assert not heard
+    assert not seen
+    assert sound.abs().max() == 0
+    assert video.abs().max() == 0
+    assert video.shape == (8, 3, 32, 32)
+
+
+TEXTS = (
+    TimedText("a red ring", 0.0, 1.0),
+    TimedText("a blue bar", 2.0, 3.0),
+    TimedText("moves left", 4.0, 5.0),
+    TimedText("moves right"),
+)
+
+
+def texts(ids: torch.Tensor, vocabulary: WordVocabulary) -> list[str]:
+    return [vocabulary.decode(row.tolist()) for row in ids]
+
+
+def test_the_nearest_texts_in_time_are_taken(vocabulary: WordVocabulary) -> None:
+    reader = TextReader(ClipFormat(num_frames=8, fps=8.0, num_words=6, num_texts=3), vocabulary)
+    ids, valid, cut = reader(Clip(id="x", path="x", texts=TEXTS), start_s=3.9)  # the window's middle is 4.4 s
+    assert texts(ids, vocabulary) == ["moves right", "moves left", "a blue bar"]
+    assert valid.tolist() == [True] * 3
+    assert cut == 0
+
+
+def test_missing_texts_are_padded_and_not_valid(vocabulary: WordVocabulary) -> None:
+    reader = TextReader(ClipFormat(num_words=6, num_texts=5), vocabulary)
+    ids, valid, _ = reader(Clip(id="x", path="x", texts=TEXTS[:2]), 0.0)
+    assert valid.tolist() == [True, True, False, False, False]
+    assert ids[2:].eq(vocabulary.pad_id).all()
+
+
+def test_long_texts_are_cut_and_counted(vocabulary: WordVocabulary) -> None:
+    reader = TextReader(ClipFormat(num_words=3, num_texts=2), vocabulary)
+    ids, _, cut = reader(Clip(id="x", path="x", texts=(TimedText("a red ring moves left"), TimedText("a bar"))), 0.0)
+    assert cut == 1
+    assert vocabulary.decode(ids[0].tolist()) == "a red ring"
+
+
+def test_of_equally_near_texts_a_random_choice_is_made(vocabulary: WordVocabulary) -> None:
+    reader = TextReader(ClipFormat(num_words=6, num_texts=1), vocabulary)
+    clip = Clip(id="x", path="x", texts=(TimedText("red"), TimedText("green"), TimedText("blue")))
+    chosen = {texts(reader(clip, 0.0, seeded(i))[0], vocabulary)[0] for i in range(30)}
+    assert chosen == {"red", "green", "blue"}
+    assert texts(reader(clip, 0.0)[0], vocabulary) == ["red"]
+
+
+def words(count: int) -> tuple[TimedText, ...]:
+    return tuple(TimedText(f"w{i}", float(i), i + 0.5) for i in range(count))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (4, 4), (5, 4), (9, 4), (10, 3), (7, 1)])
+def test_joined_words_overlap_and_leave_none_out(count: int, size: int) -> None:
+    groups = join_words(words(count), size)
+    said = [group.text.split() for group in groups]
+    assert {word for group in said for word in group} == {f"w{i}" for i in range(count)}
+    assert max(map(len, said)) <= size
+    for group, text in zip(said, groups, strict=True):
+        assert (text.start_s, text.end_s) == (float(group[0][1:]), int(group[-1][1:]) + 0.5)
+
+
+def test_timed_words_are_texts_where_there_are_no_captions(vocabulary: WordVocabulary) -> None:
+    spoken = tuple(TimedText(word, i * 1.0, i + 0.9) for i, word in enumerate("a red ring moves left".split()))
+    spec = ClipFormat(num_frames=8, fps=8.0, num_words=2, num_texts=1)
+    reader = TextReader(spec, vocabulary)
+    assert texts(reader(Clip(id="x", path="x", words=spoken), 3.5)[0], vocabulary) == ["moves left"]
+    both = Clip(id="x", path="x", words=spoken, texts=(TimedText("blue"),))
+    assert [t.text for t in reader.candidates(both)] == ["blue"]
+    assert len(TextReader(spec, vocabulary, words_per_text=2).candidates(both)) == 5
+    assert TextReader(spec, vocabulary, words_per_text=0).candidates(Clip(id="x", path="x", words=spoken)) == []
+
+
+def test_nearest_is_by_the_middle() -> None:
+    order = nearest([TimedText("far", 0, 8), TimedText("near", 8, 12), TimedText("always")], centre_s=9.0)
+    assert [text.text for text in order] == ["always", "near", "far"]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from vatt.datasets.text import (
+    SentencePieceVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    load_vocabulary,
+    make_vocabulary,
+)
+
+TEXTS = ["A red ring moves left.", "a blue bar, moves right!", "a red bar grows", "the ring is red"] * 5
+
+
+@pytest.fixture(params=["words", "sentencepiece", "huggingface"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Vocabulary, Path]:
+    folder = tmp_path / "vocabulary"
+    if request.param == "huggingface":
+        make_vocabulary([], folder, "huggingface", tokenizer=str(huggingface_tokenizer(tmp_path)))
+    else:
+        make_vocabulary(TEXTS, folder, request.param, size=60)
+    return load_vocabulary(folder), folder
+
+
+def huggingface_tokenizer(folder: Path) -> Path:
+    """A word-level tokenizer, made without a download."""
+    pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[UNK]", "a", "red", "ring", "moves", "left", "blue", "bar", "right", "grows", "the", "is", "[PAD]"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    outer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]")
+    outer.save_pretrained(str(folder / "hub"))
+    return folder / "hub"
+
+
+def test_every_kind_reads_what_it_wrote(made: tuple[Vocabulary, Path]) -> None:
+    vocabulary, _ = made
+    assert isinstance(vocabulary, Vocabulary)
+    ids = vocabulary.encode("a red ring moves left")
+    assert vocabulary.pad_id not in ids
+    assert all(0 <= i < len(vocabulary) for i in ids)
+    assert vocabulary.decode([*ids, vocabulary.pad_id]) == "a red ring moves left"
+    assert vocabulary.encode("A RED ring") == vocabulary.encode("a red ring")
+
+
+def test_every_kind_is_saved_and_copied_whole(made: tuple[Vocabulary, Path], tmp_path: Path) -> None:
+    vocabulary, _ = made
+    vocabulary.save(tmp_path / "copy")
+    copy = load_vocabulary(tmp_path / "copy")
+    for text in TEXTS:
+        assert copy.encode(text) == vocabulary.encode(text)
+
+
+def test_every_kind_travels_to_worker_processes(made: tuple[Vocabulary, Path]) -> None:
+    vocabulary, _ = made
+    assert pickle.loads(pickle.dumps(vocabulary)).encode("a red bar") == vocabulary.encode("a red bar")
+
+
+def test_words_are_ranked_by_count_then_alphabet_and_the_rest_is_unknown() -> None:
+    vocabulary = WordVocabulary.train(["b b a a c", "Zoo!"], size=5)
+    assert vocabulary.words == ["a", "b", "c"]
+    assert vocabulary.encode("c zoo A") == [4, WordVocabulary.unknown_id, 2]
+
+
+def test_sentencepiece_leaves_nothing_out() -> None:
+    texts = [*TEXTS, "naïve café"]
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = SentencePieceVocabulary.train(texts, 60, folder)
+        assert 1 not in vocabulary.encode("naïve café")  # 1 is unknown
+
+
+def test_a_missing_vocabulary_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="vatt vocabulary MANIFEST --output"):
+        load_vocabulary(tmp_path)
+
+
+def test_no_text_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no text"):
+        make_vocabulary(["", "  "], tmp_path)

@@ -1,0 +1,313 @@
+"""Clips as training and evaluation take them: from a manifest row to one dict of tensors, and to a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Generator
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+
+from vatt.datasets.cache import DecodedCache
+from vatt.datasets.decoding import Decoder, Media, MediaError, open_media
+from vatt.datasets.readers import AudioReader, TextReader, VideoReader
+from vatt.datasets.text import Vocabulary
+from vatt.datasets.transforms import Augment
+from vatt.errors import VattError
+from vatt.structures import Batch, Clip, ClipFormat, Event
+
+Sample = dict[str, Any]
+Key = tuple[int, int]  # index of the clip, number of the pass over the data
+
+
+class DataError(VattError, RuntimeError):
+    """The data cannot be read at all; the message names the last file and why."""
+
+
+class ClipReader:
+    """Reads windows of clips: every modality of one span, from one open file.
+
+    Args:
+        format: the shapes.
+        vocabulary: for the texts; None reads none.
+        decoder: see `vatt.datasets.decoding.open_media`.
+        words_per_text: see `TextReader`.
+        cache: folder to keep decoded files in (see `vatt.datasets.cache`); None decodes every time.
+    """
+
+    def __init__(
+        self,
+        format: ClipFormat,
+        vocabulary: Vocabulary | None = None,
+        decoder: Decoder = "pyav",
+        words_per_text: int | None = None,
+        cache: str | None = None,
+    ) -> None:
+        self.format, self.decoder = format, decoder
+        self.video, self.audio = VideoReader(format), AudioReader(format)
+        self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
+        self.cache = None
+        if cache is not None:
+            self.cache = DecodedCache(cache, self.video.short_side, format.sample_rate, decoder)
+
+    def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
+        """The files with the clip's picture and with its sound (usually the same)."""
+        media = stack.enter_context(self._open(clip.path))
+        if clip.audio_path is None:
+            return media, media
+        return media, stack.enter_context(self._open(clip.audio_path))
+
+    def read(
+        self,
+        clip: Clip,
+        files: tuple[Media, Media],
+        start_s: float,
+        augment: Augment | None = None,
+        generator: Generator | None = None,
+    ) -> Sample:
+        """One window as a dict with the keys of `vatt.structures.Batch`, without the batch dimension."""
+        video, video_valid = self.video(files[0], start_s, augment, generator)
+        audio, audio_valid = self.audio(files[1], start_s, augment, generator)
+        sample: Sample = {
+            "id": clip.id,
+            "video": video,
+            "video_valid": torch.tensor(video_valid),
+            "audio": audio,
+            "audio_valid": torch.tensor(audio_valid),
+            "events": [],
+        }
+        if self.text is not None:
+            sample["text"], sample["text_valid"], cut = self.text(clip, start_s, generator)
+            if cut:
+                reason = f"{cut} texts cut to {self.format.num_words} ids"
+                sample["events"].append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
+        return sample
+
+    def _open(self, path: str) -> Media:
+        return self.cache.open(path) if self.cache else open_media(path, self.decoder)  # type: ignore[return-value]
+
+    def nothing(self, clip: Clip) -> Sample:
+        """The sample of a clip that cannot be read: zeros, nothing valid."""
+        spec = self.format
+        sample: Sample = {
+            "id": clip.id,
+            "video": torch.zeros(spec.num_frames, 3, spec.size, spec.size),
+            "video_valid": torch.tensor(False),
+            "audio": torch.zeros(spec.num_samples),
+            "audio_valid": torch.tensor(False),
+            "events": [],
+        }
+        if self.text is not None:
+            sample["text"], sample["text_valid"], _ = self.text.encode([], spec.num_texts)
+        return sample
+
+
+class ClipDataset(Dataset[list[Sample]]):
+    """Windows of the clips of a manifest. A key is (index, pass): the same key always gives the same sample.
+
+    Training draws its windows at random, and replaces a clip that is unreadable, or damaged inside the window, by
+    another one that the same key always leads to. Evaluation takes the middle window and never replaces: what
+    cannot be read comes back with nothing valid. Either way an `Event` tells what happened.
+
+    Args:
+        clips: rows of a manifest.
+        reader: how they are read.
+        augment: how training varies them; None is evaluation.
+        windows: windows taken from each opened file, spread over the clip.
+        seed: of all random draws.
+        max_replacements: clips in a row that may be unreadable before `DataError` is raised.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        reader: ClipReader,
+        augment: Augment | None = None,
+        windows: int = 1,
+        seed: int = 0,
+        max_replacements: int = 20,
+    ) -> None:
+        self.clips, self.reader, self.augment = clips, reader, augment
+        self.windows, self.seed, self.max_replacements = windows, seed, max_replacements
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: Key | int) -> list[Sample]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        if self.augment is None:
+            return self._evaluation(self.clips[index])
+        generator = seeded(self.seed, epoch, index)
+        events: list[Event] = []
+        for _ in range(self.max_replacements + 1):
+            clip = self.clips[index]
+            try:
+                samples = self._training(clip, generator)
+            except MediaError as error:
+                events.append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
+                index = int(torch.randint(len(self.clips), (), generator=generator))
+            else:
+                samples[0]["events"] = events + samples[0]["events"]
+                return samples
+        raise DataError(f"{len(events)} clips in a row cannot be read, the last: {events[-1]['path']}: "
+                        f"{events[-1]['reason']}")  # fmt: skip
+
+    def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
+        with ExitStack() as stack:
+            files = self.reader.open(clip, stack)
+            first_s, last_s = start_range(clip, files, self.reader.format.duration_s)
+            # One draw in each of as many equal parts: the windows of a clip lie apart.
+            draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
+            places = (torch.arange(self.windows) + draws) / self.windows
+            starts = [first_s + (last_s - first_s) * place for place in places.tolist()]
+            samples = [self.reader.read(clip, files, start_s, self.augment, generator) for start_s in starts]
+            bad = sum(file.bad_packets for file in set(files))
+        if bad:
+            raise MediaError(clip.path, f"{bad} damaged packets in the window")
+        return samples
+
+    def _evaluation(self, clip: Clip) -> list[Sample]:
+        try:
+            with ExitStack() as stack:
+                files = self.reader.open(clip, stack)
+                first_s, last_s = start_range(clip, files, self.reader.format.duration_s)
+                sample = self.reader.read(clip, files, (first_s + last_s) / 2)
+                bad = sum(file.bad_packets for file in set(files))
+        except MediaError as error:
+            sample = self.reader.nothing(clip)
+            sample["events"].append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
+            return [sample]
+        if bad:
+            reason = f"{bad} damaged packets"
+            sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+        return [sample]
+
+
+class StepSampler(Sampler[list[Key]]):
+    """Batches of keys as a pure function of (seed, step): a fresh shuffle every pass, incomplete batches left out.
+
+    Args:
+        num_clips: size of the dataset.
+        batch_size: clips in a batch of one process.
+        steps: batches of the whole training.
+        seed: of the shuffles.
+        start: number of the first batch; the ones before it have been trained on.
+        rank, world: which process of how many this is. A batch of all processes together is cut from one shuffle,
+            so the order depends on ``batch_size * world`` alone.
+    """
+
+    def __init__(
+        self, num_clips: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if num_clips < batch_size * world:
+            raise ValueError(f"{num_clips} clips do not fill one batch of {batch_size * world}; lower data.batch_size")
+        self.num_clips, self.batch_size, self.steps, self.seed = num_clips, batch_size, steps, seed
+        self.start, self.rank, self.world = start, rank, world
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        whole = self.batch_size * self.world
+        per_epoch = self.num_clips // whole
+        order: list[int] = []
+        for step in range(self.start, self.steps):
+            epoch, batch = divmod(step, per_epoch)
+            if batch == 0 or not order:
+                order = torch.randperm(self.num_clips, generator=seeded(self.seed, epoch)).tolist()
+            chosen = order[batch * whole : (batch + 1) * whole][self.rank :: self.world]
+            yield [(index, epoch) for index in chosen]
+
+
+def collate(groups: Sequence[list[Sample]]) -> Batch:
+    """Put samples, several for each opened file, into one batch."""
+    samples = [sample for group in groups for sample in group]
+    batch: dict[str, Any] = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+    batch["events"] = [event for events in batch["events"] for event in events]
+    return batch  # type: ignore[return-value]
+
+
+def seeded(*numbers: int) -> Generator:
+    """A generator that depends on all the numbers."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:  # splitmix64: neighbouring seeds give unrelated streams
+        state = (state ^ number) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+
+
+def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float]:
+    """First and last second at which a window of ``duration_s`` can begin inside the clip.
+
+    Raises:
+        MediaError: the clip begins after the end of its file.
+    """
+    ends_s = max(file.info.duration_s for file in files)
+    if clip.start_s and clip.start_s >= ends_s:
+        raise MediaError(clip.path, f"the clip begins at {clip.start_s:g} s, the file ends at {ends_s:g} s")
+    end_s = ends_s if clip.end_s is None else min(clip.end_s, ends_s)
+    return clip.start_s, max(clip.start_s, end_s - duration_s)
+
+
+def window_starts(first_s: float, last_s: float, hop_s: float) -> list[float]:
+    """Starts of windows every ``hop_s`` from the first to the last, the last one always among them."""
+    count = int((last_s - first_s) / hop_s + 1e-6)
+    starts = [first_s + i * hop_s for i in range(count + 1)]
+    if last_s - starts[-1] > 1e-3:
+        starts.append(last_s)
+    return starts
+
+
+class WindowStream(IterableDataset[list[Sample]]):
+    """Every window of every clip, one after the other, for embedding. The workers of a loader share the clips.
+
+    Samples have the keys ``path``, ``start_s`` and ``end_s`` as well. A file that cannot be read, or only in part,
+    gives one sample with nothing valid and an `Event`.
+
+    Args:
+        clips: rows of a manifest.
+        reader: how they are read.
+        hop_s: distance of the windows in seconds.
+    """
+
+    def __init__(self, clips: Sequence[Clip], reader: ClipReader, hop_s: float) -> None:
+        if not hop_s > 0:
+            raise ValueError(f"the distance of windows must be positive, not {hop_s} s")
+        self.clips, self.reader, self.hop_s = clips, reader, hop_s
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        worker = get_worker_info()
+        for clip in self.clips if worker is None else self.clips[worker.id :: worker.num_workers]:
+            try:
+                for sample in self._windows(clip):
+                    yield [sample]
+            except MediaError as error:
+                sample = self.reader.nothing(clip) | {
+                    "path": clip.path,
+                    "start_s": clip.start_s,
+                    "end_s": clip.start_s,
+                }
+                sample["events"].append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
+                yield [sample]
+
+    def _windows(self, clip: Clip) -> Iterator[Sample]:
+        duration_s = self.reader.format.duration_s
+        with ExitStack() as stack:
+            files = self.reader.open(clip, stack)
+            first_s, last_s = start_range(clip, files, duration_s)
+            ends_s = min(clip.end_s or math.inf, max(file.info.duration_s for file in files))
+            for start_s in window_starts(first_s, last_s, self.hop_s):
+                before = sum(file.bad_packets for file in set(files))
+                sample = self.reader.read(clip, files, start_s)
+                bad = sum(file.bad_packets for file in set(files)) - before
+                if bad:
+                    reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
+                    sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+                end_s = min(start_s + duration_s, max(ends_s, start_s))
+                yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}

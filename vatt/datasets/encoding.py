@@ -1,0 +1,55 @@
+"""Writes media files: H.264 video and AAC audio in MP4."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_media(
+    path: str | Path,
+    frames: np.ndarray | None,
+    fps: float,
+    waveform: np.ndarray | None = None,
+    sample_rate: int = 16_000,
+    crf: int = 20,
+) -> None:
+    """Write one file, whole or not at all.
+
+    Args:
+        path: where; the folder must exist.
+        frames: (T, H, W, 3) uint8, H and W even; None writes sound only.
+        fps: frames per second.
+        waveform: (S,) float32 in [-1, 1] mono; None writes no audio track.
+        sample_rate: of the waveform in Hz.
+        crf: quality of H.264, 0 (lossless) to 51.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+    with av.open(str(unfinished), "w") as container:
+        video = audio = None
+        if frames is not None:
+            video = container.add_stream(
+                "libx264",
+                rate=Fraction(fps).limit_denominator(1000),
+                options={"preset": "veryfast", "crf": str(crf)},
+            )
+            video.height, video.width = frames.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.codec_context.thread_count = 1
+        if waveform is not None:
+            audio = container.add_stream("aac", rate=sample_rate, layout="mono")
+        if video is not None:
+            for picture in frames:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode())
+        if audio is not None:
+            sound = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
+            sound.sample_rate, sound.pts = sample_rate, 0
+            container.mux(audio.encode(sound))
+            container.mux(audio.encode())
+    os.replace(unfinished, path)

@@ -1,0 +1,129 @@
+"""From an open file and a start time to the tensors of one modality.
+
+Each reader gives ``(tensor, valid)``; what a file does not have comes as zeros with ``valid`` False.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from vatt.datasets.decoding import Media
+from vatt.datasets.text import Vocabulary
+from vatt.datasets.transforms import Augment, crop_to_box, prepare_frames, prepare_waveform
+from vatt.structures import Clip, ClipFormat, TimedText
+
+MIN_COVERAGE = 0.5  # a waveform of which less than half exists is not taken for real
+
+
+class VideoReader:
+    """Frames at ``start_s + arange(T) / fps``.
+
+    Args:
+        format: T, fps, size and crop box.
+    """
+
+    def __init__(self, format: ClipFormat) -> None:
+        self.format = format
+        left, top, right, bottom = format.crop_box
+        # The decoder scales the whole picture; what the crop box leaves of it must still be ``size`` pixels.
+        self.short_side = math.ceil(format.size / min(right - left, bottom - top))
+
+    def __call__(
+        self, media: Media, start_s: float, augment: Augment | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, bool]:
+        """(T, 3, size, size) float in [-1, 1] and whether the file has a picture."""
+        spec = self.format
+        if not media.info.has_video:
+            return torch.zeros(spec.num_frames, 3, spec.size, spec.size), False
+        times_s = [start_s + i / spec.fps for i in range(spec.num_frames)]
+        frames = crop_to_box(media.frames(times_s, self.short_side).frames, spec.crop_box)
+        return prepare_frames(frames, spec.size, augment, generator), True
+
+
+class AudioReader:
+    """The waveform of the same span.
+
+    Args:
+        format: duration and sample rate.
+    """
+
+    def __init__(self, format: ClipFormat) -> None:
+        self.format = format
+
+    def __call__(
+        self, media: Media, start_s: float, augment: Augment | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, bool]:
+        """(S,) float in [-1, 1] and whether at least half of it is real sound."""
+        sound = media.waveform(start_s, self.format.duration_s, self.format.sample_rate)
+        return prepare_waveform(sound.samples, augment, generator), sound.coverage >= MIN_COVERAGE
+
+
+class TextReader:
+    """The K texts of a clip that are nearest in time to a window (MIL-NCE candidates; VATT, section 3.3).
+
+    Captions without a time count as said throughout. Single timed words are joined to texts of
+    ``words_per_text`` consecutive words, each beginning half a text after the one before it.
+
+    Args:
+        format: K texts of L words.
+        vocabulary: text to ids.
+        words_per_text: None joins words, as many as fit, only where a row has no caption; 0 never uses them.
+    """
+
+    def __init__(self, format: ClipFormat, vocabulary: Vocabulary, words_per_text: int | None = None) -> None:
+        self.format, self.vocabulary, self.words_per_text = format, vocabulary, words_per_text
+
+    def __call__(self, clip: Clip, start_s: float, generator: Generator | None = None) -> tuple[Tensor, Tensor, int]:
+        """Ids (K, L) int64, validity (K,) bool, and how many texts were cut to L ids.
+
+        With a generator, a clip with more than K texts equally near gives a random K of them.
+        """
+        texts = nearest(self.candidates(clip), start_s + self.format.duration_s / 2, generator)
+        return self.encode([text.text for text in texts[: self.format.num_texts]], self.format.num_texts)
+
+    def encode(self, texts: list[str], rows: int) -> tuple[Tensor, Tensor, int]:
+        """Ids (rows, L) int64, validity (rows,) bool, and how many texts were cut to L ids."""
+        length = self.format.num_words
+        ids = torch.full((rows, length), self.vocabulary.pad_id, dtype=torch.int64)
+        valid = torch.zeros(rows, dtype=torch.bool)
+        cut = 0
+        for row, text in enumerate(texts):
+            words = self.vocabulary.encode(text)
+            cut += len(words) > length
+            ids[row, : len(words)] = torch.tensor(words[:length], dtype=torch.int64)
+            valid[row] = len(words) > 0
+        return ids, valid, cut
+
+    def candidates(self, clip: Clip) -> list[TimedText]:
+        """Every text that the clip could be paired with."""
+        size = self.words_per_text
+        if size is None:
+            size = 0 if clip.texts else self.format.num_words
+        return [*clip.texts, *join_words(clip.words, size)]
+
+
+def join_words(words: tuple[TimedText, ...], size: int) -> list[TimedText]:
+    """Texts of ``size`` consecutive words, overlapping by half, with the time from the first to the last."""
+    if size < 1 or not words:
+        return []
+    step = max(1, size // 2)
+    starts = range(0, max(1, len(words) - size + step), step)
+    groups = [words[i : i + size] for i in starts]
+    return [TimedText(" ".join(w.text for w in g), g[0].start_s, g[-1].end_s) for g in groups]
+
+
+def nearest(texts: list[TimedText], centre_s: float, generator: Generator | None = None) -> list[TimedText]:
+    """Texts by the distance of their middle from ``centre_s``; equal distances in random or given order."""
+    order = list(range(len(texts)))
+    if generator is not None:
+        order = torch.randperm(len(texts), generator=generator).tolist()
+
+    def distance(text: TimedText) -> float:
+        if text.start_s is None or text.end_s is None:
+            return 0.0
+        return abs((text.start_s + text.end_s) / 2 - centre_s)
+
+    return sorted((texts[i] for i in order), key=distance)

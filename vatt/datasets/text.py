@@ -1,0 +1,249 @@
+"""Text to ids and back: SentencePiece, a word list, or a Hugging Face tokenizer behind one small interface.
+
+A vocabulary lives in a folder with a ``vocabulary.json`` that says which kind it is; the same folder goes into
+every exported model. Ids of a text carry no padding; readers pad them with ``pad_id``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+FILE = "vocabulary.json"
+Kind = Literal["sentencepiece", "words", "huggingface"]
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What readers and search need of a vocabulary."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id that padding has; no word has it."""
+
+    def __len__(self) -> int:
+        """Ids run from 0 to ``len - 1``."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, of any length, without padding."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """A readable text for ids; padding is left out."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything `load_vocabulary` needs into a folder."""
+
+
+class WordVocabulary:
+    """A list of words, as the official VATT uses: lower-cased, punctuation stripped, split at spaces.
+
+    Id 0 is padding, id 1 stands for every word that is not in the list.
+
+    Args:
+        words: the words in order of their ids, from id 2 on.
+    """
+
+    pad_id = 0
+    unknown_id = 1
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        self._ids = {word: i for i, word in enumerate(self.words, start=2)}
+        if len(self._ids) != len(self.words):
+            raise ValueError("a word stands twice in the list")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> WordVocabulary:
+        """The most frequent words of a corpus; equal counts are ordered by the alphabet."""
+        counts = Counter(word for text in texts for word in _words(text))
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return cls(word for word, _ in ranked[: max(0, size - 2)])
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, self.unknown_id) for word in _words(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join("<unk>" if i == self.unknown_id else self.words[i - 2] for i in ids if i != self.pad_id)
+
+    def save(self, folder: str | Path) -> None:
+        _write(folder, {"kind": "words", "words": self.words})
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model; texts are lower-cased by its own normaliser.
+
+    Args:
+        model: path of a ``.model`` file whose pad id is set.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = Path(model)
+        if not self.model.is_file():
+            raise FileNotFoundError(f"no SentencePiece model at {model}")
+        self._processor = SentencePieceProcessor(model_file=str(model))
+        if self._processor.pad_id() < 0:
+            raise ValueError(f"{model}: the model has no pad id; train it with --pad_id=0 --unk_id=1")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int, folder: str | Path) -> SentencePieceVocabulary:
+        """Train a unigram model on texts.
+
+        Args:
+            texts: the corpus, one sentence each.
+            size: the number of pieces aimed at; a small corpus gives fewer.
+            folder: where the model file is written.
+        """
+        from sentencepiece import SentencePieceTrainer
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_prefix=str(folder / "sentencepiece"),
+            vocab_size=size,
+            hard_vocab_limit=False,
+            model_type="unigram",
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc_cf",  # NFKC and case folding
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+        return cls(folder / "sentencepiece.model")
+
+    @property
+    def pad_id(self) -> int:
+        return self._processor.pad_id()
+
+    def __len__(self) -> int:
+        return self._processor.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._processor.decode([int(i) for i in ids if i != self.pad_id])
+
+    def save(self, folder: str | Path) -> None:
+        _write(folder, {"kind": "sentencepiece", "model": "sentencepiece.model"})
+        target = Path(folder) / "sentencepiece.model"
+        if target.resolve() != self.model.resolve():
+            shutil.copyfile(self.model, target)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the processor itself does not travel to spawned workers
+        return type(self), (self.model,)
+
+
+class HuggingFaceVocabulary:
+    """A tokenizer of the transformers library.
+
+    Args:
+        tokenizer: a name on the Hugging Face hub, or a folder that holds one.
+    """
+
+    def __init__(self, tokenizer: str | Path) -> None:
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ImportError('a Hugging Face tokenizer needs: pip install "vatt[transformers]"') from error
+        self.name = str(tokenizer)
+        self._tokenizer = AutoTokenizer.from_pretrained(self.name)
+        if self._tokenizer.pad_token_id is None:
+            raise ValueError(f"tokenizer {tokenizer} has no pad token; choose one that has")
+
+    @property
+    def pad_id(self) -> int:
+        return self._tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer(text)["input_ids"]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids if i != self.pad_id], skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        _write(folder, {"kind": "huggingface", "tokenizer": "tokenizer"})
+        self._tokenizer.save_pretrained(str(Path(folder) / "tokenizer"))
+
+
+def load_vocabulary(folder: str | Path) -> Vocabulary:
+    """Load the vocabulary that a folder holds.
+
+    Raises:
+        FileNotFoundError: there is none; the message says how to make one.
+        ValueError: it is of an unknown kind.
+    """
+    folder = Path(folder)
+    file = folder / FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no vocabulary at {folder} ({FILE} is missing); make one with: vatt vocabulary MANIFEST --output {folder}"
+        )
+    says = json.loads(file.read_text(encoding="utf-8"))
+    if says["kind"] == "words":
+        return WordVocabulary(says["words"])
+    if says["kind"] == "sentencepiece":
+        return SentencePieceVocabulary(folder / says["model"])
+    if says["kind"] == "huggingface":
+        return HuggingFaceVocabulary(folder / says["tokenizer"])
+    raise ValueError(f"{file}: unknown kind {says['kind']!r}; known: sentencepiece, words, huggingface")
+
+
+def make_vocabulary(
+    texts: Iterable[str],
+    folder: str | Path,
+    kind: Kind = "sentencepiece",
+    size: int = 8000,
+    tokenizer: str | None = None,
+) -> Vocabulary:
+    """Make a vocabulary and save it.
+
+    Args:
+        texts: the corpus; not read for "huggingface".
+        folder: where it is saved.
+        kind: "sentencepiece" and "words" are trained from the texts, "huggingface" takes a finished tokenizer.
+        size: number of ids aimed at.
+        tokenizer: the hub name or folder of the Hugging Face tokenizer.
+
+    Raises:
+        ValueError: there is no text to train on, or no tokenizer is named.
+    """
+    if kind == "huggingface":
+        if tokenizer is None:
+            raise ValueError("kind huggingface needs --tokenizer NAME_OR_FOLDER")
+        vocabulary: Vocabulary = HuggingFaceVocabulary(tokenizer)
+    else:
+        texts = [text for text in texts if text.strip()]
+        if not texts:
+            raise ValueError("the manifest has no text (columns text, texts, words) to make a vocabulary from")
+        if kind == "words":
+            vocabulary = WordVocabulary.train(texts, size)
+        else:
+            vocabulary = SentencePieceVocabulary.train(texts, size, folder)
+    vocabulary.save(folder)
+    return vocabulary
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"[^\w\s]", "", text.lower()).split()
+
+
+def _write(folder: str | Path, says: dict[str, Any]) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps(says, ensure_ascii=False, indent=1), encoding="utf-8")

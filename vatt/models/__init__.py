@@ -1,0 +1,1 @@
+"""Batch tensors to features: tokenizers, transformers, backbone, heads and the whole model."""

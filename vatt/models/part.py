@@ -1,0 +1,79 @@
+"""Modules that remember how they were made, so that a saved model is rebuilt from plain JSON."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+ALLOWED = "vatt.models."  # a configuration may name nothing else: loading a model runs no foreign code
+
+
+class Part(nn.Module):
+    """A module whose constructor arguments are kept in ``init_args``.
+
+    Arguments may be plain values, parts, and lists or dicts of these.
+    """
+
+    init_args: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__:
+            return
+        original, signature = cls.__init__, inspect.signature(cls.__init__)
+
+        @functools.wraps(original)
+        def remember(self: Part, *args: Any, **kwargs: Any) -> None:
+            outermost = "init_args" not in self.__dict__
+            if outermost:
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                given = {name: value for name, value in bound.arguments.items() if name != "self"}
+                object.__setattr__(self, "init_args", given)
+            original(self, *args, **kwargs)
+
+        cls.__init__ = remember  # type: ignore[method-assign]
+
+
+def to_config(value: Any) -> Any:
+    """Describe a part, or anything made of parts and plain values, in values that JSON can hold."""
+    if isinstance(value, Part):
+        path = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class_path": path, "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
+    if isinstance(value, dict):
+        return {str(k): to_config(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_config(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot stand in the configuration of a model: {value!r}")
+
+
+def from_config(config: Any) -> Any:
+    """Inverse of `to_config`.
+
+    Raises:
+        ValueError: a class path outside this package's models, or a class that does not exist.
+        TypeError: an argument that the class does not have.
+    """
+    if isinstance(config, dict) and "class_path" in config:
+        path: str = config["class_path"]
+        module, _, name = path.rpartition(".")
+        if not path.startswith(ALLOWED):
+            raise ValueError(f"refusing to load {path!r}: a model is made of parts of {ALLOWED}* only")
+        try:
+            part = getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            raise ValueError(f"this version of vatt has no {path!r}") from None
+        if not (isinstance(part, type) and issubclass(part, Part)):
+            raise ValueError(f"{path!r} is not a part of a model")
+        return part(**{k: from_config(v) for k, v in config["init_args"].items()})
+    if isinstance(config, dict):
+        return {k: from_config(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [from_config(v) for v in config]
+    return config

@@ -1,0 +1,31 @@
+"""What a pretraining objective is: it makes its layers for a backbone and turns a batch into named losses."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vatt.models.backbone import Backbone
+from vatt.models.part import Part
+from vatt.structures import Batch
+
+
+class Objective(nn.Module):
+    """Base of the objectives; a new one is one file beside this."""
+
+    def build(self, backbone: Backbone) -> None:
+        """Make the layers that depend on the backbone's widths. Called once, before anything else."""
+
+    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name: "loss", which is minimised, its terms, and whatever else is worth a curve."""
+        raise NotImplementedError
+
+    def after_step(self, backbone: Backbone) -> None:
+        """Called after every optimizer step (a moving average of the weights lives here)."""
+
+    def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """Common-space vectors by name, (B, E) each, in evaluation mode."""
+        raise NotImplementedError
+
+    def head(self) -> Part:
+        """The part that is exported together with the backbone."""
+        raise NotImplementedError

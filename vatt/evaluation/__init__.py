@@ -1,0 +1,1 @@
+"""Numbers and pictures from logs and stored embeddings; never from a model."""

@@ -1,0 +1,78 @@
+"""Pictures of a run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+Curve = list[tuple[int, float]]
+
+
+def read_logs(folder: str | Path) -> dict[str, Curve]:
+    """The curves a run has logged, over its resumptions: (step, value) by name.
+
+    Where a resumed run logged a step again, the later value counts.
+
+    Raises:
+        FileNotFoundError: the folder has no logs.
+    """
+    files = sorted(Path(folder).glob("logs/version_*/metrics.csv"), key=lambda file: int(file.parent.name[8:]))
+    if not files:
+        raise FileNotFoundError(f"no logs/version_*/metrics.csv in {folder}; is it the folder of a run?")
+    curves: dict[str, dict[int, float]] = {}
+    for path in files:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch"):
+                        curves.setdefault(name, {})[int(row["step"]) + 1] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def plot_curves(folder: str | Path, output: str | Path) -> None:
+    """Both loss terms and retrieval on the validation clips, over the steps of a run.
+
+    Args:
+        folder: of the run.
+        output: PNG or SVG file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    pyplot = _import_pyplot()
+    curves = read_logs(folder)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name, label in (("train/video_audio", "video–audio (NCE)"), ("train/video_text", "video–text (MIL-NCE)")):
+        if name in curves:
+            left.plot(*zip(*curves[name], strict=True), label=label)
+    left.set(xlabel="step", ylabel="loss (nats)", title="Training loss", ylim=(0, None))
+    gallery = None
+    for direction, colour in (("text_to_video", "tab:orange"), ("audio_to_video", "tab:blue")):
+        for key, style in (("R@1", "-"), ("R@5", "--"), ("R@10", ":")):
+            points = curves.get(f"val/{direction}_{key}")
+            if points:
+                label = f"{direction.replace('_to_', ' → ')} {key}"
+                right.plot(*zip(*points, strict=True), style, color=colour, label=label)
+        if f"val/{direction}_gallery" in curves:
+            gallery = int(curves[f"val/{direction}_gallery"][-1][1])
+    title = "Retrieval on validation clips" + (f" (of {gallery}, chance R@1 {100 / gallery:.1f} %)" if gallery else "")
+    right.set(xlabel="step", ylabel="recall (%)", title=title, ylim=(0, 102))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=120)
+    pyplot.close(figure)
+
+
+def _import_pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "vatt[plots]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

@@ -1,0 +1,1 @@
+"""Lightning modules and callbacks: from an objective to a trained, exported model."""

@@ -1,0 +1,154 @@
+"""What is watched during training: speed, waiting for data, and everything that happened to clips on their way."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from vatt.structures import Batch
+
+DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
+
+
+class StepBar(TQDMProgressBar):
+    """One bar for the whole training, counted in steps."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return {name.rpartition("/")[2]: value for name, value in shown.items()}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("training")
+
+
+class Throughput(Callback):
+    """Logs ``speed/data_wait`` (share of the time spent waiting for the loader), ``speed/tokens_per_s``,
+    ``speed/clips_per_s`` and ``speed/steps_per_s``, over the steps since the last log and without validation.
+
+    Attributes:
+        train_s: seconds of training so far, those before a resumption included.
+    """
+
+    def __init__(self) -> None:
+        self.train_s = 0.0
+        self._warned = False
+        self._restart()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_s": self.train_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.train_s = state_dict["train_s"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self._wait_s += now - self._ended
+        self._began = now
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self._work_s += now - self._began
+        self.train_s += now - self._ended
+        self._ended = now
+        self._steps += 1
+        self._clips += len(batch["id"])
+        self._tokens += float(outputs["tokens"]) if "tokens" in outputs else 0.0
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self._log(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = time.perf_counter()  # validation is no waiting
+
+    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        whole = self._wait_s + self._work_s
+        share = self._wait_s / whole
+        rates = {"tokens": self._tokens, "clips": self._clips, "steps": self._steps}
+        pl_module.log_dict({f"speed/{name}_per_s": count / whole for name, count in rates.items()})
+        pl_module.log("speed/data_wait", share, prog_bar=True)
+        if share > DATA_BOUND and not self._warned and trainer.global_step > 2 * trainer.log_every_n_steps:
+            self._warned = True
+            rank_zero_warn(
+                f"{share:.0%} of the time is spent waiting for clips: raise data.num_workers, or shrink the videos"
+            )
+        self._restart()
+
+    def _restart(self) -> None:
+        self._wait_s = self._work_s = self._tokens = 0.0
+        self._steps = self._clips = 0
+        self._began = self._ended = time.perf_counter()
+
+
+class DataReport(Callback):
+    """Counts what the loader reports, logs it as ``data/<kind>``, and names every clip in ``data_events.csv``.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.file = Path(folder) / "data_events.csv"
+        self.counts: Counter[str] = Counter()
+        self._named: set[tuple[str, str]] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": dict(self.counts), "named": sorted(list(pair) for pair in self._named)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.counts = Counter(state_dict["counts"])
+        self._named = {(kind, name) for kind, name in state_dict["named"]}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._take(batch, f"step {trainer.global_step}")
+        if self.counts:
+            pl_module.log_dict({f"data/{kind}": float(count) for kind, count in self.counts.items()})
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._take(batch, "validation")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.counts:
+            found = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
+            rank_zero_info(f"data: {found}; {len(self._named)} clips are named in {self.file}")
+
+    def _take(self, batch: Batch, when: str) -> None:
+        new = []
+        for event in batch["events"]:
+            self.counts[event["kind"]] += 1
+            if (event["kind"], event["id"]) not in self._named:
+                self._named.add((event["kind"], event["id"]))
+                new.append([when, event["kind"], event["id"], event["path"], event["reason"]])
+        if not new:
+            return
+        first = not self.file.exists()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if first:
+                writer.writerow(["when", "kind", "id", "path", "reason"])
+            writer.writerows(new)

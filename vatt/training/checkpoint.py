@@ -1,0 +1,69 @@
+"""Checkpoints: the last one to resume from, the best one to keep, and the model that is exported in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+
+from vatt.models.vatt import VATT
+from vatt.training.callbacks import Throughput
+from vatt.training.pretrain import PretrainModule
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under another name first: a run that is killed leaves a whole one behind."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        unfinished = f"{path}.part"
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        os.replace(unfinished, path)
+
+
+class ExportModel(Callback):
+    """At the end, writes ``model/``: the best weights, configuration, vocabulary, and how they came about.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder) / "model"
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
+        if not trainer.is_global_zero or trainer.global_step < trainer.max_steps:
+            return
+        chosen: dict[str, Any] = {"weights": "of the last step"}
+        last = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        best = next((c for c in trainer.checkpoint_callbacks if c.monitor and c.best_model_path), None)
+        if best is not None:
+            checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            pl_module.load_state_dict(checkpoint["state_dict"])
+            chosen = {"weights": f"of step {checkpoint['global_step']}, best by {best.monitor}"}
+            chosen[best.monitor] = float(best.best_model_score)
+        VATT(pl_module.backbone, pl_module.objective.head(), trainer.datamodule.format).save_pretrained(self.folder)
+        pl_module.load_state_dict(last)
+        if trainer.datamodule.vocabulary is not None:
+            trainer.datamodule.vocabulary.save(self.folder / "vocabulary")
+        (self.folder / "training.json").write_text(json.dumps(chosen | self._circumstances(trainer), indent=1))
+
+    @staticmethod
+    def _circumstances(trainer: L.Trainer) -> dict[str, Any]:
+        clock = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        return {
+            "steps": trainer.global_step,
+            "minutes": round(clock.train_s / 60, 2) if clock else None,
+            "train_clips": len(trainer.datamodule.train_clips),
+            "val_clips": len(trainer.datamodule.val_clips),
+            "seed": trainer.datamodule.seed,
+            "device": str(trainer.strategy.root_device),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {trainer.world_size} processes",
+            "torch": torch.__version__,
+        }

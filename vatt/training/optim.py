@@ -1,0 +1,59 @@
+"""Optimizer and learning-rate schedule (VATT, section 4.1: Adam, linear warm-up, cosine decay)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How weights are changed.
+
+    Args:
+        name: "adamw" decays weights apart from the gradient, "adam" (the paper's) does so through it.
+        lr: highest learning rate.
+        final_lr: learning rate of the last step.
+        warmup_steps: steps in which the rate rises to ``lr``.
+        weight_decay: on matrices only; biases, norms and AGG tokens have none.
+        betas: of Adam.
+        eps: of Adam.
+    """
+
+    name: Literal["adamw", "adam"] = "adamw"
+    lr: float = 1e-4
+    final_lr: float = 5e-5
+    warmup_steps: int = 5_000
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final_lr <= self.lr:
+            raise ValueError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
+
+
+def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
+
+    Raises:
+        ValueError: the warm-up is as long as the training.
+    """
+    if how.warmup_steps >= steps:
+        raise ValueError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": how.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    kind = AdamW if how.name == "adamw" else Adam
+    optimizer = kind(groups, lr=how.lr, betas=how.betas, eps=how.eps)
+    cosine = CosineAnnealingLR(optimizer, T_max=steps - how.warmup_steps, eta_min=how.final_lr)
+    if how.warmup_steps == 0:
+        return optimizer, cosine
+    rise = LinearLR(optimizer, start_factor=1 / (how.warmup_steps + 1), total_iters=how.warmup_steps)
+    return optimizer, SequentialLR(optimizer, [rise, cosine], milestones=[how.warmup_steps])

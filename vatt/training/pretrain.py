@@ -1,0 +1,103 @@
+"""The Lightning module that trains a backbone with an objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from vatt.errors import VattError
+from vatt.evaluation.metrics import PairedRetrieval
+from vatt.models.backbone import Backbone
+from vatt.objectives.base import Objective
+from vatt.structures import Batch
+from vatt.training.optim import Optimization, make_optimizer
+
+# Retrieval that validation reports: queries, gallery, and the vectors of both.
+PAIRS = {
+    "text_video": ("text_vt", "video_vt", "text", "video"),
+    "audio_video": ("audio_va", "video_va", "audio", "video"),
+}
+SHOWN = ("text_to_video", "R@1")  # beside the progress bar
+
+
+class NonFiniteLoss(VattError, RuntimeError):
+    """A loss became NaN or infinite; the message names the term and the clips."""
+
+
+class PretrainModule(L.LightningModule):
+    """Pretraining.
+
+    Args:
+        backbone: tokenizers and transformers.
+        objective: what is learned; see `vatt.objectives`.
+        optimization: optimizer and schedule.
+        seed: of DropToken and dropout. What is drawn depends on it, the step and the process alone, so that a
+            resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        optimization: Optimization = Optimization(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.objective, self.optimization, self.seed = backbone, objective, optimization, seed
+        self.objective.build(backbone)
+        self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch: the losses by name, and the sum that is minimised."""
+        losses = self.objective(self.backbone, batch)
+        for name, value in losses.items():
+            if not torch.isfinite(value):
+                raise NonFiniteLoss(
+                    f"step {self.global_step}: {name} is {value.item()}; clips: {', '.join(batch['id'])}. "
+                    "Lower model.optimization.lr, or set trainer.gradient_clip_val"
+                )
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
+        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
+        return losses
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.objective.after_step(self.backbone)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Embed the clips that both sides of a pair have."""
+        vectors = self.objective.embed(self.backbone, batch)
+        for name, (first, second, a, b) in PAIRS.items():
+            if first in vectors and second in vectors:
+                valid = _valid(batch, a) & _valid(batch, b)
+                self.retrieval[name].update(vectors[first][valid], vectors[second][valid])
+
+    def on_validation_epoch_end(self) -> None:
+        rsum = 0.0
+        for metric in self.retrieval.values():
+            found = metric.compute() if metric.update_called else {}
+            for direction, values in found.items():
+                self.log_dict({f"val/{direction}_{key}": float(values[key]) for key in ("MedR", "gallery")})
+                for key in ("R@1", "R@5", "R@10"):
+                    self.log(f"val/{direction}_{key}", values[key], prog_bar=(direction, key) == SHOWN)
+                    rsum += values[key]
+            metric.reset()
+        self.log("val/rsum", rsum)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = self.trainer.max_steps
+        if steps < 1:
+            raise ValueError("set trainer.max_steps: the learning-rate schedule is counted in steps")
+        optimizer, schedule = make_optimizer(self, self.optimization, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _valid(batch: Batch, modality: str) -> Tensor:
+    """(B,) bool; a text counts when the clip's first one is valid."""
+    valid: Tensor = batch[f"{modality}_valid"]  # type: ignore[literal-required]
+    return valid[:, 0] if valid.ndim == 2 else valid

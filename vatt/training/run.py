@@ -1,0 +1,60 @@
+"""A run lives in one folder: ``checkpoints/``, ``logs/``, ``config.yaml``, ``data_events.csv`` and ``model/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from vatt.training.callbacks import DataReport, StepBar, Throughput
+from vatt.training.checkpoint import ExportModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is kept, and what of it.
+
+    Args:
+        folder: of the run.
+        checkpoint_steps: distance of the checkpoints that ``--ckpt_path last`` resumes from.
+        best_by: the logged metric by which the best checkpoint is chosen. ``val/rsum`` is the sum of R@1, R@5 and
+            R@10 over all directions of retrieval on the validation clips.
+    """
+
+    folder: str = "runs/pretrain"
+    checkpoint_steps: int = 100
+    best_by: str = "val/rsum"
+
+
+def run_callbacks(run: Run) -> list[Callback]:
+    """Checkpoints (last and best), reports, and the export of the trained model."""
+    checkpoints = Path(run.folder) / "checkpoints"
+    return [
+        StepBar(),
+        Throughput(),
+        DataReport(run.folder),
+        LearningRateMonitor("step"),
+        ModelCheckpoint(
+            checkpoints,
+            filename="best",
+            monitor=run.best_by,
+            mode="max",
+            enable_version_counter=False,
+        ),
+        ModelCheckpoint(
+            checkpoints, filename="last", every_n_train_steps=run.checkpoint_steps, enable_version_counter=False
+        ),
+        ExportModel(run.folder),
+    ]
+
+
+def run_loggers(run: Run) -> list[Logger]:
+    """CSV, and TensorBoard where it is installed."""
+    loggers: list[Logger] = [CSVLogger(run.folder, name="logs")]
+    try:
+        loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
+    except ModuleNotFoundError:
+        pass
+    return loggers

@@ -1,0 +1,210 @@
+"""The commands that are plain functions: their parameters are the options, their docstrings the help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+
+def synth(
+    output: str,
+    clips_per_combination: int = 3,
+    num_test: int = 216,
+    num_val: int = 60,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> int:
+    """Write the demonstration corpus: drawn shapes that move, with a sound that follows them, as MP4 files.
+
+    Args:
+        output: folder that gets clips/ and manifest.jsonl.
+        clips_per_combination: training clips of each combination of colour, shape, motion and speed.
+        num_test: combinations kept for the test, one clip each.
+        num_val: combinations kept for validation, one clip each.
+        seed: of everything.
+        num_workers: processes; one per CPU unless given.
+    """
+    from vatt.datasets.synthetic import synthesize
+
+    manifest = synthesize(output, clips_per_combination, num_test, num_val, seed, num_workers)
+    print(f"corpus: {manifest}")
+    return 0
+
+
+def vocabulary(
+    manifest: str,
+    output: str,
+    kind: Literal["sentencepiece", "words", "huggingface"] = "sentencepiece",
+    size: int = 8000,
+    split: str | None = None,
+    tokenizer: str | None = None,
+) -> int:
+    """Make a vocabulary from the texts of a manifest.
+
+    Args:
+        manifest: CSV, JSONL or Parquet file.
+        output: folder that gets the vocabulary.
+        kind: SentencePiece pieces, a list of whole words, or a finished Hugging Face tokenizer.
+        size: number of ids aimed at.
+        split: take the texts of this split only.
+        tokenizer: hub name or folder, for kind huggingface.
+    """
+    from vatt.datasets.manifest import read_manifest
+    from vatt.datasets.text import make_vocabulary
+
+    clips = read_manifest(manifest, split=split, check_files=False)
+    texts = [text.text for clip in clips for text in clip.texts]
+    texts += [" ".join(word.text for word in clip.words) for clip in clips if clip.words]
+    made = make_vocabulary(texts, output, kind, size, tokenizer)
+    print(f"vocabulary: {output} ({kind}, {len(made)} ids from {len(texts)} texts)")
+    return 0
+
+
+def embed(
+    path: str,
+    model: str,
+    output: str,
+    split: str | None = None,
+    hop_s: float | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    decoder: Literal["pyav", "decord"] = "pyav",
+    device: str | None = None,
+) -> int:
+    """Turn videos, sounds and texts into vectors.
+
+    Exit status: 0 if every file gave vectors, 1 if some could not be read (they are named), 2 for wrong input.
+
+    Args:
+        path: a folder of media, one media file, or a manifest.
+        model: folder of a trained model.
+        output: folder that gets embeddings.parquet, errors.csv and embeddings.json.
+        split: only these rows of a manifest.
+        hop_s: distance of the windows in seconds; the model's clip length unless given.
+        batch_size: windows at a time.
+        num_workers: processes that read.
+        decoder: what reads the frames.
+        device: cpu, cuda, …; a GPU is used if there is one.
+    """
+    from vatt.datasets.manifest import other_files
+    from vatt.retrieval.embeddings import embed as run
+
+    report = run(path, model, output, split, hop_s, batch_size, num_workers, decoder, device)
+    for event in report.events:
+        print(f"{event['kind']}: {event['path']}: {event['reason']}")
+    if Path(path).is_dir() and (others := other_files(path)):
+        print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
+    made = f"{report.windows} windows, {report.rows} vectors"
+    print(f"embedded {report.embedded} of {report.clips} clips ({made}): {output}")
+    return 1 if report.unreadable else 0
+
+
+def index(embeddings: list[str], output: str) -> int:
+    """Build a searchable index (FAISS, exact, cosine).
+
+    Args:
+        embeddings: one or several folders made by vatt embed with the same model.
+        output: folder that gets the index.
+    """
+    from vatt.retrieval.index import Index
+
+    made = Index.build(embeddings)
+    made.save(output)
+    parts = ", ".join(f"{count} {modality} in {space}" for modality, space, count in made.kinds())
+    print(f"index: {output} ({parts}; model {made.model})")
+    return 0
+
+
+def search(
+    index: str,
+    query: str,
+    k: int = 10,
+    model: str | None = None,
+    sheet: str | None = None,
+    right_id: str | None = None,
+    format: Literal["table", "json"] = "table",
+) -> int:
+    """Find videos by words.
+
+    Args:
+        index: folder of an index.
+        query: what to look for.
+        k: number of answers.
+        model: folder of the model, if it is not where it was when the index was built.
+        sheet: PNG file that gets a contact sheet of the answers.
+        right_id: id of the clip that the query describes, to be framed in the sheet.
+        format: of what is printed.
+    """
+    from vatt.retrieval.search import draw_sheet
+    from vatt.retrieval.search import search as run
+
+    hits = run(index, query, k, model)
+    if format == "json":
+        print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
+    else:
+        _table(
+            f"“{query}”",
+            ("rank", "score", "span (s)", "file"),
+            [(hit.rank, f"{hit.score:.3f}", f"{hit.start_s:.2f}–{hit.end_s:.2f}", hit.path) for hit in hits],
+        )
+    if sheet:
+        draw_sheet(query, hits, sheet, right_id)
+        print(f"contact sheet: {sheet}")
+    return 0
+
+
+def retrieve(embeddings: str, output: str | None = None, protocol: Literal["manifest"] = "manifest") -> int:
+    """Measure retrieval in both directions on the vectors of a manifest.
+
+    Args:
+        embeddings: folder made by vatt embed.
+        output: JSON file that gets the numbers.
+        protocol: what is compared; manifest is one caption and one averaged vector a clip, by cosine.
+    """
+    from vatt.evaluation.protocols import evaluate_manifest
+
+    report = evaluate_manifest(embeddings)
+    print_retrieval(report)
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        print(f"report: {output}")
+    return 0
+
+
+def plot(run: str, output: str) -> int:
+    """Draw the curves of a training run.
+
+    Args:
+        run: folder of the run.
+        output: PNG or SVG file.
+    """
+    from vatt.evaluation.plots import plot_curves
+
+    plot_curves(run, output)
+    print(f"curves: {output}")
+    return 0
+
+
+def print_retrieval(report: dict[str, object]) -> None:
+    """The table of a retrieval report, with chance beside every number."""
+    rows = []
+    for direction, found in report.items():
+        if not isinstance(found, dict) or "R@1" not in found:
+            continue
+        cells = [f"{found[key]:.1f} ({found['chance'][key]:.1f})" for key in ("R@1", "R@5", "R@10", "MedR")]
+        rows.append((direction.replace("_to_", " → "), *cells, found["gallery"]))
+    _table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "gallery"), rows)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("file", "") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)

@@ -1,0 +1,98 @@
+"""``vatt demo``: the whole street on a corpus made on the spot, as a list of the commands a user would type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vatt.errors import VattError
+
+QUERIES = 3
+
+
+class DemoFailed(VattError):
+    """A command of the demonstration did not go through."""
+
+
+def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: str = "runs/shapes") -> int:
+    """Make a corpus, pretrain on it, embed its held-out clips, index them, and search. What is there is used again.
+
+    Args:
+        config: training configuration.
+        output: folder of the run.
+        corpus: folder of the corpus.
+    """
+    began = time.perf_counter()
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"no configuration at {config}; run this in the folder of the repository")
+    run, data = Path(output), Path(corpus)
+    manifest, vocabulary = data / "manifest.jsonl", data / "vocabulary"
+    model, embeddings, index, pictures = run / "model", run / "embeddings", run / "index", run / "pictures"
+    report = run / "report.json"
+
+    _vatt("synth", str(data))
+    _vatt(
+        *("vocabulary", str(manifest), "--split", "train", "--size", "512", "--output", str(vocabulary)),
+        makes=vocabulary / "vocabulary.json",
+        source=manifest,
+    )
+    fit = ["pretrain", "fit", "--config", config, "--run.folder", str(run)]
+    fit += ["--data.manifest", str(manifest), "--data.vocabulary", str(vocabulary), "--data.cache", str(data / "cache")]
+    if (run / "checkpoints" / "last.ckpt").is_file():
+        fit += ["--ckpt_path", "last"]  # a run that was stopped goes on
+    weights = model / "training.json"
+    _vatt(*fit, makes=weights, source=manifest)
+    _vatt(
+        *("embed", str(manifest), "--split", "test", "--model", str(model), "--output", str(embeddings)),
+        makes=embeddings / "embeddings.parquet",
+        source=weights,
+    )
+    stored = embeddings / "embeddings.parquet"
+    _vatt("index", str(embeddings), "--output", str(index), makes=index / "index.json", source=stored)
+    for number, (caption, name) in enumerate(_questions(manifest), start=1):
+        sheet = pictures / f"query_{number}.png"
+        _vatt("search", str(index), caption, "--k", "6", "--sheet", str(sheet), "--right_id", name)
+    _vatt("plot", str(run), "--output", str(pictures / "curves.png"))
+    _vatt("retrieve", str(embeddings), "--output", str(report))
+    _complete(report, weights, config, time.perf_counter() - began)
+    print(
+        f"\nmodel       {model}/        vatt.VATT.from_pretrained('{model}')\n"
+        f'embeddings  {embeddings}/\nindex       {index}/        vatt search {index} "a red ring moves left"\n'
+        f"pictures    {pictures}/\nreport      {report}\ncurves      tensorboard --logdir {run}"
+    )
+    return 0
+
+
+def _vatt(*argv: str, makes: Path | None = None, source: Path | None = None) -> None:
+    """Run a command, unless what it makes is there and newer than what it is made from."""
+    from vatt.cli.main import main
+
+    line = shlex.join(("vatt", *argv))
+    if makes is not None and makes.is_file() and (source is None or makes.stat().st_mtime >= source.stat().st_mtime):
+        print(f"\n$ {line}\n(there already: {makes})", flush=True)
+        return
+    print(f"\n$ {line}", flush=True)
+    if main(list(argv)) != 0:
+        raise DemoFailed(f"this command failed: {line}")
+
+
+def _questions(manifest: Path) -> Sequence[tuple[str, str]]:
+    """Captions of held-out clips, spread over the split, with the clips they belong to."""
+    from vatt.datasets.manifest import read_manifest
+
+    clips = read_manifest(manifest, split="test", check_files=False)
+    chosen = [clips[len(clips) * i // QUERIES] for i in range(QUERIES)]
+    return [(clip.texts[0].text, clip.id) for clip in chosen]
+
+
+def _complete(report: Path, training: Path, config: str, seconds: float) -> None:
+    """Add how the model came about to the retrieval report; the time of a whole demonstration is kept."""
+    found = json.loads(report.read_text(encoding="utf-8"))
+    how = json.loads(training.read_text(encoding="utf-8"))
+    found["data"] = "synthetic shapes, test split: combinations of attributes that are not in the training"
+    found |= {key: how[key] for key in ("steps", "minutes", "weights", "train_clips", "seed", "machine", "torch")}
+    found |= {"config": config, "minutes_of_this_call": round(seconds / 60, 2)}
+    report.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -1,0 +1,96 @@
+"""The front door: a command word leads to the function that does the work. Nothing heavy is imported before that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from vatt import __version__
+from vatt.errors import VattError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+# word: module and function, its positional arguments, and what it does
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "synth": ("vatt.cli.commands:synth", ("output",), "write the demonstration corpus: short videos with captions"),
+    "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
+    "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
+    "embed": ("vatt.cli.commands:embed", ("path",), "turn videos, sounds and texts into vectors"),
+    "index": ("vatt.cli.commands:index", ("embeddings",), "build a searchable index from vectors"),
+    "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),
+    "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
+    "plot": ("vatt.cli.commands:plot", ("run",), "draw the curves of a training run"),
+    "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when all went well, 1 when it went through but some input could not be used, 2 for wrong input.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"vatt {__version__}")
+        return 0
+    word, rest = argv[0], argv[1:]
+    if word not in COMMANDS:
+        close = get_close_matches(word, COMMANDS, n=1)
+        print(f"vatt: unknown command {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""), file=sys.stderr)
+        print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return _run(word, rest)
+    except (VattError, FileNotFoundError, FileExistsError, ImportError) as error:
+        if os.environ.get("VATT_TRACE"):
+            raise
+        print(f"vatt {word}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vatt {word}: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(word: str, rest: list[str]) -> int:
+    where, positional, _ = COMMANDS[word]
+    module, name = where.split(":")
+    function = getattr(import_module(module), name)
+    if word == "pretrain":
+        return function(rest)
+    values = _parser(word, function, positional).parse_args(rest)
+    return function(**values.as_dict())
+
+
+def _parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:
+    """Options from the function's parameters, help from its docstring."""
+    from docstring_parser import parse
+    from jsonargparse import ArgumentParser
+
+    doc = parse(function.__doc__ or "")
+    about = "\n\n".join(part for part in (doc.short_description, doc.long_description) if part)
+    parser = ArgumentParser(prog=f"vatt {word}", description=about)
+    said = {parameter.arg_name: parameter.description for parameter in doc.params}
+    for name in positional:
+        several = {"nargs": "+"} if "list" in str(function.__annotations__[name]) else {}
+        parser.add_argument(name, type=str, help=said[name], **several)
+    parser.add_function_arguments(function, as_positional=False, skip=set(positional))
+    return parser
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {word:<{width}}  {what}" for word, (_, _, what) in COMMANDS.items())
+    return (
+        f"vatt {__version__}: pretrain on video, audio and text; embed, index and search your own videos\n\n"
+        f"usage: vatt COMMAND …    (vatt COMMAND --help tells more)\n\n{rows}\n\n"
+        "VATT_TRACE=1 shows where in the code an error came from."
+    )

@@ -1,0 +1,67 @@
+"""``vatt pretrain``: LightningCLI over the pretraining module and the clip data module."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from vatt.datasets.datamodule import ClipDataModule
+from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.pretrain import PretrainModule
+from vatt.training.run import Run, run_callbacks, run_loggers
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the whole configuration in the run's folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / self.config_filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
+class VattCLI(LightningCLI):
+    """LightningCLI with one run folder, and one seed for weights, order, augmentation and DropToken."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Run, "run")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        run: Run = self._get(self.config_init, "run")
+        given = self._get(self.config_init, "trainer")
+        logger = given.logger if given.logger is not None else run_loggers(run)
+        return super().instantiate_trainer(
+            default_root_dir=run.folder,
+            callbacks=[*(given.callbacks or []), *run_callbacks(run)],
+            logger=logger,
+            plugins=[*(given.plugins or []), AtomicCheckpointIO()],
+            use_distributed_sampler=False,  # ours knows the processes itself
+            **kwargs,
+        )
+
+
+def pretrain(argv: list[str]) -> int:
+    """Run ``fit``, ``validate`` or ``test`` as LightningCLI does."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    VattCLI(
+        PretrainModule,
+        ClipDataModule,
+        args=argv,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs={"prog": "vatt pretrain"},
+    )
+    return 0

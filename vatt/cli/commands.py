@@ -12,6 +12,7 @@ def synth(
     clips_per_combination: int = 3,
     num_test: int = 216,
     num_val: int = 60,
+    num_train: int | None = None,
     seed: int = 0,
     num_workers: int | None = None,
 ) -> int:
@@ -22,12 +23,14 @@ def synth(
         clips_per_combination: training clips of each combination of colour, shape, motion and speed.
         num_test: combinations kept for the test, one clip each.
         num_val: combinations kept for validation, one clip each.
+        num_train: combinations to train on; all the others unless given.
         seed: of everything.
         num_workers: processes; one per CPU unless given.
     """
-    from vatt.datasets.synthetic import synthesize
+    from vatt.datasets.synthetic import Plan, synthesize
 
-    manifest = synthesize(output, clips_per_combination, num_test, num_val, seed, num_workers)
+    plan = Plan(clips_per_combination, num_test, num_val, num_train, seed)
+    manifest = synthesize(output, plan, num_workers)
     print(f"corpus: {manifest}")
     return 0
 

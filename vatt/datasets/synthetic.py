@@ -148,52 +148,67 @@ def render_sound(what: Attributes, beat: Beat, rng: np.random.Generator) -> np.n
     return np.clip(wave + noise, -1.0, 1.0).astype(np.float32)
 
 
-def synthesize(
-    output: str | Path,
-    clips_per_combination: int = 3,
-    num_test: int = 216,
-    num_val: int = 60,
-    seed: int = 0,
-    num_workers: int | None = None,
-) -> Path:
-    """Write the corpus: ``clips/*.mp4`` and ``manifest.jsonl``. What is there already, by the same call, is kept.
+@dataclass(frozen=True)
+class Plan:
+    """What a corpus consists of.
 
     Args:
-        output: folder.
         clips_per_combination: training clips of each combination; validation and test have one.
         num_test: combinations, and so clips with captions of their own, that are kept for the test.
         num_val: combinations for validation.
+        num_train: combinations for training; all the others unless given.
         seed: of everything.
+    """
+
+    clips_per_combination: int = 3
+    num_test: int = 216
+    num_val: int = 60
+    num_train: int | None = None
+    seed: int = 0
+
+    def clips(self) -> list[tuple[Attributes, str, int, int]]:
+        """Attributes, split, number of the combination and take, for every clip."""
+        everything = combinations()
+        held = self.num_test + self.num_val
+        train = len(everything) - held if self.num_train is None else self.num_train
+        if min(self.num_test, self.num_val, train) < 0 or held + train > len(everything):
+            raise ValueError(f"{self} asks for {held + train} combinations of {len(everything)}")
+        order = np.random.default_rng(self.seed).permutation(len(everything)).tolist()
+        clips = []
+        for place, number in enumerate(order[: held + train]):
+            split = "test" if place < self.num_test else "val" if place < held else "train"
+            for take in range(self.clips_per_combination if split == "train" else 1):
+                clips.append((everything[number], split, number, take))
+        return clips
+
+
+def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None = None) -> Path:
+    """Write a corpus: ``clips/*.mp4`` and ``manifest.jsonl``. What is there already, by the same plan, is kept.
+
+    Args:
+        output: folder.
+        plan: what it consists of.
         num_workers: processes; one per CPU unless given.
 
     Returns:
         Path of the manifest.
 
     Raises:
-        ValueError: more combinations are held out than there are.
+        ValueError: the plan asks for more combinations than there are.
     """
     output = Path(output)
     manifest, stamp = output / "manifest.jsonl", output / "corpus.json"
-    asked = {"clips_per_combination": clips_per_combination, "num_test": num_test, "num_val": num_val, "seed": seed}
-    if manifest.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == asked:
+    if manifest.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == asdict(plan):
         print(f"{output}: the corpus is there already")
         return manifest
-    everything = combinations()
-    if not 0 < num_test + num_val < len(everything):
-        raise ValueError(f"num_test + num_val must be below {len(everything)}, not {num_test + num_val}")
     (output / "clips").mkdir(parents=True, exist_ok=True)
-    order = np.random.default_rng(seed).permutation(len(everything))
-    jobs = []
-    for place, number in enumerate(order.tolist()):
-        split = "test" if place < num_test else "val" if place < num_test + num_val else "train"
-        for take in range(clips_per_combination if split == "train" else 1):
-            jobs.append((output, everything[number], split, number, take, seed))
+    jobs = [(output, *clip, plan.seed) for clip in plan.clips()]
     workers = num_workers or os.cpu_count() or 1
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        bar = tqdm(pool.map(_make_clip, jobs, chunksize=8), total=len(jobs), desc="drawing clips", unit="clip")
-        clips = list(bar)
+        work = pool.map(_make_clip, jobs, chunksize=8)
+        clips = list(tqdm(work, total=len(jobs), desc="drawing clips", unit="clip", disable=None))
     write_manifest(clips, manifest)
-    stamp.write_text(json.dumps(asked))
+    stamp.write_text(json.dumps(asdict(plan)))
     return manifest
 
 

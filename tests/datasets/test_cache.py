@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TINY, numbered_frames
+from vatt.datasets.cache import DecodedCache
+from vatt.datasets.clips import ClipDataset, ClipReader
+from vatt.datasets.decoding import MediaError, open_media
+from vatt.datasets.encoding import write_media
+from vatt.datasets.transforms import Augment
+from vatt.structures import Clip
+
+
+def test_cached_frames_are_the_decoded_ones(video_file: Path, tmp_path: Path) -> None:
+    times_s = [0.0, 0.3, 0.31, 1.7, 2.96, 9.0]
+    cache = DecodedCache(tmp_path, short_side=32, sample_rate=8000)
+    for _ in range(2):  # decoded, then read
+        with open_media(video_file) as media, cache.open(video_file) as cached:
+            a, b = media.frames(times_s, 32), cached.frames(times_s, 32)
+            assert torch.equal(a.frames, b.frames)
+            assert torch.allclose(a.times_s, b.times_s)
+            sound, kept = media.waveform(0.4, 1.0, 8000), cached.waveform(0.4, 1.0, 8000)
+            assert (sound.samples - kept.samples).abs().max() < 2e-3
+            assert kept.coverage == pytest.approx(1.0)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_cached_sound_is_padded_and_flagged(video_file: Path, tmp_path: Path) -> None:
+    with DecodedCache(tmp_path, 32, 8000).open(video_file) as cached:
+        sound = cached.waveform(2.5, 1.0, 8000)
+        assert sound.coverage == pytest.approx(0.5, abs=0.1)
+        assert sound.samples[-3000:].abs().max() == 0
+        assert cached.waveform(5.0, 1.0, 8000).coverage == 0
+
+
+def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp_path: Path) -> None:
+    cache = DecodedCache(tmp_path, 32, 8000)
+    with cache.open(silent_file) as silent, cache.open(sound_file) as sound:
+        assert (silent.info.has_video, silent.info.has_audio) == (True, False)
+        assert (sound.info.has_video, sound.info.has_audio) == (False, True)
+        assert silent.waveform(0.0, 1.0, 8000).coverage == 0
+        with pytest.raises(MediaError, match="no video track"):
+            sound.frames([0.0])
+
+
+def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
+    path, cache = tmp_path / "clip.mp4", DecodedCache(tmp_path / "cache", 48, 8000)
+    write_media(path, numbered_frames(10), 10, crf=10)
+    with cache.open(path) as first:
+        before = first.frames([0.0]).frames
+    write_media(path, 255 - numbered_frames(10), 10, crf=10)
+    os.utime(path, (1, 1))
+    with cache.open(path) as second:
+        assert not torch.equal(before, second.frames([0.0]).frames)
+
+
+def test_what_cannot_be_read_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    cache = DecodedCache(tmp_path / "cache", 32, 8000)
+    for name in ("broken.mp4", "gone.mp4"):
+        with pytest.raises(MediaError, match=name):
+            cache.open(tmp_path / name)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_training_samples_are_the_same_with_and_without(video_file: Path, tmp_path: Path) -> None:
+    clips = [Clip(id="a", path=str(video_file))]
+    plain = ClipDataset(clips, ClipReader(TINY), Augment(), windows=2, seed=5)
+    cached = ClipDataset(clips, ClipReader(TINY, cache=str(tmp_path)), Augment(), windows=2, seed=5)
+    for a, b in zip(plain[0, 3], cached[0, 3], strict=True):
+        assert torch.equal(a["video"], b["video"])
+        assert torch.equal(a["audio_valid"], b["audio_valid"])

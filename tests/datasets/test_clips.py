@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from tests.conftest import TINY
+from vatt.datasets.clips import (
+    ClipDataset,
+    ClipReader,
+    DataError,
+    StepSampler,
+    WindowStream,
+    collate,
+    seeded,
+    window_starts,
+)
+from vatt.datasets.text import WordVocabulary
+from vatt.datasets.transforms import Augment
+from vatt.structures import Clip, TimedText
+
+
+@pytest.fixture
+def clips(video_file: Path, silent_file: Path, sound_file: Path) -> list[Clip]:
+    return [
+        Clip(id="whole", path=str(video_file), texts=(TimedText("a red ring"),)),
+        Clip(id="part", path=str(video_file), start_s=1.0, end_s=2.5, texts=(TimedText("a blue bar"),)),
+        Clip(id="silent", path=str(silent_file)),
+        Clip(id="sound", path=str(sound_file), texts=(TimedText("moves left"),)),
+        Clip(id="two files", path=str(silent_file), audio_path=str(sound_file)),
+    ]
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a)
+
+
+def test_a_sample_holds_what_its_clip_has(clips: list[Clip], vocabulary: WordVocabulary) -> None:
+    dataset = ClipDataset(clips, ClipReader(TINY, vocabulary))
+    samples = [dataset[i][0] for i in range(len(clips))]
+    facts = [(s["video_valid"].item(), s["audio_valid"].item(), s["text_valid"].any().item()) for s in samples]
+    assert facts == [
+        (True, True, True),
+        (True, True, True),
+        (True, False, False),
+        (False, True, True),
+        (True, True, False),
+    ]
+    batch = collate([dataset[i] for i in range(len(clips))])
+    assert batch["id"] == ["whole", "part", "silent", "sound", "two files"]
+    assert batch["video"].shape == (5, 8, 3, 32, 32)
+    assert batch["audio"].shape == (5, 1024)
+    assert batch["text"].shape == (5, 2, 6)
+    assert batch["events"] == []
+
+
+def test_without_a_vocabulary_there_is_no_text(clips: list[Clip]) -> None:
+    assert "text" not in collate([ClipDataset(clips, ClipReader(TINY))[0]])
+
+
+def test_training_windows_lie_inside_the_clip(clips: list[Clip]) -> None:
+    dataset = ClipDataset(clips, ClipReader(TINY), Augment(), windows=3)
+    seen = []
+    original = dataset.reader.read
+    dataset.reader.read = lambda clip, files, start_s, *rest: (
+        seen.append(start_s) or original(clip, files, start_s, *rest)
+    )  # type: ignore[method-assign]
+    for epoch in range(10):
+        assert len(dataset[1, epoch]) == 3
+    assert all(1.0 <= start_s <= 1.5 for start_s in seen)
+    assert all(a < b for a, b in zip(seen[0::3], seen[1::3], strict=True))
+    assert len(set(seen)) == 30
+
+
+def test_the_same_key_gives_the_same_sample_and_another_pass_another(clips: list[Clip]) -> None:
+    dataset = ClipDataset(clips, ClipReader(TINY), Augment(gain_db=6), seed=3)
+    assert same(dataset[0, 0][0], dataset[0, 0][0])
+    assert not same(dataset[0, 0][0], dataset[0, 1][0])
+    assert not same(dataset[0, 0][0], ClipDataset(clips, ClipReader(TINY), Augment(gain_db=6), seed=4)[0, 0][0])
+
+
+def test_training_replaces_what_it_cannot_read_and_names_it(clips: list[Clip], tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    bad = Clip(id="bad", path=str(tmp_path / "broken.mp4"))
+    dataset = ClipDataset([bad, *clips[:2]], ClipReader(TINY), Augment())
+    first, again = dataset[0, 0][0], dataset[0, 0][0]
+    assert first["id"] in ("whole", "part")
+    assert same(first, again)
+    assert (first["events"][0]["kind"], first["events"][0]["id"]) == ("unreadable", "bad")
+    with pytest.raises(DataError, match=r"3 clips in a row cannot be read, the last: .*broken.mp4"):
+        ClipDataset([bad], ClipReader(TINY), Augment(), max_replacements=2)[0]
+
+
+def test_evaluation_never_replaces(tmp_path: Path, vocabulary: WordVocabulary) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    bad = Clip(id="bad", path=str(tmp_path / "broken.mp4"), texts=(TimedText("a"),))
+    sample = ClipDataset([bad], ClipReader(TINY, vocabulary))[0][0]
+    assert sample["id"] == "bad"
+    assert not (sample["video_valid"] | sample["audio_valid"] | sample["text_valid"].any())
+    assert sample["events"][0]["kind"] == "unreadable"
+
+
+def test_a_clip_beyond_the_end_of_its_file_is_named(video_file: Path) -> None:
+    clip = Clip(id="late", path=str(video_file), start_s=30.0)
+    event = ClipDataset([clip], ClipReader(TINY))[0][0]["events"][0]
+    assert "begins at 30 s, the file ends at 3" in event["reason"]
+
+
+@given(
+    clips=st.integers(8, 60),
+    batch=st.integers(1, 4),
+    world=st.integers(1, 2),
+    start=st.integers(0, 30),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_order_is_a_function_of_seed_and_step(clips: int, batch: int, world: int, start: int, seed: int) -> None:
+    def order(rank: int, world: int, batch: int, start: int = 0) -> list[list[tuple[int, int]]]:
+        return list(StepSampler(clips, batch, 40, seed, start, rank, world))
+
+    one = order(0, 1, batch * world)
+    assert order(0, 1, batch * world, start) == one[start:]
+    for whole, *parts in zip(one, *(order(rank, world, batch) for rank in range(world)), strict=True):
+        assert sorted(key for part in parts for key in part) == sorted(whole)
+    per_epoch = clips // (batch * world)
+    for epoch in range(40 // per_epoch):
+        keys = [key for step in one[epoch * per_epoch : (epoch + 1) * per_epoch] for key in step]
+        assert len(set(keys)) == len(keys)
+        assert {key[1] for key in keys} == {epoch}
+
+
+def test_too_few_clips_for_a_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 clips do not fill one batch of 4"):
+        StepSampler(3, 4, 10, 0)
+
+
+def test_neighbouring_seeds_are_unrelated() -> None:
+    draws = torch.stack([torch.rand(200, generator=seeded(0, epoch, 7)) for epoch in range(40)])
+    correlation = torch.corrcoef(draws) - torch.eye(40)
+    assert correlation.abs().max() < 0.35
+    assert len({seeded(a, b).initial_seed() for a in range(30) for b in range(30)}) == 900
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_batches_do_not_depend_on_the_workers(clips: list[Clip], workers: int, context: str) -> None:
+    if workers == 0 and context == "spawn":
+        pytest.skip("no process is started")
+    dataset = ClipDataset(clips[:3], ClipReader(TINY), Augment(gain_db=6), seed=1)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=StepSampler(3, 2, 3, seed=1),
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context=context if workers else None,
+    )
+    expected = [collate([dataset[key] for key in keys]) for keys in StepSampler(3, 2, 3, seed=1)]
+    batches = list(loader)
+    assert len(batches) == 3
+    assert all(same(a, b) for a, b in zip(batches, expected, strict=True))
+
+
+def test_windows_cover_a_clip_to_its_end() -> None:
+    assert window_starts(0.0, 0.0, 1.0) == [0.0]
+    assert window_starts(1.0, 3.0, 1.0) == [1.0, 2.0, 3.0]
+    assert window_starts(0.0, 2.5, 1.0) == [0.0, 1.0, 2.0, 2.5]
+    assert window_starts(0.0, 0.3, 1.0) == [0.0, 0.3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_gives_every_window_and_every_error(clips: list[Clip], tmp_path: Path, workers: int) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    rows = [*clips, Clip(id="bad", path=str(tmp_path / "broken.mp4"))]
+    loader = DataLoader(
+        WindowStream(rows, ClipReader(TINY), hop_s=1.0), batch_size=4, num_workers=workers, collate_fn=collate
+    )
+    batches = list(loader)
+    found = sorted(
+        (n, round(s, 2), round(e, 2))
+        for b in batches
+        for n, s, e in zip(b["id"], b["start_s"], b["end_s"], strict=True)
+    )
+    assert found == [
+        ("bad", 0.0, 0.0),
+        ("part", 1.0, 2.0),
+        ("part", 1.5, 2.5),
+        ("silent", 0.0, 1.0),
+        ("sound", 0.0, 1.0),
+        ("sound", 1.0, 2.0),
+        ("two files", 0.0, 1.0),
+        ("two files", 1.0, 2.0),
+        ("whole", 0.0, 1.0),
+        ("whole", 1.0, 2.0),
+        ("whole", 2.0, 3.0),
+    ]
+    assert [e["id"] for b in batches for e in b["events"]] == ["bad"]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import TINY
+from vatt.datasets.datamodule import ClipDataModule
+
+
+def manifest(folder: Path, video: Path, splits: list[str | None]) -> str:
+    path = folder / "clips.jsonl"
+    rows = [{"path": str(video), "id": f"clip{i}", "split": split} for i, split in enumerate(splits)]
+    path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v}) for row in rows))
+    return str(path)
+
+
+def module(folder: Path, video: Path, splits: list[str | None], **options: object) -> ClipDataModule:
+    data = ClipDataModule(manifest(folder, video, splits), TINY, batch_size=2, num_workers=0, **options)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+def test_splits_are_taken_by_name(tmp_path: Path, video_file: Path) -> None:
+    data = module(tmp_path, video_file, ["train", "train", "val", "test"])
+    assert [clip.id for clip in data.train_clips] == ["clip0", "clip1"]
+    assert [clip.id for clip in data.val_clips] == ["clip2"]
+
+
+def test_without_validation_rows_a_part_is_held_out_of_the_training_rows(tmp_path: Path, video_file: Path) -> None:
+    data = module(tmp_path, video_file, ["train"] * 40 + ["test"] * 10, val_fraction=0.3)
+    train, val = {c.id for c in data.train_clips}, {c.id for c in data.val_clips}
+    assert not train & val
+    assert train | val == {f"clip{i}" for i in range(40)}
+    assert 5 <= len(val) <= 20
+
+
+def test_without_a_split_column_everything_is_trained_on(tmp_path: Path, video_file: Path) -> None:
+    data = module(tmp_path, video_file, [None] * 4, val_fraction=0.0)
+    assert len(data.train_clips) == 4
+    assert data.val_dataloader() == []
+
+
+def test_a_resumed_loader_goes_on_with_the_next_batch(tmp_path: Path, video_file: Path) -> None:
+    data = module(tmp_path, video_file, ["train"] * 5, val_fraction=0.0)
+    root = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
+    data.trainer = SimpleNamespace(max_steps=6, accumulate_grad_batches=1, global_rank=0, world_size=1, strategy=root)  # type: ignore[assignment]
+    whole = [batch["id"] for batch in data.train_dataloader()]
+    loader = data.train_dataloader()
+    first = [batch["id"] for _, batch in zip(range(2), loader, strict=False)]
+    resumed = data.train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    assert len(resumed) == 6
+    assert first + [batch["id"] for batch in resumed] == whole
+
+
+def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Path) -> None:
+    data = module(tmp_path, video_file, ["train"] * 4, val_fraction=0.0)
+    with pytest.raises(ValueError, match=r"trainer\.max_steps"):
+        data.train_dataloader()

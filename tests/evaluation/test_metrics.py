@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vatt.evaluation.metrics import PairedRetrieval, ranks, retrieval, summarize
+
+
+@given(q=st.integers(1, 6), g=st.integers(1, 8), levels=st.integers(1, 4), seed=st.integers(0, 500))
+@settings(max_examples=100, deadline=None)
+def test_ranks_against_sorting_with_ties_last(q: int, g: int, levels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    similarity, target = rng.integers(0, levels, (q, g)).astype(float), rng.integers(0, g, q)
+    slow = []
+    for i in range(q):
+        # Sort by similarity, and among equals put the right one last: its place is its rank.
+        order = sorted(range(g), key=lambda j: (-similarity[i, j], j == target[i]))
+        slow.append(order.index(target[i]) + 1)
+    assert ranks(torch.from_numpy(similarity), torch.from_numpy(target)).tolist() == slow
+
+
+def test_all_equal_is_the_worst_rank_for_everybody() -> None:
+    assert ranks(torch.zeros(3, 5), torch.tensor([0, 2, 4])).tolist() == [5, 5, 5]
+
+
+def test_summary_by_hand() -> None:
+    found = summarize(torch.tensor([1, 1, 3, 6, 20]), gallery=50)
+    assert {k: found[k] for k in ("R@1", "R@5", "R@10", "MedR", "MeanR", "queries", "gallery")} == {
+        "R@1": 40.0,
+        "R@5": 60.0,
+        "R@10": 80.0,
+        "MedR": 3.0,
+        "MeanR": 6.2,
+        "queries": 5,
+        "gallery": 50,
+    }
+    assert found["chance"] == {"R@1": 2.0, "R@5": 10.0, "R@10": 20.0, "MedR": 25.5}
+    assert summarize(torch.tensor([1, 4]), 4)["MedR"] == 2.5
+
+
+def test_guessing_gives_chance() -> None:
+    torch.manual_seed(0)
+    found = retrieval(torch.randn(400, 16), torch.randn(400, 16))
+    assert abs(found["R@10"] - found["chance"]["R@10"]) < 2
+    assert abs(found["MedR"] - found["chance"]["MedR"]) < 40
+
+
+def test_length_of_vectors_does_not_matter_and_order_is_the_pairing() -> None:
+    x = torch.randn(20, 8)
+    assert retrieval(x * torch.rand(20, 1), x)["R@1"] == 100
+    assert retrieval(x, x.roll(1, 0))["R@1"] < 100
+    assert retrieval(x, x.roll(1, 0), target=(torch.arange(20) + 1) % 20)["R@1"] == 100
+
+
+def test_broken_vectors_are_an_error() -> None:
+    x = torch.randn(4, 3)
+    x[1] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        retrieval(x, x)
+    with pytest.raises(ValueError, match="no query"):
+        summarize(torch.tensor([]), 3)
+
+
+def test_the_metric_does_not_depend_on_the_batches() -> None:
+    a, b = torch.randn(23, 6), torch.randn(23, 6)
+    found = []
+    for size in (1, 7, 23):
+        metric = PairedRetrieval(("text", "video"))
+        for i in range(0, 23, size):
+            metric.update(a[i : i + size], b[i : i + size])
+        found.append(metric.compute())
+    assert found[0] == found[1] == found[2]
+    assert found[0]["text_to_video"] == retrieval(a, b)
+    assert found[0]["video_to_text"] == retrieval(b, a)
+
+
+def test_no_pair_gives_no_number() -> None:
+    metric = PairedRetrieval(("text", "video"))
+    metric.update(torch.zeros(0, 6), torch.zeros(0, 6))
+    assert metric.compute() == {}

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import tiny_backbone, tiny_batch
+from vatt.models.backbone import Backbone
+from vatt.models.tokenizers import AudioTokenizer, TextTokenizer
+from vatt.models.transformer import Transformer
+
+
+def raw(batch: dict, modality: str) -> torch.Tensor:
+    return batch["text"][:, 0] if modality == "text" else batch[modality]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("modality", ["video", "audio", "text"])
+def test_clips_do_not_touch_each_other(shared: bool, modality: str) -> None:
+    backbone, batch = tiny_backbone(shared).eval(), tiny_batch(4)
+    together = backbone(modality, raw(batch, modality))
+    for i in range(4):
+        alone = backbone(modality, raw(batch, modality)[i : i + 1])
+        assert torch.allclose(together.pooled[i], alone.pooled[0], atol=1e-5)
+    assert (together.pooled[0] - together.pooled[1]).abs().max() > 1e-3
+
+
+def test_agnostic_shares_one_transformer_and_specific_none() -> None:
+    agnostic, specific = tiny_backbone(shared=True), tiny_backbone()
+    assert list(agnostic.transformers) == ["shared"]
+    assert sorted(specific.transformers) == ["audio", "text", "video"]
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    assert 3 * count(agnostic.transformers) == count(specific.transformers)
+    assert sorted(agnostic.agg) == ["audio", "text", "video"]
+
+
+def test_the_agg_token_is_first_and_has_no_position() -> None:
+    backbone, batch = tiny_backbone().eval(), tiny_batch(2)
+    tokens = backbone.tokenize("video", batch["video"])
+    features = backbone.encode("video", tokens, layers=True)
+    x = torch.cat([backbone.agg["video"].expand(2, 1, -1), tokens.x], dim=1)
+    expected, layers = backbone.transformers["video"](x, layers=True)
+    assert torch.allclose(features.pooled, expected[:, 0])
+    assert torch.allclose(features.tokens, expected[:, 1:])
+    assert len(features.layers) == len(layers) == 2
+
+
+def test_padding_does_not_change_a_text() -> None:
+    backbone = tiny_backbone().eval()
+    short = backbone("text", torch.tensor([[3, 4, 5]]))
+    padded = backbone("text", torch.tensor([[3, 4, 5, 0, 0, 0]]))
+    assert torch.allclose(short.pooled, padded.pooled, atol=1e-5)
+
+
+def test_the_order_of_kept_tokens_does_not_matter() -> None:
+    backbone, batch = tiny_backbone().eval(), tiny_batch(2)
+    tokens = backbone.tokenize("video", batch["video"])
+    keep = torch.tensor([[0, 2, 5, 7], [1, 2, 3, 4]])
+    a = backbone.encode("video", tokens.take(keep)).pooled
+    b = backbone.encode("video", tokens.take(keep.flip(1))).pooled
+    assert torch.allclose(a, b, atol=1e-5)
+    everything = backbone.encode("video", tokens).pooled
+    assert not torch.allclose(a, everything, atol=1e-3)
+
+
+def test_parts_that_do_not_fit_are_named() -> None:
+    audio, text = AudioTokenizer(16, length=8), TextTokenizer(8, 10)
+    with pytest.raises(ValueError, match="text: the tokenizer is 8 wide and the transformer 16"):
+        Backbone({"audio": audio, "text": text}, Transformer(16, 1, 2))
+    with pytest.raises(ValueError, match=r"tokenizers are for \['audio'\] and transformers for \['video'\]"):
+        Backbone({"audio": audio}, {"video": Transformer(16, 1, 2)})
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        Backbone({"smell": audio}, Transformer(16, 1, 2))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vatt.models.tokenizers import AudioTokenizer, Positions, TextTokenizer, VideoTokenizer
+
+
+def test_video_patches_are_what_a_strided_convolution_sees() -> None:
+    tokenizer = VideoTokenizer(8, grid=(2, 3, 2), patch=(4, 16, 16))
+    video = torch.randn(2, 8, 3, 48, 32)
+    patches, position, valid = tokenizer.patchify(video)
+    assert patches.shape == (2, 12, 3072)
+    assert valid is None
+    # The same linear layer as a convolution whose stride is its kernel (the official tokenizer).
+    kernel = tokenizer.project.weight.reshape(8, 4, 16, 16, 3).permute(0, 4, 1, 2, 3)
+    expected = F.conv3d(video.transpose(1, 2), kernel, tokenizer.project.bias, stride=(4, 16, 16))
+    assert torch.allclose(tokenizer.project(patches), expected.flatten(2).transpose(1, 2), atol=1e-5)
+    assert position[0].tolist() == [[t, h, w] for t in range(2) for h in range(3) for w in range(2)]
+
+
+def test_video_tokens_are_patch_plus_normed_sum_of_the_axes() -> None:
+    tokenizer = VideoTokenizer(8, grid=(2, 2, 2), scale=2.0)
+    video = torch.randn(1, 8, 3, 32, 32)
+    tokens = tokenizer(video)
+    t, h, w = 1, 0, 1
+    place = t * 4 + h * 2 + w
+    pixels = video[0, 4:8, :, :16, 16:].permute(0, 2, 3, 1).reshape(-1)  # time, row, column, channel
+    tables = tokenizer.positions.tables
+    added = F.layer_norm(tables[0][t] + tables[1][h] + tables[2][w], (8,), eps=1e-6)
+    expected = tokenizer.project.weight @ (2.0 * pixels) + tokenizer.project.bias + added
+    assert torch.allclose(tokens.x[0, place], expected, atol=1e-5)
+
+
+def test_the_papers_token_counts() -> None:
+    with torch.device("meta"):
+        video, audio = VideoTokenizer(64), AudioTokenizer(64)
+        assert video.patchify(torch.empty(1, 32, 3, 224, 224))[0].shape == (1, 1568, 3072)
+        assert audio.patchify(torch.empty(1, 153_600))[0].shape == (1, 1200, 128)
+
+
+def test_waveform_segments_keep_their_samples_and_places() -> None:
+    tokenizer = AudioTokenizer(8, length=5, segment=4, scale=3.0)
+    wave = torch.randn(2, 20)
+    patches, position, _ = tokenizer.patchify(wave)
+    assert torch.equal(patches[1, 3], wave[1, 12:16])
+    assert position[0, :, 0].tolist() == [0, 1, 2, 3, 4]
+    tokens = tokenizer(wave)
+    added = F.layer_norm(tokenizer.positions.tables[0][3], (8,), eps=1e-6)
+    expected = tokenizer.project.weight @ (3.0 * wave[1, 12:16]) + tokenizer.project.bias + added
+    assert torch.allclose(tokens.x[1, 3], expected, atol=1e-5)
+
+
+def test_padding_of_a_text_is_not_valid() -> None:
+    tokenizer = TextTokenizer(8, vocabulary_size=10, length=6, pad_id=3)
+    tokens = tokenizer(torch.tensor([[5, 1, 3, 3], [0, 3, 2, 1]]))
+    assert tokens.valid.tolist() == [[True, True, False, False], [True, False, True, True]]
+    expected = tokenizer.words.weight[1] + F.layer_norm(tokenizer.positions.tables[0][1], (8,), eps=1e-6)
+    assert torch.allclose(tokens.x[0, 1], expected, atol=1e-6)
+
+
+def test_dropped_places_can_be_embedded_by_their_ids() -> None:
+    positions = Positions([4, 2, 2], 8)
+    everywhere = torch.cartesian_prod(torch.arange(4), torch.arange(2), torch.arange(2))[None]
+    some = everywhere[:, [3, 9]]
+    assert torch.equal(positions(some), positions(everywhere)[:, [3, 9]])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "shape", "says"),
+    [
+        (VideoTokenizer(8, grid=(2, 2, 2)), (1, 3, 8, 32, 32), r"a video is \(B, T, 3, H, W\)"),
+        (VideoTokenizer(8, grid=(2, 2, 2)), (1, 12, 3, 32, 32), "12 frames of 32 x 32 do not fit.*8 frames of 32 x 32"),
+        (AudioTokenizer(8, length=4), (1, 500), r"\(B, 512\) \(4 segments of 128 samples\)"),
+        (TextTokenizer(8, 10, length=4), (1, 5), "L up to 4"),
+    ],
+)
+def test_wrong_shapes_are_named(tokenizer: torch.nn.Module, shape: tuple[int, ...], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        tokenizer(torch.zeros(shape))

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import tiny_backbone, tiny_batch
+from vatt.objectives.contrastive import Contrastive
+from vatt.objectives.losses import mil_nce, nce
+
+
+def made(shared: bool = False, **options: object) -> tuple:
+    backbone, objective = tiny_backbone(shared), Contrastive(12, 8, **options)  # type: ignore[arg-type]
+    objective.build(backbone)
+    return backbone, objective
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_loss_is_what_its_parts_say(shared: bool) -> None:
+    backbone, objective = made(shared, drop_video=0.0, drop_audio=0.0, video_audio_weight=3.0, form="symmetric")
+    batch = tiny_batch(5)
+    batch["audio_valid"][1] = False
+    batch["text_valid"][2] = False
+    out = objective(backbone, batch)
+    pooled = {"video": backbone("video", batch["video"]).pooled, "audio": backbone("audio", batch["audio"]).pooled}
+    text = torch.stack([backbone("text", batch["text"][:, k]).pooled for k in range(2)], dim=1)
+    objective.projection.train()
+    z = objective.projection({**pooled, "text": text.flatten(0, 1)})
+    va = nce(z["video_va"], z["audio_va"], 0.07, None, batch["audio_valid"], "symmetric")
+    vt = mil_nce(z["video_vt"], z["text_vt"].view(5, 2, 8), 0.07, None, batch["text_valid"], "symmetric")
+    assert out["video_audio"].item() == pytest.approx(va.item(), rel=1e-4)
+    assert out["video_text"].item() == pytest.approx(vt.item(), rel=1e-4)
+    assert out["loss"].item() == pytest.approx((3 * va + vt).item() / 4, rel=1e-4)
+    assert out["tokens"].item() == 5 * (1 + 8) + 5 * (1 + 8) + 10 * (1 + 6)
+
+
+def test_droptoken_is_for_training_and_not_for_text() -> None:
+    backbone, objective = made(drop_video=0.5, drop_audio=0.25)
+    batch = tiny_batch(3)
+    assert objective(backbone, batch)["tokens"].item() == 3 * (1 + 4) + 3 * (1 + 6) + 6 * (1 + 6)
+    assert objective(backbone, batch)["loss"] != objective(backbone, batch)["loss"]
+    backbone.eval()
+    objective.eval()
+    assert objective(backbone, batch)["tokens"].item() == 3 * (1 + 8) + 3 * (1 + 8) + 6 * (1 + 6)
+    assert objective(backbone, batch)["loss"] == objective(backbone, batch)["loss"]
+
+
+@pytest.mark.parametrize("gone", ["audio", "text"])
+def test_a_missing_modality_leaves_its_term_out(gone: str) -> None:
+    backbone, objective = made(drop_video=0.0, drop_audio=0.0)
+    batch = tiny_batch(4)
+    whole = objective(backbone, batch)
+    term = {"audio": "video_audio", "text": "video_text"}[gone]
+    other = {"audio": "video_text", "text": "video_audio"}[gone]
+    masked = {**batch, f"{gone}_valid": torch.zeros_like(batch[f"{gone}_valid"])}
+    absent = {k: v for k, v in batch.items() if not k.startswith(gone)}
+    for case in (masked, absent):
+        out = objective(backbone, case)
+        assert out[term].item() == 0
+        assert out[other].item() == pytest.approx(whole[other].item(), rel=1e-5)
+        out["loss"].backward()
+        grads = [p.grad for p in backbone.transformers[gone].parameters()]
+        assert all(g is None or g.abs().max() == 0 for g in grads)
+
+
+def test_clips_without_a_picture_change_nothing_for_the_others() -> None:
+    backbone, objective = made(drop_video=0.0, drop_audio=0.0)
+    batch = tiny_batch(5)
+    four = {k: v[:4] if hasattr(v, "__getitem__") else v for k, v in batch.items()}
+    batch["video_valid"][4] = batch["audio_valid"][4] = False
+    batch["text_valid"][4] = False
+    batch["video"][4] = 0
+    with_one, without = objective(backbone, batch), objective(backbone, four)
+    for name in ("video_audio", "video_text"):
+        assert with_one[name].item() == pytest.approx(without[name].item(), rel=1e-4)
+
+
+def test_every_parameter_is_trained() -> None:
+    for shared in (False, True):
+        backbone, objective = made(shared)
+        objective(backbone, tiny_batch(6))["loss"].backward()
+        for name, parameter in [*backbone.named_parameters(), *objective.named_parameters()]:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_embedding_takes_the_first_text_of_each_clip() -> None:
+    backbone, objective = made()
+    backbone.eval()
+    objective.eval()
+    batch = tiny_batch(3)
+    z = objective.embed(backbone, batch)
+    assert {name: tuple(x.shape) for name, x in z.items()} == {
+        "video_va": (3, 12),
+        "video_vt": (3, 8),
+        "audio_va": (3, 12),
+        "text_vt": (3, 8),
+    }
+    alone = objective.projection({"text": backbone("text", batch["text"][:, 0]).pooled})["text_vt"]
+    assert torch.allclose(z["text_vt"], alone, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_pairs_are_learned_by_heart(shared: bool) -> None:
+    """Random clips have nothing in common but that they belong together: a collapsed model cannot pass."""
+    torch.manual_seed(0)
+    backbone, objective = made(shared, drop_video=0.25, drop_audio=0.25, form="symmetric")
+    batch = tiny_batch(8)
+    batch["text"] = torch.randint(1, 11, (8, 1, 6)).repeat(1, 2, 1)
+    optimizer = torch.optim.AdamW([*backbone.parameters(), *objective.parameters()], lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective(backbone, batch)["loss"].backward()
+        optimizer.step()
+    z = objective.embed(backbone, batch)
+    for a, b in (("text_vt", "video_vt"), ("audio_va", "video_va")):
+        similarity = torch.nn.functional.normalize(z[a], dim=1) @ torch.nn.functional.normalize(z[b], dim=1).T
+        assert similarity.argmax(dim=1).tolist() == list(range(8)), (a, b)
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Contrastive(video_audio_weight=0.0, video_text_weight=0.0)
+    with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
+        Contrastive(temperature=0.0)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vatt.objectives.losses import mil_nce, nce
+
+FORMS = ("asymmetric", "symmetric")
+
+
+def slow(
+    x: np.ndarray, y: np.ndarray, temperature: float, x_valid: np.ndarray, y_valid: np.ndarray, form: str
+) -> float:
+    """The definition, one term at a time."""
+
+    def s(i: int, j: int, k: int) -> float:
+        return math.exp(x[i] @ y[j, k] / np.linalg.norm(x[i]) / np.linalg.norm(y[j, k]) / temperature)
+
+    b, candidates = y_valid.shape
+    terms = []
+    for i in range(b):
+        if not x_valid[i] or not y_valid[i].any():
+            continue
+        own = [k for k in range(candidates) if y_valid[i, k]]
+        positive = sum(s(i, i, k) for k in own)
+        to_y = sum(s(i, j, k) for j in range(b) for k in range(candidates) if y_valid[j, k])
+        to_x = sum(s(j, i, k) for j in range(b) if x_valid[j] for k in own)
+        if form == "asymmetric":
+            terms.append(math.log((to_y + to_x) / positive))
+        else:
+            terms.append(math.log(to_y / positive) + math.log(to_x / positive))
+    return float(np.mean(terms)) if terms else 0.0
+
+
+@given(
+    b=st.integers(1, 5),
+    k=st.integers(1, 4),
+    temperature=st.sampled_from([0.07, 0.5, 1.0]),
+    missing=st.floats(0, 1),
+    form=st.sampled_from(FORMS),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=150, deadline=None)
+def test_mil_nce_against_the_definition(
+    b: int, k: int, temperature: float, missing: float, form: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(b, 6)), rng.normal(size=(b, k, 6))
+    x_valid, y_valid = rng.uniform(size=b) >= missing / 2, rng.uniform(size=(b, k)) >= missing
+    tensors = [torch.from_numpy(array) for array in (x, y)]
+    found = mil_nce(*tensors, temperature, torch.from_numpy(x_valid), torch.from_numpy(y_valid), form)
+    assert found.item() == pytest.approx(slow(x, y, temperature, x_valid, y_valid, form), rel=1e-4, abs=1e-5)
+
+
+def test_nce_is_mil_nce_with_one_candidate() -> None:
+    x, y, valid = torch.randn(5, 4), torch.randn(5, 4), torch.tensor([True, True, False, True, True])
+    for form in FORMS:
+        assert torch.equal(nce(x, y, 0.1, None, valid, form), mil_nce(x, y[:, None], 0.1, None, valid[:, None], form))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_closed_forms(k: int) -> None:
+    b = 7
+    same, one = torch.ones(b, 3), torch.ones(b, k, 3)
+    # Everything equal: ln(2 B) for the asymmetric form, whatever K, and 2 ln B for the symmetric one.
+    assert mil_nce(same, one).item() == pytest.approx(math.log(2 * b), abs=1e-5)
+    assert mil_nce(same, one, form="symmetric").item() == pytest.approx(2 * math.log(b), abs=1e-5)
+    # Perfectly told apart: ln 2, since the positives are counted twice, and 0.
+    apart = torch.eye(b)
+    assert mil_nce(apart, apart[:, None].expand(b, k, b)).item() == pytest.approx(math.log(2), abs=1e-4)
+    assert mil_nce(apart, apart[:, None].expand(b, k, b), form="symmetric").item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_order_of_clips_and_candidates_does_not_matter(form: str) -> None:
+    x, y = torch.randn(6, 4), torch.randn(6, 3, 4)
+    valid = torch.rand(6, 3) > 0.3
+    order, inner = torch.randperm(6), torch.randperm(3)
+    a = mil_nce(x, y, y_valid=valid, form=form)
+    b = mil_nce(x[order], y[order][:, inner], y_valid=valid[order][:, inner], form=form)
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_valid_has_neither_value_nor_gradient(form: str) -> None:
+    x, y = torch.randn(5, 4, requires_grad=True), torch.randn(5, 2, 4, requires_grad=True)
+    x_valid = torch.tensor([True, True, False, True, True])
+    y_valid = torch.tensor([[True, True], [True, False], [True, True], [False, False], [True, True]])
+    loss = mil_nce(x, y, x_valid=x_valid, y_valid=y_valid, form=form)
+    loss.backward()
+    assert x.grad[2].abs().max() == 0
+    assert y.grad[1, 1].abs().max() == 0
+    assert x.grad[3].abs().max() > 0  # a video without text stays a negative
+    assert y.grad[2].abs().max() > 0  # and so does the text of a clip without a picture
+    changed = y.detach().clone()
+    changed[1, 1] += 5
+    assert torch.allclose(mil_nce(x, changed, x_valid=x_valid, y_valid=y_valid, form=form), loss)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_valid_gives_a_zero_that_trains_nothing(form: str) -> None:
+    x, y = torch.randn(3, 4, requires_grad=True), torch.randn(3, 2, 4, requires_grad=True)
+    loss = mil_nce(x, y, y_valid=torch.zeros(3, 2, dtype=torch.bool), form=form)
+    loss.backward()
+    assert loss.item() == 0
+    assert x.grad.abs().max() == y.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_are_those_of_finite_differences(form: str) -> None:
+    torch.manual_seed(1)
+    x, y = torch.randn(4, 3), torch.randn(4, 2, 3)
+    valid = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
+    x.requires_grad_()
+    mil_nce(x, y, 0.5, None, valid, form).backward()
+    step = 1e-2
+    for i, j in ((0, 0), (2, 1), (3, 2)):
+        moved = torch.zeros_like(x)
+        moved[i, j] = step
+        with torch.no_grad():
+            up = mil_nce(x + moved, y, 0.5, None, valid, form)
+            down = mil_nce(x - moved, y, 0.5, None, valid, form)
+        assert x.grad[i, j].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=2e-2, abs=2e-3)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    x, y = torch.randn(8, 16), torch.randn(8, 16)
+    exact = nce(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert nce(x, y).dtype == torch.float32
+        assert torch.allclose(nce(x, y), exact, atol=1e-5)
+    assert nce(x.bfloat16(), y.bfloat16()).item() == pytest.approx(exact.item(), rel=2e-2)
+
+
+def test_a_temperature_can_be_learned() -> None:
+    temperature = torch.tensor(0.2, requires_grad=True)
+    nce(torch.randn(4, 3), torch.randn(4, 3), temperature).backward()
+    assert temperature.grad.abs() > 0
+
+
+def test_wrong_shapes_and_forms_are_named() -> None:
+    with pytest.raises(ValueError, match=r"not \(3, 4\) and \(2, 1, 4\)"):
+        nce(torch.zeros(3, 4), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="asymmetric or symmetric, not 'best'"):
+        nce(torch.ones(3, 4), torch.ones(3, 4), form="best")  # type: ignore[arg-type]

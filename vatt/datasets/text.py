@@ -96,7 +96,10 @@ class SentencePieceVocabulary:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, folder: str | Path) -> SentencePieceVocabulary:
-        """Train a unigram model on texts.
+        """Train a byte-pair model on texts.
+
+        Byte-pair merges end in whole words on a small corpus; the unigram model, whose pieces must occur in two
+        different words, would spell them out.
 
         Args:
             texts: the corpus, one sentence each.
@@ -112,7 +115,7 @@ class SentencePieceVocabulary:
             model_prefix=str(folder / "sentencepiece"),
             vocab_size=size,
             hard_vocab_limit=False,
-            model_type="unigram",
+            model_type="bpe",
             character_coverage=1.0,
             normalization_rule_name="nmt_nfkc_cf",  # NFKC and case folding
             pad_id=0,

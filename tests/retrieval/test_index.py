@@ -41,6 +41,20 @@ def test_search_is_cosine_over_everything(index: Index) -> None:
         assert [hit.start_s for hit in hits] == [i * 1.5 for i in order]
 
 
+def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
+    """Clip a has windows at 0.0, 0.4 and 1.6 s, and clip b one at 0.4 s, worse in this order."""
+    with EmbeddingWriter(tmp_path / "embeddings", "m") as writer:
+        for place, (name, start_s) in enumerate([("a", 0.4), ("a", 0.0), ("b", 0.4), ("a", 1.6)]):
+            vector = np.array([1.0, place], np.float32)
+            writer.add([row(name, "video", "video_text", vector) | {"start_s": start_s, "end_s": start_s + 1.6}])
+    index = Index.build([tmp_path / "embeddings"])
+    query = np.array([[1.0, 0.0]], np.float32)
+    found = index.search(query, "m", k=3, distinct=True)[0]
+    assert [(hit.rank, hit.id, hit.start_s) for hit in found] == [(1, "a", 0.4), (2, "b", 0.4), (3, "a", 1.6)]
+    assert len(index.search(query, "m", k=9, distinct=True)[0]) == 3
+    assert [hit.start_s for hit in index.search(query, "m", k=2)[0]] == [0.4, 0.0]
+
+
 def test_parts_are_kept_apart(index: Index) -> None:
     assert index.kinds() == [("audio", "video_audio", 20), ("video", "video_text", 30)]
     assert len(index) == 50

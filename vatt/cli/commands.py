@@ -77,7 +77,8 @@ def embed(
 ) -> int:
     """Turn videos, sounds and texts into vectors.
 
-    Exit status: 0 if every file gave vectors, 1 if some could not be read (they are named), 2 for wrong input.
+    Exit status: 0 if every file was read whole, 1 if some were not or only in part (they are named), 2 for wrong
+    input.
 
     Args:
         path: a folder of media, one media file, or a manifest.
@@ -100,7 +101,7 @@ def embed(
         print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
     made = f"{report.windows} windows, {report.rows} vectors"
     print(f"embedded {report.embedded} of {report.clips} clips ({made}): {output}")
-    return 1 if report.unreadable else 0
+    return 1 if report.incomplete else 0
 
 
 def index(embeddings: list[str], output: str) -> int:
@@ -207,7 +208,8 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]])
 
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("file", "") else "right", overflow="fold")
+        left = column in ("file", "")
+        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=column == "")
     for row in rows:
         table.add_row(*map(str, row))
     Console().print(table)

@@ -51,8 +51,13 @@ class EmbedReport:
 
     @property
     def unreadable(self) -> list[Event]:
-        """Files, or parts of files, without vectors."""
+        """Files, or the rest of files, without vectors."""
         return [event for event in self.events if event["kind"] == "unreadable"]
+
+    @property
+    def incomplete(self) -> list[Event]:
+        """`unreadable`, and windows with vectors from which damaged packets are missing."""
+        return [event for event in self.events if event["kind"] in ("unreadable", "damaged")]
 
 
 def embed(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,13 @@ class Index:
         return [(*kind, part.index.ntotal) for kind, part in sorted(self._parts.items())]
 
     def search(
-        self, vectors: np.ndarray, model: str, k: int = 10, modality: str = "video", space: str = "video_text"
+        self,
+        vectors: np.ndarray,
+        model: str,
+        k: int = 10,
+        modality: str = "video",
+        space: str = "video_text",
+        distinct: bool = False,
     ) -> list[list[Hit]]:
         """The nearest vectors by cosine.
 
@@ -164,6 +170,7 @@ class Index:
             model: fingerprint of the model that made them.
             k: answers to each.
             modality, space: what to search.
+            distinct: leave out what mostly overlaps, in the same clip, with a better answer.
 
         Returns:
             For each query its hits, best first.
@@ -179,13 +186,30 @@ class Index:
         part = self._parts[modality, space]
         if vectors.ndim != 2 or vectors.shape[1] != part.index.d:
             raise IndexMismatch(f"queries must be (Q, {part.index.d}), not {vectors.shape}")
-        scores, places = part.index.search(_unit(vectors), min(k, part.index.ntotal))
-        answers = []
-        for query_scores, query_places in zip(scores, places, strict=True):
-            rows = part.rows.take(pa.array(query_places)).to_pylist()
-            found = zip(query_scores.tolist(), rows, strict=True)
-            answers.append([Hit(rank, score, **row) for rank, (score, row) in enumerate(found, start=1)])
-        return answers
+        vectors, count, total = _unit(vectors), k, part.index.ntotal
+        while True:
+            answers = [_hits(part, vector, min(count, total), distinct) for vector in vectors]
+            if count >= total or all(len(hits) >= k for hits in answers):
+                break
+            count *= 4
+        return [[replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)] for hits in answers]
+
+
+def _hits(part: _Part, vector: np.ndarray, count: int, distinct: bool) -> list[Hit]:
+    """The nearest rows, those that `Index.search` calls not distinct left out."""
+    scores, places = part.index.search(vector[None], count)
+    hits: list[Hit] = []
+    for score, row in zip(scores[0].tolist(), part.rows.take(pa.array(places[0])).to_pylist(), strict=True):
+        hit = Hit(0, score, **row)
+        if not (distinct and any(_same_moment(hit, other) for other in hits)):
+            hits.append(hit)
+    return hits
+
+
+def _same_moment(a: Hit, b: Hit) -> bool:
+    """Whether two hits in one clip share more than half of the shorter one."""
+    shared = min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
+    return a.id == b.id and shared > min(a.end_s - a.start_s, b.end_s - b.start_s) / 2
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def search(index: Index | str | Path, query: str, k: int = 10, model: VATT | str
         model: the model that made the index, or its folder; where the index was built from is taken unless given.
 
     Returns:
-        Hits, best first.
+        Hits, best first; windows that mostly overlap with a better one are left out.
 
     Raises:
         StoreError: the model is not where it was, or the index cannot be read.
@@ -55,7 +55,7 @@ def search_texts(
         model = VATT.from_pretrained(model)
     with torch.inference_mode():
         vectors, _ = encode_texts(model, queries, model_vocabulary(model))
-    return index.search(vectors.numpy(), model.fingerprint(), k)
+    return index.search(vectors.numpy(), model.fingerprint(), k, distinct=True)
 
 
 def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> None:
@@ -82,7 +82,7 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         good = hit.id == right_id
         if good:
             draw.rectangle((x - 5, y - 5, x + STRIP * FRAME + 4, y + FRAME + 4), outline=RIGHT, width=5)
-        head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f}–{hit.end_s:.1f} s"
+        head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f} to {hit.end_s:.1f} s"
         draw.text((x, y + FRAME + 7), head + ("   right answer" if good else ""), RIGHT if good else INK, small)
         draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
     Path(output).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,115 @@
+"""The commands on small input: what they print, what they write and their exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vatt.cli.main import main
+from vatt.datasets.text import load_vocabulary
+
+
+@pytest.fixture
+def media(tmp_path: Path, video_file: Path, silent_file: Path, sound_file: Path) -> Path:
+    """A folder as people have them: three readable files, one broken, one that is no media."""
+    folder = tmp_path / "videos"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(video_file, folder / "a.mp4")
+    shutil.copy(silent_file, folder / "more" / "b.mp4")
+    shutil.copy(sound_file, folder / "c.m4a")
+    (folder / "broken.mp4").write_bytes(b"this is no video" * 100)
+    (folder / "notes.txt").write_text("no media")
+    return folder
+
+
+def test_a_folder_is_embedded_indexed_and_searched(
+    media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings, index, sheet = (str(tmp_path / name) for name in ("embeddings", "index", "sheet.png"))
+    status = main(["embed", str(media), "--model", str(model_folder), "--output", embeddings, "--num_workers", "0"])
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert f"unreadable: {media / 'broken.mp4'}: " in printed
+    assert "not media by their names: 1 .txt" in printed
+    assert "embedded 3 of 4 clips" in printed
+    with open(f"{embeddings}/errors.csv") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["broken.mp4"]
+
+    assert main(["index", embeddings, "--output", index]) == 0
+    assert "video in video_text" in capsys.readouterr().out
+
+    assert main(["search", index, "a red ring moves left", "--k", "4", "--sheet", sheet]) == 0
+    printed = capsys.readouterr().out
+    assert "a.mp4" in printed
+    assert "b.mp4" in printed
+    assert "c.m4a" not in printed  # has no picture
+    assert min(Image.open(sheet).size) > 100
+
+    assert main(["search", index, "a red ring moves left", "--k", "4", "--format", "json"]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]  # three windows of a.mp4, one of b.mp4
+    assert sorted({Path(hit["path"]).name for hit in hits}) == ["a.mp4", "b.mp4"]
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_all_well_is_status_0_and_nothing_readable_is_an_error(
+    media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out")
+    assert main(["embed", str(media / "a.mp4"), "--model", str(model_folder), "--output", output]) == 0
+    assert main(["embed", str(tmp_path / "nowhere"), "--model", str(model_folder), "--output", output]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main(["embed", str(media), "--model", str(tmp_path / "no_model"), "--output", output]) == 2
+    assert "no_model" in capsys.readouterr().err
+
+
+def test_an_index_refuses_a_query_by_another_model(
+    media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from tests.conftest import tiny_model
+
+    embeddings, index = str(tmp_path / "embeddings"), str(tmp_path / "index")
+    main(["embed", str(media / "a.mp4"), "--model", str(model_folder), "--output", embeddings])
+    main(["index", embeddings, "--output", index])
+    torch.manual_seed(1)
+    other = tmp_path / "other"
+    tiny_model().save_pretrained(other)
+    shutil.copytree(model_folder / "vocabulary", other / "vocabulary")
+    capsys.readouterr()
+    assert main(["search", index, "a red ring", "--model", str(other)]) == 2
+    assert "model" in capsys.readouterr().err
+
+
+def test_vocabulary_and_retrieve(
+    model_folder: Path, video_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    rows = [
+        {"path": str(video_file), "id": f"c{i}", "start_s": i, "end_s": i + 1, "text": text, "split": split}
+        for i, (text, split) in enumerate([("a red ring", "test"), ("a blue bar", "test"), ("a green bar", "train")])
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    words = tmp_path / "words"
+    assert main(["vocabulary", str(manifest), "--kind", "words", "--split", "test", "--output", str(words)]) == 0
+    assert "6 ids + 0" not in capsys.readouterr().out
+    assert sorted(load_vocabulary(words).words) == ["a", "bar", "blue", "red", "ring"]
+
+    embeddings, report = tmp_path / "embeddings", tmp_path / "report.json"
+    argv = ["embed", str(manifest), "--model", str(model_folder), "--output", str(embeddings), "--split", "test"]
+    assert main(argv) == 0
+    assert main(["retrieve", str(embeddings), "--output", str(report)]) == 0
+    printed = capsys.readouterr().out
+    assert "text → video" in printed
+    found = json.loads(report.read_text())
+    for direction in ("text_to_video", "video_to_text", "audio_to_video", "video_to_audio"):
+        assert found[direction]["gallery"] == 2
+        assert found[direction]["R@5"] == 100.0
+        assert found[direction]["chance"]["R@1"] == 50.0

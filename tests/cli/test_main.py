@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from vatt import __version__
+from vatt.cli import main as front
+from vatt.cli.main import COMMANDS, main
+from vatt.errors import VattError
+
+HEAVY = ("torch", "numpy", "lightning", "av", "faiss", "pyarrow", "jsonargparse", "matplotlib", "transformers")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--help"], ["help"]):
+        assert main(argv) == 0
+        printed = capsys.readouterr().out
+        for word in COMMANDS:
+            assert f"  {word} " in printed
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from vatt.cli.main import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & set(HEAVY)
+    assert "vatt.cli.main" in loaded
+
+
+@pytest.mark.parametrize("word", [word for word in COMMANDS if word != "pretrain"])
+def test_every_command_explains_its_options(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([word, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: vatt {word}" in printed
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vatt {__version__}\n"
+
+
+def test_a_misspelt_command_is_named_with_the_one_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serch", "runs/index", "words"]) == 2
+    assert "unknown command 'serch'; did you mean 'search'?" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["index", "somewhere", "--ouput", "x"])
+    assert stopped.value.code == 2
+    assert "ouput" in capsys.readouterr().err
+
+
+def test_expected_errors_are_one_line_and_others_are_not_hidden(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: BaseException) -> None:
+        def run(word: str, rest: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr(front, "_run", run)
+
+    fails(VattError("the file is broken"))
+    assert main(["index"]) == 2
+    assert capsys.readouterr().err == "vatt index: error: the file is broken\n"
+    fails(KeyboardInterrupt())
+    assert main(["index"]) == 130
+    fails(ZeroDivisionError("a defect"))
+    with pytest.raises(ZeroDivisionError):
+        main(["index"])
+    monkeypatch.setenv("VATT_TRACE", "1")
+    fails(VattError("the file is broken"))
+    with pytest.raises(VattError):
+        main(["index"])
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "vatt", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"vatt {__version__}\n"

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY, tiny_model
+from vatt.datasets.clips import ClipReader
+from vatt.datasets.manifest import read_manifest
+from vatt.datasets.text import WordVocabulary
+from vatt.models.vatt import VATT
+from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
+from vatt.retrieval.store import Embeddings
+
+CORRUPTED = "corrupted.mp4"
+
+
+def vectors(folder: Path) -> dict[tuple[str, str, str, float], np.ndarray]:
+    """Every vector by id, modality, space and start."""
+    store = Embeddings(folder)
+    found = {}
+    for kind in store.kinds():
+        rows = store.select(*kind)
+        for name, start_s, vector in zip(rows.column("id"), rows.column("start_s"), rows.vectors, strict=True):
+            found[name, *kind, start_s] = vector
+    return found
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, video_file: Path, silent_file: Path, sound_file: Path) -> Path:
+    path = tmp_path / "clips.jsonl"
+    rows = [
+        {"id": "whole", "path": str(video_file), "text": "a red ring"},
+        {"id": "part", "path": str(video_file), "start_s": 0.5, "end_s": 2.0, "texts": ["a blue bar", "a green bar"]},
+        {"id": "silent", "path": str(silent_file)},
+        {"id": "sound", "path": str(sound_file)},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_every_window_gets_the_vectors_it_has_modalities_for(
+    manifest: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    found = vectors(tmp_path / "out")
+    starts = {(name, start_s) for name, modality, _, start_s in found if modality == "video"}
+    spans = {name: sorted(s for n, s in starts if n == name) for name in ("whole", "part")}
+    assert spans == {"whole": [0.0, 1.0, 2.0], "part": [0.5, 1.0]}  # TINY is 1 s; the last window ends with the clip
+    kinds = {name: {key[1:3] for key in found if key[0] == name} for name in ("whole", "part", "silent", "sound")}
+    video, audio = {("video", "video_audio"), ("video", "video_text")}, {("audio", "video_audio")}
+    text = {("text", "video_text")}
+    assert kinds == {"whole": video | audio | text, "part": video | audio | text, "silent": video, "sound": audio}
+    assert (report.clips, report.embedded, report.windows, report.events) == (4, 4, 8, [])
+    assert report.rows == len(Embeddings(tmp_path / "out").table) == 3 * 3 + 2 * 3 + 2 + 2 + 3
+
+
+def test_vectors_are_those_of_the_model(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Against one clip at a time, read and encoded by hand."""
+    embed(manifest, model_folder, tmp_path / "out", num_workers=0, batch_size=3)
+    found = vectors(tmp_path / "out")
+    model, reader = VATT.from_pretrained(model_folder), ClipReader(TINY)
+    clip = read_manifest(manifest)[1]
+    with ExitStack() as stack, torch.no_grad():
+        sample = reader.read(clip, reader.open(clip, stack), 1.0)
+        expected = model(video=sample["video"][None], audio=sample["audio"][None])
+    for output, key in (("video_va", ("video", "video_audio")), ("audio_va", ("audio", "video_audio"))):
+        np.testing.assert_allclose(found["part", *key, 1.0], expected[output][0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (8, 0), (3, 2)])
+def test_neighbours_batches_and_workers_change_nothing(
+    manifest: Path, model_folder: Path, tmp_path: Path, batch_size: int, num_workers: int
+) -> None:
+    embed(manifest, model_folder, tmp_path / "a", num_workers=0, batch_size=4)
+    embed(manifest, model_folder, tmp_path / "b", num_workers=num_workers, batch_size=batch_size)
+    first, second = vectors(tmp_path / "a"), vectors(tmp_path / "b")
+    assert first.keys() == second.keys()
+    for key, vector in first.items():
+        np.testing.assert_allclose(second[key], vector, atol=1e-5, err_msg=str(key))
+
+
+def test_windows_can_overlap(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    embed(video_file, model_folder, tmp_path / "out", hop_s=0.5, num_workers=0)
+    starts = sorted({key[3] for key in vectors(tmp_path / "out")})
+    assert starts == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    shutil.copy(video_file, folder / "good.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "page.mp4").write_text("<html>not found</html>")
+    (folder / "half.mp4").write_bytes(video_file.read_bytes()[:2000])
+    report = embed(folder, model_folder, tmp_path / "out", num_workers=0)
+    assert {event["id"] for event in report.unreadable} == {"empty.mp4", "page.mp4", "half.mp4"}
+    assert {key[0] for key in vectors(tmp_path / "out")} == {"good.mp4"}
+    with (tmp_path / "out" / "errors.csv").open() as file:
+        rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows.keys() == {"empty.mp4", "page.mp4", "half.mp4"}
+    assert all(rows.values())
+
+
+def test_cut_texts_are_reported(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    row = {"id": "long", "path": str(video_file), "text": "a red ring moves left a blue bar moves right"}
+    manifest.write_text(json.dumps(row))
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    assert [(event["kind"], event["id"]) for event in report.events] == [("truncated", "long")]
+    assert report.unreadable == []
+
+
+def test_texts_are_encoded_as_the_model_does(vocabulary: WordVocabulary, model_folder: Path) -> None:
+    model = VATT.from_pretrained(model_folder)
+    with torch.no_grad():
+        found, cut = encode_texts(model, ["a red ring", "a blue bar moves left a red ring"], model_vocabulary(model))
+        alone, _ = encode_texts(model, ["a red ring"], vocabulary)
+    torch.testing.assert_close(found[:1], alone)
+    assert cut == 1
+    with pytest.raises(ValueError, match=r"'  ' has no word"):
+        encode_texts(model, ["a ring", "  "], vocabulary)
+    with pytest.raises(FileNotFoundError, match="not loaded from a folder"):
+        model_vocabulary(tiny_model())
+
+
+@pytest.mark.slow
+@pytest.mark.needs_shared
+def test_real_files_of_many_kinds(shared: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Every readable file gets vectors, and of every other, or part of one, a line says why."""
+    report = embed(shared / "data" / "media", model_folder, tmp_path / "out", num_workers=2)
+    everything = {clip.id for clip in read_manifest(shared / "data" / "media")}
+    assert len(everything) >= 13
+    embedded = {key[0] for key in vectors(tmp_path / "out")}
+    assert {event["id"] for event in report.unreadable} == everything - embedded
+    assert CORRUPTED in {event["id"] for event in report.incomplete}
+    assert all(event["reason"] for event in report.events)

@@ -20,6 +20,8 @@ from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.structures import ClipFormat
 
+torch.set_num_threads(1)  # tensors here are too small to be shared
+
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("VATT_SHARED", ROOT.parent / "shared"))
 

@@ -157,7 +157,7 @@ class Media:
 
         Args:
             times_s: T ascending times in seconds.
-            short_side: scale the picture, proportions kept, to this many pixels on its shorter side.
+            short_side: scale a larger picture, proportions kept, to this many pixels on its shorter side.
 
         Raises:
             MediaError: no picture track, nothing decodes, or the time limit is passed.
@@ -442,8 +442,8 @@ def _best(container: Any, kind: str) -> Any:
 
 
 def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    scale = short_side / min(width, height)
-    return max(short_side, round(width * scale)), max(short_side, round(height * scale))
+    scale = min(1.0, short_side / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _place(span: np.ndarray, samples: np.ndarray, at: int) -> int:

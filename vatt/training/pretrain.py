@@ -24,7 +24,7 @@ SHOWN = ("text_to_video", "R@1")  # beside the progress bar
 
 
 class NonFiniteLoss(VattError, RuntimeError):
-    """A loss became NaN or infinite; the message names the term and the clips."""
+    """A loss became NaN or infinite; the message names the terms and the clips."""
 
 
 class PretrainModule(L.LightningModule):
@@ -56,12 +56,12 @@ class PretrainModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: the losses by name, and the sum that is minimised."""
         losses = self.objective(self.backbone, batch)
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise NonFiniteLoss(
-                    f"step {self.global_step}: {name} is {value.item()}; clips: {', '.join(batch['id'])}. "
-                    "Lower model.optimization.lr, or set trainer.gradient_clip_val"
-                )
+        broken = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
+        if broken:
+            raise NonFiniteLoss(
+                f"step {self.global_step}: {', '.join(broken)}; clips: {', '.join(batch['id'])}. "
+                "Lower model.optimization.lr, or set trainer.gradient_clip_val"
+            )
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses

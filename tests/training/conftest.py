@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vatt.datasets.manifest import read_manifest
+from vatt.datasets.synthetic import Plan, synthesize
+from vatt.datasets.text import make_vocabulary
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten training clips and four to validate on, with a vocabulary of nine ids and the unknown word."""
+    folder = tmp_path_factory.mktemp("corpus")
+    manifest = synthesize(folder, Plan(clips_per_combination=1, num_test=2, num_val=4, num_train=10), num_workers=2)
+    texts = [text.text for clip in read_manifest(manifest) for text in clip.texts]
+    make_vocabulary(texts, folder / "vocabulary", "words", size=11)
+    return folder

@@ -1,0 +1,95 @@
+"""Tiny training runs, on a corpus drawn once."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from tests.conftest import TINY, tiny_backbone
+from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.transforms import Augment
+from vatt.objectives.contrastive import Contrastive
+from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.optim import Optimization
+from vatt.training.pretrain import PretrainModule
+from vatt.training.run import Run, run_callbacks, run_loggers
+
+
+def train(
+    corpus: Path,
+    folder: Path,
+    steps: int,
+    stop_after: int | None = None,
+    resume: bool = False,
+    lr: float = 1e-3,
+    num_workers: int = 0,
+    **trainer: Any,
+) -> tuple[L.Trainer, PretrainModule]:
+    """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would."""
+    run = Run(folder=str(folder), checkpoint_steps=2)
+    L.seed_everything(0, verbose=False)
+    module = PretrainModule(
+        tiny_backbone(),
+        Contrastive(video_audio=12, video_text=8, drop_video=0.5, drop_audio=0.5, per_sample=True),
+        Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
+    )
+    data = ClipDataModule(
+        manifest=str(corpus / "manifest.jsonl"),
+        format=TINY,
+        vocabulary=str(corpus / "vocabulary"),
+        batch_size=4,
+        augment=Augment(area=(0.5, 1.0), gain_db=6, noise=0.01),
+        num_workers=num_workers,
+    )
+    callbacks = run_callbacks(run)
+    if stop_after is not None:
+        callbacks.append(StopAfter(stop_after))
+    last = L.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=steps,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        logger=run_loggers(run),
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        **trainer,
+    )
+    try:
+        last.fit(module, data, ckpt_path="last" if resume else None, weights_only=True)
+    except Killed:
+        pass
+    return last, module
+
+
+class Killed(BaseException):
+    """Ends a run without any of the things that a run does in the end."""
+
+
+class StopAfter(L.Callback):
+    """Ends the run after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step >= self.steps:
+            raise Killed
+
+
+def logged(folder: Path, name: str) -> dict[int, float]:
+    """A logged value by step, over all parts of a run; a step logged twice must have had one value."""
+    found: dict[int, float] = {}
+    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                if row.get(name):
+                    found[int(row["step"])] = float(row[name])
+    return found

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import tiny_backbone, tiny_batch
+from tests.training.runs import logged, train
+from vatt.objectives.contrastive import Contrastive
+from vatt.training.pretrain import NonFiniteLoss, PretrainModule
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(corpus: Path, tmp_path: Path, num_workers: int) -> None:
+    """Stopped between two checkpoints: steps 4 and 5 are done again, with the same clips, drops and losses."""
+    _, whole = train(corpus, tmp_path / "whole", steps=10, num_workers=num_workers)
+    train(corpus, tmp_path / "parts", steps=10, stop_after=5, num_workers=num_workers)
+    assert not (tmp_path / "parts" / "model").exists()
+    trainer, resumed = train(corpus, tmp_path / "parts", steps=10, resume=True, num_workers=num_workers)
+    assert trainer.global_step == 10
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    for name in ("train/loss", "train/video_text", "val/rsum", "lr-AdamW/pg1"):
+        assert logged(tmp_path / "parts", name) == logged(tmp_path / "whole", name), name
+    assert len(logged(tmp_path / "whole", "train/loss")) == 10
+
+
+def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, steps=4)
+    for name in ("train/loss", "train/video_audio", "train/video_text", "speed/data_wait", "speed/tokens_per_s"):
+        assert logged(tmp_path, name), name
+    for direction in ("text_to_video", "video_to_text", "audio_to_video", "video_to_audio"):
+        for key in ("R@1", "R@5", "R@10", "MedR"):
+            assert list(logged(tmp_path, f"val/{direction}_{key}")) == [3]
+    assert logged(tmp_path, "val/text_to_video_gallery") == {3: 4.0}
+    # The mean of the terms is what is minimised.
+    terms = [logged(tmp_path, f"train/{name}")[2] for name in ("video_audio", "video_text")]
+    assert logged(tmp_path, "train/loss")[2] == pytest.approx(sum(terms) / 2, rel=1e-5)
+    # The vocabulary has a word for most, but not for everything, and captions have more than TINY's six words.
+    assert logged(tmp_path, "data/truncated")
+    assert (tmp_path / "data_events.csv").read_text().startswith("when,kind,id,path,reason\n")
+    assert list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_a_loss_that_is_not_a_number_names_itself_and_the_clips() -> None:
+    module = PretrainModule(tiny_backbone(), Contrastive(video_audio=12, video_text=8))
+    batch = tiny_batch()
+    batch["video"][2] = torch.nan
+    with pytest.raises(NonFiniteLoss, match=r"video_audio is nan.*; clips: clip0, clip1, clip2, clip3"):
+        module.training_step(batch, 0)
+
+
+@pytest.mark.slow
+def test_a_model_learns_pairs_it_sees_again(tmp_path: Path) -> None:
+    """Captions and sounds of eight clips are told apart: a collapsed model cannot."""
+    torch.manual_seed(0)
+    objective = Contrastive(video_audio=12, video_text=8, drop_video=0.25, drop_audio=0.25)
+    module = PretrainModule(tiny_backbone(width=32), objective)
+    batch = tiny_batch(8)
+    batch["text_valid"][:, 1] = False  # MIL-NCE may leave the first of several texts alone
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective(module.backbone, batch)["loss"].backward()
+        optimizer.step()
+    module.eval()
+    with torch.no_grad():
+        module.validation_step(batch, 0)
+    for metric in module.retrieval.values():
+        for direction, found in metric.compute().items():
+            assert found["R@1"] == 100.0, direction

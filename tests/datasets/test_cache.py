@@ -11,16 +11,18 @@ from vatt.datasets.cache import DecodedCache
 from vatt.datasets.clips import ClipDataset, ClipReader
 from vatt.datasets.decoding import MediaError, open_media
 from vatt.datasets.encoding import write_media
+from vatt.datasets.pictures import Part
 from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 
 
 def test_cached_frames_are_the_decoded_ones(video_file: Path, tmp_path: Path) -> None:
     times_s = [0.0, 0.3, 0.31, 1.7, 2.96, 9.0]
-    cache = DecodedCache(tmp_path, short_side=32, sample_rate=8000)
+    part = Part(32, (0.25, 0.0, 0.75, 1.0))
+    cache = DecodedCache(tmp_path, part, sample_rate=8000)
     for _ in range(2):  # decoded, then read
         with open_media(video_file) as media, cache.open(video_file) as cached:
-            a, b = media.frames(times_s, 32), cached.frames(times_s, 32)
+            a, b = media.frames(times_s, part), cached.frames(times_s, part)
             assert torch.equal(a.frames, b.frames)
             assert torch.allclose(a.times_s, b.times_s)
             sound, kept = media.waveform(0.4, 1.0, 8000), cached.waveform(0.4, 1.0, 8000)
@@ -30,7 +32,7 @@ def test_cached_frames_are_the_decoded_ones(video_file: Path, tmp_path: Path) ->
 
 
 def test_cached_sound_is_padded_and_flagged(video_file: Path, tmp_path: Path) -> None:
-    with DecodedCache(tmp_path, 32, 8000).open(video_file) as cached:
+    with DecodedCache(tmp_path, Part(32), 8000).open(video_file) as cached:
         sound = cached.waveform(2.5, 1.0, 8000)
         assert sound.coverage == pytest.approx(0.5, abs=0.1)
         assert sound.samples[-3000:].abs().max() == 0
@@ -38,7 +40,7 @@ def test_cached_sound_is_padded_and_flagged(video_file: Path, tmp_path: Path) ->
 
 
 def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp_path: Path) -> None:
-    cache = DecodedCache(tmp_path, 32, 8000)
+    cache = DecodedCache(tmp_path, Part(32), 8000)
     with cache.open(silent_file) as silent, cache.open(sound_file) as sound:
         assert (silent.info.has_video, silent.info.has_audio) == (True, False)
         assert (sound.info.has_video, sound.info.has_audio) == (False, True)
@@ -48,7 +50,7 @@ def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp
 
 
 def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
-    path, cache = tmp_path / "clip.mp4", DecodedCache(tmp_path / "cache", 48, 8000)
+    path, cache = tmp_path / "clip.mp4", DecodedCache(tmp_path / "cache", Part(48), 8000)
     write_media(path, numbered_frames(10), 10, crf=10)
     with cache.open(path) as first:
         before = first.frames([0.0]).frames
@@ -60,7 +62,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
-    cache = DecodedCache(tmp_path / "cache", 32, 8000)
+    cache = DecodedCache(tmp_path / "cache", Part(32), 8000)
     for name in ("broken.mp4", "gone.mp4"):
         with pytest.raises(MediaError, match=name):
             cache.open(tmp_path / name)

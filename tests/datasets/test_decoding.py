@@ -14,6 +14,7 @@ import torch
 from tests.conftest import beeps, numbered_frames, read_number
 from vatt.datasets.decoding import Media, MediaError, open_media
 from vatt.datasets.encoding import write_media
+from vatt.datasets.pictures import Part
 
 MEDIA = "data/media"
 
@@ -82,8 +83,8 @@ def test_beyond_the_end_the_last_frame_stands_in_and_says_so(video_file: Path) -
 
 def test_frames_are_scaled_with_their_proportions(video_file: Path) -> None:
     with open_media(video_file) as media:
-        assert media.frames([1.0], short_side=24).frames.shape == (1, 3, 24, 32)
-        assert media.frames([1.0], short_side=96).frames.shape == (1, 3, 96, 128)
+        assert media.frames([1.0], Part(24)).frames.shape == (1, 3, 24, 32)
+        assert media.frames([1.0], Part(96)).frames.shape == (1, 3, 48, 64)  # never enlarged
 
 
 @pytest.mark.parametrize("sample_rate", [8_000, 16_000, 48_000, 11_025])
@@ -290,7 +291,7 @@ def test_every_real_file_is_read_or_named_in_time(shared: Path) -> None:
         began = time.monotonic()
         with open_media(path) as media:
             middle = media.info.duration_s / 2
-            frames = media.frames([middle, middle + 0.1], short_side=64).frames
+            frames = media.frames([middle, middle + 0.1], Part(64)).frames
             assert frames.float().mean() > 1, path
             media.waveform(middle, 0.5, 16_000)
         assert time.monotonic() - began < 20, path

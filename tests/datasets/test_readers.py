@@ -30,8 +30,7 @@ def test_a_crop_box_keeps_the_size(video_file: Path) -> None:
     whole = ClipFormat(num_frames=4, fps=5.0, size=32)
     part = ClipFormat(num_frames=4, fps=5.0, size=32, crop_box=(0.25, 0.0, 0.75, 0.5))
     with open_media(video_file) as media:
-        assert VideoReader(whole).short_side == 32
-        assert VideoReader(part).short_side == 64
+        assert VideoReader(whole)(media, 0.0)[0].shape == (4, 3, 32, 32)
         assert VideoReader(part)(media, 0.0)[0].shape == (4, 3, 32, 32)
 
 

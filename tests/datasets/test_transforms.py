@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from vatt.datasets.clips import seeded
 from vatt.datasets.transforms import (
     Augment,
-    crop_to_box,
     jitter_colour,
     normalize,
     prepare_frames,
@@ -32,11 +31,6 @@ def test_evaluation_cuts_the_middle_square_and_is_the_same_every_time() -> None:
     frames = picture()
     out = prepare_frames(frames, 20, None)
     assert torch.equal(out, normalize(frames[..., 5:25]))
-
-
-def test_a_crop_box_is_in_fractions_of_the_picture() -> None:
-    frames = picture(20, 40)
-    assert torch.equal(crop_to_box(frames, (0.25, 0.5, 0.75, 1.0)), frames[..., 10:20, 10:30])
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vatt.datasets.decoding import EARLY_S, Decoder, Frames, MediaError, MediaInfo, Waveform, open_media
+from vatt.datasets.pictures import WHOLE, Part
 
 
 class CachedMedia:
@@ -41,8 +42,8 @@ class CachedMedia:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def frames(self, times_s: Sequence[float], short_side: int | None = None) -> Frames:
-        """See `Media.frames`; the size is the one the entry was made with."""
+    def frames(self, times_s: Sequence[float], part: Part = WHOLE) -> Frames:
+        """See `Media.frames`; the part is the one the entry was made with."""
         if not self.info.has_video:
             raise MediaError(self.path, "no video track")
         places = np.searchsorted(self._times_s, np.asarray(times_s) + EARLY_S, side="right") - 1
@@ -64,13 +65,13 @@ class DecodedCache:
 
     Args:
         folder: where; grows by frames x width x height x 3 bytes for each file.
-        short_side: of the frames in pixels.
+        part: of the pictures, and how large.
         sample_rate: of the waveforms in Hz.
         decoder: see `open_media`.
     """
 
-    def __init__(self, folder: str | Path, short_side: int, sample_rate: int, decoder: Decoder = "pyav") -> None:
-        self.folder, self.short_side, self.sample_rate, self.decoder = Path(folder), short_side, sample_rate, decoder
+    def __init__(self, folder: str | Path, part: Part, sample_rate: int, decoder: Decoder = "pyav") -> None:
+        self.folder, self.part, self.sample_rate, self.decoder = Path(folder), part, sample_rate, decoder
 
     def open(self, path: str | Path) -> CachedMedia:
         """The decoded file; it is decoded now unless it has been before.
@@ -83,7 +84,7 @@ class DecodedCache:
             state = path.stat()
         except OSError as error:
             raise MediaError(path, str(error.strerror)) from error
-        facts = (str(path.resolve()), state.st_size, state.st_mtime_ns, self.short_side, self.sample_rate, self.decoder)
+        facts = (str(path.resolve()), state.st_size, state.st_mtime_ns, self.part, self.sample_rate, self.decoder)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if not entry.is_dir():
             self._decode(path, entry)
@@ -93,7 +94,7 @@ class DecodedCache:
         with open_media(path, self.decoder) as media:
             frames, times_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0)
             if media.info.has_video:
-                shown = media.all_frames(self.short_side)
+                shown = media.all_frames(self.part)
                 frames, times_s = shown.frames.numpy(), shown.times_s.numpy()
             sound = media.waveform(0.0, media.info.duration_s, self.sample_rate)
             if media.bad_packets:

@@ -51,7 +51,7 @@ class ClipReader:
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
         self.cache = None
         if cache is not None:
-            self.cache = DecodedCache(cache, self.video.short_side, format.sample_rate, decoder)
+            self.cache = DecodedCache(cache, self.video.part, format.sample_rate, decoder)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
         """The files with the clip's picture and with its sound (usually the same)."""

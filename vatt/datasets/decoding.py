@@ -20,10 +20,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
+from torch.nn.functional import pad
 
+from vatt.datasets.pictures import WHOLE, Painter, Part
 from vatt.errors import VattError
 
 Decoder = Literal["pyav", "decord"]
@@ -152,12 +152,12 @@ class Media:
         """Free the file and its decoders."""
         self._container.close()
 
-    def frames(self, times_s: Sequence[float], short_side: int | None = None) -> Frames:
+    def frames(self, times_s: Sequence[float], part: Part = WHOLE) -> Frames:
         """The frames shown at the given times.
 
         Args:
             times_s: T ascending times in seconds.
-            short_side: scale a larger picture, proportions kept, to this many pixels on its shorter side.
+            part: of the picture, and how large.
 
         Raises:
             MediaError: no picture track, nothing decodes, or the time limit is passed.
@@ -167,13 +167,13 @@ class Media:
         if len(times_s) == 0 or any(b < a for a, b in pairwise(times_s)):
             raise ValueError("times_s must be ascending and not empty")
         read = self._frames_decord if self.decoder == "decord" else self._frames_pyav
-        return read(list(times_s), short_side)
+        return read(list(times_s), part)
 
-    def all_frames(self, short_side: int | None = None) -> Frames:
+    def all_frames(self, part: Part = WHOLE) -> Frames:
         """Every frame of the file, for short files: see `frames`."""
         if self._video is None:
             raise MediaError(self.path, "no video track")
-        picture = _Picture(short_side)
+        picture = Painter(part)
         shown = [(at_s, picture(frame)) for at_s, frame in self._decode_from("video", 0.0)]
         if not shown:
             raise MediaError(self.path, "no frame of the video could be decoded")
@@ -203,7 +203,7 @@ class Media:
         filled = self._fill(span, first, rate)
         samples = _resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
-        samples = F.pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
+        samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
         inside = len(span) - 2 * margin
         return Waveform(samples.clamp(-1.0, 1.0), float(min(1.0, filled / max(inside, 1))))
 
@@ -338,8 +338,8 @@ class Media:
 
     # ---- picture ---------------------------------------------------------------------------------------------
 
-    def _frames_pyav(self, times_s: list[float], short_side: int | None) -> Frames:
-        picture = _Picture(short_side)
+    def _frames_pyav(self, times_s: list[float], part: Part) -> Frames:
+        picture = Painter(part)
         chosen: list[Tensor] = []
         shown_at: list[float] = []
         before: tuple[float, Any] | None = None
@@ -359,7 +359,7 @@ class Media:
             shown_at.append(before[0])
         return Frames(torch.stack(chosen), torch.tensor(shown_at, dtype=torch.float64))
 
-    def _frames_decord(self, times_s: list[float], short_side: int | None) -> Frames:
+    def _frames_decord(self, times_s: list[float], part: Part) -> Frames:
         if self._container.format.name in UNANCHORED:
             raise MediaError(
                 self.path, f"decord gives wrong frames or hangs on {self._container.format.name} files; use pyav"
@@ -373,12 +373,8 @@ class Media:
             frames = torch.from_numpy(reader.get_batch(index.tolist()).asnumpy()).permute(0, 3, 1, 2)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise MediaError(self.path, f"decord: {_words(error)}") from error
-        if short_side is not None:
-            # decord's own scaling wants the size after rotation, which it does not tell.
-            width, height = _scaled(frames.shape[3], frames.shape[2], short_side)
-            frames = F.interpolate(frames.float(), (height, width), mode="bilinear", antialias=True)
-            frames = frames.round().clamp(0, 255).to(torch.uint8)
-        return Frames(frames.contiguous(), torch.from_numpy(starts[index]))
+        # decord's own scaling wants the size after rotation, which it does not tell.
+        return Frames(part.apply(frames).contiguous(), torch.from_numpy(starts[index]))
 
     # ---- sound -----------------------------------------------------------------------------------------------
 
@@ -408,29 +404,6 @@ class Media:
         return filled
 
 
-class _Picture:
-    """Turns decoded frames into (3, H, W) uint8; a frame that is shown twice is converted once."""
-
-    def __init__(self, short_side: int | None) -> None:
-        self.short_side = short_side
-        self.reformatter = VideoReformatter()
-        self.last: tuple[Any, Tensor] | None = None
-
-    def __call__(self, frame: Any) -> Tensor:
-        if self.last is None or self.last[0] is not frame:
-            self.last = (frame, self._convert(frame))
-        return self.last[1]
-
-    def _convert(self, frame: Any) -> Tensor:
-        width, height = frame.width, frame.height
-        if self.short_side is not None:
-            width, height = _scaled(width, height, self.short_side)
-        rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-        picture = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
-        turns = round(frame.rotation / 90) % 4
-        return torch.rot90(picture, turns, dims=(1, 2)) if turns else picture
-
-
 def _best(container: Any, kind: str) -> Any:
     """The stream a player would choose, if it can be decoded; cover art is no video."""
     stream = container.streams.best(kind)
@@ -439,11 +412,6 @@ def _best(container: Any, kind: str) -> Any:
     if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
         return None
     return stream
-
-
-def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    scale = min(1.0, short_side / min(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _place(span: np.ndarray, samples: np.ndarray, at: int) -> int:

@@ -5,14 +5,13 @@ Each reader gives ``(tensor, valid)``; what a file does not have comes as zeros 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
 from vatt.datasets.decoding import Media
+from vatt.datasets.pictures import Part
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment, crop_to_box, prepare_frames, prepare_waveform
+from vatt.datasets.transforms import Augment, prepare_frames, prepare_waveform
 from vatt.structures import Clip, ClipFormat, TimedText
 
 MIN_COVERAGE = 0.5  # a waveform of which less than half exists is not taken for real
@@ -27,9 +26,7 @@ class VideoReader:
 
     def __init__(self, format: ClipFormat) -> None:
         self.format = format
-        left, top, right, bottom = format.crop_box
-        # The decoder scales the whole picture; what the crop box leaves of it must still be ``size`` pixels.
-        self.short_side = math.ceil(format.size / min(right - left, bottom - top))
+        self.part = Part(format.size, format.crop_box)
 
     def __call__(
         self, media: Media, start_s: float, augment: Augment | None = None, generator: Generator | None = None
@@ -39,7 +36,7 @@ class VideoReader:
         if not media.info.has_video:
             return torch.zeros(spec.num_frames, 3, spec.size, spec.size), False
         times_s = [start_s + i / spec.fps for i in range(spec.num_frames)]
-        frames = crop_to_box(media.frames(times_s, self.short_side).frames, spec.crop_box)
+        frames = media.frames(times_s, self.part).frames
         return prepare_frames(frames, spec.size, augment, generator), True
 
 

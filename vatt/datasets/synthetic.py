@@ -188,7 +188,7 @@ def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None 
     Args:
         output: folder.
         plan: what it consists of.
-        num_workers: processes; one per CPU unless given.
+        num_workers: processes; one per CPU unless given, and none beside this one for 1.
 
     Returns:
         Path of the manifest.
@@ -204,9 +204,12 @@ def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None 
     (output / "clips").mkdir(parents=True, exist_ok=True)
     jobs = [(output, *clip, plan.seed) for clip in plan.clips()]
     workers = num_workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = pool.map(_make_clip, jobs, chunksize=8)
-        clips = list(tqdm(work, total=len(jobs), desc="drawing clips", unit="clip", disable=None))
+    show = {"total": len(jobs), "desc": "drawing clips", "unit": "clip", "disable": None}
+    if workers == 1:
+        clips = [_make_clip(job) for job in tqdm(jobs, **show)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            clips = list(tqdm(pool.map(_make_clip, jobs, chunksize=8), **show))
     write_manifest(clips, manifest)
     stamp.write_text(json.dumps(asdict(plan)))
     return manifest

@@ -88,14 +88,6 @@ def normalize(frames: Tensor) -> Tensor:
     return frames.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
 
 
-def crop_to_box(frames: Tensor, box: tuple[float, float, float, float]) -> Tensor:
-    """The part of the picture inside left, top, right, bottom, given as fractions of width and height."""
-    height, width = frames.shape[-2:]
-    left, top = round(box[0] * width), round(box[1] * height)
-    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
-    return frames[..., top:bottom, left:right]
-
-
 def resize(frames: Tensor, size: int) -> Tensor:
     """Scale to (size, size) with antialiasing; frames that have the size already pass untouched."""
     if frames.shape[-2:] == (size, size):

@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vatt.datasets.decoding import MediaError, open_media
+from vatt.datasets.pictures import Part
+from vatt.datasets.transforms import centre_square, resize
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import encode_texts, model_vocabulary
 from vatt.retrieval.index import Hit, Index
@@ -94,16 +96,11 @@ def _frames(hit: Hit) -> list[Image.Image]:
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     try:
         with open_media(hit.path) as media:
-            frames = media.frames(times_s.tolist(), short_side=FRAME).frames
+            frames = media.frames(times_s.tolist(), Part(FRAME)).frames
     except MediaError:
         return [Image.new("RGB", (FRAME - 2, FRAME), (200, 200, 200))] * STRIP
-    pictures = []
-    for frame in frames:
-        height, width = frame.shape[1:]
-        top, left = (height - FRAME) // 2, (width - FRAME) // 2
-        square = frame[:, top : top + FRAME, left : left + FRAME - 2]
-        pictures.append(Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()))
-    return pictures
+    squares = resize(centre_square(frames), FRAME)[..., :-2]  # a white line between them
+    return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
 
 
 def _shortened(text: str, length: int) -> str:

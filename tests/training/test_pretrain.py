@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import tiny_backbone, tiny_batch
+from tests.conftest import TINY, WORDS, tiny_backbone, tiny_batch
 from tests.training.runs import logged, train
+from vatt.datasets.text import WordVocabulary
 from vatt.objectives.contrastive import Contrastive
-from vatt.training.pretrain import NonFiniteLoss, PretrainModule
+from vatt.training.pretrain import ConfigMismatch, NonFiniteLoss, PretrainModule, check_fit
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -49,6 +51,33 @@ def test_a_loss_that_is_not_a_number_names_itself_and_the_clips() -> None:
     batch["video"][2] = torch.nan
     with pytest.raises(NonFiniteLoss, match=r"video_audio is nan.*; clips: clip0, clip1, clip2, clip3"):
         module.training_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"num_frames": 4}, "video"),
+        ({"size": 48}, "video"),
+        ({"sample_rate": 2048}, "audio"),
+        ({"num_words": 7}, "text"),
+    ],
+)
+def test_data_of_another_shape_are_refused_by_the_key(changed: dict[str, int], key: str) -> None:
+    backbone = tiny_backbone()
+    check_fit(backbone, TINY, WordVocabulary(WORDS))
+    with pytest.raises(
+        ConfigMismatch, match=rf"data\.format does not fit model\.backbone\.init_args\.tokenizers\.{key}"
+    ):
+        check_fit(backbone, replace(TINY, **changed), None)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused() -> None:
+    with pytest.raises(ConfigMismatch, match=r"data\.vocabulary has 12 ids .* is for 11"):
+        check_fit(tiny_backbone(), TINY, WordVocabulary([*WORDS, "new"]))
+    vocabulary = WordVocabulary(WORDS)
+    vocabulary.pad_id = 3
+    with pytest.raises(ConfigMismatch, match="pads with 3"):
+        check_fit(tiny_backbone(), TINY, vocabulary)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from vatt.errors import VattError
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone
 from vatt.objectives.base import Objective
-from vatt.structures import Batch
+from vatt.structures import Batch, ClipFormat
 from vatt.training.optim import Optimization, make_optimizer
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
@@ -25,6 +25,10 @@ SHOWN = ("text_to_video", "R@1")  # beside the progress bar
 
 class NonFiniteLoss(VattError, RuntimeError):
     """A loss became NaN or infinite; the message names the terms and the clips."""
+
+
+class ConfigMismatch(VattError, ValueError):
+    """The data cannot be fed to the model; the message names the two keys that do not go together."""
 
 
 class PretrainModule(L.LightningModule):
@@ -49,6 +53,16 @@ class PretrainModule(L.LightningModule):
         self.backbone, self.objective, self.optimization, self.seed = backbone, objective, optimization, seed
         self.objective.build(backbone)
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
+
+    def setup(self, stage: str) -> None:
+        """See, before anything is read, whether the data fit the model.
+
+        Raises:
+            ConfigMismatch: clips of another shape, or a larger vocabulary, than the tokenizers are for.
+        """
+        data = self.trainer.datamodule
+        if data is not None:
+            check_fit(self.backbone, data.format, data.vocabulary)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
@@ -95,6 +109,35 @@ class PretrainModule(L.LightningModule):
             raise ValueError("set trainer.max_steps: the learning-rate schedule is counted in steps")
         optimizer, schedule = make_optimizer(self, self.optimization, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) -> None:
+    """Try clips of a format, and the ids of a vocabulary (or None), on the tokenizers of a backbone.
+
+    Raises:
+        ConfigMismatch: they do not fit.
+    """
+    empty = {
+        "video": torch.zeros(1, format.num_frames, 3, format.size, format.size),
+        "audio": torch.zeros(1, format.num_samples),
+        "text": torch.zeros(1, format.num_words, dtype=torch.int64),
+    }
+    for modality in backbone.modalities:
+        try:
+            backbone.tokenizers[modality].patchify(empty[modality])
+        except ValueError as error:
+            raise ConfigMismatch(
+                f"data.format does not fit model.backbone.init_args.tokenizers.{modality}: {error}"
+            ) from error
+    if vocabulary is None or "text" not in backbone.modalities:
+        return
+    text = backbone.tokenizers["text"]
+    if len(vocabulary) > text.vocabulary_size or vocabulary.pad_id != text.pad_id:
+        raise ConfigMismatch(
+            f"data.vocabulary has {len(vocabulary)} ids and pads with {vocabulary.pad_id}; "
+            f"model.backbone.init_args.tokenizers.text is for {text.vocabulary_size} (vocabulary_size) "
+            f"and {text.pad_id} (pad_id)"
+        )
 
 
 def _valid(batch: Batch, modality: str) -> Tensor:

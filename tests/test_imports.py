@@ -33,7 +33,7 @@ ONLY_IN = {
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py"},
     "sentencepiece": {"datasets/text.py"},
-    "torchaudio": {"datasets/decoding.py"},
+    "torchaudio": {"datasets/sound.py"},
 }
 
 

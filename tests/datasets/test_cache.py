@@ -9,8 +9,9 @@ import torch
 from tests.conftest import TINY, numbered_frames
 from vatt.datasets.cache import DecodedCache
 from vatt.datasets.clips import ClipDataset, ClipReader
-from vatt.datasets.decoding import MediaError, open_media
+from vatt.datasets.decoding import open_media
 from vatt.datasets.encoding import write_media
+from vatt.datasets.media import MediaError
 from vatt.datasets.pictures import Part
 from vatt.datasets.transforms import Augment
 from vatt.structures import Clip

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.conftest import beeps, numbered_frames, read_number
-from vatt.datasets.decoding import Media, MediaError, open_media
+from vatt.datasets.decoding import Media, open_media
 from vatt.datasets.encoding import write_media
+from vatt.datasets.media import MediaError
 from vatt.datasets.pictures import Part
 
 MEDIA = "data/media"

@@ -128,6 +128,9 @@ def test_texts_are_encoded_as_the_model_does(vocabulary: WordVocabulary, model_f
         encode_texts(model, ["a ring", "  "], vocabulary)
     with pytest.raises(FileNotFoundError, match="not loaded from a folder"):
         model_vocabulary(tiny_model())
+    shutil.rmtree(model_folder / "vocabulary")
+    with pytest.raises(FileNotFoundError, match="trained without texts"):
+        model_vocabulary(model)
 
 
 @pytest.mark.slow

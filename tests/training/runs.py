@@ -26,9 +26,13 @@ def train(
     resume: bool = False,
     lr: float = 1e-3,
     num_workers: int = 0,
+    text: bool = True,
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
-    """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would."""
+    """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
+
+    Without ``text`` it trains on the corpus' bare folder of media.
+    """
     run = Run(folder=str(folder), checkpoint_steps=2)
     L.seed_everything(0, verbose=False)
     module = PretrainModule(
@@ -37,11 +41,12 @@ def train(
         Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
     )
     data = ClipDataModule(
-        manifest=str(corpus / "manifest.jsonl"),
+        manifest=str(corpus / "manifest.jsonl" if text else corpus / "clips"),
         format=TINY,
-        vocabulary=str(corpus / "vocabulary"),
+        vocabulary=str(corpus / "vocabulary") if text else None,
         batch_size=4,
         augment=Augment(area=(0.5, 1.0), gain_db=6, noise=0.01),
+        val_fraction=0.3,
         num_workers=num_workers,
     )
     callbacks = run_callbacks(run)

@@ -9,6 +9,7 @@ import torch
 from tests.conftest import TINY, WORDS, tiny_backbone, tiny_batch
 from tests.training.runs import logged, train
 from vatt.datasets.text import WordVocabulary
+from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.pretrain import ConfigMismatch, NonFiniteLoss, PretrainModule, check_fit
 
@@ -43,6 +44,19 @@ def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:
     assert logged(tmp_path, "data/truncated")
     assert (tmp_path / "data_events.csv").read_text().startswith("when,kind,id,path,reason\n")
     assert list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_a_bare_folder_of_videos_is_trained_on(corpus: Path, tmp_path: Path) -> None:
+    """Without any text there is the video-audio term alone."""
+    train(corpus, tmp_path, steps=4, text=False)
+    losses = logged(tmp_path, "train/loss")
+    assert len(losses) == 4
+    assert losses[0] == pytest.approx(logged(tmp_path, "train/video_audio")[0] / 2, rel=1e-5)
+    assert logged(tmp_path, "val/audio_to_video_R@1")
+    assert not logged(tmp_path, "val/text_to_video_R@1")
+    model = VATT.from_pretrained(tmp_path / "model")
+    assert model.folder == tmp_path / "model"
+    assert not (tmp_path / "model" / "vocabulary").exists()
 
 
 def test_a_loss_that_is_not_a_number_names_itself_and_the_clips() -> None:

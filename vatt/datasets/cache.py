@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vatt.datasets.decoding import EARLY_S, Decoder, Frames, MediaError, MediaInfo, Waveform, open_media
+from vatt.datasets.decoding import EARLY_S, Decoder, open_media
+from vatt.datasets.media import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.pictures import WHOLE, Part
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Generator
-from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler
 
 from vatt.datasets.cache import DecodedCache
-from vatt.datasets.decoding import Decoder, Media, MediaError, open_media
+from vatt.datasets.decoding import Decoder, Media, open_media
+from vatt.datasets.media import MediaError
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment
@@ -253,61 +253,3 @@ def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[
         raise MediaError(clip.path, f"the clip begins at {clip.start_s:g} s, the file ends at {ends_s:g} s")
     end_s = ends_s if clip.end_s is None else min(clip.end_s, ends_s)
     return clip.start_s, max(clip.start_s, end_s - duration_s)
-
-
-def window_starts(first_s: float, last_s: float, hop_s: float) -> list[float]:
-    """Starts of windows every ``hop_s`` from the first to the last, the last one always among them."""
-    count = int((last_s - first_s) / hop_s + 1e-6)
-    starts = [first_s + i * hop_s for i in range(count + 1)]
-    if last_s - starts[-1] > 1e-3:
-        starts.append(last_s)
-    return starts
-
-
-class WindowStream(IterableDataset[list[Sample]]):
-    """Every window of every clip, one after the other, for embedding. The workers of a loader share the clips.
-
-    Samples have the keys ``path``, ``start_s`` and ``end_s`` as well. A file that cannot be read, or only in part,
-    gives one sample with nothing valid and an `Event`.
-
-    Args:
-        clips: rows of a manifest.
-        reader: how they are read.
-        hop_s: distance of the windows in seconds.
-    """
-
-    def __init__(self, clips: Sequence[Clip], reader: ClipReader, hop_s: float) -> None:
-        if not hop_s > 0:
-            raise ValueError(f"the distance of windows must be positive, not {hop_s} s")
-        self.clips, self.reader, self.hop_s = clips, reader, hop_s
-
-    def __iter__(self) -> Iterator[list[Sample]]:
-        worker = get_worker_info()
-        for clip in self.clips if worker is None else self.clips[worker.id :: worker.num_workers]:
-            try:
-                for sample in self._windows(clip):
-                    yield [sample]
-            except MediaError as error:
-                sample = self.reader.nothing(clip) | {
-                    "path": clip.path,
-                    "start_s": clip.start_s,
-                    "end_s": clip.start_s,
-                }
-                sample["events"].append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
-                yield [sample]
-
-    def _windows(self, clip: Clip) -> Iterator[Sample]:
-        duration_s = self.reader.format.duration_s
-        with ExitStack() as stack:
-            files = self.reader.open(clip, stack)
-            first_s, last_s = start_range(clip, files, duration_s)
-            ends_s = min(clip.end_s or math.inf, max(file.info.duration_s for file in files))
-            for start_s in window_starts(first_s, last_s, self.hop_s):
-                before = sum(file.bad_packets for file in set(files))
-                sample = self.reader.read(clip, files, start_s)
-                bad = sum(file.bad_packets for file in set(files)) - before
-                if bad:
-                    reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
-                    sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-                end_s = min(start_s + duration_s, max(ends_s, start_s))
-                yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}

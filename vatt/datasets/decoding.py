@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vatt.datasets.media import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.pictures import WHOLE, Painter, Part
-from vatt.errors import VattError
+from vatt.datasets.sound import decode_rate, place, resample
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[Decoder, ...] = ("pyav", "decord")
@@ -36,77 +35,8 @@ PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC 
 GAP_S = 0.04  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
-MAX_RESAMPLE_TERMS = 1_000  # of the reduced ratio of two rates: the size of torchaudio's filter bank
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
-
-
-class MediaError(VattError, RuntimeError):
-    """A file, or a part of it, that cannot be read.
-
-    Args:
-        path: the file.
-        reason: why, in words.
-    """
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = str(path), reason
-
-    def __reduce__(self) -> tuple[Any, ...]:  # so that it travels whole from a worker process
-        return type(self), (self.path, self.reason)
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What a file holds.
-
-    Args:
-        duration_s: seconds from the start of the file to its end.
-        has_video: there is a picture track (cover art does not count).
-        has_audio: there is a sound track.
-        width, height: of the picture as it is stored (before a rotation), in pixels; 0 without one.
-        fps: average frames per second; 0 without a picture.
-        sample_rate: of the sound in Hz; 0 without sound.
-        video_codec, audio_codec: names; empty where there is none.
-    """
-
-    duration_s: float
-    has_video: bool
-    has_audio: bool
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
-    sample_rate: int = 0
-    video_codec: str = ""
-    audio_codec: str = ""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Frames of a video.
-
-    Args:
-        frames: (T, 3, H, W) uint8.
-        times_s: (T,) float64, the time at which each frame begins to be shown. It lies after the asked time where
-            the picture starts late, and well before it where the picture has ended: the nearest frame stands in.
-    """
-
-    frames: Tensor
-    times_s: Tensor
-
-
-@dataclass(frozen=True)
-class Waveform:
-    """A stretch of sound.
-
-    Args:
-        samples: (S,) float32 mono in [-1, 1], silence where the file has none.
-        coverage: share of the span in [0, 1] for which the file has sound.
-    """
-
-    samples: Tensor
-    coverage: float
 
 
 def open_media(path: str | Path, decoder: Decoder = "pyav", time_limit_s: float = TIME_LIMIT_S) -> Media:
@@ -195,13 +125,13 @@ class Media:
         wanted = round(duration_s * sample_rate)
         if self._audio is None:
             return Waveform(torch.zeros(wanted), 0.0)
-        rate = _decode_rate(self.info.sample_rate, sample_rate)
+        rate = decode_rate(self.info.sample_rate, sample_rate)
         # A margin on both sides lets the resampling filter see real sound at the edges of the span.
         margin = 0 if rate == sample_rate else -(-rate // 50)
         first = round(start_s * rate) - margin
         span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
         filled = self._fill(span, first, rate)
-        samples = _resample(torch.from_numpy(span), rate, sample_rate)
+        samples = resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
         samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
         inside = len(span) - 2 * margin
@@ -395,7 +325,7 @@ class Media:
                 decoded = True
                 channels = part.to_ndarray()
                 samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-                filled += _place(span, samples, cursor - first)
+                filled += place(span, samples, cursor - first)
                 cursor += len(samples)
             if cursor - first >= len(span):
                 break
@@ -412,37 +342,6 @@ def _best(container: Any, kind: str) -> Any:
     if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
         return None
     return stream
-
-
-def _place(span: np.ndarray, samples: np.ndarray, at: int) -> int:
-    """Copy what of ``samples``, which begin at index ``at``, falls into ``span``; returns how many did."""
-    begin, end = max(at, 0), min(at + len(samples), len(span))
-    if end <= begin:
-        return 0
-    span[begin:end] = samples[begin - at : end - at]
-    return end - begin
-
-
-def _decode_rate(source: int, target: int) -> int:
-    """The rate to decode at: the file's own, unless torchaudio's filter for the ratio would be huge."""
-    divisor = np.gcd(source, target)
-    return source if max(source, target) // divisor <= MAX_RESAMPLE_TERMS else target
-
-
-def _resample(samples: Tensor, source: int, target: int) -> Tensor:
-    return samples if source == target else _resampler(source, target)(samples)
-
-
-@lru_cache(maxsize=16)
-def _resampler(source: int, target: int) -> torch.nn.Module:
-    try:
-        from torchaudio.transforms import Resample
-    except (ImportError, RuntimeError, OSError) as error:  # torchaudio checks its CUDA version on import
-        raise ImportError(
-            f"torchaudio cannot be imported beside torch {torch.__version__} ({_words(error)}); "
-            'install the pair this package asks for: pip install --upgrade "vatt"'
-        ) from error
-    return Resample(source, target)
 
 
 def _import_decord() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
@@ -84,7 +84,7 @@ class VATT(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
+        (folder / (WEIGHTS + ".part")).write_bytes(save(tensors, metadata={"format": "pt"}))
         os.replace(folder / (WEIGHTS + ".part"), folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(self._config(), indent=1), encoding="utf-8")
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vatt.datasets.clips import ClipReader, WindowStream, collate
+from vatt.datasets.clips import ClipReader, collate
 from vatt.datasets.decoding import Decoder
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.datasets.windows import WindowStream
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.store import EmbeddingWriter
 from vatt.structures import Clip, Event
@@ -123,6 +124,8 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     """
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
+    if not (model.folder / "vocabulary").is_dir():
+        raise FileNotFoundError(f"{model.folder} has no vocabulary: the model was trained without texts")
     return load_vocabulary(model.folder / "vocabulary")
 
 

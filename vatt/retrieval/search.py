@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vatt.datasets.decoding import MediaError, open_media
+from vatt.datasets.decoding import open_media
+from vatt.datasets.media import MediaError
 from vatt.datasets.pictures import Part
 from vatt.datasets.transforms import centre_square, resize
 from vatt.models.vatt import VATT

@@ -1,0 +1,79 @@
+"""What decoding gives: frames, a stretch of sound, facts about a file, or the reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vatt.errors import VattError
+
+
+class MediaError(VattError, RuntimeError):
+    """A file, or a part of it, that cannot be read.
+
+    Args:
+        path: the file.
+        reason: why, in words.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it travels whole from a worker process
+        return type(self), (self.path, self.reason)
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds.
+
+    Args:
+        duration_s: seconds from the start of the file to its end.
+        has_video: there is a picture track (cover art does not count).
+        has_audio: there is a sound track.
+        width, height: of the picture as it is stored (before a rotation), in pixels; 0 without one.
+        fps: average frames per second; 0 without a picture.
+        sample_rate: of the sound in Hz; 0 without sound.
+        video_codec, audio_codec: names; empty where there is none.
+    """
+
+    duration_s: float
+    has_video: bool
+    has_audio: bool
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    sample_rate: int = 0
+    video_codec: str = ""
+    audio_codec: str = ""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a video.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+        times_s: (T,) float64, the time at which each frame begins to be shown. It lies after the asked time where
+            the picture starts late, and well before it where the picture has ended: the nearest frame stands in.
+    """
+
+    frames: Tensor
+    times_s: Tensor
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A stretch of sound.
+
+    Args:
+        samples: (S,) float32 mono in [-1, 1], silence where the file has none.
+        coverage: share of the span in [0, 1] for which the file has sound.
+    """
+
+    samples: Tensor
+    coverage: float

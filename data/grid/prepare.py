@@ -51,7 +51,8 @@ def prepare(videos: Path, alignments: Path, output: Path, test_fraction: float) 
     write_manifest(rows, output)
     print(f"{output}: {len(train)} clips to train on, {len(test)} to test")
     if without:
-        print(f"left out, without an alignment: {len(without)} ({', '.join(without[:5])}, …)")
+        more = ", …" if len(without) > 5 else ""
+        print(f"left out, without an alignment: {len(without)} ({', '.join(without[:5])}{more})")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,11 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_a_run_that_was_killed_before_its_export_exports_when_it_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, steps=4)
+    before = VATT.from_pretrained(tmp_path / "model").fingerprint()
+    shutil.rmtree(tmp_path / "model")
+    train(corpus, tmp_path, steps=4, resume=True)
+    assert VATT.from_pretrained(tmp_path / "model").fingerprint() == before

@@ -72,7 +72,7 @@ def _vatt(*argv: str, makes: Path | None = None, source: Path | None = None) -> 
 
     line = shlex.join(("vatt", *argv))
     if makes is not None and makes.is_file() and (source is None or makes.stat().st_mtime >= source.stat().st_mtime):
-        print(f"\n$ {line}\n(there already: {makes})", flush=True)
+        print(f"\n$ {line}\n(there already: {makes}; delete it to make it again)", flush=True)
         return
     print(f"\n$ {line}", flush=True)
     if main(list(argv)) != 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.structures import Batch
 
@@ -132,9 +132,9 @@ class DataReport(Callback):
         self._take(batch, "validation")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.counts:
+        if self.counts and trainer.is_global_zero:
             found = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
-            rank_zero_info(f"data: {found}; {len(self._named)} clips are named in {self.file}")
+            print(f"data: {found}; {len({name for _, name in self._named})} clips are named in {self.file}")
 
     def _take(self, batch: Batch, when: str) -> None:
         new = []

@@ -37,7 +37,8 @@ class ExportModel(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / "model"
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
+    # Not at the end of the training: a run that was killed after its last step has none when it is resumed.
+    def on_fit_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         if not trainer.is_global_zero or trainer.global_step < trainer.max_steps:
             return
         chosen: dict[str, Any] = {"weights": "of the last step"}

@@ -1,0 +1,37 @@
+"""The scripts below data/ turn published annotations into manifests that can be read."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+from vatt.datasets.manifest import read_manifest
+
+ALIGNMENT = "0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 36000 sp\n36000 74500 now\n"
+
+
+def test_grid(tmp_path: Path, silent_file: Path) -> None:
+    videos, alignments, output = tmp_path / "video", tmp_path / "align", tmp_path / "clips.jsonl"
+    videos.mkdir()
+    alignments.mkdir()
+    for name in ("bbaf2n", "bbaf3s", "lwwz9a", "without"):
+        shutil.copy(silent_file, videos / f"{name}.mp4")
+    for name in ("bbaf2n", "bbaf3s", "lwwz9a"):
+        (alignments / f"{name}.align").write_text(ALIGNMENT)
+    script = [sys.executable, str(ROOT / "data/grid/prepare.py"), str(videos), str(alignments), "--output", str(output)]
+    done = subprocess.run([*script, "--test_fraction", "0.5"], capture_output=True, text=True, check=True)
+    assert "left out, without an alignment: 1 (without.mp4)" in done.stdout
+    clips = read_manifest(output)
+    assert {clip.id for clip in clips} == {"bbaf2n", "bbaf3s", "lwwz9a"}
+    assert {clip.split for clip in clips} <= {"train", "test"}
+    assert clips[0].texts[0].text == "bin blue now"
+    words = [(word.text, word.start_s, word.end_s) for word in clips[0].words]
+    assert words == [("bin", 0.95, 1.18), ("blue", 1.18, 1.36), ("now", 1.44, 2.98)]
+
+    (alignments / "bbaf2n.align").write_text("0 wrong\n")
+    failed = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "bbaf2n.align, line 1: '0 wrong' is not 'begin end word'" in failed.stderr

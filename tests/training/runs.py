@@ -27,6 +27,7 @@ def train(
     lr: float = 1e-3,
     num_workers: int = 0,
     text: bool = True,
+    val_fraction: float = 0.3,
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
     """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
@@ -46,7 +47,7 @@ def train(
         vocabulary=str(corpus / "vocabulary") if text else None,
         batch_size=4,
         augment=Augment(area=(0.5, 1.0), gain_db=6, noise=0.01),
-        val_fraction=0.3,
+        val_fraction=val_fraction,
         num_workers=num_workers,
     )
     callbacks = run_callbacks(run)

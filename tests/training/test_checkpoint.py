@@ -62,3 +62,12 @@ def test_a_run_that_was_killed_before_its_export_exports_when_it_is_resumed(corp
     shutil.rmtree(tmp_path / "model")
     train(corpus, tmp_path, steps=4, resume=True)
     assert VATT.from_pretrained(tmp_path / "model").fingerprint() == before
+
+
+def test_without_validation_the_last_weights_are_exported(corpus: Path, tmp_path: Path) -> None:
+    _, module = train(corpus, tmp_path, steps=4, text=False, val_fraction=0.0)
+    model = VATT.from_pretrained(tmp_path / "model")
+    for name, value in model.backbone.state_dict().items():
+        torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=0)
+    says = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert says["weights"] == "of the last step"

@@ -3,3 +3,7 @@
 
 class VattError(Exception):
     """Wrong input, a missing file, or things that do not fit together; the message says what, where and what next."""
+
+
+class InputError(VattError, ValueError):
+    """A value that cannot be used."""

@@ -28,16 +28,16 @@ def test_cached_frames_are_the_decoded_ones(video_file: Path, tmp_path: Path) ->
             assert torch.allclose(a.times_s, b.times_s)
             sound, kept = media.waveform(0.4, 1.0, 8000), cached.waveform(0.4, 1.0, 8000)
             assert (sound.samples - kept.samples).abs().max() < 2e-3
-            assert kept.coverage == pytest.approx(1.0)
+            assert kept.coverage() == pytest.approx(1.0)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_cached_sound_is_padded_and_flagged(video_file: Path, tmp_path: Path) -> None:
     with DecodedCache(tmp_path, Part(32), 8000).open(video_file) as cached:
         sound = cached.waveform(2.5, 1.0, 8000)
-        assert sound.coverage == pytest.approx(0.5, abs=0.1)
+        assert sound.coverage() == pytest.approx(0.5, abs=0.1)
         assert sound.samples[-3000:].abs().max() == 0
-        assert cached.waveform(5.0, 1.0, 8000).coverage == 0
+        assert cached.waveform(5.0, 1.0, 8000).coverage() == 0
 
 
 def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp
     with cache.open(silent_file) as silent, cache.open(sound_file) as sound:
         assert (silent.info.has_video, silent.info.has_audio) == (True, False)
         assert (sound.info.has_video, sound.info.has_audio) == (False, True)
-        assert silent.waveform(0.0, 1.0, 8000).coverage == 0
+        assert silent.waveform(0.0, 1.0, 8000).coverage() == 0
         with pytest.raises(MediaError, match="no video track"):
             sound.frames([0.0])
 

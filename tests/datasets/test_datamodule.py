@@ -30,7 +30,7 @@ def test_splits_are_taken_by_name(tmp_path: Path, video_file: Path) -> None:
 
 
 def test_without_validation_rows_a_part_is_held_out_of_the_training_rows(tmp_path: Path, video_file: Path) -> None:
-    data = module(tmp_path, video_file, ["train"] * 40 + ["test"] * 10, val_fraction=0.3)
+    data = module(tmp_path, video_file, ["train"] * 40 + ["test"] * 10, val_fraction=0.3)  # all of one file
     train, val = {c.id for c in data.train_clips}, {c.id for c in data.val_clips}
     assert not train & val
     assert train | val == {f"clip{i}" for i in range(40)}

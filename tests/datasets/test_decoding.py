@@ -94,7 +94,7 @@ def test_sound_lies_where_the_picture_lies(video_file: Path, start_s: float, sam
     with open_media(video_file) as media:
         sound = media.waveform(start_s, 1.0, sample_rate)
     assert sound.samples.shape == (sample_rate,)
-    assert sound.coverage == pytest.approx(1.0, abs=0.01)
+    assert sound.coverage() == pytest.approx(1.0, abs=0.01)
     expected = beeps(3.0, 16_000)
     t = np.arange(sample_rate) / sample_rate + start_s
     there = np.interp(t, np.arange(len(expected)) / 16_000, expected)
@@ -109,9 +109,9 @@ def test_sound_that_ends_early_is_padded_and_flagged(tmp_path: Path) -> None:
     with open_media(path) as media:
         sound = media.waveform(0.5, 1.0, 16_000)
         nothing = media.waveform(1.5, 0.5, 16_000)
-    assert sound.coverage == pytest.approx(0.5, abs=0.1)
+    assert sound.coverage() == pytest.approx(0.5, abs=0.1)
     assert sound.samples[-4_000:].abs().max() == 0
-    assert nothing.coverage == 0
+    assert nothing.coverage() == 0
     assert nothing.samples.abs().max() == 0
 
 
@@ -122,7 +122,7 @@ def test_sound_that_starts_late_is_put_where_it_is(tmp_path: Path) -> None:
         sound = media.waveform(0.0, 2.0, 16_000)
         shown = media.frames([0.9])
     assert first_beep(sound.samples, 16_000) == pytest.approx(0.9, abs=0.005)
-    assert sound.coverage == pytest.approx(0.5, abs=0.1)
+    assert sound.coverage() == pytest.approx(0.5, abs=0.1)
     assert read_number(shown.frames[0]) == 22
 
 
@@ -178,7 +178,7 @@ def test_stereo_is_mixed_to_the_mean(tmp_path: Path) -> None:
 def test_a_file_without_sound_gives_silence(silent_file: Path) -> None:
     with open_media(silent_file) as media:
         sound = media.waveform(0.0, 0.5, 8_000)
-    assert (sound.coverage, sound.samples.abs().max().item(), len(sound.samples)) == (0.0, 0.0, 4_000)
+    assert (sound.coverage(), sound.samples.abs().max().item(), len(sound.samples)) == (0.0, 0.0, 4_000)
 
 
 def test_a_file_without_picture_says_so(sound_file: Path) -> None:

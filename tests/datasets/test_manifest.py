@@ -67,7 +67,7 @@ def _schema() -> pa.Schema:
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_every_kind_of_file_gives_the_same_clips(folder: Path, kind: str) -> None:
     first, second = read_manifest(write(folder, kind))
-    assert first.id == "a b.mp4"
+    assert first.id == "a b.mp4@1.5-3"
     assert first.path == str(folder / "a b.mp4")
     assert (first.start_s, first.end_s, first.split) == (1.5, 3.0, "train")
     assert first.texts == (TimedText("one, two", 1.0, 2.0), TimedText("three"))
@@ -98,10 +98,19 @@ def test_one_file_is_a_manifest(folder: Path) -> None:
     assert [clip.path for clip in read_manifest(folder / "c.mp4")] == [str(folder / "c.mp4")]
 
 
-def test_a_path_that_comes_twice_is_told_apart_by_its_span(folder: Path) -> None:
+def test_rows_without_an_id_are_told_apart(folder: Path) -> None:
     path = folder / "twice.jsonl"
-    path.write_text('{"path": "c.mp4", "end_s": 1}\n{"path": "c.mp4", "start_s": 1}\n')
-    assert [clip.id for clip in read_manifest(path)] == ["c.mp4", "c.mp4@1-end"]
+    rows = [{"end_s": 1}, {"start_s": 12345.61, "end_s": 12346}, {"start_s": 12345.64}, {}, {}, {}]
+    path.write_text("".join(json.dumps({"path": "c.mp4", **row}) + "\n" for row in rows))
+    ids = ["c.mp4@0-1", "c.mp4@12345.61-12346", "c.mp4@12345.64-end", "c.mp4", "c.mp4#2", "c.mp4#3"]
+    assert [clip.id for clip in read_manifest(path)] == ids
+
+
+def test_a_cell_that_pandas_left_empty_is_empty(folder: Path) -> None:
+    path = folder / "nan.jsonl"
+    path.write_text('{"path": "c.mp4", "text": NaN, "split": NaN}\n')
+    clip = read_manifest(path)[0]
+    assert (clip.texts, clip.split) == ((), None)
 
 
 def test_split_is_chosen_or_named(folder: Path) -> None:
@@ -163,9 +172,20 @@ def test_many_problems_are_counted(folder: Path) -> None:
 
 
 def test_holding_out_does_not_depend_on_the_order() -> None:
-    clips = [Clip(id=f"clip {i}", path="x") for i in range(400)]
+    clips = [Clip(id=f"clip {i}", path=str(i)) for i in range(400)]
     kept, held = hold_out(clips, 0.25)
-    again = hold_out([*clips[::-1], Clip(id="new", path="x")], 0.25)[1]
+    again = hold_out([*clips[::-1], Clip(id="new", path="new")], 0.25)[1]
     assert {clip.id for clip in held} == {clip.id for clip in again} - {"new"}
     assert 70 < len(held) < 130
     assert len(kept) + len(held) == 400
+
+
+def test_rows_of_one_file_are_held_out_together() -> None:
+    clips = [Clip(id=f"{i}@{j}", path=str(i)) for i in range(60) for j in range(5)]
+    kept, held = hold_out(clips, 0.3)
+    assert not {clip.path for clip in kept} & {clip.path for clip in held}
+    assert len(held) > 20
+    alone = hold_out(clips[:5] * 1, 0.5)
+    assert len(alone[0]) + len(alone[1]) == 5
+    one_file = hold_out([Clip(id=str(i), path="x") for i in range(100)], 0.3)
+    assert min(map(len, one_file)) > 10

@@ -65,7 +65,7 @@ def test_files_are_real_video_with_sound(corpus: Path) -> None:
         assert info.duration_s == pytest.approx(2.0, abs=0.1)
         frames, sound = media.frames([0.2, 1.8]).frames, media.waveform(0.2, 1.6, 8000)
     assert frames.float().std() > 5
-    assert sound.coverage > 0.95
+    assert sound.coverage() > 0.95
     assert sound.samples.abs().max() > 0.1
 
 

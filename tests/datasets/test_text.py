@@ -12,6 +12,7 @@ from vatt.datasets.text import (
     load_vocabulary,
     make_vocabulary,
 )
+from vatt.errors import InputError
 
 TEXTS = ["A red ring moves left.", "a blue bar, moves right!", "a red bar grows", "the ring is red"] * 5
 
@@ -87,3 +88,22 @@ def test_a_missing_vocabulary_says_how_to_make_one(tmp_path: Path) -> None:
 def test_no_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no text"):
         make_vocabulary(["", "  "], tmp_path)
+
+
+def test_long_texts_are_not_left_out_of_the_vocabulary(tmp_path: Path) -> None:
+    """A row of timed words is one long text, beyond what SentencePiece takes at once."""
+    long = "alpha gamma " * 800
+    vocabulary = SentencePieceVocabulary.train([long, *TEXTS], 80, tmp_path)
+    assert len(vocabulary.encode("alpha gamma")) <= 3
+    assert 1 not in vocabulary.encode("alpha gamma")  # unknown
+
+
+def test_too_few_pieces_for_the_alphabet_are_refused(tmp_path: Path) -> None:
+    texts = ["".join(map(chr, range(0x4E00 + i, 0x4E00 + i + 20))) for i in range(0, 700, 10)] * 3
+    with pytest.raises(InputError, match=r"cannot make 64 pieces \(--size\) of 710 different characters"):
+        SentencePieceVocabulary.train(texts, 64, tmp_path)
+
+
+def test_a_small_corpus_is_spelt_in_whole_words(tmp_path: Path) -> None:
+    vocabulary = SentencePieceVocabulary.train(TEXTS, 200, tmp_path)
+    assert len(vocabulary.encode("a red ring moves left")) == 5

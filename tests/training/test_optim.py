@@ -34,6 +34,23 @@ def test_without_warm_up_the_first_step_has_the_highest_rate() -> None:
     assert found == sorted(found, reverse=True)
 
 
+def test_a_run_resumed_with_more_steps_follows_the_longer_schedule() -> None:
+    how = Optimization(lr=1.0, final_lr=0.1, warmup_steps=4)
+    optimizer, schedule = make_optimizer(nn.Linear(2, 2), how, 10)
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+    resumed, longer = make_optimizer(nn.Linear(2, 2), how, 20)
+    resumed.load_state_dict(optimizer.state_dict())
+    longer.load_state_dict(schedule.state_dict())
+    found = []
+    for _ in range(10):
+        resumed.step()
+        longer.step()
+        found.append(resumed.param_groups[0]["lr"])
+    assert found[:-1] == pytest.approx(rates(how, 20)[11:])
+
+
 def test_only_matrices_are_decayed() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     module[0].bias.requires_grad_(False)

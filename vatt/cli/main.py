@@ -66,11 +66,11 @@ def _run(word: str, rest: list[str]) -> int:
     function = getattr(import_module(module), name)
     if word == "pretrain":
         return function(rest)
-    values = _parser(word, function, positional).parse_args(rest)
+    values = make_parser(word, function, positional).parse_args(rest)
     return function(**values.as_dict())
 
 
-def _parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:
+def make_parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:
     """Options from the function's parameters, help from its docstring."""
     from docstring_parser import parse
     from jsonargparse import ArgumentParser

@@ -28,6 +28,12 @@ class SaveConfig(SaveConfigCallback):
 class VattCLI(LightningCLI):
     """LightningCLI with one run folder, and one seed for weights, order, augmentation and DropToken."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What there is to test and to predict is done on stored embeddings, by commands of their own."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate")}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
         parser.link_arguments("seed_everything", "model.seed")
@@ -39,7 +45,7 @@ class VattCLI(LightningCLI):
         logger = given.logger if given.logger is not None else run_loggers(run)
         return super().instantiate_trainer(
             default_root_dir=run.folder,
-            callbacks=[*(given.callbacks or []), *run_callbacks(run)],
+            callbacks=[*(given.callbacks or []), *run_callbacks(run, logs=logger is not False)],
             logger=logger,
             plugins=[*(given.plugins or []), AtomicCheckpointIO()],
             use_distributed_sampler=False,  # ours knows the processes itself
@@ -48,7 +54,7 @@ class VattCLI(LightningCLI):
 
 
 def pretrain(argv: list[str]) -> int:
-    """Run ``fit``, ``validate`` or ``test`` as LightningCLI does."""
+    """Run ``fit`` or ``validate`` as LightningCLI does."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")

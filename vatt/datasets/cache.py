@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vatt.datasets.decoding import EARLY_S, Decoder, open_media
+from vatt.datasets.decoding import EARLY_S, open_media
 from vatt.datasets.media import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.pictures import WHOLE, Part
+
+VERSION = 2  # of what an entry holds
 
 
 class CachedMedia:
@@ -29,7 +31,8 @@ class CachedMedia:
         self._frames = np.load(entry / "frames.npy", mmap_mode="r")
         self._samples = np.load(entry / "samples.npy", mmap_mode="r")
         facts = np.load(entry / "facts.npz")
-        self._times_s, self._rate = facts["times_s"], int(facts["sample_rate"])
+        self._times_s, self._until_s = facts["times_s"], float(facts["until_s"])
+        self._begin, self._rate = int(facts["sound_begin"]), int(facts["sample_rate"])
         self.info = MediaInfo(
             duration_s=float(facts["duration_s"]),
             has_video=len(self._times_s) > 0,
@@ -49,16 +52,17 @@ class CachedMedia:
             raise MediaError(self.path, "no video track")
         places = np.searchsorted(self._times_s, np.asarray(times_s) + EARLY_S, side="right") - 1
         places = places.clip(0, len(self._times_s) - 1)
-        return Frames(torch.from_numpy(self._frames[places]), torch.from_numpy(self._times_s[places]))
+        return Frames(torch.from_numpy(self._frames[places]), torch.from_numpy(self._times_s[places]), self._until_s)
 
     def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
         """See `Media.waveform`; the rate is the one the entry was made with."""
-        wanted, first = round(duration_s * sample_rate), round(start_s * sample_rate)
+        wanted, first = round(duration_s * sample_rate), round(start_s * sample_rate) - self._begin
         part = np.zeros(wanted, dtype=np.float32)
         begin, end = max(first, 0), min(first + wanted, len(self._samples))
-        if end > begin:
-            part[begin - first : end - first] = self._samples[begin:end] / np.float32(32767)
-        return Waveform(torch.from_numpy(part), max(0, end - begin) / max(wanted, 1))
+        if end <= begin:
+            return Waveform(torch.from_numpy(part), 0, 0)
+        part[begin - first : end - first] = self._samples[begin:end] / np.float32(32767)
+        return Waveform(torch.from_numpy(part), begin - first, end - first)
 
 
 class DecodedCache:
@@ -68,11 +72,10 @@ class DecodedCache:
         folder: where; grows by frames x width x height x 3 bytes for each file.
         part: of the pictures, and how large.
         sample_rate: of the waveforms in Hz.
-        decoder: see `open_media`.
     """
 
-    def __init__(self, folder: str | Path, part: Part, sample_rate: int, decoder: Decoder = "pyav") -> None:
-        self.folder, self.part, self.sample_rate, self.decoder = Path(folder), part, sample_rate, decoder
+    def __init__(self, folder: str | Path, part: Part, sample_rate: int) -> None:
+        self.folder, self.part, self.sample_rate = Path(folder), part, sample_rate
 
     def open(self, path: str | Path) -> CachedMedia:
         """The decoded file; it is decoded now unless it has been before.
@@ -85,28 +88,35 @@ class DecodedCache:
             state = path.stat()
         except OSError as error:
             raise MediaError(path, str(error.strerror)) from error
-        facts = (str(path.resolve()), state.st_size, state.st_mtime_ns, self.part, self.sample_rate, self.decoder)
+        facts = (str(path.resolve()), state.st_size, state.st_mtime_ns, self.part, self.sample_rate, VERSION)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if not entry.is_dir():
             self._decode(path, entry)
         return CachedMedia(entry, path)
 
     def _decode(self, path: Path, entry: Path) -> None:
-        with open_media(path, self.decoder) as media:
-            frames, times_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0)
+        with open_media(path) as media:
+            frames, times_s, until_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0), 0.0
             if media.info.has_video:
                 shown = media.all_frames(self.part)
-                frames, times_s = shown.frames.numpy(), shown.times_s.numpy()
+                frames, times_s, until_s = shown.frames.numpy(), shown.times_s.numpy(), shown.until_s
             sound = media.waveform(0.0, media.info.duration_s, self.sample_rate)
             if media.bad_packets:
                 raise MediaError(path, f"{media.bad_packets} damaged packets")
-            duration_s, has_audio = media.info.duration_s, media.info.has_audio
-        samples = (sound.samples * 32767).round().to(torch.int16).numpy() if has_audio else np.zeros(0, np.int16)
+            duration_s = media.info.duration_s
+        samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
         unfinished = entry.with_name(f"{entry.name}.{os.getpid()}")
         unfinished.mkdir(parents=True, exist_ok=True)
         np.save(unfinished / "frames.npy", frames)
         np.save(unfinished / "samples.npy", samples)
-        np.savez(unfinished / "facts.npz", times_s=times_s, sample_rate=self.sample_rate, duration_s=duration_s)
+        np.savez(
+            unfinished / "facts.npz",
+            times_s=times_s,
+            until_s=until_s,
+            sound_begin=sound.begin,
+            sample_rate=self.sample_rate,
+            duration_s=duration_s,
+        )
         try:
             os.replace(unfinished, entry)
         except OSError:  # another worker was faster

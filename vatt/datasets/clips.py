@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +17,7 @@ from vatt.datasets.media import MediaError
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
 from vatt.structures import Batch, Clip, ClipFormat, Event
 
 Sample = dict[str, Any]
@@ -49,9 +50,9 @@ class ClipReader:
         self.format, self.decoder = format, decoder
         self.video, self.audio = VideoReader(format), AudioReader(format)
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
-        self.cache = None
-        if cache is not None:
-            self.cache = DecodedCache(cache, self.video.part, format.sample_rate, decoder)
+        if cache is not None and decoder != "pyav":
+            raise InputError(f"a cache is filled by pyav: set data.cache or data.decoder {decoder}, not both")
+        self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
         """The files with the clip's picture and with its sound (usually the same)."""
@@ -65,12 +66,22 @@ class ClipReader:
         clip: Clip,
         files: tuple[Media, Media],
         start_s: float,
+        end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
     ) -> Sample:
-        """One window as a dict with the keys of `vatt.structures.Batch`, without the batch dimension."""
-        video, video_valid = self.video(files[0], start_s, augment, generator)
-        audio, audio_valid = self.audio(files[1], start_s, augment, generator)
+        """One window as a dict with the keys of `vatt.structures.Batch`, without the batch dimension.
+
+        Args:
+            clip: for its id and texts.
+            files: see `open`.
+            start_s: beginning of the window.
+            end_s: end of the clip; nothing after it is read.
+            augment: None for evaluation.
+            generator: source of randomness, with ``augment``.
+        """
+        video, video_valid = self.video(files[0], start_s, end_s, augment, generator)
+        audio, audio_valid = self.audio(files[1], start_s, end_s, augment, generator)
         sample: Sample = {
             "id": clip.id,
             "video": video,
@@ -158,12 +169,12 @@ class ClipDataset(Dataset[list[Sample]]):
     def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s = start_range(clip, files, self.reader.format.duration_s)
+            first_s, last_s, end_s = start_range(clip, files, self.reader.format.duration_s)
             # One draw in each of as many equal parts: the windows of a clip lie apart.
             draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
             places = (torch.arange(self.windows) + draws) / self.windows
             starts = [first_s + (last_s - first_s) * place for place in places.tolist()]
-            samples = [self.reader.read(clip, files, start_s, self.augment, generator) for start_s in starts]
+            samples = [self.reader.read(clip, files, start_s, end_s, self.augment, generator) for start_s in starts]
             bad = sum(file.bad_packets for file in set(files))
         if bad:
             raise MediaError(clip.path, f"{bad} damaged packets in the window")
@@ -173,8 +184,8 @@ class ClipDataset(Dataset[list[Sample]]):
         try:
             with ExitStack() as stack:
                 files = self.reader.open(clip, stack)
-                first_s, last_s = start_range(clip, files, self.reader.format.duration_s)
-                sample = self.reader.read(clip, files, (first_s + last_s) / 2)
+                first_s, last_s, end_s = start_range(clip, files, self.reader.format.duration_s)
+                sample = self.reader.read(clip, files, (first_s + last_s) / 2, end_s)
                 bad = sum(file.bad_packets for file in set(files))
         except MediaError as error:
             sample = self.reader.nothing(clip)
@@ -203,7 +214,7 @@ class StepSampler(Sampler[list[Key]]):
         self, num_clips: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         if num_clips < batch_size * world:
-            raise ValueError(f"{num_clips} clips do not fill one batch of {batch_size * world}; lower data.batch_size")
+            raise InputError(f"{num_clips} clips do not fill one batch of {batch_size * world}; lower data.batch_size")
         self.num_clips, self.batch_size, self.steps, self.seed = num_clips, batch_size, steps, seed
         self.start, self.rank, self.world = start, rank, world
 
@@ -242,8 +253,8 @@ def seeded(*numbers: int) -> Generator:
     return Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
-def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float]:
-    """First and last second at which a window of ``duration_s`` can begin inside the clip.
+def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float, float]:
+    """First and last second at which a window of ``duration_s`` can begin inside the clip, and the clip's end.
 
     Raises:
         MediaError: the clip begins after the end of its file.
@@ -252,4 +263,4 @@ def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[
     if clip.start_s and clip.start_s >= ends_s:
         raise MediaError(clip.path, f"the clip begins at {clip.start_s:g} s, the file ends at {ends_s:g} s")
     end_s = ends_s if clip.end_s is None else min(clip.end_s, ends_s)
-    return clip.start_s, max(clip.start_s, end_s - duration_s)
+    return clip.start_s, max(clip.start_s, end_s - duration_s), end_s

@@ -13,6 +13,7 @@ from vatt.datasets.decoding import Decoder
 from vatt.datasets.manifest import hold_out, read_manifest
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
+from vatt.errors import InputError
 from vatt.structures import Batch, Clip, ClipFormat
 
 
@@ -95,10 +96,10 @@ class ClipDataModule(L.LightningDataModule):
         """Batches for every step of the training, across all passes over the data.
 
         Raises:
-            ValueError: ``trainer.max_steps`` is not set, or the clips do not fill one batch.
+            InputError: ``trainer.max_steps`` is not set, or the clips do not fill one batch.
         """
         if self.trainer is None or self.trainer.max_steps < 1:
-            raise ValueError("set trainer.max_steps: the length of the training is counted in steps")
+            raise InputError("set trainer.max_steps: the length of the training is counted in steps")
         steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         sampler = StepSampler(
             len(self.train_clips),

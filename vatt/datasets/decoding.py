@@ -8,6 +8,7 @@ files it reads exactly. Decoding is bounded in time, skips packets that are dama
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -45,7 +46,7 @@ def open_media(path: str | Path, decoder: Decoder = "pyav", time_limit_s: float 
     Args:
         path: the file.
         decoder: "pyav", or "decord" to read the frames with decord.
-        time_limit_s: bound on each call to `Media.frames` and `Media.waveform`.
+        time_limit_s: bound on each call to `Media.frames` and `Media.waveform`; decord knows none.
 
     Raises:
         MediaError: the file is missing, empty or no media.
@@ -104,11 +105,14 @@ class Media:
         if self._video is None:
             raise MediaError(self.path, "no video track")
         picture = Painter(part)
-        shown = [(at_s, picture(frame)) for at_s, frame in self._decode_from("video", 0.0)]
-        if not shown:
+        frames, times_s, until_s = [], [], 0.0
+        for at_s, frame in self._decode_from("video", 0.0):
+            frames.append(picture(frame))
+            times_s.append(at_s)
+            until_s = self._shown_until(at_s, frame)
+        if not frames:
             raise MediaError(self.path, "no frame of the video could be decoded")
-        times_s, frames = zip(*shown, strict=True)
-        return Frames(torch.stack(frames), torch.tensor(times_s, dtype=torch.float64))
+        return Frames(torch.stack(frames), torch.tensor(times_s, dtype=torch.float64), until_s)
 
     def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
         """The sound from ``start_s`` on for ``duration_s``, mixed to mono (mean of the channels).
@@ -120,22 +124,22 @@ class Media:
 
         Raises:
             MediaError: nothing of the track decodes, or the time limit is passed. A file without sound is no
-                error: it gives silence with coverage 0.
+                error: it gives silence, of which nothing is covered.
         """
         wanted = round(duration_s * sample_rate)
         if self._audio is None:
-            return Waveform(torch.zeros(wanted), 0.0)
+            return Waveform(torch.zeros(wanted), 0, 0)
         rate = decode_rate(self.info.sample_rate, sample_rate)
         # A margin on both sides lets the resampling filter see real sound at the edges of the span.
         margin = 0 if rate == sample_rate else -(-rate // 50)
         first = round(start_s * rate) - margin
         span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
-        filled = self._fill(span, first, rate)
+        begin, end = self._fill(span, first, rate)
         samples = resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
         samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
-        inside = len(span) - 2 * margin
-        return Waveform(samples.clamp(-1.0, 1.0), float(min(1.0, filled / max(inside, 1))))
+        begin, end = (min(wanted, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
+        return Waveform(samples.clamp(-1.0, 1.0), begin, max(begin, end))
 
     # ---- one clock -------------------------------------------------------------------------------------------
 
@@ -273,6 +277,7 @@ class Media:
         chosen: list[Tensor] = []
         shown_at: list[float] = []
         before: tuple[float, Any] | None = None
+        until_s = math.inf
         for at_s, frame in self._decode_from("video", times_s[0]):
             # Each asked time gets the last frame that begins at or before it.
             while len(chosen) < len(times_s) and at_s > times_s[len(chosen)] + EARLY_S:
@@ -284,10 +289,18 @@ class Media:
             before = (at_s, frame)
         if before is None and not chosen:
             raise MediaError(self.path, "no frame of the video could be decoded")
+        if len(chosen) < len(times_s):  # the last frame stands in for all later ones
+            until_s = self._shown_until(*before)
         while len(chosen) < len(times_s):
             chosen.append(picture(before[1]))
             shown_at.append(before[0])
-        return Frames(torch.stack(chosen), torch.tensor(shown_at, dtype=torch.float64))
+        return Frames(torch.stack(chosen), torch.tensor(shown_at, dtype=torch.float64), until_s)
+
+    def _shown_until(self, at_s: float, frame: Any) -> float:
+        """When a frame, if it is the last one, gives way: after its own duration, or the usual one."""
+        own_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        usual_s = 1.0 / float(self._video.average_rate) if self._video.average_rate else 0.0
+        return at_s + max(own_s, usual_s)
 
     def _frames_decord(self, times_s: list[float], part: Part) -> Frames:
         if self._container.format.name in UNANCHORED:
@@ -297,21 +310,22 @@ class Media:
         decord = _import_decord()
         try:
             reader = decord.VideoReader(str(self.path), num_threads=1)
-            starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64) - self._origin_s
+            spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64) - self._origin_s
+            starts, until_s = spans[:, 0], float(spans[-1, 1])
             index = np.searchsorted(starts, np.asarray(times_s) + EARLY_S, side="right") - 1
             index = index.clip(0, len(starts) - 1)
             frames = torch.from_numpy(reader.get_batch(index.tolist()).asnumpy()).permute(0, 3, 1, 2)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise MediaError(self.path, f"decord: {_words(error)}") from error
         # decord's own scaling wants the size after rotation, which it does not tell.
-        return Frames(part.apply(frames).contiguous(), torch.from_numpy(starts[index]))
+        return Frames(part.apply(frames).contiguous(), torch.from_numpy(starts[index]), until_s)
 
     # ---- sound -----------------------------------------------------------------------------------------------
 
-    def _fill(self, span: np.ndarray, first: int, rate: int) -> int:
-        """Write the sound from sample ``first`` on into ``span``; returns how many samples there were."""
+    def _fill(self, span: np.ndarray, first: int, rate: int) -> tuple[int, int]:
+        """Write the sound from sample ``first`` on into ``span``; returns where it begins and ends there."""
         resampler = av.AudioResampler(format="fltp", rate=rate)
-        filled, cursor, decoded = 0, None, False
+        begins, ends, cursor, decoded = len(span), 0, None, False
         for at_s, frame in self._decode_from("audio", first / rate - PREROLL_S):
             begin = round(at_s * rate)
             if cursor is None or abs(begin - cursor) > GAP_S * rate:
@@ -325,13 +339,14 @@ class Media:
                 decoded = True
                 channels = part.to_ndarray()
                 samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-                filled += place(span, samples, cursor - first)
+                put = place(span, samples, cursor - first)
+                begins, ends = min(begins, put[0]), max(ends, put[1])
                 cursor += len(samples)
             if cursor - first >= len(span):
                 break
         if not decoded and self.bad_packets:
             raise MediaError(self.path, "no sample of the sound could be decoded")
-        return filled
+        return begins, ends
 
 
 def _best(container: Any, kind: str) -> Any:

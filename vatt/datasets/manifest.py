@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.rows import BadCell, BadColumn, MissingFile, SpanIds, check_columns, to_clip, to_row
+from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
 from vatt.errors import VattError
 from vatt.structures import Clip
@@ -70,7 +70,9 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
 
 def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[Clip]]:
-    """Part clips in two by a hash of their ids: stable when rows are added, removed or reordered.
+    """Part clips in two by a hash of their ids: stable when files are added, removed or reordered.
+
+    The rows of one file stay together, on the side of the smallest of their ids, unless all are of one file.
 
     Args:
         clips: any clips.
@@ -79,12 +81,19 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[C
     Returns:
         The larger part and the part held out.
     """
-    kept: list[Clip] = []
-    held: list[Clip] = []
+    files: dict[str, str] = {}
     for clip in clips:
-        place = int.from_bytes(sha256(clip.id.encode()).digest()[:8], "big") / 2**64
-        (held if place < fraction else kept).append(clip)
-    return kept, held
+        files[clip.path] = min(clip.id, files.get(clip.path, clip.id))
+
+    def held(name: str) -> bool:
+        return int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 < fraction
+
+    names = [files[clip.path] for clip in clips] if len(files) > 1 else [clip.id for clip in clips]
+    sides = [held(name) for name in names]
+    return (
+        [clip for clip, side in zip(clips, sides, strict=True) if not side],
+        [clip for clip, side in zip(clips, sides, strict=True) if side],
+    )
 
 
 def other_files(folder: str | Path) -> dict[str, int]:
@@ -154,11 +163,11 @@ def _from_rows(source: Path, rows: Iterator[tuple[int, dict[str, Any]]], check_f
     problems: list[str] = []
     seen: dict[str, int] = {}
     missing = 0
-    spans = SpanIds()
+    ids = RowIds()
     for number, row in rows:
         try:
             check_columns(row)
-            clip = to_clip(row, source.parent, spans)
+            clip = to_clip(row, source.parent, ids)
             if clip.id in seen:
                 raise BadCell("id", f"{clip.id!r} stands in row {seen[clip.id]} too")
             seen[clip.id] = number

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vatt.errors import VattError
+
+SLACK_S = 0.1  # tracks may begin and end this much apart without anything being missing
 
 
 class MediaError(VattError, RuntimeError):
@@ -60,10 +65,18 @@ class Frames:
         frames: (T, 3, H, W) uint8.
         times_s: (T,) float64, the time at which each frame begins to be shown. It lies after the asked time where
             the picture starts late, and well before it where the picture has ended: the nearest frame stands in.
+        until_s: when the picture ends, infinite where it was not read to its end.
     """
 
     frames: Tensor
     times_s: Tensor
+    until_s: float = math.inf
+
+    def coverage(self, asked_s: Sequence[float]) -> float:
+        """Share in [0, 1] of the asked times (T,) at which there is a picture, to a tenth of a second."""
+        asked = torch.tensor(asked_s, dtype=torch.float64)
+        there = (self.times_s <= asked + SLACK_S) & (asked <= self.until_s + SLACK_S)
+        return there.double().mean().item()
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,15 @@ class Waveform:
 
     Args:
         samples: (S,) float32 mono in [-1, 1], silence where the file has none.
-        coverage: share of the span in [0, 1] for which the file has sound.
+        begin: index of the first sample that the file has sound for.
+        end: index after the last one.
     """
 
     samples: Tensor
-    coverage: float
+    begin: int
+    end: int
+
+    def coverage(self, samples: int | None = None) -> float:
+        """Share in [0, 1] of the stretch, or of so many samples of it, that lies between begin and end."""
+        whole = len(self.samples) if samples is None else samples
+        return max(0, min(self.end, whole) - self.begin) / max(whole, 1)

@@ -5,6 +5,8 @@ Each reader gives ``(tensor, valid)``; what a file does not have comes as zeros 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -14,7 +16,8 @@ from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment, prepare_frames, prepare_waveform
 from vatt.structures import Clip, ClipFormat, TimedText
 
-MIN_COVERAGE = 0.5  # a waveform of which less than half exists is not taken for real
+MIN_COVERAGE = 0.5  # a picture or a sound of which less than half exists is not taken for real
+LAST_S = 0.01  # the last frame of a clip begins before its end
 
 
 class VideoReader:
@@ -29,15 +32,25 @@ class VideoReader:
         self.part = Part(format.size, format.crop_box)
 
     def __call__(
-        self, media: Media, start_s: float, augment: Augment | None = None, generator: Generator | None = None
+        self,
+        media: Media,
+        start_s: float,
+        end_s: float = math.inf,
+        augment: Augment | None = None,
+        generator: Generator | None = None,
     ) -> tuple[Tensor, bool]:
-        """(T, 3, size, size) float in [-1, 1] and whether the file has a picture."""
+        """(T, 3, size, size) float in [-1, 1], and whether the file has a picture for at least half of them.
+
+        After ``end_s``, the end of the clip, its last frame is repeated.
+        """
         spec = self.format
         if not media.info.has_video:
             return torch.zeros(spec.num_frames, 3, spec.size, spec.size), False
-        times_s = [start_s + i / spec.fps for i in range(spec.num_frames)]
-        frames = media.frames(times_s, self.part).frames
-        return prepare_frames(frames, spec.size, augment, generator), True
+        last_s = max(start_s, end_s - LAST_S)
+        times_s = [min(start_s + i / spec.fps, last_s) for i in range(spec.num_frames)]
+        shown = media.frames(times_s, self.part)
+        valid = shown.coverage(times_s) >= MIN_COVERAGE
+        return prepare_frames(shown.frames, spec.size, augment, generator), valid
 
 
 class AudioReader:
@@ -51,11 +64,23 @@ class AudioReader:
         self.format = format
 
     def __call__(
-        self, media: Media, start_s: float, augment: Augment | None = None, generator: Generator | None = None
+        self,
+        media: Media,
+        start_s: float,
+        end_s: float = math.inf,
+        augment: Augment | None = None,
+        generator: Generator | None = None,
     ) -> tuple[Tensor, bool]:
-        """(S,) float in [-1, 1] and whether at least half of it is real sound."""
-        sound = media.waveform(start_s, self.format.duration_s, self.format.sample_rate)
-        return prepare_waveform(sound.samples, augment, generator), sound.coverage >= MIN_COVERAGE
+        """(S,) float in [-1, 1], and whether at least half of what lies inside the clip is real sound.
+
+        After ``end_s``, the end of the clip, there is silence.
+        """
+        spec = self.format
+        sound = media.waveform(start_s, spec.duration_s, spec.sample_rate)
+        inside = min(spec.num_samples, max(1, round(min(end_s - start_s, spec.duration_s) * spec.sample_rate)))
+        sound.samples[inside:] = 0.0
+        valid = sound.coverage(inside) >= MIN_COVERAGE
+        return prepare_waveform(sound.samples, augment, generator), valid
 
 
 class TextReader:
@@ -67,7 +92,7 @@ class TextReader:
     Args:
         format: K texts of L words.
         vocabulary: text to ids.
-        words_per_text: None joins words, as many as fit, only where a row has no caption; 0 never uses them.
+        words_per_text: None joins L words, only where a row has no caption; 0 never uses them.
     """
 
     def __init__(self, format: ClipFormat, vocabulary: Vocabulary, words_per_text: int | None = None) -> None:

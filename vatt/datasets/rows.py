@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -12,7 +13,7 @@ from vatt.structures import Clip, TimedText
 
 COLUMNS = {
     "path": "media file, absolute or relative to the manifest's folder",
-    "id": "unique name; without it the path (and the span, where a path comes twice)",
+    "id": "unique name; without it the path and the span, if there is one",
     "start_s": "beginning of the clip in seconds; 0 without it",
     "end_s": "end of the clip in seconds; the end of the file without it",
     "text": "one caption",
@@ -41,18 +42,18 @@ class MissingFile(BadCell):
     """A path that leads nowhere."""
 
 
-class SpanIds:
-    """Ids for rows without one: the path, and the span when a path comes again."""
+class RowIds:
+    """Ids for rows without one: the path, with the span if the row has one, and numbered where that comes again."""
 
     def __init__(self) -> None:
-        self.used: set[str] = set()
+        self.used: Counter[str] = Counter()
 
     def __call__(self, path: str, start_s: float, end_s: float | None) -> str:
         name = path
-        if name in self.used:
-            name = f"{path}@{start_s:g}-{'end' if end_s is None else f'{end_s:g}'}"
-        self.used.add(name)
-        return name
+        if start_s or end_s is not None:
+            name = f"{path}@{start_s:.10g}-{'end' if end_s is None else f'{end_s:.10g}'}"
+        self.used[name] += 1
+        return name if self.used[name] == 1 else f"{name}#{self.used[name]}"
 
 
 def check_columns(row: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ def check_columns(row: dict[str, Any]) -> None:
         raise BadColumn("path", f"missing; found only {', '.join(map(str, row))}")
 
 
-def to_clip(row: dict[str, Any], root: Path, spans: SpanIds) -> Clip:
+def to_clip(row: dict[str, Any], root: Path, ids: RowIds) -> Clip:
     """A row as a clip, paths resolved against ``root``; raises `BadCell`."""
     path = _text(row, "path")
     if path is None:
@@ -78,7 +79,7 @@ def to_clip(row: dict[str, Any], root: Path, spans: SpanIds) -> Clip:
         raise BadCell("end_s", f"{end_s:g} is not after start_s {start_s:g}")
     text, label, audio_path = _text(row, "text"), _text(row, "label"), _text(row, "audio_path")
     return Clip(
-        id=_text(row, "id") or spans(path, start_s, end_s),
+        id=_text(row, "id") or ids(path, start_s, end_s),
         path=str(root / path),
         start_s=start_s,
         end_s=end_s,
@@ -100,9 +101,9 @@ def check_files(clip: Clip) -> None:
 
 def _text(row: dict[str, Any], column: str) -> str | None:
     value = row.get(column)
-    if value is None or isinstance(value, (list, dict)):
-        if value is not None:
-            raise BadCell(column, f"one text is wanted, not {value!r}")
+    if isinstance(value, (list, dict)):
+        raise BadCell(column, f"one text is wanted, not {value!r}")
+    if value is None or value != value:  # NaN is how pandas writes an empty cell
         return None
     return str(value).strip() or None
 

@@ -11,13 +11,13 @@ from torch import Tensor
 MAX_RESAMPLE_TERMS = 1_000  # of the reduced ratio of two rates: the size of torchaudio's filter bank
 
 
-def place(span: np.ndarray, samples: np.ndarray, at: int) -> int:
-    """Copy what of ``samples``, which begin at index ``at``, falls into ``span``; returns how many did."""
+def place(span: np.ndarray, samples: np.ndarray, at: int) -> tuple[int, int]:
+    """Copy what of ``samples``, which begin at index ``at``, falls into ``span``; returns where it went."""
     begin, end = max(at, 0), min(at + len(samples), len(span))
     if end <= begin:
-        return 0
+        return len(span), 0
     span[begin:end] = samples[begin - at : end - at]
-    return end - begin
+    return begin, end
 
 
 def decode_rate(source: int, target: int) -> int:

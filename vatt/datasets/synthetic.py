@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vatt.datasets.encoding import write_media
 from vatt.datasets.manifest import write_manifest
+from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
 
 SIZE, FPS, SAMPLE_RATE, DURATION_S = 96, 10, 16_000, 2.0
@@ -172,7 +173,7 @@ class Plan:
         held = self.num_test + self.num_val
         train = len(everything) - held if self.num_train is None else self.num_train
         if min(self.num_test, self.num_val, train) < 0 or held + train > len(everything):
-            raise ValueError(f"{self} asks for {held + train} combinations of {len(everything)}")
+            raise InputError(f"{self} asks for {held + train} combinations of {len(everything)}")
         order = np.random.default_rng(self.seed).permutation(len(everything)).tolist()
         clips = []
         for place, number in enumerate(order[: held + train]):
@@ -194,7 +195,7 @@ def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None 
         Path of the manifest.
 
     Raises:
-        ValueError: the plan asks for more combinations than there are.
+        InputError: the plan asks for more combinations than there are.
     """
     output = Path(output)
     manifest, stamp = output / "manifest.jsonl", output / "corpus.json"

@@ -14,7 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from vatt.errors import InputError
+
 FILE = "vocabulary.json"
+PART = 2_000  # characters that SentencePiece is given at once
 Kind = Literal["sentencepiece", "words", "huggingface"]
 
 
@@ -55,7 +58,7 @@ class WordVocabulary:
         self.words = list(words)
         self._ids = {word: i for i, word in enumerate(self.words, start=2)}
         if len(self._ids) != len(self.words):
-            raise ValueError("a word stands twice in the list")
+            raise InputError("a word stands twice in the list")
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> WordVocabulary:
@@ -92,7 +95,7 @@ class SentencePieceVocabulary:
             raise FileNotFoundError(f"no SentencePiece model at {model}")
         self._processor = SentencePieceProcessor(model_file=str(model))
         if self._processor.pad_id() < 0:
-            raise ValueError(f"{model}: the model has no pad id; train it with --pad_id=0 --unk_id=1")
+            raise InputError(f"{model}: the model has no pad id; train it with --pad_id=0 --unk_id=1")
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, folder: str | Path) -> SentencePieceVocabulary:
@@ -105,25 +108,38 @@ class SentencePieceVocabulary:
             texts: the corpus, one sentence each.
             size: the number of pieces aimed at; a small corpus gives fewer.
             folder: where the model file is written.
+
+        Raises:
+            InputError: SentencePiece refuses; mostly because the corpus has more characters than ``size``.
         """
         from sentencepiece import SentencePieceTrainer
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_prefix=str(folder / "sentencepiece"),
-            vocab_size=size,
-            hard_vocab_limit=False,
-            model_type="bpe",
-            character_coverage=1.0,
-            normalization_rule_name="nmt_nfkc_cf",  # NFKC and case folding
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            minloglevel=2,
-        )
+        # Long texts go in by parts, because SentencePiece leaves out what is over a limit.
+        parts = [text[i : i + PART] for text in texts for i in range(0, len(text), PART)]
+        try:
+            SentencePieceTrainer.train(
+                sentence_iterator=iter(parts),
+                max_sentence_length=8 * PART,  # bytes
+                model_prefix=str(folder / "sentencepiece"),
+                vocab_size=size,
+                hard_vocab_limit=False,
+                model_type="bpe",
+                # Every character of a small alphabet; of a large one the rarest are left to the unknown piece.
+                character_coverage=1.0 if len(set().union(*parts)) < size / 2 else 0.9995,
+                normalization_rule_name="nmt_nfkc_cf",  # NFKC and case folding
+                pad_id=0,
+                unk_id=1,
+                bos_id=-1,
+                eos_id=-1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"SentencePiece cannot make {size} pieces (--size) of {len(set().union(*parts))} different characters: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         return cls(folder / "sentencepiece.model")
 
     @property
@@ -164,7 +180,7 @@ class HuggingFaceVocabulary:
         self.name = str(tokenizer)
         self._tokenizer = AutoTokenizer.from_pretrained(self.name)
         if self._tokenizer.pad_token_id is None:
-            raise ValueError(f"tokenizer {tokenizer} has no pad token; choose one that has")
+            raise InputError(f"tokenizer {tokenizer} has no pad token; choose one that has")
 
     @property
     def pad_id(self) -> int:
@@ -189,7 +205,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
 
     Raises:
         FileNotFoundError: there is none; the message says how to make one.
-        ValueError: it is of an unknown kind.
+        InputError: it is of an unknown kind.
     """
     folder = Path(folder)
     file = folder / FILE
@@ -204,7 +220,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
         return SentencePieceVocabulary(folder / says["model"])
     if says["kind"] == "huggingface":
         return HuggingFaceVocabulary(folder / says["tokenizer"])
-    raise ValueError(f"{file}: unknown kind {says['kind']!r}; known: sentencepiece, words, huggingface")
+    raise InputError(f"{file}: unknown kind {says['kind']!r}; known: sentencepiece, words, huggingface")
 
 
 def make_vocabulary(
@@ -224,16 +240,16 @@ def make_vocabulary(
         tokenizer: the hub name or folder of the Hugging Face tokenizer.
 
     Raises:
-        ValueError: there is no text to train on, or no tokenizer is named.
+        InputError: there is no text to train on, or no tokenizer is named.
     """
     if kind == "huggingface":
         if tokenizer is None:
-            raise ValueError("kind huggingface needs --tokenizer NAME_OR_FOLDER")
+            raise InputError("kind huggingface needs --tokenizer NAME_OR_FOLDER")
         vocabulary: Vocabulary = HuggingFaceVocabulary(tokenizer)
     else:
         texts = [text for text in texts if text.strip()]
         if not texts:
-            raise ValueError("the manifest has no text (columns text, texts, words) to make a vocabulary from")
+            raise InputError("the manifest has no text (columns text, texts, words) to make a vocabulary from")
         if kind == "words":
             vocabulary = WordVocabulary.train(texts, size)
         else:

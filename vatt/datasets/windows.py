@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
@@ -10,6 +9,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.clips import ClipReader, Sample, start_range
 from vatt.datasets.media import MediaError
+from vatt.errors import InputError
 from vatt.structures import Clip, Event
 
 
@@ -36,7 +36,7 @@ class WindowStream(IterableDataset[list[Sample]]):
 
     def __init__(self, clips: Sequence[Clip], reader: ClipReader, hop_s: float) -> None:
         if not hop_s > 0:
-            raise ValueError(f"the distance of windows must be positive, not {hop_s} s")
+            raise InputError(f"the distance of windows must be positive, not {hop_s} s")
         self.clips, self.reader, self.hop_s = clips, reader, hop_s
 
     def __iter__(self) -> Iterator[list[Sample]]:
@@ -58,14 +58,18 @@ class WindowStream(IterableDataset[list[Sample]]):
         duration_s = self.reader.format.duration_s
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s = start_range(clip, files, duration_s)
-            ends_s = min(clip.end_s or math.inf, max(file.info.duration_s for file in files))
+            first_s, last_s, clip_ends_s = start_range(clip, files, duration_s)
+            whole = True
             for start_s in window_starts(first_s, last_s, self.hop_s):
                 before = sum(file.bad_packets for file in set(files))
-                sample = self.reader.read(clip, files, start_s)
+                sample = self.reader.read(clip, files, start_s, clip_ends_s)
                 bad = sum(file.bad_packets for file in set(files)) - before
                 if bad:
                     reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-                end_s = min(start_s + duration_s, max(ends_s, start_s))
+                if whole and not (sample["video_valid"] or sample["audio_valid"]):
+                    whole = False
+                    reason = f"neither picture nor sound in the window at {start_s:.2f} s, of {clip_ends_s:.2f} s"
+                    sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+                end_s = min(start_s + duration_s, max(clip_ends_s, start_s))
                 yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}

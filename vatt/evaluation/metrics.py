@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from vatt.errors import InputError
+
 RECALLS = (1, 5, 10)
 
 
@@ -23,10 +25,10 @@ def ranks(similarity: Tensor, target: Tensor) -> Tensor:
         (Q,) int64.
 
     Raises:
-        ValueError: a similarity is not finite.
+        InputError: a similarity is not finite.
     """
     if not similarity.isfinite().all():
-        raise ValueError("similarities hold NaN or infinity; the embeddings are broken")
+        raise InputError("similarities hold NaN or infinity; the embeddings are broken")
     right = similarity.gather(1, target.unsqueeze(1))
     return (similarity >= right).sum(dim=1)
 
@@ -43,7 +45,7 @@ def summarize(rank: Tensor, gallery: int) -> dict[str, float]:
         R@5, R@10 in per cent and the median rank of guessing.
     """
     if len(rank) == 0:
-        raise ValueError("there is no query to evaluate")
+        raise InputError("there is no query to evaluate")
     rank = rank.double()
     found: dict[str, float] = {f"R@{k}": round((rank <= k).double().mean().item() * 100, 2) for k in RECALLS}
     found["MedR"] = rank.quantile(0.5).item()
@@ -69,7 +71,9 @@ def retrieval(queries: Tensor, gallery: Tensor, target: Tensor | None = None) ->
 
 
 class PairedRetrieval(Metric):
-    """Retrieval in both directions between two embeddings of the same clips, gathered over batches and processes.
+    """Retrieval in both directions between two embeddings of the same clips, gathered over batches.
+
+    Of several processes each sees all clips and has the whole result: it does not depend on their number.
 
     Args:
         names: of the two sides, for example ("text", "video").
@@ -78,7 +82,7 @@ class PairedRetrieval(Metric):
     full_state_update = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.names = tuple(names)
         self.add_state("first", default=[], dist_reduce_fx="cat")
         self.add_state("second", default=[], dist_reduce_fx="cat")

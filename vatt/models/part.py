@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from vatt.errors import InputError
+
 ALLOWED = "vatt.models."  # a configuration may name nothing else: loading a model runs no foreign code
 
 
@@ -57,20 +59,20 @@ def from_config(config: Any) -> Any:
     """Inverse of `to_config`.
 
     Raises:
-        ValueError: a class path outside this package's models, or a class that does not exist.
+        InputError: a class path outside this package's models, or a class that does not exist.
         TypeError: an argument that the class does not have.
     """
     if isinstance(config, dict) and "class_path" in config:
         path: str = config["class_path"]
         module, _, name = path.rpartition(".")
         if not path.startswith(ALLOWED):
-            raise ValueError(f"refusing to load {path!r}: a model is made of parts of {ALLOWED}* only")
+            raise InputError(f"refusing to load {path!r}: a model is made of parts of {ALLOWED}* only")
         try:
             part = getattr(import_module(module), name)
         except (ImportError, AttributeError):
-            raise ValueError(f"this version of vatt has no {path!r}") from None
+            raise InputError(f"this version of vatt has no {path!r}") from None
         if not (isinstance(part, type) and issubclass(part, Part)):
-            raise ValueError(f"{path!r} is not a part of a model")
+            raise InputError(f"{path!r} is not a part of a model")
         return part(**{k: from_config(v) for k, v in config["init_args"].items()})
     if isinstance(config, dict):
         return {k: from_config(v) for k, v in config.items()}

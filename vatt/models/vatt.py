@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.part import Part, from_config, to_config
 from vatt.structures import ClipFormat
@@ -94,7 +95,7 @@ class VATT(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no model.
-            ValueError: weights and configuration do not fit; the message names the tensors.
+            InputError: weights and configuration do not fit; the message names the tensors.
         """
         folder = Path(folder)
         for name in (CONFIG, WEIGHTS):
@@ -109,7 +110,7 @@ class VATT(nn.Module):
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except RuntimeError as error:
-            raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+            raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
         model.folder = folder
         return model.eval()
 
@@ -123,5 +124,5 @@ class VATT(nn.Module):
     def _unit(self, outputs: dict[str, Tensor], modality: str, space: Space) -> Tensor:
         name = f"{modality}_{SPACES[space]}"
         if name not in outputs:
-            raise ValueError(f"this model has no {modality} in the {space} space")
+            raise InputError(f"this model has no {modality} in the {space} space")
         return F.normalize(outputs[name], dim=-1)

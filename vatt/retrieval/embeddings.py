@@ -20,6 +20,7 @@ from vatt.datasets.manifest import read_manifest
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.windows import WindowStream
+from vatt.errors import InputError
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.store import EmbeddingWriter
 from vatt.structures import Clip, Event
@@ -96,7 +97,6 @@ def embed(
     clips = read_manifest(source, split=split)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = model.to(target).eval()
-    vocabulary = model_vocabulary(model) if any(clip.texts for clip in clips) else None
     fingerprint = model.fingerprint()
     report = EmbedReport(clips=len(clips))
     with EmbeddingWriter(output, fingerprint) as writer, torch.inference_mode():
@@ -107,10 +107,14 @@ def embed(
             report.windows += len({(row["id"], row["start_s"]) for row in rows})
             report.events += batch["events"]
         report.embedded = len(seen)
-        if vocabulary is not None:
-            for rows, events in _texts(model, clips, vocabulary, batch_size, target):
-                writer.add(rows)
-                report.events += events
+        known = {event["id"] for event in report.unreadable}
+        for clip in clips:
+            if clip.id not in seen | known:
+                reason = f"no window of it has anything that the model takes ({', '.join(model.backbone.modalities)})"
+                report.events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
+        for rows, events in _texts(model, clips, batch_size):
+            writer.add(rows)
+            report.events += events
         report.rows = writer.rows
     _write_notes(Path(output), report, model, fingerprint, source, split, hop_s or model.format.duration_s)
     return report
@@ -134,7 +138,7 @@ def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> t
     ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
     if not valid.all():
         empty = texts[int((~valid).nonzero()[0])]
-        raise ValueError(f"the text {empty!r} has no word that the model's vocabulary could encode")
+        raise InputError(f"the text {empty!r} has no word that the model's vocabulary could encode")
     device = next(model.parameters()).device
     return model(text=ids.to(device))["text_vt"].float().cpu(), cut
 
@@ -169,15 +173,28 @@ def _windows(
             yield rows, batch
 
 
-def _texts(
-    model: VATT, clips: Sequence[Clip], vocabulary: Vocabulary, batch_size: int, device: torch.device
-) -> Iterator[tuple[list[dict[str, Any]], list[Event]]]:
-    """Rows of text vectors: every caption of every clip, in the order of the manifest."""
-    captions = [(clip, text) for clip in clips for text in clip.texts]
+def _texts(model: VATT, clips: Sequence[Clip], batch_size: int) -> Iterator[tuple[list[dict[str, Any]], list[Event]]]:
+    """Rows of text vectors: every text that training would take of a clip, in the order of the manifest."""
+    if not any(clip.texts or clip.words for clip in clips):
+        return
+    try:
+        vocabulary = model_vocabulary(model)
+    except FileNotFoundError as error:
+        yield [], [Event(kind="skipped", id="", path=str(model.folder), reason=f"texts are not embedded: {error}")]
+        return
+    reader = TextReader(model.format, vocabulary)
+    captions = [(clip, text, len(vocabulary.encode(text.text))) for clip in clips for text in reader.candidates(clip)]
     for begin in range(0, len(captions), 8 * batch_size):
-        part = captions[begin : begin + 8 * batch_size]
-        vectors, _ = encode_texts(model, [text.text for _, text in part], vocabulary)
         rows, events = [], []
+        for clip, text, length in captions[begin : begin + 8 * batch_size]:
+            if length == 0:
+                reason = f"the vocabulary has nothing for the text {text.text!r}"
+                events.append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
+        part = [(clip, text) for clip, text, length in captions[begin : begin + 8 * batch_size] if length]
+        if not part:
+            yield rows, events
+            continue
+        vectors, _ = encode_texts(model, [text.text for _, text in part], vocabulary)
         for (clip, text), vector in zip(part, vectors.numpy(), strict=True):
             start_s = clip.start_s if text.start_s is None else text.start_s
             end_s = (clip.end_s if text.end_s is None else text.end_s) or 0.0

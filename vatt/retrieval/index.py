@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
 from vatt.retrieval.store import Embeddings, StoreError
 
 FILE = "index.json"
@@ -177,12 +177,15 @@ class Index:
 
         Raises:
             IndexMismatch: the vectors are another model's, or the index has no such part or width.
+            InputError: k is below 1.
         """
         if model != self.model:
             raise IndexMismatch(f"the index holds vectors of model {self.model}, the query is of model {model}")
         if (modality, space) not in self._parts:
             there = ", ".join(f"{m} in {s}" for m, s, _ in self.kinds())
             raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {there}")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
         part = self._parts[modality, space]
         if vectors.ndim != 2 or vectors.shape[1] != part.index.d:
             raise IndexMismatch(f"queries must be (Q, {part.index.d}), not {vectors.shape}")
@@ -209,7 +212,7 @@ def _hits(part: _Part, vector: np.ndarray, count: int, distinct: bool) -> list[H
 def _same_moment(a: Hit, b: Hit) -> bool:
     """Whether two hits in one clip share more than half of the shorter one."""
     shared = min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
-    return a.id == b.id and shared > min(a.end_s - a.start_s, b.end_s - b.start_s) / 2
+    return (a.id, a.path) == (b.id, b.path) and shared > min(a.end_s - a.start_s, b.end_s - b.start_s) / 2
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

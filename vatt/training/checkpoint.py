@@ -28,7 +28,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ExportModel(Callback):
-    """At the end, writes ``model/``: the best weights, configuration, vocabulary, and how they came about.
+    """When a training ends by itself, writes ``model/``: the best weights, configuration, vocabulary, and how they
+    came about.
 
     Args:
         folder: of the run.
@@ -39,7 +40,7 @@ class ExportModel(Callback):
 
     # Not at the end of the training: a run that was killed after its last step has none when it is resumed.
     def on_fit_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
-        if not trainer.is_global_zero or trainer.global_step < trainer.max_steps:
+        if not trainer.is_global_zero:
             return
         chosen: dict[str, Any] = {"weights": "of the last step"}
         last = {name: value.clone() for name, value in pl_module.state_dict().items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from vatt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,18 @@ class Optimization:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.final_lr <= self.lr:
-            raise ValueError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
+        if not (0 <= self.final_lr <= self.lr and self.lr > 0):
+            raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
 
 
 def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Optimizer, LRScheduler]:
     """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
 
     Raises:
-        ValueError: the warm-up is as long as the training.
+        InputError: the warm-up is as long as the training.
     """
     if how.warmup_steps >= steps:
-        raise ValueError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
+        raise InputError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": how.weight_decay},
@@ -52,8 +55,14 @@ def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Op
     ]
     kind = AdamW if how.name == "adamw" else Adam
     optimizer = kind(groups, lr=how.lr, betas=how.betas, eps=how.eps)
-    cosine = CosineAnnealingLR(optimizer, T_max=steps - how.warmup_steps, eta_min=how.final_lr)
-    if how.warmup_steps == 0:
-        return optimizer, cosine
-    rise = LinearLR(optimizer, start_factor=1 / (how.warmup_steps + 1), total_iters=how.warmup_steps)
-    return optimizer, SequentialLR(optimizer, [rise, cosine], milestones=[how.warmup_steps])
+
+    # In closed form, because a schedule that keeps its length in the checkpoint would not see that a run is resumed
+    # with more steps.
+    def factor(step: int) -> float:
+        if step < how.warmup_steps:
+            return (step + 1) / (how.warmup_steps + 1)
+        done = min(1.0, (step - how.warmup_steps) / (steps - how.warmup_steps))
+        low = how.final_lr / how.lr
+        return low + (1.0 - low) * (1.0 + math.cos(math.pi * done)) / 2
+
+    return optimizer, LambdaLR(optimizer, factor)

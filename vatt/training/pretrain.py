@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone
 from vatt.objectives.base import Objective
@@ -106,7 +106,7 @@ class PretrainModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         steps = self.trainer.max_steps
         if steps < 1:
-            raise ValueError("set trainer.max_steps: the learning-rate schedule is counted in steps")
+            raise InputError("set trainer.max_steps: the learning-rate schedule is counted in steps")
         optimizer, schedule = make_optimizer(self, self.optimization, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

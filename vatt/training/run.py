@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.training.callbacks import DataReport, StepBar, Throughput
 from vatt.training.checkpoint import ExportModel
@@ -28,14 +29,19 @@ class Run:
     best_by: str = "val/rsum"
 
 
-def run_callbacks(run: Run) -> list[Callback]:
-    """Checkpoints (last and best), reports, and the export of the trained model."""
+def run_callbacks(run: Run, logs: bool = True) -> list[Callback]:
+    """Checkpoints (last and best), reports, and the export of the trained model.
+
+    Args:
+        run: where they go.
+        logs: there is a logger, which the learning rate can be written to.
+    """
     checkpoints = Path(run.folder) / "checkpoints"
     return [
         StepBar(),
         Throughput(),
         DataReport(run.folder),
-        LearningRateMonitor("step"),
+        *([LearningRateMonitor("step")] if logs else []),
         ModelCheckpoint(
             checkpoints,
             filename="best",
@@ -56,5 +62,5 @@ def run_loggers(run: Run) -> list[Logger]:
     try:
         loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
     except ModuleNotFoundError:
-        pass
+        rank_zero_warn('TensorBoard is not installed, so logs are written as CSV only: pip install "vatt[logs]"')
     return loggers

@@ -1,0 +1,57 @@
+"""What the README tells people to type is understood, and what it links to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import import_module
+
+import pytest
+
+from tests.conftest import ROOT
+from vatt.cli.main import COMMANDS, make_parser
+
+PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "benchmarks" / "RESULTS.md"]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+LINES = sorted({line.strip().partition("  #")[0] for line in re.findall(r"^ *(vatt .*)$", TEXT, re.MULTILINE)})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_has_these_arguments(line: str) -> None:
+    _, word, *rest = shlex.split(line)
+    assert word in COMMANDS
+    if word == "pretrain":
+        config = rest[rest.index("--config") + 1]
+        assert rest[0] in ("fit", "validate")
+        assert (ROOT / config).is_file()
+        return
+    where, positional, _ = COMMANDS[word]
+    module, name = where.split(":")
+    make_parser(word, getattr(import_module(module), name), positional).parse_args(rest)
+
+
+def test_there_are_commands() -> None:
+    assert {shlex.split(line)[1] for line in LINES} >= {"vocabulary", "pretrain", "embed", "index", "search"}
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`?make ([a-z-]+)", TEXT))
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: object) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_parts_work_without_lightning() -> None:
+    """The second Python example, as it stands."""
+    example = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["seen"].shape == names["heard"].shape == (8, 128)
+    assert names["loss"].ndim == 0

@@ -98,6 +98,15 @@ def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def uneven_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """1 s of picture with 4 s of sound, and 4 s of picture with 1 s of sound."""
+    folder = tmp_path_factory.mktemp("media")
+    write_media(folder / "short_picture.mp4", numbered_frames(10), 10, beeps(4.0, 16_000, 0.2), 16_000, crf=10)
+    write_media(folder / "short_sound.mp4", numbered_frames(40), 10, beeps(1.0, 16_000, 0.2), 16_000, crf=10)
+    return folder / "short_picture.mp4", folder / "short_sound.mp4"
+
+
 @pytest.fixture
 def vocabulary() -> WordVocabulary:
     return WordVocabulary(WORDS)

@@ -57,7 +57,7 @@ def test_a_folder_is_embedded_indexed_and_searched(
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
 
-def test_all_well_is_status_0_and_nothing_readable_is_an_error(
+def test_exit_status_tells_what_came_of_it(
     media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / "out")
@@ -66,6 +66,41 @@ def test_all_well_is_status_0_and_nothing_readable_is_an_error(
     assert "nowhere" in capsys.readouterr().err
     assert main(["embed", str(media), "--model", str(tmp_path / "no_model"), "--output", output]) == 2
     assert "no_model" in capsys.readouterr().err
+    assert main(["embed", str(media / "broken.mp4"), "--model", str(model_folder), "--output", output]) == 1
+    assert "embedded 0 of 1 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["search", "INDEX", ""], "no word"),
+        (["search", "INDEX", "a ring", "--k", "0"], "k must be at least 1"),
+        (["embed", "VIDEO", "--model", "MODEL", "--output", "OUT", "--hop_s", "-1"], "must be positive"),
+        (["vocabulary", "VIDEO", "--output", "OUT"], "no text"),
+        (["synth", "OUT", "--num_test", "9999"], "combinations"),
+        (["index", "MODEL", "--output", "OUT"], "no embeddings"),
+        (["plot", "MODEL", "--output", "OUT.png"], "metrics.csv"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    argv: list[str],
+    said: str,
+    video_file: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"VIDEO": str(video_file), "MODEL": str(model_folder), "OUT": str(tmp_path / "out")}
+    if "INDEX" in argv:
+        main(["embed", str(video_file), "--model", str(model_folder), "--output", str(tmp_path / "embeddings")])
+        main(["index", str(tmp_path / "embeddings"), "--output", str(tmp_path / "index")])
+        places["INDEX"] = str(tmp_path / "index")
+    capsys.readouterr()
+    assert main([places.get(word, word) for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith(f"vatt {argv[0]}: error: ")
+    assert "Traceback" not in error
 
 
 def test_an_index_refuses_a_query_by_another_model(
@@ -99,7 +134,7 @@ def test_vocabulary_and_retrieve(
 
     words = tmp_path / "words"
     assert main(["vocabulary", str(manifest), "--kind", "words", "--split", "test", "--output", str(words)]) == 0
-    assert "6 ids + 0" not in capsys.readouterr().out
+    assert "(words, 7 ids from 2 texts)" in capsys.readouterr().out
     assert sorted(load_vocabulary(words).words) == ["a", "bar", "blue", "red", "ring"]
 
     embeddings, report = tmp_path / "embeddings", tmp_path / "report.json"

@@ -40,6 +40,19 @@ def test_cached_sound_is_padded_and_flagged(video_file: Path, tmp_path: Path) ->
         assert cached.waveform(5.0, 1.0, 8000).coverage() == 0
 
 
+def test_tracks_that_end_early_do_so_in_the_cache_too(uneven_files: tuple[Path, Path], tmp_path: Path) -> None:
+    cache = DecodedCache(tmp_path, Part(32), 8000)
+    for path in uneven_files:
+        with open_media(path) as media, cache.open(path) as cached:
+            for start_s in (0.0, 0.6, 1.2, 3.0):
+                times_s = [start_s + i / 10 for i in range(5)]
+                shown, kept = media.frames(times_s, Part(32)), cached.frames(times_s, Part(32))
+                assert shown.coverage(times_s) == kept.coverage(times_s)
+                heard, held = media.waveform(start_s, 0.5, 8000), cached.waveform(start_s, 0.5, 8000)
+                assert heard.coverage() == pytest.approx(held.coverage(), abs=0.15)
+                assert (heard.coverage() == 0) == (held.coverage() == 0)
+
+
 def test_files_without_sound_or_picture(silent_file: Path, sound_file: Path, tmp_path: Path) -> None:
     cache = DecodedCache(tmp_path, Part(32), 8000)
     with cache.open(silent_file) as silent, cache.open(sound_file) as sound:

@@ -52,6 +52,35 @@ def test_what_is_missing_is_zero_and_not_valid(silent_file: Path, sound_file: Pa
     assert video.shape == (8, 3, 32, 32)
 
 
+def test_what_a_track_does_not_reach_is_not_valid(uneven_files: tuple[Path, Path]) -> None:
+    """Windows of 1 s, every half second: those of which half exists count."""
+    valid = []
+    for path in uneven_files:
+        with open_media(path) as media:
+            starts = [i / 2 for i in range(7)]
+            valid.append([VideoReader(TINY)(media, start_s)[1] for start_s in starts])
+            valid.append([AudioReader(TINY)(media, start_s)[1] for start_s in starts])
+    short, whole = [True, True] + [False] * 5, [True] * 7
+    assert valid == [short, whole, whole, short]
+
+
+def test_nothing_after_the_end_of_a_clip_is_read(video_file: Path) -> None:
+    """A clip from 0.5 to 1.0 s in a window of 1.6 s: its last frame stands, and the beep at 1.0 s is not heard."""
+    spec = ClipFormat(num_frames=8, fps=5.0, size=48, sample_rate=8000)
+    with open_media(video_file) as media:
+        video, seen = VideoReader(spec)(media, 0.5, 1.0)
+        asked = media.frames([0.5, 0.7, 0.9, 0.99]).frames
+        sound, heard = AudioReader(spec)(media, 0.5, 1.0)
+    assert [read_number(frame) for frame in asked] == [12, 17, 22, 24]
+    still = video[3:]
+    assert torch.equal(still, still[:1].expand_as(still))
+    assert not torch.equal(video[2], video[3])
+    assert sound[:4000].abs().max() > 0.2
+    assert sound[4000:].abs().max() == 0
+    assert seen
+    assert heard  # all of what lies inside the clip
+
+
 TEXTS = (
     TimedText("a red ring", 0.0, 1.0),
     TimedText("a blue bar", 2.0, 3.0),

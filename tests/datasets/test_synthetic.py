@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,19 @@ def test_files_are_real_video_with_sound(corpus: Path) -> None:
     assert sound.samples.abs().max() > 0.1
 
 
-def test_a_second_call_keeps_the_corpus_and_another_seed_does_not(corpus: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_second_call_keeps_the_corpus(corpus: Path, capsys: pytest.CaptureFixture) -> None:
     before = {path: path.stat().st_mtime_ns for path in (corpus / "clips").iterdir()}
     synthesize(corpus, SMALL)
     assert "there already" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (corpus / "clips").iterdir()}
     assert json.loads((corpus / "corpus.json").read_text())["seed"] == 1
+
+
+def test_another_plan_in_the_same_folder_is_written(tmp_path: Path) -> None:
+    plan = Plan(clips_per_combination=1, num_test=1, num_val=0, num_train=1, seed=1)
+    first = synthesize(tmp_path, plan, num_workers=1).read_text()
+    assert synthesize(tmp_path, replace(plan, seed=2), num_workers=1).read_text() != first
+    assert synthesize(tmp_path, plan, num_workers=1).read_text() == first
 
 
 def test_the_same_seed_draws_the_same_clip() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY, tiny_model
+from tests.conftest import TINY, tiny_backbone, tiny_model
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
+from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
 from vatt.retrieval.store import Embeddings
@@ -106,6 +107,66 @@ def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_
         rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert rows.keys() == {"empty.mp4", "page.mp4", "half.mp4"}
     assert all(rows.values())
+
+
+def test_a_file_cut_short_behind_a_whole_header_is_reported(
+    video_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """Matroska keeps its length in front: what is missing must not become frozen frames and silence."""
+    import av
+
+    whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    with av.open(str(video_file)) as source, av.open(str(whole), "w") as target:
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    report = embed(cut, model_folder, tmp_path / "out", num_workers=0)
+    assert [event["kind"] for event in report.incomplete] == ["damaged"]
+    assert max(key[3] for key in vectors(tmp_path / "out")) < 2.0
+
+
+def test_a_sound_shorter_than_a_window_is_embedded(sound_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps({"id": "short", "path": str(sound_file), "start_s": 0.4, "end_s": 0.7}))
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    assert (report.embedded, report.events) == (1, [])
+
+
+def test_a_clip_without_anything_for_the_model_is_named(sound_file: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    del backbone.tokenizers["audio"]
+    projection = HierarchicalProjection({m: backbone.width(m) for m in backbone.modalities}, 12, 8)
+    report = embed(sound_file, VATT(backbone, projection, TINY).eval(), tmp_path / "out", num_workers=0)
+    assert [event["kind"] for event in report.unreadable] == ["unreadable"]
+    assert "video, text" in report.unreadable[0]["reason"]
+
+
+def test_texts_that_cannot_be_embedded_are_named_and_the_rest_is(
+    video_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps({"id": "x", "path": str(video_file), "texts": ["a red ring", "…"]}))
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    assert [(event["kind"], event["id"]) for event in report.events] == [("skipped", "x")]
+    assert list(Embeddings(tmp_path / "out").select("text", "video_text").column("text")) == ["a red ring"]
+    shutil.rmtree(model_folder / "vocabulary")
+    report = embed(manifest, model_folder, tmp_path / "again", num_workers=0)
+    assert [event["kind"] for event in report.events] == ["skipped"]
+    assert "trained without texts" in report.events[0]["reason"]
+    assert ("video", "video_text") in Embeddings(tmp_path / "again").kinds()
+
+
+def test_timed_words_are_texts_too(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    words = [{"word": w, "start": i / 4, "end": (i + 1) / 4} for i, w in enumerate("a red ring moves left".split())]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps({"id": "x", "path": str(video_file), "words": words}))
+    embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    rows = Embeddings(tmp_path / "out").select("text", "video_text")
+    assert list(rows.column("text")) == ["a red ring moves left"]
+    assert (rows.column("start_s")[0], rows.column("end_s")[0]) == (0.0, 1.25)
 
 
 def test_cut_texts_are_reported(video_file: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ def test_search_is_cosine_over_everything(index: Index) -> None:
         assert [hit.start_s for hit in hits] == [i * 1.5 for i in order]
 
 
+def _elsewhere(folder: Path, query: np.ndarray) -> Path:
+    with EmbeddingWriter(folder / "elsewhere", "m") as writer:
+        place = {"path": "elsewhere/a.mp4", "start_s": 0.4, "end_s": 2.0}
+        writer.add([row("a", "video", "video_text", query[0]) | place])
+    return folder / "elsewhere"
+
+
 def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
     """Clip a has windows at 0.0, 0.4 and 1.6 s, and clip b one at 0.4 s, worse in this order."""
     with EmbeddingWriter(tmp_path / "embeddings", "m") as writer:
@@ -52,6 +59,8 @@ def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
     found = index.search(query, "m", k=3, distinct=True)[0]
     assert [(hit.rank, hit.id, hit.start_s) for hit in found] == [(1, "a", 0.4), (2, "b", 0.4), (3, "a", 1.6)]
     assert len(index.search(query, "m", k=9, distinct=True)[0]) == 3
+    both = Index.build([tmp_path / "embeddings", _elsewhere(tmp_path, query)])
+    assert len(both.search(query, "m", k=9, distinct=True)[0]) == 4  # of the same id, but another file
     assert [hit.start_s for hit in index.search(query, "m", k=2)[0]] == [0.4, 0.0]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from vatt.errors import VattError
 
 QUERIES = 3
+CORPUS: tuple[str, ...] = ()  # options of vatt synth
 
 
 class DemoFailed(VattError):
@@ -33,7 +34,7 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
     model, embeddings, index, pictures = run / "model", run / "embeddings", run / "index", run / "pictures"
     report = run / "report.json"
 
-    _vatt("synth", str(data))
+    _vatt("synth", str(data), *CORPUS)
     _vatt(
         *("vocabulary", str(manifest), "--split", "train", "--size", "512", "--output", str(vocabulary)),
         makes=vocabulary / "vocabulary.json",
@@ -89,7 +90,7 @@ def _questions(manifest: Path) -> Sequence[tuple[str, str]]:
 
 
 def _complete(report: Path, training: Path, config: str, seconds: float) -> None:
-    """Add how the model came about to the retrieval report; the time of a whole demonstration is kept."""
+    """Add to the retrieval report how the model came about."""
     found = json.loads(report.read_text(encoding="utf-8"))
     how = json.loads(training.read_text(encoding="utf-8"))
     found["data"] = "synthetic shapes, test split: combinations of attributes that are not in the training"

@@ -1,0 +1,79 @@
+"""The demonstration, made small: every command of it, what it leaves behind, and that it is used again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import ROOT
+from vatt.cli import demo as module
+from vatt.cli.demo import DemoFailed, demo
+from vatt.cli.main import main
+from vatt.models.vatt import VATT
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of the demonstration with 4 steps of 4 clips, on a corpus of 20."""
+    sizes = "--clips_per_combination 1 --num_test 4 --num_val 4 --num_train 12 --num_workers 1"
+    monkeypatch.setattr(module, "CORPUS", tuple(sizes.split()))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    changes = {"data/shapes.yaml": {"batch_size": 4, "num_workers": 0}, "trainer/cpu.yaml": {"max_steps": 4}}
+    experiment = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    for name, change in changes.items():
+        part = yaml.safe_load((ROOT / "configs" / name).read_text()) | change
+        if "max_steps" in change:
+            part |= {"val_check_interval": 2, "log_every_n_steps": 1}
+        room = name.partition("/")[0]
+        (parts / f"{room}.yaml").write_text(yaml.safe_dump(part))
+        experiment[room] = f"parts/{room}.yaml"
+    for room in ("backbone", "objective"):
+        experiment["model"][room] = str(ROOT / "configs" / experiment["model"][room])
+    experiment["model"]["optimization"]["warmup_steps"] = 1
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    return path
+
+
+@pytest.mark.slow
+def test_it_leaves_what_it_says_and_uses_it_again(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, corpus = tmp_path / "run", tmp_path / "corpus"
+    assert demo(str(config), str(run), str(corpus)) == 0
+    first = capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())
+    for direction in ("text_to_video", "video_to_text", "audio_to_video", "video_to_audio"):
+        assert {"R@1", "R@5", "R@10", "MedR", "gallery", "chance"} <= report[direction].keys()
+        assert report[direction]["gallery"] == 4
+    assert report["steps"] == 4
+    assert report["minutes"] >= 0
+    fingerprint = VATT.from_pretrained(run / "model").fingerprint()
+    assert json.loads((run / "index" / "index.json").read_text())["model"] == fingerprint
+    for name in ("query_1", "query_2", "query_3", "curves"):
+        assert min(Image.open(run / "pictures" / f"{name}.png").size) > 200
+    assert first.count("$ vatt search") == 3
+    assert "there already" not in first
+
+    weights = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    assert demo(str(config), str(run), str(corpus)) == 0
+    again = capsys.readouterr().out
+    assert again.count("there already") == 5  # corpus, vocabulary, model, embeddings, index
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == weights
+    assert json.loads((run / "report.json").read_text())["text_to_video"] == report["text_to_video"]
+
+
+def test_a_command_that_fails_ends_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CORPUS", ("--num_test", "9999"))
+    with pytest.raises(DemoFailed, match="vatt synth"):
+        demo(str(config), str(tmp_path / "run"), str(tmp_path / "corpus"))
+
+
+def test_it_wants_the_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "run this in the folder of the repository" in capsys.readouterr().err

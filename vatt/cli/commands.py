@@ -197,9 +197,10 @@ def print_retrieval(report: dict[str, object]) -> None:
     for direction, found in report.items():
         if not isinstance(found, dict) or "R@1" not in found:
             continue
-        cells = [f"{found[key]:.1f} ({found['chance'][key]:.1f})" for key in ("R@1", "R@5", "R@10", "MedR")]
+        cells = [f"{found[key]:.1f} ({found['chance'][key]:.1f})" for key in ("R@1", "R@5", "R@10")]
+        cells.append(f"{found['MedR']:g} ({found['chance']['MedR']:g})")
         rows.append((direction.replace("_to_", " → "), *cells, found["gallery"]))
-    _table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "gallery"), rows)
+    _table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:

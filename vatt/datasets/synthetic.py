@@ -82,15 +82,15 @@ def combinations() -> list[Attributes]:
 
 def captions(what: Attributes, rng: np.random.Generator) -> list[str]:
     """The plain caption first, then two in other words."""
-    colour = what.colour
+    colour, one = what.colour, "an" if what.colour == "orange" else "a"
 
     def words() -> tuple[str, str, str]:
         return tuple(rng.choice(table) for table in (SHAPES[what.shape], MOTIONS[what.motion], SPEEDS[what.speed]))
 
     (shape1, motion1, speed1), (shape2, motion2, speed2) = words(), words()
     return [
-        f"a {colour} {what.shape} {MOTIONS[what.motion][0]} {SPEEDS[what.speed][0]}",
-        f"{speed1} a {colour} {shape1} {motion1}",
+        f"{one} {colour} {what.shape} {MOTIONS[what.motion][0]} {SPEEDS[what.speed][0]}",
+        f"{speed1} {one} {colour} {shape1} {motion1}",
         f"the {shape2} is {colour} and {motion2} {speed2}",
     ]
 

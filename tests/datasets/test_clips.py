@@ -19,7 +19,13 @@ from vatt.datasets.clips import (
 )
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import Augment
+from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
+
+
+def test_a_cache_is_not_filled_by_decord(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not both"):
+        ClipReader(TINY, None, "decord", cache=str(tmp_path))
 
 
 def same(a: dict, b: dict) -> bool:

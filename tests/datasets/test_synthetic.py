@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_plan_says(corpus: Path) -> None:
     ]
     for clip, (what, _, _, _) in zip(clips, SMALL.clips(), strict=True):
         assert clip.extra == {f"x_{k}": v for k, v in asdict(what).items()}
-        assert clip.texts[0].text.split()[:3] == ["a", what.colour, what.shape]
+        assert clip.texts[0].text.split()[:3] == ["an" if what.colour == "orange" else "a", what.colour, what.shape]
         assert len(clip.texts) == 3
 
 

@@ -299,6 +299,18 @@ def test_every_real_file_is_read_or_named_in_time(shared: Path) -> None:
 
 
 @pytest.mark.needs_shared
+def test_a_seek_into_the_middle_of_a_frame_is_no_damage(shared: Path) -> None:
+    with open_media(shared / MEDIA / "grid_bbaf2n.mpg") as media:
+        for start_s in (0.0, 0.7, 1.4):
+            media.frames([start_s, start_s + 0.5])
+            assert media.waveform(start_s, 1.0, 8000).coverage() > 0.9
+        assert media.bad_packets == 0
+    with open_media(shared / MEDIA / "corrupted.mp4") as media:
+        media.frames([i / 4 for i in range(16)])
+        assert media.bad_packets > 0
+
+
+@pytest.mark.needs_shared
 def test_rotation_is_applied(shared: Path) -> None:
     with opened(shared, "video_90.mov") as media:
         assert media.frames([0.0]).frames.shape[2:] == (568, 320)

@@ -258,12 +258,16 @@ class Media:
         stream = self._stream(kind)
         step_s = 1.0 / float(stream.average_rate) if kind == "video" and stream.average_rate else 0.0
         deadline, next_s = self._deadline(), 0.0
+        # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
+        torn = not self._fresh and self._container.format.name in UNANCHORED
         for packet in self._demux(stream, deadline):
             try:
                 frames = packet.decode()
             except (av.FFmpegError, OSError, ValueError):
-                self.bad_packets += 1
+                self.bad_packets += not torn
                 continue
+            finally:
+                torn = False
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s

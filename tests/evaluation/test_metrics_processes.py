@@ -29,6 +29,7 @@ def found() -> dict[str, dict[str, float]]:
 def work(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     torch.save(found(), Path(folder) / f"found{rank}.pt")
+    dist.barrier()  # nobody leaves while another one still talks to it
     dist.destroy_process_group()
 
 

@@ -44,6 +44,7 @@ def work(rank: int, world: int, folder: str) -> None:
     dist.all_reduce(flat)  # DDP's mean
     if rank == 0:
         torch.save({"loss": loss.detach(), "gradients": flat / world}, Path(folder) / "found.pt")
+    dist.barrier()  # nobody leaves while another one still talks to it
     dist.destroy_process_group()
 
 

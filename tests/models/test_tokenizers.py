@@ -79,3 +79,20 @@ def test_dropped_places_can_be_embedded_by_their_ids() -> None:
 def test_wrong_shapes_are_named(tokenizer: torch.nn.Module, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         tokenizer(torch.zeros(shape))
+
+
+def test_gradients_are_the_same_every_time_on_several_threads() -> None:
+    """Sums in an order that threads decide would make two runs of one seed differ."""
+    tokenizer = VideoTokenizer(64, grid=(4, 4, 4), patch=(1, 2, 2))
+    raw = torch.randn(64, 4, 3, 8, 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(8):
+            tokenizer.zero_grad()
+            tokenizer(raw).x.square().sum().backward()
+            found.append(torch.cat([p.grad.flatten() for p in tokenizer.positions.tables]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])

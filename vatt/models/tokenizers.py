@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
@@ -36,7 +37,8 @@ class Positions(nn.Module):
 
     def forward(self, position: Tensor) -> Tensor:
         """(B, N, 3) int64 places to (B, N, D); axes without a table are not looked at."""
-        return self.norm(sum(table[position[..., axis]] for axis, table in enumerate(self.tables)))
+        # An embedding's gradient is summed in one order; that of indexing is not, on several threads.
+        return self.norm(sum(F.embedding(position[..., axis], table) for axis, table in enumerate(self.tables)))
 
 
 class Tokenizer(Part):

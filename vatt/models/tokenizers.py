@@ -6,6 +6,7 @@ by id), so that an objective can use the raw patches as targets and can embed pl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,7 @@ class Positions(nn.Module):
         return self.norm(sum(F.embedding(position[..., axis], table) for axis, table in enumerate(self.tables)))
 
 
-class Tokenizer(Part):
+class Tokenizer(Part, ABC):
     """What every tokenizer offers.
 
     Attributes:
@@ -50,13 +51,13 @@ class Tokenizer(Part):
 
     width: int
 
+    @abstractmethod
     def patchify(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Cut the raw signal: patches (B, N, P), their places (B, N, 3) int64, validity (B, N) or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, patches: Tensor, position: Tensor) -> Tensor:
         """(B, N, P) patches at (B, N, 3) places to (B, N, D)."""
-        raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Tokens:
         """The whole signal as tokens."""

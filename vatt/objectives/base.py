@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
@@ -9,23 +11,23 @@ from vatt.models.part import Part
 from vatt.structures import Batch
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Base of the objectives; a new one is one file beside this."""
 
     def build(self, backbone: Backbone) -> None:
         """Make the layers that depend on the backbone's widths. Called once, before anything else."""
 
+    @abstractmethod
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Scalars by name: "loss", which is minimised, its terms, and whatever else is worth a curve."""
-        raise NotImplementedError
 
     def after_step(self, backbone: Backbone) -> None:
         """Called after every optimizer step (a moving average of the weights lives here)."""
 
+    @abstractmethod
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Common-space vectors by name, (B, E) each, in evaluation mode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self) -> Part:
         """The part that is exported together with the backbone."""
-        raise NotImplementedError

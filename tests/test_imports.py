@@ -31,7 +31,9 @@ ONLY_IN = {
     "decord": {"datasets/decoding.py"},
     "faiss": {"retrieval/index.py"},
     "matplotlib": {"evaluation/plots.py"},
-    "transformers": {"datasets/text.py"},
+    "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
+    "tensorflow": {"models/official_files.py"},
+    "huggingface_hub": {"models/pretrained.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/sound.py"},
 }

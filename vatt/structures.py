@@ -9,7 +9,7 @@ L words, N tokens, D width, E embedding. Units stand in names: ``start_s`` secon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -138,6 +138,29 @@ class Batch(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Patches:
+    """A raw signal, cut into pieces that are not embedded yet.
+
+    Args:
+        x: (B, N, P) raw values of each patch.
+        position: (B, N, 3) int64 places: (t, h, w) for video, (i, 0, 0) for a sequence.
+        grid: places along each axis that the signal has; positions are read on this grid.
+        valid: (B, N) bool, False on padding; None where every patch is real.
+    """
+
+    x: Tensor
+    position: Tensor
+    grid: tuple[int, ...]
+    valid: Tensor | None = None
+
+    def take(self, keep: Tensor) -> Patches:
+        """The patches at ``keep`` (B, M), in that order."""
+        return replace(
+            self, x=_pick(self.x, keep), position=_pick(self.position, keep), valid=_pick_valid(self.valid, keep)
+        )
+
+
+@dataclass(frozen=True)
 class Tokens:
     """A modality as a sequence of embedded tokens.
 
@@ -145,20 +168,27 @@ class Tokens:
         x: (B, N, D) embeddings, positions added.
         position: (B, N, 3) int64 places: (t, h, w) for video, (i, 0, 0) for a sequence.
         valid: (B, N) bool, False on padding; None where every token is real.
+        grid: places along each axis; all of them together, in order, are the tokens before any was dropped.
     """
 
     x: Tensor
     position: Tensor
     valid: Tensor | None = None
+    grid: tuple[int, ...] = ()
 
     def take(self, keep: Tensor) -> Tokens:
         """The tokens at ``keep`` (B, M), in that order: (B, M, D)."""
-        places = keep.unsqueeze(-1)
-        return Tokens(
-            x=self.x.gather(1, places.expand(-1, -1, self.x.shape[-1])),
-            position=self.position.gather(1, places.expand(-1, -1, self.position.shape[-1])),
-            valid=None if self.valid is None else self.valid.gather(1, keep),
+        return replace(
+            self, x=_pick(self.x, keep), position=_pick(self.position, keep), valid=_pick_valid(self.valid, keep)
         )
+
+
+def _pick(x: Tensor, keep: Tensor) -> Tensor:
+    return x.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _pick_valid(valid: Tensor | None, keep: Tensor) -> Tensor | None:
+    return None if valid is None else valid.gather(1, keep)
 
 
 @dataclass(frozen=True)
@@ -167,7 +197,7 @@ class Features:
 
     Args:
         tokens: (B, N, D) one feature per token, without the aggregation token.
-        pooled: (B, D) the feature of the aggregation (AGG) token.
+        pooled: (B, D) the feature of the aggregation (AGG) token, or what stands for it in an encoder without one.
         layers: outputs of every block, (B, 1 + N, D) each, AGG first; empty unless they were asked for.
     """
 

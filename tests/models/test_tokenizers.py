@@ -4,20 +4,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vatt.models.tokenizers import AudioTokenizer, Positions, TextTokenizer, VideoTokenizer
+from vatt.models.positions import Positions
+from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer
 
 
 def test_video_patches_are_what_a_strided_convolution_sees() -> None:
     tokenizer = VideoTokenizer(8, grid=(2, 3, 2), patch=(4, 16, 16))
     video = torch.randn(2, 8, 3, 48, 32)
-    patches, position, valid = tokenizer.patchify(video)
-    assert patches.shape == (2, 12, 3072)
-    assert valid is None
+    patches = tokenizer.patchify(video)
+    assert patches.x.shape == (2, 12, 3072)
+    assert patches.grid == (2, 3, 2)
+    assert patches.valid is None
     # The same linear layer as a convolution whose stride is its kernel (the official tokenizer).
     kernel = tokenizer.project.weight.reshape(8, 4, 16, 16, 3).permute(0, 4, 1, 2, 3)
     expected = F.conv3d(video.transpose(1, 2), kernel, tokenizer.project.bias, stride=(4, 16, 16))
-    assert torch.allclose(tokenizer.project(patches), expected.flatten(2).transpose(1, 2), atol=1e-5)
-    assert position[0].tolist() == [[t, h, w] for t in range(2) for h in range(3) for w in range(2)]
+    assert torch.allclose(tokenizer.project(patches.x), expected.flatten(2).transpose(1, 2), atol=1e-5)
+    assert patches.position[0].tolist() == [[t, h, w] for t in range(2) for h in range(3) for w in range(2)]
 
 
 def test_video_tokens_are_patch_plus_normed_sum_of_the_axes() -> None:
@@ -36,16 +38,16 @@ def test_video_tokens_are_patch_plus_normed_sum_of_the_axes() -> None:
 def test_the_papers_token_counts() -> None:
     with torch.device("meta"):
         video, audio = VideoTokenizer(64), AudioTokenizer(64)
-        assert video.patchify(torch.empty(1, 32, 3, 224, 224))[0].shape == (1, 1568, 3072)
-        assert audio.patchify(torch.empty(1, 153_600))[0].shape == (1, 1200, 128)
+        assert video.patchify(torch.empty(1, 32, 3, 224, 224)).x.shape == (1, 1568, 3072)
+        assert audio.patchify(torch.empty(1, 153_600)).x.shape == (1, 1200, 128)
 
 
 def test_waveform_segments_keep_their_samples_and_places() -> None:
     tokenizer = AudioTokenizer(8, length=5, segment=4, scale=3.0)
     wave = torch.randn(2, 20)
-    patches, position, _ = tokenizer.patchify(wave)
-    assert torch.equal(patches[1, 3], wave[1, 12:16])
-    assert position[0, :, 0].tolist() == [0, 1, 2, 3, 4]
+    patches = tokenizer.patchify(wave)
+    assert torch.equal(patches.x[1, 3], wave[1, 12:16])
+    assert patches.position[0, :, 0].tolist() == [0, 1, 2, 3, 4]
     tokens = tokenizer(wave)
     added = F.layer_norm(tokenizer.positions.tables[0][3], (8,), eps=1e-6)
     expected = tokenizer.project.weight @ (3.0 * wave[1, 12:16]) + tokenizer.project.bias + added
@@ -71,8 +73,8 @@ def test_dropped_places_can_be_embedded_by_their_ids() -> None:
     ("tokenizer", "shape", "says"),
     [
         (VideoTokenizer(8, grid=(2, 2, 2)), (1, 3, 8, 32, 32), r"a video is \(B, T, 3, H, W\)"),
-        (VideoTokenizer(8, grid=(2, 2, 2)), (1, 12, 3, 32, 32), "12 frames of 32 x 32 do not fit.*8 frames of 32 x 32"),
-        (AudioTokenizer(8, length=4), (1, 500), r"\(B, 512\) \(4 segments of 128 samples\)"),
+        (VideoTokenizer(8, grid=(2, 2, 2)), (1, 11, 3, 32, 40), "11 frames of 32 x 40 cannot be cut into patches of 4 frames of 16 x 16"),
+        (AudioTokenizer(8, length=4), (1, 500), "a multiple of the 128 samples"),
         (TextTokenizer(8, 10, length=4), (1, 5), "L up to 4"),
     ],
 )

@@ -26,7 +26,8 @@ def test_a_saved_model_gives_the_same_vectors(tmp_path: Path, inputs: dict, shar
     for name, value in model(**inputs).items():
         assert torch.equal(value, again(**inputs)[name]), name
     assert again.fingerprint() == model.fingerprint()
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    written = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert written == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_the_fingerprint_changes_with_any_weight_and_any_setting(tmp_path: Path) -> None:

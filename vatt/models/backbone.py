@@ -1,13 +1,14 @@
-"""Tokenizers and transformers as one backbone, modality-specific or modality-agnostic (VATT, section 3.1)."""
+"""Tokenizers and encoders as one backbone, modality-specific or modality-agnostic (VATT, section 3.1)."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
 from vatt.models.tokenizers import Tokenizer
-from vatt.models.transformer import Transformer
+from vatt.models.transformer import Encoder
 from vatt.structures import MODALITIES, Features, Tokens
 
 
@@ -18,18 +19,25 @@ class Backbone(Part):
 
     Args:
         tokenizers: by modality: "video", "audio", "text".
-        transformers: one shared transformer, or one for each of the tokenizers.
+        transformers: one shared encoder, or one for each of the tokenizers.
+        post_width: features of every modality pass a linear layer of its own to this width, and a GELU; the released
+            modality-agnostic backbone has 1,024. None leaves them as they are.
 
     Raises:
         ValueError: an unknown modality, a modality without a transformer, or widths that differ.
     """
 
-    def __init__(self, tokenizers: dict[str, Tokenizer], transformers: Transformer | dict[str, Transformer]) -> None:
+    def __init__(
+        self,
+        tokenizers: dict[str, Tokenizer],
+        transformers: Encoder | dict[str, Encoder],
+        post_width: int | None = None,
+    ) -> None:
         super().__init__()
         unknown = sorted(set(tokenizers) - set(MODALITIES))
         if unknown:
             raise ValueError(f"unknown modality {unknown[0]!r}; known: {', '.join(MODALITIES)}")
-        self.shared = isinstance(transformers, Transformer)
+        self.shared = isinstance(transformers, Encoder)
         if not self.shared and set(transformers) != set(tokenizers):
             raise ValueError(
                 f"tokenizers are for {sorted(tokenizers)} and transformers for {sorted(transformers)}; "
@@ -37,14 +45,20 @@ class Backbone(Part):
             )
         self.tokenizers = nn.ModuleDict(tokenizers)
         self.transformers = nn.ModuleDict({"shared": transformers} if self.shared else transformers)
-        self.agg = nn.ParameterDict()
+        self.agg, self.post_projections = nn.ParameterDict(), nn.ModuleDict()
         for modality, tokenizer in tokenizers.items():
-            width = self._transformer(modality).width
-            if tokenizer.width != width:
+            encoder = self.encoder(modality)
+            if tokenizer.width != encoder.width:
                 raise ValueError(
-                    f"{modality}: the tokenizer is {tokenizer.width} wide and the transformer {width}; make them equal"
+                    f"{modality}: the tokenizer is {tokenizer.width} wide and the transformer {encoder.width}; "
+                    "make them equal"
                 )
-            self.agg[modality] = nn.Parameter(torch.randn(width) * width**-0.5)
+            if encoder.agg:
+                self.agg[modality] = nn.Parameter(torch.randn(tokenizer.agg_width) * tokenizer.agg_width**-0.5)
+            if post_width is not None:
+                self.post_projections[modality] = layer = nn.Linear(encoder.out_width, post_width)
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -53,7 +67,13 @@ class Backbone(Part):
 
     def width(self, modality: str) -> int:
         """D of the features of a modality."""
-        return self._transformer(modality).width
+        if modality in self.post_projections:
+            return self.post_projections[modality].out_features
+        return self.encoder(modality).out_width
+
+    def encoder(self, modality: str) -> Encoder:
+        """The transformer that a modality goes through."""
+        return self.transformers["shared" if self.shared else modality]
 
     def tokenize(self, modality: str, raw: Tensor) -> Tokens:
         """Raw signal to tokens: video (B, T, 3, H, W), audio (B, S) or text (B, L)."""
@@ -68,17 +88,18 @@ class Backbone(Part):
             causal: see `Transformer.forward`; the AGG token comes first and then sees nothing but itself.
             layers: fill `Features.layers`.
         """
-        b = tokens.x.shape[0]
-        x = torch.cat([self.agg[modality].to(tokens.x.dtype).expand(b, 1, -1), tokens.x], dim=1)
-        valid = tokens.valid
-        if valid is not None:
-            valid = torch.cat([valid.new_ones(b, 1), valid], dim=1)
-        x, outputs = self._transformer(modality)(x, valid, causal, layers)
-        return Features(tokens=x[:, 1:], pooled=x[:, 0], layers=outputs)
+        encoder, x, valid = self.encoder(modality), tokens.x, tokens.valid
+        if encoder.agg:
+            agg = self.tokenizers[modality].embed_agg(self.agg[modality]).to(x.dtype)
+            x = torch.cat([agg.expand(len(x), 1, -1), x], dim=1)
+            valid = None if valid is None else torch.cat([valid.new_ones(len(x), 1), valid], dim=1)
+        x, outputs = encoder(x, valid, causal, layers)
+        if modality in self.post_projections:
+            x = F.gelu(self.post_projections[modality](x))
+        if encoder.agg:
+            return Features(tokens=x[:, 1:], pooled=x[:, 0], layers=outputs)
+        return Features(tokens=x, pooled=encoder.pool(x, valid), layers=outputs)
 
     def forward(self, modality: str, raw: Tensor) -> Features:
         """Features of a whole raw signal."""
         return self.encode(modality, self.tokenize(modality, raw))
-
-    def _transformer(self, modality: str) -> Transformer:
-        return self.transformers["shared" if self.shared else modality]

@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from vatt.structures import Tokens
+
+KeepRule = Literal["tokens", "table"]
+
+
+def drop_token(
+    tokens: Tokens, drop: float, table: tuple[int, ...], *, per_sample: bool = False, rule: KeepRule = "tokens"
+) -> Tokens:
+    """DropToken (VATT, section 3.2): leave out a random part of the tokens. For training only.
+
+    Args:
+        tokens: all tokens of a modality.
+        drop: share that is left out, in [0, 1).
+        table: the sizes of its position tables.
+        per_sample: other tokens in every clip; False drops the same places in the whole batch, as the released code.
+        rule: "tokens" keeps a share of the tokens there are; "table" keeps as many as the share of the tables' places,
+            as the released code does, which is another share where the clip is larger or longer than the tables.
+    """
+    if drop == 0:
+        return tokens
+    b, n, _ = tokens.x.shape
+    kept = num_kept(math.prod(table) if rule == "table" else n, drop)
+    return tokens.take(random_keep(b, n, min(kept, n), per_sample=per_sample, device=tokens.x.device))
+
+
+def num_kept(num_tokens: int, drop: float) -> int:
+    """max(1, floor(N (1 - drop))).
+
+    Raises:
+        ValueError: ``drop`` is not in [0, 1).
+    """
+    if not 0 <= drop < 1:
+        raise ValueError(f"drop must lie in [0, 1), not {drop}")
+    return max(1, int(num_tokens * (1 - drop) + 1e-9))
+
 
 def random_keep(
-    batch: int, num_tokens: int, drop: float, *, per_sample: bool = False, device: torch.device | None = None
+    batch: int, num_tokens: int, kept: int, *, per_sample: bool = False, device: torch.device | None = None
 ) -> Tensor:
-    """DropToken (VATT, section 3.2): a random part of the tokens.
+    """A random subset of the places.
 
     Args:
         batch: B.
         num_tokens: N.
-        drop: share of the tokens that is dropped, in [0, 1).
-        per_sample: draw for every clip of the batch; False drops the same places in all of them, as the released
-            code does.
+        kept: M.
+        per_sample: draw for every clip of the batch.
         device: where the indices live.
 
     Returns:
-        (B, M) int64 with M = max(1, floor(N * (1 - drop))), ascending within each row.
+        (B, M) int64, ascending within each row.
     """
-    if not 0 <= drop < 1:
-        raise ValueError(f"drop must lie in [0, 1), not {drop}")
-    kept = max(1, int(num_tokens * (1 - drop) + 1e-9))
     scores = torch.rand(batch if per_sample else 1, num_tokens, device=device)
     keep = scores.topk(kept, dim=1).indices.sort(dim=1).values
     return keep.expand(batch, -1)

@@ -1,45 +1,21 @@
 """Raw signal to token embeddings, one tokenizer per modality (VATT, section 3.1).
 
 Each tokenizer is ``patchify`` (a pure rearrangement) and ``embed`` (a linear layer and positions that are looked up
-by id), so that an objective can use the raw patches as targets and can embed places whose patches it hides.
+by id), so that an objective can use the raw patches as targets and can embed places whose patches it hides. The
+tokenizer of spectrograms is in `vatt.models.spectrogram`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
-from vatt.structures import Tokens
-
-POSITION_EPS = 1e-6
-
-
-class Positions(nn.Module):
-    """Learned positions, one table per axis, summed and layer-normed: p(t, h, w) = LN(E_t[t] + E_h[h] + E_w[w]).
-
-    The paper's equation 1; the layer norm is the released code's.
-
-    Args:
-        sizes: entries of each axis' table.
-        width: D.
-    """
-
-    def __init__(self, sizes: Sequence[int], width: int) -> None:
-        super().__init__()
-        self.tables = nn.ParameterList([nn.Parameter(torch.empty(size, width)) for size in sizes])
-        for table in self.tables:
-            nn.init.trunc_normal_(table, std=width**-0.5)
-        self.norm = nn.LayerNorm(width, eps=POSITION_EPS)
-
-    def forward(self, position: Tensor) -> Tensor:
-        """(B, N, 3) int64 places to (B, N, D); axes without a table are not looked at."""
-        # An embedding's gradient is summed in one order; that of indexing is not, on several threads.
-        return self.norm(sum(F.embedding(position[..., axis], table) for axis, table in enumerate(self.tables)))
+from vatt.models.positions import Positions
+from vatt.structures import Patches, Tokens
 
 
 class Tokenizer(Part, ABC):
@@ -47,33 +23,88 @@ class Tokenizer(Part, ABC):
 
     Attributes:
         width: D of the tokens.
+        grid: places along each axis that its position tables have.
+        agg_width: D of the AGG token before `embed_agg`.
     """
 
     width: int
+    grid: tuple[int, ...]
+
+    @property
+    def agg_width(self) -> int:
+        return self.width
 
     @abstractmethod
-    def patchify(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cut the raw signal: patches (B, N, P), their places (B, N, 3) int64, validity (B, N) or None."""
+    def patchify(self, raw: Tensor) -> Patches:
+        """Cut the raw signal."""
 
     @abstractmethod
-    def embed(self, patches: Tensor, position: Tensor) -> Tensor:
-        """(B, N, P) patches at (B, N, 3) places to (B, N, D)."""
+    def embed(self, patches: Patches) -> Tensor:
+        """Patches to (B, N, D), positions added."""
+
+    def embed_agg(self, agg: Tensor) -> Tensor:
+        """The AGG token (agg_width,) as it enters the encoder, (D,). It has no position."""
+        return agg
 
     def forward(self, raw: Tensor) -> Tokens:
         """The whole signal as tokens."""
-        patches, position, valid = self.patchify(raw)
-        return Tokens(self.embed(patches, position), position, valid)
+        patches = self.patchify(raw)
+        return Tokens(self.embed(patches), patches.position, patches.valid, patches.grid)
 
 
-class VideoTokenizer(Tokenizer):
+class PatchTokenizer(Tokenizer):
+    """A tokenizer whose patches pass a linear layer: x = dropout([GELU(W'] W patch + b [)] + position).
+
+    Args:
+        width: D.
+        grid: places along each axis.
+        patch_size: P, the raw values of a patch.
+        dropout: on the embedded tokens.
+        scale: what raw values are multiplied by.
+        pre_projection: a second linear layer and a GELU before positions are added, as in the modality-agnostic
+            backbone.
+        position_norm: see `Positions`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, ...],
+        patch_size: int,
+        dropout: float,
+        scale: float,
+        pre_projection: bool,
+        position_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.width, self.grid, self.scale = width, tuple(grid), scale
+        self.project = nn.Linear(patch_size, width)
+        self.pre_projection = nn.Linear(width, width) if pre_projection else None
+        self.positions = Positions(self.grid, width, position_norm)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.project, self.pre_projection):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def embed(self, patches: Patches) -> Tensor:
+        x = self.project(patches.x * self.scale if self.scale != 1 else patches.x)
+        if self.pre_projection is not None:
+            x = F.gelu(self.pre_projection(x))
+        return self.dropout(x + self.positions(patches.position, patches.grid))
+
+
+class VideoTokenizer(PatchTokenizer):
     """RGB patches with factorised time, height and width positions.
 
     Args:
         width: D.
-        grid: patches along time, height and width; (8, 14, 14) for 32 frames of 224 x 224.
+        grid: patches along time, height and width; (8, 14, 14) for 32 frames of 224 x 224. Videos of another length
+            or size are taken too, on interpolated positions.
         patch: frames, rows and columns of a patch.
         dropout: on the embedded tokens.
         scale: what pixels are multiplied by; see `AudioTokenizer`.
+        pre_projection, position_norm: see `PatchTokenizer`.
     """
 
     def __init__(
@@ -83,81 +114,79 @@ class VideoTokenizer(Tokenizer):
         patch: tuple[int, int, int] = (4, 16, 16),
         dropout: float = 0.0,
         scale: float = 1.0,
+        pre_projection: bool = False,
+        position_norm: bool = True,
     ) -> None:
-        super().__init__()
-        self.width, self.grid, self.patch, self.scale = width, tuple(grid), tuple(patch), scale
-        self.project = nn.Linear(3 * patch[0] * patch[1] * patch[2], width)
-        self.positions = Positions(self.grid, width)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        size = 3 * patch[0] * patch[1] * patch[2]
+        super().__init__(width, grid, size, dropout, scale, pre_projection, position_norm)
+        self.patch = tuple(patch)
 
-    def patchify(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def patchify(self, raw: Tensor) -> Patches:
         """Cut video (B, T, 3, H, W) into patches; inside a patch the order is time, row, column, channel.
 
         Raises:
-            ValueError: the video is not the grid of patches that the positions are for.
+            ValueError: another shape, or a length or size that patches do not fill.
         """
         if raw.ndim != 5 or raw.shape[2] != 3:
             raise ValueError(f"a video is (B, T, 3, H, W), not {tuple(raw.shape)}")
         b, frames, _, height, width = raw.shape
-        (gt, gh, gw), (pt, ph, pw) = self.grid, self.patch
-        if (frames, height, width) != (gt * pt, gh * ph, gw * pw):
+        pt, ph, pw = self.patch
+        if frames % pt or height % ph or width % pw or 0 in raw.shape:
             raise ValueError(
-                f"{frames} frames of {height} x {width} do not fit: patches of {self.patch} on a grid of {self.grid} "
-                f"make {gt * pt} frames of {gh * ph} x {gw * pw}"
+                f"{frames} frames of {height} x {width} cannot be cut into patches of {pt} frames of {ph} x {pw}: "
+                "give whole multiples"
             )
+        grid = gt, gh, gw = frames // pt, height // ph, width // pw
         x = raw.reshape(b, gt, pt, 3, gh, ph, gw, pw).permute(0, 1, 4, 6, 2, 5, 7, 3)
-        axes = [torch.arange(size, device=raw.device) for size in self.grid]
-        position = torch.cartesian_prod(*axes).expand(b, -1, -1)
-        return x.reshape(b, gt * gh * gw, pt * ph * pw * 3), position, None
-
-    def embed(self, patches: Tensor, position: Tensor) -> Tensor:
-        return self.dropout(self.project(patches * self.scale) + self.positions(position))
+        return Patches(x.reshape(b, gt * gh * gw, pt * ph * pw * 3), places(raw, grid), grid)
 
 
-class AudioTokenizer(Tokenizer):
+class AudioTokenizer(PatchTokenizer):
     """Segments of a raw waveform.
 
     Args:
         width: D.
-        length: segments; 1200 for 3.2 s at 48 kHz.
+        length: segments; 1200 for 3.2 s at 48 kHz. Waveforms of another length are taken too, on interpolated
+            positions.
         segment: samples of a segment.
         dropout: on the embedded tokens.
         scale: what samples are multiplied by. Quiet sound makes tokens that are small beside their positions, which
             the layer norm brings to unit variance; a short training then learns little from it. 1 is the paper's.
+        pre_projection, position_norm: see `PatchTokenizer`.
     """
 
     def __init__(
-        self, width: int, length: int = 1200, segment: int = 128, dropout: float = 0.0, scale: float = 1.0
+        self,
+        width: int,
+        length: int = 1200,
+        segment: int = 128,
+        dropout: float = 0.0,
+        scale: float = 1.0,
+        pre_projection: bool = False,
+        position_norm: bool = True,
     ) -> None:
-        super().__init__()
-        self.width, self.length, self.segment, self.scale = width, length, segment, scale
-        self.project = nn.Linear(segment, width)
-        self.positions = Positions([length], width)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        super().__init__(width, (length,), segment, dropout, scale, pre_projection, position_norm)
+        self.length, self.segment = length, segment
 
-    def patchify(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def patchify(self, raw: Tensor) -> Patches:
         """Cut a waveform (B, S) into segments.
 
         Raises:
-            ValueError: the waveform is not ``length`` segments long.
+            ValueError: another shape, or a length that segments do not fill.
         """
-        if raw.ndim != 2 or raw.shape[1] != self.length * self.segment:
+        if raw.ndim != 2 or raw.shape[1] % self.segment or raw.shape[1] == 0:
             raise ValueError(
-                f"a waveform is (B, {self.length * self.segment}) ({self.length} segments of {self.segment} samples), "
+                f"a waveform is (B, S) with S a multiple of the {self.segment} samples of a segment, "
                 f"not {tuple(raw.shape)}"
             )
-        return raw.reshape(raw.shape[0], self.length, self.segment), _sequence(raw, self.length), None
-
-    def embed(self, patches: Tensor, position: Tensor) -> Tensor:
-        return self.dropout(self.project(patches * self.scale) + self.positions(position))
+        length = raw.shape[1] // self.segment
+        return Patches(raw.reshape(raw.shape[0], length, self.segment), places(raw, (length,)), (length,))
 
 
 class TextTokenizer(Tokenizer):
     """Word ids as learned embeddings.
+
+    Positions are those of the words' own order, never resampled: a short text uses the first of them.
 
     Args:
         width: D.
@@ -165,19 +194,51 @@ class TextTokenizer(Tokenizer):
         length: most words of a text, L.
         pad_id: the id of padding, whose tokens are not valid.
         dropout: on the embedded tokens.
+        embedding_width: E; embeddings of that width pass a linear layer and a GELU. The released code: 300. None
+            embeds straight into D.
+        projection_bias: of that layer; the modality-agnostic backbone has it, the text towers have not.
+        positions: whether positions are added; a transformer with a relative bias needs none.
+        position_norm: see `vatt.models.positions.Positions`.
+        agg_in_embedding: the AGG token stands among the word embeddings and passes the same layer and dropout, as in
+            the released T5-style encoder.
+        frozen: embeddings are not trained. The released code freezes word2vec vectors; freeze nothing that was not
+            trained before.
     """
 
     def __init__(
-        self, width: int, vocabulary_size: int, length: int = 16, pad_id: int = 0, dropout: float = 0.0
+        self,
+        width: int,
+        vocabulary_size: int,
+        length: int = 16,
+        pad_id: int = 0,
+        dropout: float = 0.0,
+        embedding_width: int | None = None,
+        projection_bias: bool = True,
+        positions: bool = True,
+        position_norm: bool = True,
+        agg_in_embedding: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.vocabulary_size, self.length, self.pad_id = width, vocabulary_size, length, pad_id
-        self.words = nn.Embedding(vocabulary_size, width)
-        self.positions = Positions([length], width)
-        self.dropout = nn.Dropout(dropout)
+        self.grid, self.agg_in_embedding = (length,), agg_in_embedding
+        self.words = nn.Embedding(vocabulary_size, embedding_width or width)
         nn.init.trunc_normal_(self.words.weight, std=1.0)
+        self.words.weight.requires_grad_(not frozen)
+        self.project = None
+        if embedding_width is not None:
+            self.project = nn.Linear(embedding_width, width, bias=projection_bias)
+            nn.init.xavier_uniform_(self.project.weight)
+            if projection_bias:
+                nn.init.zeros_(self.project.bias)
+        self.positions = Positions(self.grid, width, position_norm) if positions else None
+        self.dropout = nn.Dropout(dropout)
 
-    def patchify(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    @property
+    def agg_width(self) -> int:
+        return self.words.embedding_dim if self.agg_in_embedding else self.width
+
+    def patchify(self, raw: Tensor) -> Patches:
         """Ids (B, L) become patches (B, L, 1).
 
         Raises:
@@ -185,14 +246,22 @@ class TextTokenizer(Tokenizer):
         """
         if raw.ndim != 2 or raw.shape[1] > self.length:
             raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
-        return raw.unsqueeze(-1), _sequence(raw, raw.shape[1]), raw != self.pad_id
+        return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
 
-    def embed(self, patches: Tensor, position: Tensor) -> Tensor:
-        return self.dropout(self.words(patches.squeeze(-1)) + self.positions(position))
+    def embed(self, patches: Patches) -> Tensor:
+        x = self._projected(self.words(patches.x.squeeze(-1)))
+        return self.dropout(x if self.positions is None else x + self.positions(patches.position))
+
+    def embed_agg(self, agg: Tensor) -> Tensor:
+        return self.dropout(self._projected(agg)) if self.agg_in_embedding else agg
+
+    def _projected(self, x: Tensor) -> Tensor:
+        return x if self.project is None else F.gelu(self.project(x))
 
 
-def _sequence(raw: Tensor, length: int) -> Tensor:
-    """Places (i, 0, 0) of a sequence: (B, N, 3)."""
-    places = torch.zeros(length, 3, dtype=torch.int64, device=raw.device)
-    places[:, 0] = torch.arange(length, device=raw.device)
-    return places.expand(raw.shape[0], -1, -1)
+def places(raw: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Every place of a grid in order, (B, N, 3) int64, one view for all clips; axes beyond the grid's are 0."""
+    axes = [torch.arange(size, device=raw.device) for size in grid] + [
+        torch.zeros(1, dtype=torch.int64, device=raw.device)
+    ] * (3 - len(grid))
+    return torch.cartesian_prod(*axes).expand(raw.shape[0], -1, -1)

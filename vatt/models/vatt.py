@@ -1,51 +1,44 @@
-"""The whole model: backbone and projection, saved to a folder and loaded from it."""
+"""The whole model: backbone and projection."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
-from vatt.models.part import Part, from_config, to_config
+from vatt.models.heads import Projection
+from vatt.models.pretrained import Pretrained
+from vatt.models.selection import KeepRule, drop_token
 from vatt.structures import ClipFormat
 
 Space = Literal["video_audio", "video_text"]
 SPACES: dict[str, str] = {"video_audio": "va", "video_text": "vt"}  # space -> suffix of the projection's outputs
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 
-
-class VATT(nn.Module):
+class VATT(Pretrained):
     """Video, audio and text into common spaces.
 
     Args:
         backbone: tokenizers and transformers.
         projection: pooled features to common spaces, for example `HierarchicalProjection`.
         format: how clips must be read for this model.
-
-    Attributes:
-        folder: where it was loaded from, or None.
     """
 
-    def __init__(self, backbone: Backbone, projection: Part, format: ClipFormat) -> None:
+    parts = ("backbone", "projection", "format")
+
+    def __init__(self, backbone: Backbone, projection: Projection, format: ClipFormat) -> None:
         super().__init__()
         self.backbone, self.projection, self.format = backbone, projection, format
-        self.folder: Path | None = None
 
     def forward(
         self, video: Tensor | None = None, audio: Tensor | None = None, text: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Pooled features and common-space vectors of what is given.
+
+        Lengths and sizes may be others than those of ``format``; positions are interpolated then.
 
         Args:
             video: (B, T, 3, H, W) float in [-1, 1].
@@ -72,57 +65,70 @@ class VATT(nn.Module):
         """Text ids (B, L) to unit vectors (B, E)."""
         return self._unit(self(text=text), "text", space)
 
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any weight and any part of the configuration."""
-        digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and ``config.json``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        (folder / (WEIGHTS + ".part")).write_bytes(save(tensors, metadata={"format": "pt"}))
-        os.replace(folder / (WEIGHTS + ".part"), folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(self._config(), indent=1), encoding="utf-8")
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> VATT:
-        """Load a saved model, in evaluation mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: the folder holds no model.
-            InputError: weights and configuration do not fit; the message names the tensors.
-        """
-        folder = Path(folder)
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"no model in {folder}: {name} is missing")
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = cls(
-            backbone=from_config(config["backbone"]),
-            projection=from_config(config["projection"]),
-            format=ClipFormat.from_dict(config["format"]),
-        )
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except RuntimeError as error:
-            raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
-        model.folder = folder
-        return model.eval()
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "backbone": to_config(self.backbone),
-            "projection": to_config(self.projection),
-            "format": self.format.to_dict(),
-        }
-
     def _unit(self, outputs: dict[str, Tensor], modality: str, space: Space) -> Tensor:
         name = f"{modality}_{SPACES[space]}"
         if name not in outputs:
             raise InputError(f"this model has no {modality} in the {space} space")
         return F.normalize(outputs[name], dim=-1)
+
+
+class Classifier(Pretrained):
+    """One modality into classes: what fine-tuning makes of a pretrained tower.
+
+    Args:
+        backbone: with the modality that is classified, and no other.
+        head: pooled features to logits, for example `LinearClassifier`.
+        format: how clips must be read for this model.
+        classes: names of the classes in order of the logits; None where they are not known.
+        drop_token: share of the tokens that training drops. The paper fine-tunes with all of them, 0; the released
+            code goes on dropping a half.
+        keep_rule: see `vatt.models.selection.drop_token`.
+    """
+
+    parts = ("backbone", "head", "format", "classes", "drop_token", "keep_rule")
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        format: ClipFormat,
+        classes: list[str] | None = None,
+        drop_token: float = 0.0,
+        keep_rule: KeepRule = "tokens",
+    ) -> None:
+        super().__init__()
+        if len(backbone.modalities) != 1:
+            raise ValueError(f"a classifier has one modality, not {', '.join(backbone.modalities)}")
+        if classes is not None and len(classes) != head.classes:
+            raise ValueError(f"{len(classes)} names for {head.classes} classes")
+        self.backbone, self.head, self.format, self.classes = backbone, head, format, classes
+        self.drop_token, self.keep_rule = drop_token, keep_rule
+
+    @property
+    def modality(self) -> str:
+        """What is classified."""
+        return self.backbone.modalities[0]
+
+    def forward(self, video: Tensor | None = None, audio: Tensor | None = None) -> dict[str, Tensor]:
+        """Classify one input.
+
+        Args:
+            video: (B, T, 3, H, W) float in [-1, 1]; an image is one patch of equal frames.
+            audio: (B, S) float in [-1, 1].
+
+        Returns:
+            The pooled feature under the modality's name (B, D), ``logits`` and ``probabilities`` (B, C).
+
+        Raises:
+            InputError: not the modality that it was made for.
+        """
+        raw = {name: x for name, x in {"video": video, "audio": audio}.items() if x is not None}
+        if list(raw) != [self.modality]:
+            raise InputError(f"this classifier takes {self.modality}, not {' and '.join(raw) or 'nothing'}")
+        tokens = self.backbone.tokenize(self.modality, raw[self.modality])
+        if self.training:
+            table = self.backbone.tokenizers[self.modality].grid
+            tokens = drop_token(tokens, self.drop_token, table, rule=self.keep_rule)
+        pooled = self.backbone.encode(self.modality, tokens).pooled
+        logits = self.head(pooled)
+        return {self.modality: pooled, "logits": logits, "probabilities": self.head.probabilities(logits)}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
-from vatt.models.heads import HierarchicalProjection
-from vatt.models.part import Part
-from vatt.models.selection import random_keep
+from vatt.models.heads import HierarchicalProjection, JointProjection, Projection
+from vatt.models.selection import KeepRule, drop_token
 from vatt.objectives.base import Objective
 from vatt.objectives.distributed import gather
-from vatt.objectives.losses import Form, mil_nce, nce
+from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
+
+Head = Literal["hierarchical", "hierarchical_paper", "joint"]
+PAIRS = ("video_audio", "video_text")
+COLDEST = 0.01  # a learned temperature does not fall below it (CLIP, section 2.5)
 
 
 class Contrastive(Objective):
@@ -20,14 +26,21 @@ class Contrastive(Objective):
 
     Args:
         video_audio: E of the video-audio space.
-        video_text: E of the video-text space.
-        temperature: of both losses.
+        video_text: E of the video-text space; equal to ``video_audio`` for a joint head.
+        head: "hierarchical" as in the released code, "hierarchical_paper" as in the paper's text, or "joint"; see
+            `vatt.models.heads`.
+        temperature: of both losses, or of each by name: ``{"video_audio": 0.07, "video_text": 0.05}``.
+        learn_temperature: train the temperatures, each pair its own, beginning at ``temperature``.
         video_audio_weight: w_va; 0 leaves the term out.
         video_text_weight: w_vt; 0 leaves the term out.
         drop_video: share of the video tokens that training drops (DropToken); the paper drops a half.
         drop_audio: the same for audio. Text tokens are never dropped.
         per_sample: drop other tokens in every clip; False drops the same places in the whole batch.
-        form: see `vatt.objectives.losses`.
+        keep_rule: see `vatt.models.selection.drop_token`.
+        form: "asymmetric" or "symmetric"; see `vatt.objectives.losses`.
+        mean: "pairs" or "official"; see there.
+        per_sentence: each of a clip's texts is valid by itself. False, the released code: a clip has text or has not,
+            and an empty sentence of a clip that has some is a positive like any other.
 
     A term whose modality the batch does not have, or has nowhere valid, counts 0 and leaves the other's weight as it
     is.
@@ -37,53 +50,81 @@ class Contrastive(Objective):
         self,
         video_audio: int = 512,
         video_text: int = 256,
-        temperature: float = 0.07,
+        head: Head = "hierarchical",
+        temperature: float | dict[str, float] = 0.07,
+        learn_temperature: bool = False,
         video_audio_weight: float = 1.0,
         video_text_weight: float = 1.0,
         drop_video: float = 0.5,
         drop_audio: float = 0.5,
         per_sample: bool = False,
+        keep_rule: KeepRule = "tokens",
         form: Form = "asymmetric",
+        mean: Mean = "pairs",
+        per_sentence: bool = True,
     ) -> None:
         super().__init__()
         if not video_audio_weight + video_text_weight > 0:
             raise ValueError("one of video_audio_weight and video_text_weight must be above 0")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.video_audio, self.video_text, self.temperature = video_audio, video_text, temperature
-        self.video_audio_weight, self.video_text_weight = video_audio_weight, video_text_weight
+        if head == "joint" and video_audio != video_text:
+            raise ValueError(f"a joint space has one width: set video_text {video_text} to video_audio {video_audio}")
+        self.video_audio, self.video_text, self.kind_of_head = video_audio, video_text, head
+        self.weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
         self.drop = {"video": drop_video, "audio": drop_audio, "text": 0.0}
-        self.per_sample, self.form = per_sample, form
+        self.per_sample, self.keep_rule = per_sample, keep_rule
+        self.form, self.mean, self.per_sentence = form, mean, per_sentence
+        first = dict.fromkeys(PAIRS, temperature) if not isinstance(temperature, dict) else temperature
+        if set(first) != set(PAIRS) or not all(value > 0 for value in first.values()):
+            raise ValueError(f"temperature must be above 0, one number or one each for {PAIRS}, not {temperature}")
+        self.first_temperature = first
+        # As a logarithm, so that a step changes it by a share.
+        learned = [name for name in PAIRS if self.weights[name]] if learn_temperature else []
+        self.log_temperature = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor(math.log(first[name]))) for name in learned}
+        )
 
     def build(self, backbone: Backbone) -> None:
         widths = {modality: backbone.width(modality) for modality in backbone.modalities}
-        self.projection = HierarchicalProjection(widths, self.video_audio, self.video_text)
+        self.projection: Projection
+        if self.kind_of_head == "joint":
+            self.projection = JointProjection(widths, self.video_audio)
+        else:
+            paper = self.kind_of_head == "hierarchical_paper"
+            self.projection = HierarchicalProjection(widths, self.video_audio, self.video_text, paper)
 
-    def head(self) -> Part:
+    def head(self) -> Projection:
         return self.projection
 
+    def temperature(self, pair: str) -> float | Tensor:
+        """The temperature of a pair: a scalar with a gradient where it is learned."""
+        return self.log_temperature[pair].exp() if pair in self.log_temperature else self.first_temperature[pair]
+
+    @torch.no_grad()
+    def after_step(self, backbone: Backbone) -> None:
+        """Keep learned temperatures at or above `COLDEST`."""
+        for value in self.log_temperature.values():
+            value.clamp_(min=math.log(COLDEST))
+
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, ``video_audio``, ``video_text`` and the number of ``tokens`` that were encoded."""
+        """``loss``, ``video_audio``, ``video_text``, learned temperatures, and how many ``tokens`` were encoded."""
         pooled, valid, tokens = self._features(backbone, batch)
         # Heads and losses see the batch of all processes: its negatives and its batch statistics.
         pooled = {modality: gather(x) for modality, x in pooled.items()}
         valid = {modality: gather(x) for modality, x in valid.items()}
         z = self._project(pooled, valid)
         zero = pooled["video"].sum() * 0.0
-        terms = {"video_audio": zero, "video_text": zero}
-        if "audio" in pooled and self.video_audio_weight:
-            terms["video_audio"] = nce(
-                z["video_va"], z["audio_va"], self.temperature, valid["video"], valid["audio"], self.form
-            )
-        if "text" in pooled and self.video_text_weight:
-            rows, texts = valid["text"].shape
+        terms = dict.fromkeys(PAIRS, zero)
+        how = {"form": self.form, "mean": self.mean}
+        if "audio" in pooled and self.weights["video_audio"]:
+            tau = self.temperature("video_audio")
+            terms["video_audio"] = nce(z["video_va"], z["audio_va"], tau, valid["video"], valid["audio"], **how)
+        if "text" in pooled and self.weights["video_text"]:
+            tau, (rows, texts) = self.temperature("video_text"), valid["text"].shape
             text = z["text_vt"].view(rows, texts, -1)
-            terms["video_text"] = mil_nce(
-                z["video_vt"], text, self.temperature, valid["video"], valid["text"], self.form
-            )
-        weights = {"video_audio": self.video_audio_weight, "video_text": self.video_text_weight}
-        loss = sum(weights[name] * term for name, term in terms.items()) / sum(weights.values())
-        return {"loss": loss, **terms, "tokens": loss.new_tensor(tokens)}
+            terms["video_text"] = mil_nce(z["video_vt"], text, tau, valid["video"], valid["text"], **how)
+        loss = sum(self.weights[name] * term for name, term in terms.items()) / sum(self.weights.values())
+        learned = {f"temperature_{name}": self.temperature(name) for name in self.log_temperature}
+        return {"loss": loss, **terms, **learned, "tokens": loss.new_tensor(tokens)}
 
     @torch.no_grad()
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
@@ -104,20 +145,24 @@ class Contrastive(Objective):
             raw, valid[modality] = batch[modality], batch[f"{modality}_valid"]  # type: ignore[literal-required]
             if modality == "text":
                 raw, valid[modality] = raw[:, :texts].flatten(0, 1), valid[modality][:, :texts]
+                if not self.per_sentence:
+                    valid[modality] = valid[modality].any(dim=1, keepdim=True).expand_as(valid[modality])
             parts = backbone.tokenize(modality, raw)
-            if self.training and self.drop[modality]:
-                b, n, _ = parts.x.shape
-                keep = random_keep(b, n, self.drop[modality], per_sample=self.per_sample, device=parts.x.device)
-                parts = parts.take(keep)
+            if self.training:
+                how = {"per_sample": self.per_sample, "rule": self.keep_rule}
+                parts = drop_token(parts, self.drop[modality], backbone.tokenizers[modality].grid, **how)
             pooled[modality] = backbone.encode(modality, parts).pooled
             tokens += pooled[modality].shape[0] * (parts.x.shape[1] + 1)
         return pooled, valid, tokens
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Project; clips without a picture do not enter the batch statistics, and get zeros."""
-        if bool(valid["video"].all()) or int(valid["video"].sum()) < 2:
-            return self.projection(pooled)
-        z = self.projection({**pooled, "video": pooled["video"][valid["video"]]})
-        for name in ("video_va", "video_vt"):
-            z[name] = z[name].new_zeros(len(valid["video"]), z[name].shape[1]).index_put((valid["video"],), z[name])
+        """Project; what is not valid does not enter the batch statistics, and gets zeros."""
+        z: dict[str, Tensor] = {}
+        for modality, x in pooled.items():
+            real = valid[modality].flatten()
+            if bool(real.all()) or int(real.sum()) < 2:
+                z |= self.projection({modality: x})
+                continue
+            for name, y in self.projection({modality: x[real]}).items():
+                z[name] = y.new_zeros(len(real), y.shape[1]).index_put((real,), y)
         return z

@@ -124,11 +124,17 @@ def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) ->
     }
     for modality in backbone.modalities:
         try:
-            backbone.tokenizers[modality].patchify(empty[modality])
+            grid = backbone.tokenizers[modality].patchify(empty[modality]).grid
         except ValueError as error:
             raise ConfigMismatch(
                 f"data.format does not fit model.backbone.init_args.tokenizers.{modality}: {error}"
             ) from error
+        # A model takes other sizes than its tables', on interpolated positions; to train one so is a mistake.
+        if grid != backbone.tokenizers[modality].grid:
+            raise ConfigMismatch(
+                f"data.format does not fit model.backbone.init_args.tokenizers.{modality}: "
+                f"it gives {grid} places, and the positions are for {backbone.tokenizers[modality].grid}"
+            )
     if vocabulary is None or "text" not in backbone.modalities:
         return
     text = backbone.tokenizers["text"]

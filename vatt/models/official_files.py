@@ -1,0 +1,94 @@
+"""Reading an official checkpoint: TensorFlow 2's own files, or an ``.npz`` of the same variables.
+
+This file alone imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from vatt.errors import InputError
+from vatt.models.official import Array
+
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+WEIGHT = "weight/"
+ABOVE = re.compile(r"^(model/)?(layer_with_weights-\d+/)?")  # what stands above the Keras model in a checkpoint
+
+
+def read_variables(path: str | Path) -> dict[str, Array]:
+    """Every variable of a checkpoint by its path below the Keras model.
+
+    Args:
+        path: ``ckpt-N.index``, ``ckpt-N``, a folder with one or more of them (the last is taken), or an ``.npz`` with
+            keys ``weight/<path>``, whose other keys are left out.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        InputError: it cannot be read.
+        ImportError: TensorFlow is missing.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    return _read_tensorflow(_prefix(path))
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {_below(key.removeprefix(WEIGHT)): file[key] for key in file.files if key.startswith(WEIGHT)}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not found:
+        raise InputError(f"{path} has no key that begins with {WEIGHT}")
+    return found
+
+
+def _prefix(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(path.glob("*.index"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
+        if not found:
+            raise FileNotFoundError(f"no checkpoint in {path}: it has no .index file")
+        path = found[-1]
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    if re.search(r"\.data-\d+-of-\d+$", prefix.name):
+        prefix = prefix.with_suffix("")
+    if not Path(f"{prefix}.index").is_file():
+        raise FileNotFoundError(f"no checkpoint at {prefix}: {prefix.name}.index is missing")
+    if not any(prefix.parent.glob(f"{prefix.name}.data-*")):
+        raise FileNotFoundError(f"{prefix.name}.index has no {prefix.name}.data-00000-of-00001 beside it")
+    return prefix
+
+
+def _read_tensorflow(prefix: Path) -> dict[str, Array]:
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError('TensorFlow checkpoints need TensorFlow: pip install "vatt[tensorflow]"') from error
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        # Optimizer slots are as large as the weights: they are named, not read.
+        return {
+            _below(key.removesuffix(VALUE)): reader.get_tensor(key)
+            if key.endswith(VALUE) and _wanted(key)
+            else _NOTHING
+            for key in reader.get_variable_to_shape_map()
+        }
+    except (tf.errors.OpError, ValueError) as error:
+        raise InputError(f"{prefix} cannot be read: {error}") from error
+
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+def _wanted(key: str) -> bool:
+    return "/.OPTIMIZER_SLOT/" not in key and not key.startswith("optimizer/")
+
+
+def _below(key: str) -> str:
+    return ABOVE.sub("", key, count=1)

@@ -1,0 +1,227 @@
+"""What an official checkpoint is made of: architecture and clip format, inferred from paths and shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from vatt.errors import InputError
+from vatt.models.backbone import Backbone
+from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier, Projection
+from vatt.models.language import LinearText
+from vatt.models.official import HEAD, PATCHES, TOWER, UNIFIED, Array, Loaded, load
+from vatt.models.spectrogram import SpectrogramTokenizer
+from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, Tokenizer, VideoTokenizer
+from vatt.models.transformer import Encoder, Transformer
+from vatt.models.vatt import VATT, Classifier
+from vatt.structures import MODALITIES, ClipFormat
+
+HEAD_WIDTH = 64  # of every released size; no tensor says it
+DROPOUT = 0.1
+WORDS = 16
+Shapes = dict[str, tuple[int, ...]]
+
+
+def make_model(shapes: Shapes, head_width: int | None = None, num_words: int | None = None) -> VATT | Classifier:
+    """A model of the architecture of a checkpoint, with random weights.
+
+    Args:
+        shapes: of the variables, by official path.
+        head_width: of the attention's heads; unless given, as the table of the T5-style text tower says, or 64.
+        num_words: L, where the text tower has no positions that say it; 16 unless given.
+
+    Raises:
+        InputError: not an official architecture.
+    """
+    if f"{UNIFIED}/tx/final_layer_norm/gamma" in shapes:
+        return _agnostic(shapes, head_width or HEAD_WIDTH)
+    if "_base/tx/final_layer_norm/gamma" in shapes:
+        return _classifier(shapes, head_width or HEAD_WIDTH)
+    found = [m for m in MODALITIES if any(path.startswith(f"_base_layer/{TOWER[m]}_backbone/") for path in shapes)]
+    if "video" not in found:
+        raise InputError(
+            "neither a modality-specific, nor a modality-agnostic, nor a fine-tuned official checkpoint: its variables "
+            f"begin with {', '.join(sorted({path.split('/')[0] for path in shapes})[:5])}"
+        )
+    head_width = head_width or _head_width_of_t5(shapes) or HEAD_WIDTH
+    towers = {m: _tower(shapes, m, f"_base_layer/{TOWER[m]}_backbone/_base", head_width) for m in found if m != "text"}
+    if "text" in found:
+        towers["text"] = _text(shapes, "_base_layer/txt_backbone", head_width, num_words or WORDS)
+    backbone = Backbone({m: t for m, (t, _) in towers.items()}, {m: e for m, (_, e) in towers.items()})
+    return VATT(backbone, _projection(shapes, backbone), _format(backbone))
+
+
+def _agnostic(shapes: Shapes, head_width: int) -> VATT:
+    tokenizers: dict[str, Tokenizer] = {}
+    for modality in ("video", "audio"):
+        if f"{UNIFIED}/raw_to_embeddings/{modality}/kernel" in shapes:
+            tokenizers[modality] = _patches(
+                shapes,
+                f"{UNIFIED}/raw_to_embeddings/{modality}",
+                f"{UNIFIED}/pos_embedding_lookup/{modality}",
+                f"{UNIFIED}/pre_proj/{modality}/kernel" in shapes,
+            )
+    words, table = (
+        f"{UNIFIED}/raw_to_embeddings/text/embeddings",
+        f"{UNIFIED}/pos_embedding_lookup/text/temporal_position_embeddings/embeddings",
+    )
+    if words in shapes:
+        (size, embedding_width), (length, width) = shapes[words], _need(shapes, table)
+        tokenizers["text"] = TextTokenizer(
+            width, size, length, dropout=DROPOUT, embedding_width=embedding_width, frozen=True
+        )
+    post = shapes.get(f"{UNIFIED}/post_proj/video/kernel")
+    shared = _transformer(shapes, f"{UNIFIED}/tx", head_width)
+    backbone = Backbone(tokenizers, shared, post[1] if post else None)
+    return VATT(backbone, _projection(shapes, backbone), _format(backbone))
+
+
+def _classifier(shapes: Shapes, head_width: int) -> Classifier:
+    video = f"_base/{PATCHES['video']}/kernel" in shapes
+    modality = "video" if video else "audio"
+    tokenizer, encoder = _tower(shapes, modality, "_base", head_width)
+    post = shapes.get("_base/post_proj/kernel")
+    backbone = Backbone({modality: tokenizer}, {modality: encoder}, post[1] if post else None)
+    width, classes = _need(shapes, "_ops/cls/kernel")
+    # Video: frames at a stride of 2 of 25 fps. Audio: twice as long at half the rate (appendix A.2.5 and A.3).
+    format = _format(backbone, fps=12.5 if video else 10.0, num_frames=None if video else 64)
+    return Classifier(backbone, LinearClassifier(width, classes, multi_label=not video), format)
+
+
+def _tower(shapes: Shapes, modality: str, there: str, head_width: int) -> tuple[Tokenizer, Encoder]:
+    names = [name for name in PATCHES.values() if f"{there}/{name}/kernel" in shapes]
+    if len(names) != 1:
+        raise InputError(f"{modality}: {there} has none of the layers {', '.join(PATCHES.values())}")
+    pre = f"{there}/pre_proj/kernel" in shapes
+    tokenizer = _patches(shapes, f"{there}/{names[0]}", f"{there}/pos_embedding_lookup", pre)
+    return tokenizer, _transformer(shapes, f"{there}/tx", head_width)
+
+
+def _patches(shapes: Shapes, layer: str, positions: str, pre: bool) -> Tokenizer:
+    *patch, _, width = kernel = _need(shapes, f"{layer}/kernel")
+
+    def size(axis: str) -> int:
+        return _need(shapes, f"{positions}/{axis}_position_embeddings/embeddings")[0]
+
+    options = {"dropout": DROPOUT, "pre_projection": pre}
+    if len(kernel) == 5:
+        return VideoTokenizer(width, (size("temporal"), size("vertical"), size("horizontal")), tuple(patch), **options)
+    if len(kernel) == 3:
+        return AudioTokenizer(width, size("temporal"), patch[0], **options)
+    grid = size("temporal"), size("spectoral")
+    # The weights were trained with the released code's order of places.
+    return SpectrogramTokenizer(width, grid, tuple(patch), num_mels=grid[1] * patch[1], official_order=True, **options)
+
+
+def _text(shapes: Shapes, there: str, head_width: int, num_words: int) -> tuple[Tokenizer, Encoder]:
+    size, embedding_width = _need(shapes, f"{there}/embedding/embeddings")
+    if f"{there}/base_lm/conv1d/kernel" in shapes:
+        _, _, width = shapes[f"{there}/base_lm/conv1d/kernel"]
+        tokenizer = TextTokenizer(embedding_width, size, num_words, positions=False, frozen=True)
+        return tokenizer, LinearText(embedding_width, width, count_padding=True)
+    _, width = _need(shapes, f"{there}/pre_proj/kernel")
+    options = {"dropout": DROPOUT, "embedding_width": embedding_width, "projection_bias": False, "frozen": True}
+    relative = shapes.get(f"{there}/base_lm/layers/0/self_attention/attention/relative_attention_bias/embeddings")
+    if relative is not None:
+        buckets, heads = relative
+        tokenizer = TextTokenizer(width, size, num_words, positions=False, agg_in_embedding=True, **options)
+        layer = f"{there}/base_lm/layers/0"
+        encoder = Transformer(
+            width,
+            _depth(shapes, f"{there}/base_lm"),
+            heads,
+            _need(shapes, f"{layer}/feed_forward/mlp/wi/kernel")[1],
+            DROPOUT,
+            _need(shapes, f"{layer}/self_attention/attention/q/kernel")[1] // heads,
+            bias=False,
+            scaled=False,
+            norm="mixed",
+            relative=(buckets, 64),
+        )
+        return tokenizer, encoder
+    if f"{there}/agg_embedding" in shapes:
+        raise InputError(
+            "the text tower has two AGG tokens (the released bert_small, whose configuration contradicts itself): "
+            "it is not supported"
+        )
+    table = f"{there}/base_lm/pos_embedding_lookup/temporal_position_embeddings/embeddings"
+    tokenizer = TextTokenizer(width, size, _need(shapes, table)[0], **options)
+    return tokenizer, _transformer(shapes, f"{there}/base_lm/tx", head_width)
+
+
+def _transformer(shapes: Shapes, there: str, head_width: int) -> Transformer:
+    width, inner = _need(shapes, f"{there}/layers/0/mha/q/kernel")
+    if inner % head_width:
+        raise InputError(f"{there}: queries of {inner} values do not divide into heads of {head_width}: set head_width")
+    if f"{there}/final_layer_norm/gamma" not in shapes:
+        raise InputError(f"{there} has no final_layer_norm: a post-norm transformer is not supported")
+    return Transformer(
+        width,
+        _depth(shapes, there),
+        inner // head_width,
+        _need(shapes, f"{there}/layers/0/feed_forward/mlp/wi/kernel")[1],
+        DROPOUT,
+        head_width,
+        bias=f"{there}/layers/0/mha/q/bias" in shapes,
+    )
+
+
+def _projection(shapes: Shapes, backbone: Backbone) -> Projection:
+    widths = {modality: backbone.width(modality) for modality in backbone.modalities}
+    if f"{HEAD}/vid_to_vat/dense/kernel" in shapes:
+        return JointProjection(widths, shapes[f"{HEAD}/vid_to_vat/dense/kernel"][1])
+    return HierarchicalProjection(
+        widths,
+        _need(shapes, f"{HEAD}/vid_to_hid/kernel")[1],
+        _need(shapes, f"{HEAD}/va_to_vat/dense/kernel")[1],
+    )
+
+
+def _format(backbone: Backbone, fps: float = 10.0, num_frames: int | None = None) -> ClipFormat:
+    """How clips are read so that they fill the position tables."""
+    format = ClipFormat(fps=fps, num_frames=num_frames or ClipFormat.num_frames)
+    if "video" in backbone.modalities:
+        video = backbone.tokenizers["video"]
+        sizes = [places * pixels for places, pixels in zip(video.grid, video.patch, strict=True)]
+        if sizes[1] != sizes[2]:
+            raise InputError(f"pictures of {sizes[1]} x {sizes[2]} are not square")
+        format = replace(format, num_frames=sizes[0], size=sizes[1])
+    audio = backbone.tokenizers["audio"] if "audio" in backbone.modalities else None
+    if isinstance(audio, AudioTokenizer):
+        format = replace(format, sample_rate=round(audio.length * audio.segment / format.duration_s))
+    if "text" in backbone.modalities:
+        format = replace(format, num_words=backbone.tokenizers["text"].length)
+    return format
+
+
+def _head_width_of_t5(shapes: Shapes) -> int | None:
+    first = "_base_layer/txt_backbone/base_lm/layers/0/self_attention/attention"
+    table, queries = shapes.get(f"{first}/relative_attention_bias/embeddings"), shapes.get(f"{first}/q/kernel")
+    return None if table is None or queries is None else queries[1] // table[1]
+
+
+def _depth(shapes: Shapes, there: str) -> int:
+    numbers = re.compile(re.escape(there) + r"/layers/(\d+)/")
+    return 1 + max(int(found[1]) for found in map(numbers.match, shapes) if found)
+
+
+def _need(shapes: Shapes, path: str) -> tuple[int, ...]:
+    if path not in shapes:
+        raise InputError(f"the checkpoint has no {path}")
+    return shapes[path]
+
+
+def convert(
+    variables: dict[str, Array], head_width: int | None = None, num_words: int | None = None
+) -> tuple[VATT | Classifier, Loaded]:
+    """An official checkpoint as a model in evaluation mode, every weight filled.
+
+    Args:
+        variables: see `vatt.models.official_files.read_variables`.
+        head_width, num_words: see `make_model`.
+
+    Raises:
+        InputError: not an official architecture, or variables that are missing, unknown or of another shape.
+    """
+    model = make_model({path: value.shape for path, value in variables.items()}, head_width, num_words)
+    return model.eval(), load(model, variables)

@@ -1,0 +1,125 @@
+"""Where a token stands: learned tables for positions, read on any grid, and biases for distances."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POSITION_EPS = 1e-6
+
+
+class Positions(nn.Module):
+    """Learned positions, one table per axis, summed and layer-normed: p(t, h, w) = LN(E_t[t] + E_h[h] + E_w[w]).
+
+    The paper's equation 1; the layer norm is the released code's. A grid of another size than the tables reads them
+    as a natural cubic spline (see `spline_matrix`), so that one model takes other lengths and resolutions.
+
+    Args:
+        sizes: entries of each axis' table.
+        width: D.
+        norm: False leaves the layer norm out, as the paper's equation does.
+    """
+
+    def __init__(self, sizes: Sequence[int], width: int, norm: bool = True) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList([nn.Parameter(torch.empty(size, width)) for size in sizes])
+        for table in self.tables:
+            nn.init.trunc_normal_(table, std=width**-0.5)
+        self.norm = nn.LayerNorm(width, eps=POSITION_EPS) if norm else nn.Identity()
+
+    def forward(self, position: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """(B, N, 3) int64 places on a grid to (B, N, D), or (1, N, D) where the places of all clips are one view.
+
+        Axes without a table are not looked at. Without ``grid`` the places are those of the tables.
+        """
+        if position.stride(0) == 0:  # expanded: the same places in every clip
+            position = position[:1]
+        tables = [self._on(table, None if grid is None else grid[axis]) for axis, table in enumerate(self.tables)]
+        # An embedding's gradient is summed in one order; that of indexing is not, on several threads.
+        return self.norm(sum(F.embedding(position[..., axis], table) for axis, table in enumerate(tables)))
+
+    @staticmethod
+    def _on(table: Tensor, size: int | None) -> Tensor:
+        if size is None or size == len(table):
+            return table
+        return spline_matrix(len(table), size).to(table) @ table
+
+
+@functools.lru_cache(maxsize=64)
+def spline_matrix(known: int, wanted: int) -> Tensor:
+    """The matrix (M, N) that reads N values, at i / N, as a natural cubic spline at the M places j / M.
+
+    Right of the last known place the spline goes on as a straight line. Both together are the polyharmonic spline of
+    order 3 by which the official code resizes its tables; the paper calls it bi-cubic (appendix A.2.5).
+
+    Args:
+        known: N.
+        wanted: M.
+
+    Returns:
+        (M, N) float64, on the CPU.
+    """
+    at = torch.arange(wanted, dtype=torch.float64) / wanted * known  # in units of the known distance
+    if known == 1:
+        return torch.ones(wanted, 1, dtype=torch.float64)
+    # Second derivatives at the knots: C = A^-1 D, zero at both ends.
+    second = torch.zeros(known, known, dtype=torch.float64)
+    inner = known - 2
+    if inner > 0:
+        one, off = torch.ones(inner, dtype=torch.float64), torch.ones(inner - 1, dtype=torch.float64)
+        system = torch.diag(4 * one) + torch.diag(off, 1) + torch.diag(off, -1)
+        difference = torch.zeros(inner, known, dtype=torch.float64)
+        rows = torch.arange(inner)
+        difference[rows, rows], difference[rows, rows + 1], difference[rows, rows + 2] = 6.0, -12.0, 6.0
+        second[1:-1] = torch.linalg.solve(system, difference)
+    value = torch.eye(known, dtype=torch.float64)
+    left = at.floor().long().clamp(max=known - 2)
+    u = (at - left).unsqueeze(1)
+    inside = (
+        (1 - u) * value[left]
+        + u * value[left + 1]
+        + ((1 - u) ** 3 - (1 - u)) / 6 * second[left]
+        + (u**3 - u) / 6 * second[left + 1]
+    )
+    slope = value[-1] - value[-2] + second[-2] / 6  # at the last knot, where the second derivative is 0
+    beyond = value[-1] + (u - 1) * slope
+    return torch.where(u > 1, beyond, inside)
+
+
+class RelativeBias(nn.Module):
+    """A learned number for every head and distance, which is added to the scores of attention (T5).
+
+    Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 2.1:
+    half of the buckets are for keys before the query and half for keys after it; of each half one half are exact
+    distances and the others grow logarithmically up to ``max_distance``.
+
+    Args:
+        heads: heads of the attention.
+        buckets: distances told apart.
+        max_distance: from which all distances are one.
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, max_distance: int = 64) -> None:
+        super().__init__()
+        self.buckets, self.max_distance = buckets, max_distance
+        self.table = nn.Embedding(buckets, heads)
+        nn.init.uniform_(self.table.weight, -0.05, 0.05)
+
+    def forward(self, length: int) -> Tensor:
+        """(1, heads, N, N) for N tokens: rows are queries, columns keys."""
+        place = torch.arange(length, device=self.table.weight.device)
+        return self.table(self.bucket(place[None, :] - place[:, None])).permute(2, 0, 1).unsqueeze(0)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """int64 places of the key minus places of the query, to buckets."""
+        half = self.buckets // 2
+        exact = half // 2
+        n = distance.abs()
+        far = torch.log(n.clamp(min=1) / exact) / math.log(self.max_distance / exact) * (half - exact)
+        n = torch.where(n < exact, n, (exact + far.to(n.dtype)).clamp(max=half - 1))
+        return n + half * (distance > 0)

@@ -1,0 +1,138 @@
+"""Models in folders and on the Hugging Face Hub: ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from vatt.errors import InputError
+from vatt.models.part import from_config, to_config
+from vatt.structures import ClipFormat
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
+
+
+class Pretrained(
+    nn.Module,
+    ModelHubMixin,
+    library_name="vatt",
+    tags=["video", "audio", "text", "vatt"],
+    license="apache-2.0",
+):
+    """A model that can be saved, loaded, and shared: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``.
+
+    Subclasses name the constructor arguments that make up their configuration in ``parts``; each is a
+    `vatt.models.part.Part`, plain values, or the `ClipFormat`.
+
+    Attributes:
+        format: how clips must be read for this model.
+        folder: where it was loaded from, or None.
+    """
+
+    parts: tuple[str, ...]
+    format: ClipFormat
+    folder: Path | None = None
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight and any part of the configuration."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def config(self) -> dict[str, Any]:
+        """Architecture and preprocessing in values that JSON can hold."""
+        values = {name: getattr(self, name) for name in self.parts}
+        return {"model": type(self).__name__, **{name: _encode(value) for name, value in values.items()}}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What ``save_pretrained`` and ``push_to_hub`` write: weights, configuration, and the vocabulary if any."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        part = save_directory / (WEIGHTS + ".part")
+        part.write_bytes(save(tensors, metadata={"format": "pt"}))
+        os.replace(part, save_directory / WEIGHTS)
+        (save_directory / CONFIG).write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
+        words = None if self.folder is None else self.folder / VOCABULARY
+        if words is not None and words.is_dir() and words.resolve() != (save_directory / VOCABULARY).resolve():
+            shutil.copytree(words, save_directory / VOCABULARY, dirs_exist_ok=True)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a saved model, in evaluation mode, on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: folder, or name on the Hugging Face Hub (``owner/model``).
+            revision, cache_dir, force_download, local_files_only, token: of the Hub, as everywhere there.
+
+        Raises:
+            FileNotFoundError: no model is there.
+            InputError: it is a model of another kind, or weights and configuration do not fit; the message names the
+                tensors.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+            folder = _download(str(pretrained_model_name_or_path), options, local_files_only, token)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"no model in {folder}: {name} is missing")
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = config.get("model", "VATT")  # version 0.1 did not write it
+        if kind != cls.__name__:
+            raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
+        missing = [name for name in cls.parts if name not in config]
+        if missing:
+            raise InputError(f"{folder}/{CONFIG} has no {missing[0]!r}")
+        model = cls(**{name: _decode(name, config[name]) for name in cls.parts})
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+        model.folder = folder
+        return model.eval()
+
+
+def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:
+    wanted = [CONFIG, WEIGHTS, f"{VOCABULARY}/**"]
+    try:
+        where = snapshot_download(
+            name, allow_patterns=wanted, local_files_only=local_files_only, token=token, **options
+        )
+    except HFValidationError:
+        raise FileNotFoundError(f"no model in {name}: there is no such folder") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no model in {name}: there is no such folder here, and the Hugging Face Hub did not give it "
+            f"({type(error).__name__})"
+        ) from error
+    return Path(where)
+
+
+def _encode(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, ClipFormat) else to_config(value)
+
+
+def _decode(name: str, value: Any) -> Any:
+    return ClipFormat.from_dict(value) if name == "format" else from_config(value)

@@ -10,11 +10,9 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from vatt.cli.training import VattCLI
-from vatt.datasets.datamodule import ClipDataModule
+from vatt.cli.training import VattCLI, build_pretraining
 from vatt.datasets.text import WordVocabulary
 from vatt.structures import Batch, ClipFormat
-from vatt.training.pretrain import PretrainModule
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
@@ -22,8 +20,7 @@ PARTS = sorted(CONFIGS.glob("*/*.yaml"))
 
 
 def build(*argv: str) -> VattCLI:
-    """Everything a configuration describes, without running it."""
-    return VattCLI(PretrainModule, ClipDataModule, args=list(argv), run=False, seed_everything_default=0)
+    return build_pretraining(list(argv))
 
 
 @pytest.fixture

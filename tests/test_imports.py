@@ -32,7 +32,7 @@ ONLY_IN = {
     "faiss": {"retrieval/index.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
-    "tensorflow": {"models/official_files.py"},
+    "tensorflow": {"models/tensorflow_reader.py"},
     "huggingface_hub": {"models/pretrained.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/sound.py"},

@@ -73,7 +73,11 @@ def test_dropped_places_can_be_embedded_by_their_ids() -> None:
     ("tokenizer", "shape", "says"),
     [
         (VideoTokenizer(8, grid=(2, 2, 2)), (1, 3, 8, 32, 32), r"a video is \(B, T, 3, H, W\)"),
-        (VideoTokenizer(8, grid=(2, 2, 2)), (1, 11, 3, 32, 40), "11 frames of 32 x 40 cannot be cut into patches of 4 frames of 16 x 16"),
+        (
+            VideoTokenizer(8, grid=(2, 2, 2)),
+            (1, 11, 3, 32, 40),
+            "11 frames of 32 x 40 cannot be cut into patches of 4 frames of 16 x 16",
+        ),
         (AudioTokenizer(8, length=4), (1, 500), "a multiple of the 128 samples"),
         (TextTokenizer(8, 10, length=4), (1, 5), "L up to 4"),
     ],

@@ -147,7 +147,7 @@ def search(
     if format == "json":
         print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
     else:
-        _table(
+        print_table(
             f"“{query}”",
             ("rank", "score", "span (s)", "file"),
             [(hit.rank, f"{hit.score:.3f}", f"{hit.start_s:.2f}–{hit.end_s:.2f}", hit.path) for hit in hits],
@@ -200,10 +200,11 @@ def print_retrieval(report: dict[str, object]) -> None:
         cells = [f"{found[key]:.1f} ({found['chance'][key]:.1f})" for key in ("R@1", "R@5", "R@10")]
         cells.append(f"{found['MedR']:g} ({found['chance']['MedR']:g})")
         rows.append((direction.replace("_to_", " → "), *cells, found["gallery"]))
-    _table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
+    print_table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """A table for people."""
     from rich.console import Console
     from rich.table import Table
 

@@ -20,6 +20,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "synth": ("vatt.cli.commands:synth", ("output",), "write the demonstration corpus: short videos with captions"),
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
+    "convert": (
+        "vatt.cli.models:convert",
+        ("official", "output"),
+        "turn a checkpoint of the official TensorFlow VATT into a model",
+    ),
+    "flops": ("vatt.cli.models:flops", (), "count the operations of a configuration's towers: flops --config FILE"),
     "embed": ("vatt.cli.commands:embed", ("path",), "turn videos, sounds and texts into vectors"),
     "index": ("vatt.cli.commands:index", ("embeddings",), "build a searchable index from vectors"),
     "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),

@@ -53,13 +53,15 @@ class VattCLI(LightningCLI):
         )
 
 
+def build_pretraining(argv: list[str]) -> VattCLI:
+    """Everything a configuration describes, without running it."""
+    _quiet()
+    return VattCLI(PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0)
+
+
 def pretrain(argv: list[str]) -> int:
     """Run ``fit`` or ``validate`` as LightningCLI does."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    _quiet()
     VattCLI(
         PretrainModule,
         ClipDataModule,
@@ -71,3 +73,15 @@ def pretrain(argv: list[str]) -> int:
         parser_kwargs={"prog": "vatt pretrain"},
     )
     return 0
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says of itself."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for said in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*args parameter is intended to run from within Python.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", said)

@@ -45,20 +45,39 @@ class Vocabulary(Protocol):
 class WordVocabulary:
     """A list of words, as the official VATT uses: lower-cased, punctuation stripped, split at spaces.
 
-    Id 0 is padding, id 1 stands for every word that is not in the list.
+    Id 0 is padding.
 
     Args:
-        words: the words in order of their ids, from id 2 on.
+        words: the words in order of their ids, which leave out 0 and ``unknown_id``.
+        unknown_id: stands for every word that is not in the list.
     """
 
     pad_id = 0
-    unknown_id = 1
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = list(words)
-        self._ids = {word: i for i, word in enumerate(self.words, start=2)}
+    def __init__(self, words: Iterable[str], unknown_id: int = 1) -> None:
+        self.words, self.unknown_id = list(words), unknown_id
+        if not 1 <= unknown_id <= len(self.words) + 1:
+            raise InputError(f"unknown_id {unknown_id} is not among the ids from 1 to {len(self.words) + 1}")
+        self._entries = ["<pad>", *self.words]
+        self._entries.insert(unknown_id, "<unk>")
+        self._ids = {word: i for i, word in enumerate(self._entries) if i not in (self.pad_id, unknown_id)}
         if len(self._ids) != len(self.words):
             raise InputError("a word stands twice in the list")
+
+    @classmethod
+    def read(cls, path: str | Path) -> WordVocabulary:
+        """A text file with one entry a line, whose number, from 0, is its id: the official code's vocabularies.
+
+        Raises:
+            InputError: the first line is not ``<pad>`` (or empty), ``<unk>`` is missing, or a word stands twice.
+        """
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        if not lines or lines[0].strip().lower() not in ("<pad>", "[pad]", ""):
+            raise InputError(f"{path}: line 1 must be <pad>, not {lines[0] if lines else 'nothing'!r}: id 0 is padding")
+        unknown = [i for i, line in enumerate(lines) if line.strip().lower() in ("<unk>", "[unk]")]
+        if len(unknown) != 1:
+            raise InputError(f"{path}: one line must be <unk>, not {len(unknown)}")
+        return cls((line.strip() for i, line in enumerate(lines) if i not in (0, unknown[0])), unknown[0])
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> WordVocabulary:
@@ -74,10 +93,10 @@ class WordVocabulary:
         return [self._ids.get(word, self.unknown_id) for word in _words(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return " ".join("<unk>" if i == self.unknown_id else self.words[i - 2] for i in ids if i != self.pad_id)
+        return " ".join(self._entries[i] for i in ids if i != self.pad_id)
 
     def save(self, folder: str | Path) -> None:
-        _write(folder, {"kind": "words", "words": self.words})
+        _write(folder, {"kind": "words", "words": self.words, "unknown_id": self.unknown_id})
 
 
 class SentencePieceVocabulary:
@@ -215,7 +234,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
         )
     says = json.loads(file.read_text(encoding="utf-8"))
     if says["kind"] == "words":
-        return WordVocabulary(says["words"])
+        return WordVocabulary(says["words"], says.get("unknown_id", 1))
     if says["kind"] == "sentencepiece":
         return SentencePieceVocabulary(folder / says["model"])
     if says["kind"] == "huggingface":

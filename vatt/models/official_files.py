@@ -1,19 +1,19 @@
-"""Reading an official checkpoint: TensorFlow 2's own files, or an ``.npz`` of the same variables.
-
-This file alone imports TensorFlow.
-"""
+"""Reading an official checkpoint: TensorFlow 2's own files, or an ``.npz`` of the same variables."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from vatt.errors import InputError
 from vatt.models.official import Array
+from vatt.models.tensorflow_reader import NO_TENSORFLOW
 
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 WEIGHT = "weight/"
 ABOVE = re.compile(r"^(model/)?(layer_with_weights-\d+/)?")  # what stands above the Keras model in a checkpoint
 
@@ -66,28 +66,19 @@ def _prefix(path: Path) -> Path:
 
 
 def _read_tensorflow(prefix: Path) -> dict[str, Array]:
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError('TensorFlow checkpoints need TensorFlow: pip install "vatt[tensorflow]"') from error
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        # Optimizer slots are as large as the weights: they are named, not read.
-        return {
-            _below(key.removesuffix(VALUE)): reader.get_tensor(key)
-            if key.endswith(VALUE) and _wanted(key)
-            else _NOTHING
-            for key in reader.get_variable_to_shape_map()
-        }
-    except (tf.errors.OpError, ValueError) as error:
-        raise InputError(f"{prefix} cannot be read: {error}") from error
-
-
-_NOTHING = np.zeros(0, dtype=np.float32)
-
-
-def _wanted(key: str) -> bool:
-    return "/.OPTIMIZER_SLOT/" not in key and not key.startswith("optimizer/")
+    """In a process of its own: see `vatt.models.tensorflow_reader`."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "variables.npz"
+        program = Path(__file__).with_name("tensorflow_reader.py")
+        done = subprocess.run(
+            [sys.executable, str(program), str(prefix), str(output)], capture_output=True, text=True, check=False
+        )
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        if done.returncode == NO_TENSORFLOW:
+            raise ImportError(f'TensorFlow checkpoints need TensorFlow: pip install "vatt[tensorflow]" ({said[0]})')
+        if done.returncode != 0:
+            raise InputError(f"{prefix} cannot be read: {said[0]}")
+        return _read_npz(output)
 
 
 def _below(key: str) -> str:

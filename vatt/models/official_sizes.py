@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import replace
 
 from vatt.errors import InputError
@@ -19,6 +20,7 @@ from vatt.structures import MODALITIES, ClipFormat
 HEAD_WIDTH = 64  # of every released size; no tensor says it
 DROPOUT = 0.1
 WORDS = 16
+T5_FIRST = "_base_layer/txt_backbone/base_lm/layers/0/self_attention/attention"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -194,9 +196,13 @@ def _format(backbone: Backbone, fps: float = 10.0, num_frames: int | None = None
     return format
 
 
+def heads_are_said(variables: Container[str]) -> bool:
+    """Whether the variables say how many heads there are, as the bias of a T5-style text tower does."""
+    return f"{T5_FIRST}/relative_attention_bias/embeddings" in variables
+
+
 def _head_width_of_t5(shapes: Shapes) -> int | None:
-    first = "_base_layer/txt_backbone/base_lm/layers/0/self_attention/attention"
-    table, queries = shapes.get(f"{first}/relative_attention_bias/embeddings"), shapes.get(f"{first}/q/kernel")
+    table, queries = shapes.get(f"{T5_FIRST}/relative_attention_bias/embeddings"), shapes.get(f"{T5_FIRST}/q/kernel")
     return None if table is None or queries is None else queries[1] // table[1]
 
 

@@ -23,13 +23,30 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
 
+CARD = """---
+{{ card_data }}
+---
+
+# A VATT model
+
+Made with [vatt](https://arxiv.org/abs/2104.11178), VATT in PyTorch. `config.json` holds the architecture and how clips
+are read for it.
+
+```python
+import vatt
+
+model = vatt.VATT.from_pretrained("this/model")  # vatt.Classifier, where config.json says so
+outputs = model(video=video)  # (B, T, 3, H, W) in [-1, 1]
+```
+"""
+
 
 class Pretrained(
     nn.Module,
     ModelHubMixin,
     library_name="vatt",
     tags=["video", "audio", "text", "vatt"],
-    license="apache-2.0",
+    model_card_template=CARD,
 ):
     """A model that can be saved, loaded, and shared: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``.
 

@@ -1,0 +1,237 @@
+"""Official checkpoints without any: weights of ours, written under the official names and read back."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vatt.errors import InputError
+from vatt.models.backbone import Backbone
+from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier
+from vatt.models.language import LinearText
+from vatt.models.official import export, load
+from vatt.models.official_files import read_variables
+from vatt.models.official_sizes import convert
+from vatt.models.spectrogram import SpectrogramTokenizer
+from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer
+from vatt.models.transformer import Transformer
+from vatt.models.vatt import VATT, Classifier
+from vatt.structures import ClipFormat
+
+FORMAT = ClipFormat(num_frames=8, fps=10.0, size=32, sample_rate=1280, num_words=6)
+WIDTH, HEAD_WIDTH = 16, 8
+
+
+def transformer(**options: object) -> Transformer:
+    return Transformer(WIDTH, 2, 2, 24, 0.1, HEAD_WIDTH, **options)  # type: ignore[arg-type]
+
+
+def video_tower(**options: object) -> VideoTokenizer:
+    return VideoTokenizer(WIDTH, (2, 2, 2), (4, 16, 16), 0.1, **options)  # type: ignore[arg-type]
+
+
+def specific(text: str = "t5", audio: str = "wave", joint: bool = False) -> VATT:
+    """Every kind of tower the official code has."""
+    words = {"vocabulary_size": 12, "length": 6, "dropout": 0.1, "frozen": True}
+    embedded = {**words, "embedding_width": 10, "projection_bias": False}
+    texts = {
+        "t5": (
+            TextTokenizer(WIDTH, positions=False, agg_in_embedding=True, **embedded),
+            transformer(bias=False, scaled=False, norm="mixed", relative=(32, 64)),
+        ),
+        "bert": (TextTokenizer(WIDTH, **embedded), transformer()),
+        "linear": (TextTokenizer(10, positions=False, **{**words, "dropout": 0.0}), LinearText(10, 20, True)),
+    }
+    sounds = {
+        "wave": (AudioTokenizer(WIDTH, 8, 128, 0.1), transformer()),
+        "spectrogram": (
+            SpectrogramTokenizer(WIDTH, (2, 4), (4, 5), num_mels=20, dropout=0.1, official_order=True),
+            transformer(bias=False),
+        ),
+    }
+    towers = {"video": (video_tower(), transformer()), "audio": sounds[audio], "text": texts[text]}
+    return finished(Backbone({m: t for m, (t, _) in towers.items()}, {m: e for m, (_, e) in towers.items()}), joint)
+
+
+def agnostic() -> VATT:
+    tokenizers = {
+        "video": video_tower(pre_projection=True),
+        "audio": AudioTokenizer(WIDTH, 8, 128, 0.1, pre_projection=True),
+        "text": TextTokenizer(WIDTH, 12, 6, dropout=0.1, embedding_width=10, frozen=True),
+    }
+    return finished(Backbone(tokenizers, transformer(), post_width=20))
+
+
+def finished(backbone: Backbone, joint: bool = False) -> VATT:
+    widths = {m: backbone.width(m) for m in backbone.modalities}
+    head = JointProjection(widths, 14) if joint else HierarchicalProjection(widths, 14, 9)
+    model = VATT(backbone, head, FORMAT)
+    return scrambled(model)
+
+
+def scrambled(model: torch.nn.Module) -> torch.nn.Module:
+    """No weight at the value it begins with: norms are told apart from each other, and statistics from none."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                value.copy_(torch.randn_like(value) * 0.3 + (1.0 if name.endswith("var") else 0.0))
+                if name.endswith("var"):
+                    value.abs_().add_(0.1)
+    return model.eval()
+
+
+def classifier(modality: str, pre: bool) -> Classifier:
+    tokenizer = video_tower(pre_projection=pre) if modality == "video" else AudioTokenizer(WIDTH, 8, 128, 0.1)
+    backbone = Backbone({modality: tokenizer}, {modality: transformer()}, 20 if pre else None)
+    head = LinearClassifier(backbone.width(modality), 5, multi_label=modality == "audio")
+    return scrambled(Classifier(backbone, head, FORMAT))
+
+
+MODELS = {
+    "specific": specific,
+    "bert": lambda: specific(text="bert"),
+    "linear text, joint head": lambda: specific(text="linear", joint=True),
+    "spectrogram": lambda: specific(audio="spectrogram"),
+    "agnostic": agnostic,
+    "fine-tuned video": lambda: classifier("video", pre=False),
+    "fine-tuned video of an agnostic model": lambda: classifier("video", pre=True),
+    "fine-tuned audio": lambda: classifier("audio", pre=False),
+}
+
+
+def inputs(model: VATT | Classifier) -> dict[str, torch.Tensor]:
+    raw = {
+        "video": torch.randn(2, 8, 3, 32, 32),
+        "audio": torch.randn(2, 1024 if "Spectrogram" not in str(model) else 9 * 1024),
+        "text": torch.tensor([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 11]]),
+    }
+    return {modality: raw[modality] for modality in model.backbone.modalities}
+
+
+@pytest.fixture(params=MODELS, ids=lambda name: name.replace(" ", "_"))
+def model(request: pytest.FixtureRequest) -> VATT | Classifier:
+    return MODELS[request.param]()
+
+
+def test_a_checkpoint_becomes_the_model_it_was_written_from(model: VATT | Classifier, tmp_path: Path) -> None:
+    np.savez(tmp_path / "official.npz", **{f"weight/{path}": value for path, value in export(model).items()})
+    again, report = convert(read_variables(tmp_path / "official.npz"), HEAD_WIDTH, num_words=6)
+    assert type(again) is type(model)
+    assert not again.training
+    assert report.ignored == report.missing == report.unknown == []
+    raw = inputs(model)
+    for name, value in model(**raw).items():
+        assert torch.equal(again(**raw)[name], value), name
+
+
+def test_what_it_is_made_of_is_read_from_the_shapes() -> None:
+    again, _ = convert(export(specific()))  # the T5-style tower says how wide heads are
+    assert again.backbone.encoder("video").blocks[0].attention.heads == 2
+    assert again.format == ClipFormat(num_frames=8, fps=10.0, size=32, sample_rate=1280, num_words=16)
+    assert convert(export(agnostic()), HEAD_WIDTH)[0].format.num_words == 6
+    finetuned = convert(export(classifier("video", pre=False)), HEAD_WIDTH)[0].format
+    assert (finetuned.num_frames, finetuned.fps, finetuned.size) == (8, 12.5, 32)
+    sound = convert(export(classifier("audio", pre=False)), HEAD_WIDTH)[0].format
+    assert (sound.duration_s, sound.num_samples) == (6.4, 1024)
+
+
+def test_what_is_missing_unknown_or_of_another_shape_is_named() -> None:
+    whole = export(specific())
+    less = {path: value for path, value in whole.items() if not path.endswith("layers/1/mha/v/kernel")}
+    with pytest.raises(InputError, match=r"missing: backbone\.transformers\.\w+\.blocks\.1\.attention\.qkv\.weight"):
+        convert(less)
+    with pytest.raises(InputError, match=r"unknown: _base_layer/vid_backbone/_base/extra \(3,\)"):
+        convert(whole | {"_base_layer/vid_backbone/_base/extra": np.zeros(3)})
+    wrong = whole | {"_head_layer/_bridge_heads/0/aud_to_va/bias": np.zeros(3, np.float32)}
+    with pytest.raises(InputError, match=r"aud_to_va/bias gives projection.audio_to_va.bias the shape \(3,\)"):
+        convert(wrong)
+    with pytest.raises(InputError, match=r"neither a modality-specific.*begin with dense"):
+        convert({"dense/kernel": np.zeros((3, 3))})
+    with pytest.raises(InputError, match="two AGG tokens"):
+        convert(export(specific(text="bert")) | {"_base_layer/txt_backbone/agg_embedding": np.zeros(10)}, HEAD_WIDTH)
+    with pytest.raises(InputError, match="do not divide into heads of 64"):
+        convert(export(agnostic()))
+
+
+def test_a_failed_load_leaves_the_model_as_it_was() -> None:
+    model = specific()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    other = export(specific())
+    other.pop("_base_layer/vid_backbone/_base/agg_embedding")
+    with pytest.raises(InputError, match=r"backbone\.agg\.video"):
+        load(model, other)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        read_variables(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match=r"no \.index file"):
+        read_variables(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"ckpt-3\.index is missing"):
+        read_variables(tmp_path / "ckpt-3")
+    (tmp_path / "ckpt-3.index").write_bytes(b"nothing")
+    with pytest.raises(FileNotFoundError, match=r"has no ckpt-3\.data-00000-of-00001"):
+        read_variables(tmp_path)
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(InputError, match="no key that begins with weight/"):
+        read_variables(tmp_path / "other.npz")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_variables(tmp_path / "broken.npz")
+
+
+WRITE = """
+import sys
+import numpy as np, tensorflow as tf
+
+root = tf.train.Checkpoint()
+for key, value in np.load(sys.argv[1]).items():
+    node = root
+    *parts, last = ["model", "layer_with_weights-0", *key.removeprefix("weight/").split("/")]
+    for part in parts:
+        if not hasattr(node, part):
+            setattr(node, part, tf.Module())
+        node = getattr(node, part)
+    setattr(node, last, tf.Variable(value))
+root.optimizer = tf.Module()
+root.optimizer.iter = tf.Variable(500_000)
+root.save(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_tensorflow_checkpoints(tmp_path: Path) -> None:
+    """As Keras writes them: under layer_with_weights-0, with an optimizer's counter."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow is not installed")
+    values = export(specific())
+    np.savez(tmp_path / "values.npz", **{f"weight/{path}": value for path, value in values.items()})
+    (tmp_path / "ckpt").mkdir()
+    # In a process of its own: TensorFlow and PyTorch in one can crash.
+    arguments = [sys.executable, "-c", WRITE, str(tmp_path / "values.npz"), str(tmp_path / "ckpt" / "ckpt")]
+    subprocess.run(arguments, check=True, capture_output=True)
+    found = read_variables(tmp_path / "ckpt" / "ckpt-1.index")
+    assert all(np.array_equal(found[path], value) for path, value in values.items())
+    _, report = convert(found)
+    assert sorted(report.ignored) == ["_CHECKPOINTABLE_OBJECT_GRAPH", "optimizer/iter", "save_counter"]
+    assert read_variables(tmp_path / "ckpt").keys() == found.keys()
+    assert read_variables(tmp_path / "ckpt" / "ckpt-1.data-00000-of-00001").keys() == found.keys()
+    (tmp_path / "ckpt" / "ckpt-1.index").write_bytes(b"nothing" * 100)
+    with pytest.raises(InputError, match=r"ckpt-1 cannot be read: \S+"):
+        read_variables(tmp_path / "ckpt")
+
+
+def test_without_tensorflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('no tensorflow here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ImportError, match=r'pip install "vatt\[tensorflow\]" \(no tensorflow here\)'):
+        read_variables(tmp_path)

@@ -73,3 +73,27 @@ def test_parts_that_do_not_fit_are_named() -> None:
         Backbone({"audio": audio}, {"video": Transformer(16, 1, 2)})
     with pytest.raises(ValueError, match="unknown modality 'smell'"):
         Backbone({"smell": audio}, Transformer(16, 1, 2))
+
+
+def test_features_pass_a_projection_of_their_modality() -> None:
+    plain, batch = tiny_backbone(shared=True).eval(), tiny_batch(2)
+    projected = Backbone(dict(plain.tokenizers), plain.encoder("video"), post_width=10)
+    projected.agg = plain.agg
+    assert projected.width("video") == 10
+    features = projected("video", batch["video"])
+    layer = projected.post_projections["video"]
+    before = plain("video", batch["video"])
+    assert torch.allclose(features.pooled, torch.nn.functional.gelu(layer(before.pooled)), atol=1e-6)
+    assert torch.allclose(features.tokens, torch.nn.functional.gelu(layer(before.tokens)), atol=1e-6)
+    assert sorted(projected.post_projections) == ["audio", "text", "video"]
+
+
+def test_an_agg_token_among_the_words_goes_through_their_projection() -> None:
+    words = TextTokenizer(16, 10, length=6, embedding_width=5, positions=False, agg_in_embedding=True)
+    backbone = Backbone({"text": words}, Transformer(16, 2, 2, relative=(8, 16))).eval()
+    assert backbone.agg["text"].shape == (5,)
+    ids = torch.tensor([[3, 4, 0, 0, 0, 0]])
+    first = torch.nn.functional.gelu(words.project(backbone.agg["text"]))
+    x = torch.cat([first.expand(1, 1, -1), words(ids).x], dim=1)
+    valid = torch.tensor([[True, True, True, False, False, False, False]])
+    assert torch.allclose(backbone("text", ids).pooled, backbone.encoder("text")(x, valid)[0][:, 0], atol=1e-6)

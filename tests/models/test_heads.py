@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vatt.models.heads import HierarchicalProjection
+from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier
 
 WIDTHS = {"video": 6, "audio": 5, "text": 4}
 
@@ -42,3 +44,40 @@ def test_only_what_is_given_is_projected() -> None:
     assert set(head({"text": torch.randn(2, 4)})) == {"text_vt"}
     with pytest.raises(ValueError, match="no audio branch"):
         head({"audio": torch.randn(2, 5)})
+
+
+def test_the_papers_head_has_batch_norm_everywhere_and_no_relu_between_the_spaces() -> None:
+    head = HierarchicalProjection(WIDTHS, video_audio=7, video_text=3, paper=True)
+    pooled = {name: torch.randn(9, width) for name, width in WIDTHS.items()}
+    z = head(pooled)
+    vt = batch_norm(z["video_va"] @ head.va_to_vt[1].weight.T, head.va_to_vt[2])
+    assert torch.allclose(z["video_vt"], vt, atol=1e-4)
+    for name, layers in (("audio_va", head.audio_to_va), ("text_vt", head.text_to_vt)):
+        modality = name.split("_")[0]
+        assert torch.allclose(z[name], batch_norm(pooled[modality] @ layers[0].weight.T, layers[1]), atol=1e-4)
+        assert layers[0].bias is None
+
+
+def test_the_joint_head_has_one_space() -> None:
+    head = JointProjection(WIDTHS, joint=7)
+    pooled = {name: torch.randn(9, width) for name, width in WIDTHS.items()}
+    z = head(pooled)
+    for name in ("video_va", "video_vt", "audio_va", "text_vt"):
+        layers = head.to_joint[name.split("_")[0]]
+        expected = batch_norm(F.relu(pooled[name.split("_")[0]]) @ layers[1].weight.T, layers[2])
+        assert torch.allclose(z[name], expected, atol=1e-4)
+    assert torch.equal(z["video_va"], z["video_vt"])
+    with pytest.raises(ValueError, match="no audio branch"):
+        JointProjection({"video": 6}, 7)({"audio": torch.randn(2, 5)})
+
+
+def test_classes_exclude_each_other_or_not() -> None:
+    one, several = LinearClassifier(6, 5), LinearClassifier(6, 5, multi_label=True)
+    logits = torch.randn(3, 5)
+    assert torch.allclose(one.probabilities(logits).sum(-1), torch.ones(3))
+    assert torch.allclose(several.probabilities(logits), 1 / (1 + torch.exp(-logits)))
+    assert one.linear.bias.abs().max() == 0
+    assert torch.allclose(several.linear.bias, torch.full((5,), -math.log(4)))
+    x = torch.randn(4, 6)
+    assert not torch.equal(one(x), one(x))  # dropout
+    assert torch.equal(one.eval()(x), one(x))

@@ -102,3 +102,37 @@ def test_gradients_are_the_same_every_time_on_several_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_second_projection_stands_before_the_positions() -> None:
+    tokenizer = AudioTokenizer(8, length=5, segment=4, pre_projection=True)
+    wave = torch.randn(1, 20)
+    embedded = F.gelu(tokenizer.pre_projection(tokenizer.project(wave.view(1, 5, 4))))
+    added = F.layer_norm(tokenizer.positions.tables[0], (8,), eps=1e-6)
+    assert torch.allclose(tokenizer(wave).x, embedded + added, atol=1e-6)
+
+
+def test_words_of_another_width_are_projected_and_the_agg_token_with_them() -> None:
+    tokenizer = TextTokenizer(
+        8, 10, length=4, embedding_width=6, projection_bias=False, positions=False, agg_in_embedding=True, frozen=True
+    )
+    tokens = tokenizer(torch.tensor([[5, 1, 0, 0]]))
+    assert torch.allclose(tokens.x[0, 1], F.gelu(tokenizer.words.weight[1] @ tokenizer.project.weight.T), atol=1e-6)
+    agg = torch.randn(6)
+    assert tokenizer.agg_width == 6
+    assert torch.allclose(tokenizer.embed_agg(agg), F.gelu(agg @ tokenizer.project.weight.T), atol=1e-6)
+    assert not tokenizer.words.weight.requires_grad
+    plain = TextTokenizer(8, 10, length=4)
+    assert plain.agg_width == 8
+    assert torch.equal(plain.embed_agg(agg), agg)
+
+
+def test_patches_can_be_dropped_before_they_are_embedded() -> None:
+    """What masked objectives do: the same tokens as embedding everything first."""
+    tokenizer = VideoTokenizer(8, grid=(2, 2, 2))
+    patches = tokenizer.patchify(torch.randn(2, 8, 3, 32, 32))
+    keep = torch.tensor([[0, 5, 7], [1, 2, 3]])
+    some = tokenizer.embed(patches.take(keep))
+    everything = tokenizer.embed(patches)
+    for b in range(2):
+        assert torch.allclose(some[b], everything[b, keep[b]], atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vatt.models.transformer import Attention, Transformer
+from vatt.models.transformer import Attention, Encoder, Transformer
 
 
 def slow_attention(layer: Attention, x: torch.Tensor, valid: torch.Tensor | None, causal: bool) -> torch.Tensor:
@@ -67,3 +67,49 @@ def test_dropout_is_off_in_evaluation() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="width 10 does not divide into 4 heads"):
         Transformer(10, depth=1, heads=4)
+
+
+def test_the_released_text_encoder_step_by_step() -> None:
+    """No biases, unscaled scores, a relative bias, RMS norm before attention and in the end, layer norm before MLPs."""
+    model = Transformer(8, 2, 2, 12, head_width=5, bias=False, scaled=False, norm="mixed", relative=(8, 16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, valid = torch.randn(2, 6, 8), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+
+    def rms(y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    y, added = x, model.relative(6)
+    for block in model.blocks:
+        q, k, v = (
+            part.view(2, 6, 2, 5)
+            for part in (rms(y, block.attention_norm.weight) @ block.attention.qkv.weight.T).chunk(3, -1)
+        )
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) + added + torch.where(valid, 0.0, -1e9)[:, None, None]
+        seen = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(2, 6, 10)
+        y = y + seen @ block.attention.out.weight.T
+        normed = F.layer_norm(y, (8,), block.mlp_norm.weight, block.mlp_norm.bias, 1e-6)
+        y = y + F.gelu(normed @ block.up.weight.T) @ block.down.weight.T
+    assert torch.allclose(model(x, valid)[0], rms(y, model.norm.weight), atol=1e-5)
+    assert not [name for name, _ in model.named_parameters() if "bias" in name and "norm" not in name]
+
+
+def test_a_relative_bias_can_be_causal() -> None:
+    model, x = Transformer(8, 2, 2, relative=(8, 16)), torch.randn(1, 6, 8)
+    changed = torch.cat([x[:, :4], torch.randn(1, 2, 8)], dim=1)
+    valid = torch.ones(1, 6, dtype=torch.bool)
+    for a, b in (
+        (model(x, causal=True), model(changed, causal=True)),
+        (model(x, valid, True), model(changed, valid, True)),
+    ):
+        assert torch.allclose(a[0][:, :4], b[0][:, :4], atol=1e-5)
+        assert not torch.allclose(a[0][:, 4:], b[0][:, 4:])
+
+
+def test_unknown_norms_are_refused_and_a_transformer_pools_with_its_agg_token() -> None:
+    with pytest.raises(ValueError, match="layer, rms or mixed, not 'batch'"):
+        Transformer(8, 1, 2, norm="batch")  # type: ignore[arg-type]
+    model: Encoder = Transformer(8, 1, 2, norm="rms")
+    assert isinstance(model.blocks[0].mlp_norm, torch.nn.RMSNorm)
+    with pytest.raises(TypeError, match="AGG"):
+        model.pool(torch.zeros(1, 2, 8))

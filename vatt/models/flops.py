@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vatt.models.backbone import Backbone
@@ -46,7 +47,7 @@ def count_flops(backbone: Backbone, format: ClipFormat, drop: dict[str, float] |
     raw = {
         "video": torch.empty(1, format.num_frames, 3, format.size, format.size, device=device),
         "audio": torch.empty(1, format.num_samples, device=device),
-        "text": torch.empty(1, format.num_words, dtype=torch.int64, device=device),
+        "text": torch.zeros(1, format.num_words, dtype=torch.int64, device=device),
     }
     found = []
     training = backbone.training
@@ -55,13 +56,13 @@ def count_flops(backbone: Backbone, format: ClipFormat, drop: dict[str, float] |
         for modality in MODALITIES:
             if modality not in backbone.modalities:
                 continue
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            # Fused attention is not counted on every device; two batched products are.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 tokens = backbone.tokenize(modality, raw[modality])
                 kept = drop_token(tokens, (drop or {}).get(modality, 0.0), backbone.tokenizers[modality].grid)
                 backbone.encode(modality, kept)
             by_operation = counter.get_flop_counts()["Global"]
-            # On "meta" attention is two batched products, elsewhere one operation; linear layers are neither.
-            attention = sum(n for name, n in by_operation.items() if "bmm" in str(name) or "dot_product" in str(name))
+            attention = sum(n for name, n in by_operation.items() if "bmm" in str(name))
             # Queries times keys and weights times values are equally much.
             found.append(Flops(modality, tokens.x.shape[1], kept.x.shape[1], counter.get_total_flops(), attention // 2))
     finally:

@@ -145,9 +145,13 @@ class PretrainedText(PretrainedPart, Encoder):
         if pooling not in ("agg", "first", "mean"):
             raise ValueError(f"pooling must be agg, first or mean, not {pooling!r}")
         self.model = self._load(pretrained, config)
-        self.width = self.model.get_input_embeddings().embedding_dim
-        self.out_width = self.model.config.hidden_size
-        self.model.set_input_embeddings(_NoWords())
+        words = self.model.get_input_embeddings()
+        self.width, self.out_width = words.embedding_dim, self.model.config.hidden_size
+        # They are the tokenizer's now; some models hold them under several names.
+        for module in list(self.model.modules()):
+            for name, child in list(module.named_children()):
+                if getattr(child, "weight", None) is words.weight:
+                    setattr(module, name, _NoWords())
         self.pooling, self.agg = pooling, pooling == "agg"
         if frozen:
             self.model.requires_grad_(False)

@@ -12,11 +12,24 @@ import yaml
 from tests.conftest import ROOT
 from vatt.cli.training import VattCLI, build_pretraining
 from vatt.datasets.text import WordVocabulary
+from vatt.models.backbone import Backbone
+from vatt.models.heads import LinearClassifier
+from vatt.models.part import from_config
+from vatt.models.tokenizers import VideoTokenizer
 from vatt.structures import Batch, ClipFormat
+from vatt.training.pretrain import check_fit
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
-PARTS = sorted(CONFIGS.glob("*/*.yaml"))
+PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
+# Parameters of the backbones without the word embeddings.
+PAPER = {
+    "pretrain_bbs.yaml": 192_563_244,
+    "pretrain_mbs.yaml": 259_460_652,
+    "pretrain_lbs.yaml": 410_615_340,
+    "pretrain_agnostic_medium.yaml": 161_283_072,
+}
+SIZES = {"small": 20_816_472, "base": 87_907_416, "medium": 154_958_424, "large": 306_113_112, "xlarge": 534_617_688}
 
 
 def build(*argv: str) -> VattCLI:
@@ -46,7 +59,7 @@ def batch_of(format: ClipFormat, clips: int = 2) -> Batch:
     }
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p.name not in PAPER], ids=lambda path: path.name)
 def test_every_experiment_is_built_and_fits_its_data(path: Path, needs: list[str], tmp_path: Path) -> None:
     cli = build("--config", str(path), *needs, f"--run.folder={tmp_path}")
     assert cli.trainer.max_steps > 0
@@ -58,15 +71,89 @@ def test_every_experiment_is_built_and_fits_its_data(path: Path, needs: list[str
     assert idle == []
 
 
-def test_every_part_is_used_by_an_experiment() -> None:
-    def files(node: Any) -> set[str]:
-        if isinstance(node, dict):
-            return set().union(*(files(value) for value in node.values()), set())
-        return {node} if isinstance(node, str) and node.endswith(".yaml") else set()
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_experiments_are_built_without_memory(name: str, needs: list[str], tmp_path: Path) -> None:
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / name), *needs, f"--run.folder={tmp_path}")
+    check_fit(cli.model.backbone, cli.datamodule.format, cli.datamodule.vocabulary)
+    assert cli.trainer.max_steps == 500_000
+    assert cli.model.optimization.decay == "quarter_cosine"
+    assert cli.datamodule.format == ClipFormat()
+    parameters = sum(p.numel() for p in cli.model.backbone.parameters())
+    words = cli.model.backbone.tokenizers["text"].words.weight.numel()
+    assert words == 65_536 * 300
+    assert parameters - words == PAPER[name]
 
-    used = set().union(*(files(yaml.safe_load(path.read_text())) for path in EXPERIMENTS))
-    assert used == {path.relative_to(CONFIGS).as_posix() for path in PARTS}
+
+def load(path: Path) -> Any:
+    """A part as the command line reads it: files that it names are put in their places."""
+
+    def filled(node: Any, folder: Path) -> Any:
+        if isinstance(node, dict):
+            return {key: filled(value, folder) for key, value in node.items()}
+        return load(folder / node) if isinstance(node, str) and node.endswith(".yaml") else node
+
+    return filled(yaml.safe_load(path.read_text()), path.parent)
+
+
+@pytest.mark.parametrize(("size", "parameters"), SIZES.items())
+def test_the_papers_sizes(size: str, parameters: int) -> None:
+    """Table 7 counts a video tower with a classifier of 600 classes: 87.90, 154.96 and 306.12 million."""
+    with torch.device("meta"):
+        transformer = from_config(load(CONFIGS / "backbone" / "transformer" / f"{size}.yaml"))
+        tower = Backbone({"video": VideoTokenizer(transformer.width)}, transformer)
+        head = LinearClassifier(transformer.width, 600)
+    assert sum(p.numel() for module in (tower, head) for p in module.parameters()) == parameters
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("backbone/*.yaml")), ids=lambda path: path.name)
+def test_every_backbone_is_built(path: Path) -> None:
+    with torch.device("meta"):
+        backbone = from_config(load(path))
+    assert backbone.modalities == ("video", "audio", "text")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("backbone/transformer/*.yaml")), ids=lambda path: path.name)
+def test_every_transformer_encodes(path: Path) -> None:
+    with torch.device("meta"):
+        encoder = from_config(load(path))
+        x, _ = encoder(torch.empty(2, 5, encoder.width), torch.ones(2, 5, dtype=torch.bool))
+    assert x.shape == (2, 5, encoder.out_width)
+
+
+def test_every_part_is_used() -> None:
+    """By an experiment, or by a part that is; towers and backbones may also be there to choose from."""
+
+    def files(path: Path) -> set[Path]:
+        def within(node: Any) -> set[Path]:
+            if isinstance(node, dict):
+                return set().union(*(within(value) for value in node.values()), set())
+            if isinstance(node, str) and node.endswith(".yaml"):
+                return {path.parent / node} | files(path.parent / node)
+            return set()
+
+        return within(yaml.safe_load(path.read_text()))
+
+    used = set().union(*(files(path) for path in EXPERIMENTS))
     assert EXPERIMENTS
+    assert {path for path in PARTS if "backbone" not in path.parts} <= used
+    assert used <= set(PARTS)
+
+
+def test_towers_are_put_together_in_a_file_of_ones_own(needs: list[str], tmp_path: Path) -> None:
+    """The largest video tower in the place of BBS's."""
+    own = (
+        (CONFIGS / "backbone/bbs.yaml")
+        .read_text()
+        .replace("{width: 768, dropout: 0.1}", "{width: 1536, dropout: 0.1}", 1)
+    )
+    own = own.replace("video: transformer/base.yaml", "video: transformer/xlarge.yaml")
+    (tmp_path / "own.yaml").write_text(own.replace("transformer/", f"{CONFIGS}/backbone/transformer/"))
+    arguments = [*needs, f"--run.folder={tmp_path}", f"--model.backbone={tmp_path}/own.yaml"]
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / "pretrain_bbs.yaml"), *arguments)
+    assert len(cli.model.backbone.encoder("video").blocks) == 24
+    assert cli.model.backbone.width("video") == 1536
 
 
 def test_shared_and_separate_transformers_differ_by_configuration_alone(needs: list[str], tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_every_kind_travels_to_worker_processes(made: tuple[Vocabulary, Path]) -
 def test_words_are_ranked_by_count_then_alphabet_and_the_rest_is_unknown() -> None:
     vocabulary = WordVocabulary.train(["b b a a c", "Zoo!"], size=5)
     assert vocabulary.words == ["a", "b", "c"]
-    assert vocabulary.encode("c zoo A") == [4, WordVocabulary.unknown_id, 2]
+    assert vocabulary.encode("c zoo A") == [4, vocabulary.unknown_id, 2]
 
 
 def test_sentencepiece_leaves_nothing_out() -> None:
@@ -107,3 +107,28 @@ def test_too_few_pieces_for_the_alphabet_are_refused(tmp_path: Path) -> None:
 def test_a_small_corpus_is_spelt_in_whole_words(tmp_path: Path) -> None:
     vocabulary = SentencePieceVocabulary.train(TEXTS, 200, tmp_path)
     assert len(vocabulary.encode("a red ring moves left")) == 5
+
+
+def test_a_file_of_words_numbers_them_by_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("<pad>\n<s>\n</s>\n<unk>\nred\nring\n")
+    vocabulary = WordVocabulary.read(tmp_path / "words.txt")
+    assert vocabulary.encode("A red RING!") == [3, 4, 5]
+    assert vocabulary.decode([3, 4, 0]) == "<unk> red"
+    assert len(vocabulary) == 6
+    vocabulary.save(tmp_path / "saved")
+    assert load_vocabulary(tmp_path / "saved").encode("a red ring") == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("red\n<unk>\n", "line 1 must be <pad>, not 'red'"),
+        ("<pad>\nred\n", "one line must be <unk>, not 0"),
+        ("<pad>\n<unk>\nred\nred\n", "a word stands twice"),
+        ("", "not 'nothing'"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, lines: str, says: str) -> None:
+    (tmp_path / "words.txt").write_text(lines)
+    with pytest.raises(InputError, match=says):
+        WordVocabulary.read(tmp_path / "words.txt")

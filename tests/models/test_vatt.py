@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from tests.conftest import tiny_batch, tiny_model
-from vatt.models.vatt import VATT
+from tests.conftest import TINY, tiny_backbone, tiny_batch, tiny_model
+from vatt.datasets.text import WordVocabulary, load_vocabulary
+from vatt.errors import InputError
+from vatt.models.backbone import Backbone
+from vatt.models.heads import LinearClassifier
+from vatt.models.vatt import VATT, Classifier
 
 
 @pytest.fixture
@@ -70,3 +76,130 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"text_to_vt.weight"):
         VATT.from_pretrained(tmp_path)
+
+
+def tiny_classifier(modality: str = "video", **options: object) -> Classifier:
+    whole = tiny_backbone()
+    backbone = Backbone({modality: whole.tokenizers[modality]}, {modality: whole.encoder(modality)})
+    return Classifier(backbone, LinearClassifier(16, 3, multi_label=modality == "audio"), TINY, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_classifier_is_saved_and_loaded(tmp_path: Path, inputs: dict, modality: str) -> None:
+    model = tiny_classifier(modality, classes=["a", "b", "c"]).eval()
+    model.save_pretrained(tmp_path / "model")
+    again = Classifier.from_pretrained(tmp_path / "model")
+    assert again.classes == ["a", "b", "c"]
+    found, expected = again(**{modality: inputs[modality]}), model(**{modality: inputs[modality]})
+    assert sorted(found) == sorted((modality, "logits", "probabilities"))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert torch.allclose(found["logits"], model.head.linear(found[modality]), atol=1e-6)
+    with pytest.raises(InputError, match=f"this classifier takes {modality}, not nothing"):
+        again()
+    with pytest.raises(InputError, match=r"holds a Classifier, not a VATT: load it with vatt.Classifier.from_pretr"):
+        VATT.from_pretrained(tmp_path / "model")
+
+
+def test_droptoken_is_off_in_fine_tuning_unless_it_is_asked_for(inputs: dict) -> None:
+    def features(model: Classifier) -> torch.Tensor:
+        return model(video=inputs["video"])["video"]
+
+    plain = tiny_classifier().train()
+    assert torch.equal(features(plain), features(plain))
+    dropping = tiny_classifier(drop_token=0.5).train()
+    assert not torch.equal(features(dropping), features(dropping))
+    assert torch.equal(features(dropping.eval()), features(dropping))
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        tiny_classifier(classes=["a", "b"])
+    with pytest.raises(ValueError, match="one modality, not video, audio, text"):
+        Classifier(tiny_backbone(), LinearClassifier(16, 3), TINY)
+
+
+def test_longer_and_larger_clips_are_taken(inputs: dict) -> None:
+    model = tiny_model()
+    out = model(video=torch.randn(2, 16, 3, 48, 64), audio=torch.randn(2, 2048))
+    assert out["video_va"].shape == out["audio_va"].shape == (2, 12)
+    image = model(video=torch.randn(1, 1, 3, 32, 32).expand(1, 4, 3, 32, 32))
+    assert image["video_vt"].isfinite().all()
+
+
+def test_a_model_takes_its_vocabulary_along(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "first")
+    WordVocabulary(["a", "b"]).save(tmp_path / "first" / "vocabulary")
+    VATT.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    assert load_vocabulary(tmp_path / "second" / "vocabulary").encode("b a") == [3, 2]
+    VATT.from_pretrained(tmp_path / "second").save_pretrained(tmp_path / "second")  # onto itself
+
+
+def test_a_model_is_pushed_to_the_hub_and_read_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: dict
+) -> None:
+    """The Hub is a folder here: what is uploaded, and from where a model is downloaded, is all there is to see."""
+    hub = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, **_: object) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: object) -> object:
+            return type("Repo", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: object) -> str:
+            shutil.copytree(folder_path, hub / repo_id)
+            return "committed"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    model = tiny_model()
+    assert model.push_to_hub("someone/tiny") == "committed"
+    written = {path.name for path in (hub / "someone/tiny").iterdir()}
+    assert written == {"README.md", "config.json", "model.safetensors"}
+    card = (hub / "someone/tiny" / "README.md").read_text()
+    assert "library_name: vatt" in card
+    assert "vatt.VATT.from_pretrained" in card
+
+    asked = {}
+
+    def snapshot(name: str, **options: object) -> str:
+        asked.update(options)
+        return str(hub / name)
+
+    monkeypatch.setattr("vatt.models.pretrained.snapshot_download", snapshot)
+    again = VATT.from_pretrained("someone/tiny", revision="v1")
+    assert asked["revision"] == "v1"
+    assert "model.safetensors" in asked["allow_patterns"]
+    assert torch.equal(again(**inputs)["video_vt"], model(**inputs)["video_vt"])
+
+
+def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model in runs/a/model: there is no such folder"):
+        VATT.from_pretrained("runs/a/model")
+
+    def fails(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("vatt.models.pretrained.snapshot_download", fails)
+    with pytest.raises(FileNotFoundError, match=r"no such folder here, and the Hugging Face Hub did not give it"):
+        VATT.from_pretrained("someone/model")
+
+
+def test_models_of_version_0_1_are_read(tmp_path: Path, inputs: dict) -> None:
+    """They name no kind, and none of the options that came later."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model"]
+
+    def older(node: object) -> None:
+        if isinstance(node, dict):
+            for name in ("pre_projection", "position_norm", "norm", "relative", "post_width", "paper", "head_width"):
+                node.pop(name, None)
+            for value in node.values():
+                older(value)
+
+    older(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(VATT.from_pretrained(tmp_path)(**inputs)["text_vt"], model(**inputs)["text_vt"])

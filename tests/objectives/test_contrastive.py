@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import tiny_backbone, tiny_batch
-from vatt.objectives.contrastive import Contrastive
+from vatt.models.heads import HierarchicalProjection, JointProjection
+from vatt.objectives.contrastive import COLDEST, Contrastive
 from vatt.objectives.losses import mil_nce, nce
 
 
@@ -121,5 +122,96 @@ def test_pairs_are_learned_by_heart(shared: bool) -> None:
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Contrastive(video_audio_weight=0.0, video_text_weight=0.0)
-    with pytest.raises(ValueError, match=r"temperature must be above 0, .*, not 0"):
-        Contrastive(temperature=0.0)
+    for wrong in (0.0, {"video_audio": 0.1}, {"video_audio": 0.1, "video_text": -1.0}):
+        with pytest.raises(ValueError, match="temperature must be above 0, one number or one each"):
+            Contrastive(temperature=wrong)
+    with pytest.raises(ValueError, match="a joint space has one width: set video_text 8 to video_audio 12"):
+        Contrastive(12, 8, head="joint")
+
+
+def test_each_pair_learns_a_temperature_of_its_own() -> None:
+    first = {"video_audio": 0.1, "video_text": 0.05}
+    backbone, objective = made(temperature=first, learn_temperature=True, drop_video=0.0, drop_audio=0.0)
+    out = objective(backbone, tiny_batch(5))
+    for name, value in first.items():
+        assert out[f"temperature_{name}"].item() == pytest.approx(value, rel=1e-5)
+    out["video_text"].backward()
+    assert objective.log_temperature["video_text"].grad != 0
+    assert objective.log_temperature["video_audio"].grad is None
+    with torch.no_grad():
+        objective.log_temperature["video_text"].fill_(-100.0)
+    objective.after_step(backbone)
+    assert objective.temperature("video_text").item() == pytest.approx(COLDEST)
+    assert objective.temperature("video_audio").item() == pytest.approx(0.1)
+
+
+def test_fixed_temperatures_are_no_parameters() -> None:
+    backbone, objective = made(temperature={"video_audio": 0.1, "video_text": 0.05}, drop_video=0.0, drop_audio=0.0)
+    assert not [name for name, _ in objective.named_parameters() if "temperature" in name]
+    same, batch = made(temperature=0.05, drop_video=0.0, drop_audio=0.0), tiny_batch(5)
+    same[1].load_state_dict(objective.state_dict())
+    same[0].load_state_dict(backbone.state_dict())
+    a, b = objective(backbone, batch), same[1](same[0], batch)
+    assert a["video_text"].item() == pytest.approx(b["video_text"].item(), rel=1e-5)
+    assert a["video_audio"].item() != pytest.approx(b["video_audio"].item(), rel=1e-3)
+
+
+def test_heads_are_chosen_by_name() -> None:
+    assert isinstance(made()[1].head(), HierarchicalProjection)
+    assert made(head="hierarchical_paper")[1].head().init_args["paper"]
+    backbone, objective = tiny_backbone(), Contrastive(12, 12, head="joint")
+    objective.build(backbone)
+    assert isinstance(objective.head(), JointProjection)
+    objective(backbone, tiny_batch(4))["loss"].backward()
+
+
+def test_sentences_count_one_by_one_or_with_their_clip() -> None:
+    """The released code has one validity for all texts of a clip: an empty sentence is a positive like any other."""
+    batch = tiny_batch(4)
+    batch["text"][0, 1], batch["text_valid"][0, 1] = 0, False
+    whole = {**batch, "text_valid": torch.ones(4, 2, dtype=torch.bool)}
+    backbone, objective = made(drop_video=0.0, drop_audio=0.0)
+    official = Contrastive(12, 8, drop_video=0.0, drop_audio=0.0, per_sentence=False)
+    official.build(backbone)
+    official.load_state_dict(objective.state_dict())
+    each, together, filled = (
+        o(backbone, b)["video_text"].item() for o, b in ((objective, batch), (official, batch), (objective, whole))
+    )
+    assert together == pytest.approx(filled, rel=1e-6)
+    assert each != pytest.approx(filled, rel=1e-4)
+    none = {**batch, "text_valid": torch.zeros(4, 2, dtype=torch.bool)}
+    assert official(backbone, none)["video_text"].item() == 0
+
+
+def test_what_is_not_valid_does_not_enter_the_batch_statistics_of_a_joint_head() -> None:
+    backbone, objective = tiny_backbone().eval(), Contrastive(12, 12, head="joint", drop_video=0.0, drop_audio=0.0)
+    objective.build(backbone)
+    batch = tiny_batch(5)
+    batch["audio_valid"][4] = False
+    a = objective(backbone, batch)["video_audio"].item()
+    batch["audio"][4] = 100.0
+    assert objective(backbone, batch)["video_audio"].item() == pytest.approx(a, rel=1e-5)
+
+
+def test_the_released_keep_count_is_a_share_of_the_tables() -> None:
+    """On a clip of twice the length: half of its tokens, or half of the tables' places."""
+    batch = tiny_batch(3)
+    batch["video"], batch["audio"] = batch["video"].repeat(1, 2, 1, 1, 1), batch["audio"].repeat(1, 2)
+    text = 6 * (1 + 6)
+    for rule, kept in (("tokens", 8), ("table", 4)):
+        backbone, objective = made(drop_video=0.5, drop_audio=0.5, keep_rule=rule)
+        assert objective(backbone, batch)["tokens"].item() == 3 * (1 + kept) * 2 + text
+
+
+def test_permuting_the_clips_permutes_nothing_else() -> None:
+    backbone, objective = made(drop_video=0.0, drop_audio=0.0)
+    batch, order = tiny_batch(5), torch.randperm(5)
+    batch["text_valid"][1] = False
+    moved = {k: v[order] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    a, b = objective(backbone, batch), objective(backbone, moved)
+    for name in ("loss", "video_audio", "video_text"):
+        assert a[name].item() == pytest.approx(b[name].item(), rel=1e-5)
+    backbone.eval()
+    objective.eval()
+    a, b = objective.embed(backbone, batch), objective.embed(backbone, moved)
+    assert all(torch.allclose(a[name][order], b[name], atol=1e-5) for name in a)

@@ -148,3 +148,23 @@ def test_wrong_shapes_and_forms_are_named() -> None:
         nce(torch.zeros(3, 4), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="asymmetric or symmetric, not 'best'"):
         nce(torch.ones(3, 4), torch.ones(3, 4), form="best")  # type: ignore[arg-type]
+
+
+@given(b=st.integers(2, 5), k=st.integers(1, 3), seed=st.integers(0, 1000), form=st.sampled_from(FORMS))
+@settings(max_examples=60, deadline=None)
+def test_the_released_codes_mean_scales_once_for_each_side(b: int, k: int, seed: int, form: str) -> None:
+    """Its own recipe: rows are multiplied by validity and by B over the number of valid ones, then averaged over B."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(b, 6)), rng.normal(size=(b, k, 6))
+    x_valid, y_valid = rng.uniform(size=b) > 0.3, np.repeat(rng.uniform(size=(b, 1)) > 0.3, k, axis=1)
+    pairs = int((x_valid & y_valid[:, 0]).sum())
+    arguments = [torch.from_numpy(array) for array in (x, y)]
+    valid = torch.from_numpy(x_valid), torch.from_numpy(y_valid)
+    found = mil_nce(*arguments, 0.1, *valid, form, "official").item()
+    total = slow(x, y, 0.1, x_valid, y_valid, form) * pairs
+    expected = total * b / max(x_valid.sum(), 1) * b / max(y_valid[:, 0].sum(), 1) / b
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    # The same as the mean over pairs where only one side has gaps.
+    everything = torch.ones(b, dtype=torch.bool)
+    one_side = [mil_nce(*arguments, 0.1, everything, valid[1], form, mean) for mean in ("pairs", "official")]
+    assert torch.allclose(*one_side, rtol=1e-5)

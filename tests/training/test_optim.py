@@ -28,6 +28,17 @@ def test_the_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert found[4:] == pytest.approx(expected)
 
 
+def test_the_papers_rate_falls_along_a_quarter_of_a_cosine() -> None:
+    """Half-way down from 1e-4 to 5e-5: 8.54e-5 by the paper's text, 7.50e-5 by the released code."""
+    middle = {
+        decay: rates(Optimization(lr=1e-4, final_lr=5e-5, warmup_steps=0, decay=decay), 100)[50]
+        for decay in ("quarter_cosine", "half_cosine")
+    }
+    assert middle == pytest.approx({"quarter_cosine": 8.5355e-5, "half_cosine": 7.5e-5}, rel=1e-4)
+    found = rates(Optimization(lr=1.0, final_lr=0.0, warmup_steps=4, decay="quarter_cosine"), 20)
+    assert found[4:] == pytest.approx([math.cos(math.pi / 2 * i / 16) for i in range(16)])
+
+
 def test_without_warm_up_the_first_step_has_the_highest_rate() -> None:
     found = rates(Optimization(lr=1.0, final_lr=0.0, warmup_steps=0), 10)
     assert found[0] == 1.0

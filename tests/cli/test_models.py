@@ -1,0 +1,109 @@
+"""vatt convert and vatt flops, as they are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.models.test_official import agnostic, classifier, specific
+from vatt.cli.main import main
+from vatt.datasets.text import load_vocabulary
+from vatt.models.official import export
+from vatt.models.vatt import VATT, Classifier
+
+
+def written(path: Path, values: dict[str, np.ndarray]) -> Path:
+    np.savez(path, **{f"weight/{name}": value for name, value in values.items()})
+    return path
+
+
+def test_a_checkpoint_is_converted_and_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = specific()
+    official = written(tmp_path / "official.npz", export(model) | {"optimizer/iter": np.zeros(1)})
+    (tmp_path / "words.txt").write_text("<pad>\n</s>\n<unk>\na\nred\n")
+    arguments = ["--vocabulary", str(tmp_path / "words.txt"), "--num_words", "6", "--size", "48"]
+    assert main(["convert", str(official), str(tmp_path / "model"), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "modality-specific: video, audio, text" in printed
+    assert "video  2 blocks of 16, 2 heads of 8, places (2, 2, 2)" in printed
+    assert f"loaded {len(export(model))}, ignored 1, missing 0, unknown 0 variables" in printed
+    assert "ignored: optimizer/iter" in printed
+    assert "set --head_width" not in printed
+    again = VATT.from_pretrained(tmp_path / "model")
+    assert again.format.size == 48
+    video = torch.randn(1, 8, 3, 48, 48)
+    assert torch.equal(again(video=video)["video_va"], model(video=video)["video_va"])
+    assert load_vocabulary(tmp_path / "model" / "vocabulary").encode("A red ring.") == [3, 4, 2]
+
+
+def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official = written(tmp_path / "official.npz", export(classifier("video", pre=True)))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    arguments = [
+        str(official),
+        str(tmp_path / "model"),
+        "--head_width",
+        "8",
+        "--classes",
+        str(tmp_path / "classes.txt"),
+    ]
+    assert main(["convert", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "fine-tuned: video, 5 classes" in printed
+    assert "vatt.Classifier.from_pretrained" in printed
+    assert Classifier.from_pretrained(tmp_path / "model").classes == ["a", "b", "c", "d", "e"]
+    (tmp_path / "classes.txt").write_text("a\n")
+    assert main(["convert", *arguments]) == 2
+    assert "has 1 lines, the model 5 classes" in capsys.readouterr().err
+
+
+def test_heads_that_no_variable_tells_are_said_to_be_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = export(agnostic())
+    assert main(["convert", str(written(tmp_path / "a.npz", values)), str(tmp_path / "model")]) == 2
+    assert "do not divide into heads of 64: set head_width" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "model"), "--head_width", "8"]) == 0
+    assert "modality-agnostic: video, audio, text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--classes", "x"], "no classes"),
+        (["--vocabulary", "words.txt"], "line 1 must be <pad>, not 'a'"),
+        (["--vocabulary", "many.txt"], "has 20 lines, the model has embeddings for 12 words"),
+    ],
+)
+def test_files_that_do_not_belong_are_refused(
+    tmp_path: Path, options: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("a\nb\n")
+    (tmp_path / "many.txt").write_text("<pad>\n<unk>\n" + "".join(f"w{i}\n" for i in range(18)))
+    written(tmp_path / "official.npz", export(specific()))
+    assert main(["convert", "official.npz", "model", *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(tmp_path / "ckpt-1.index"), str(tmp_path / "model")]) == 2
+    assert "ckpt-1.index is missing" in capsys.readouterr().err
+
+
+def test_operations_of_a_configuration(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["flops", "--config", "configs/pretrain_mbs.yaml"]) == 0
+    printed = capsys.readouterr().out
+    # Half of the tokens, as the objective says; all of them pass the first layer.
+    assert "1568" in printed
+    assert "784" in printed
+    assert "277.22" in printed
+    assert "279.12 million" in printed
+    assert main(["flops", "--config", "configs/pretrain_mbs.yaml", "--drop", "0", "--num_frames", "64"]) == 0
+    assert "3136" in capsys.readouterr().out

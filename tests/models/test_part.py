@@ -50,3 +50,8 @@ def test_an_unknown_argument_is_an_error() -> None:
 def test_what_json_cannot_hold_is_refused() -> None:
     with pytest.raises(TypeError, match="Tensor"):
         to_config({"x": torch.zeros(1)})
+
+
+def test_a_brief_description_leaves_out_what_has_its_default() -> None:
+    part = Transformer(8, depth=1, heads=2, dropout=0.1)
+    assert to_config(part, brief=True)["init_args"] == {"width": 8, "depth": 1, "heads": 2, "dropout": 0.1}

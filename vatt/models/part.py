@@ -41,15 +41,23 @@ class Part(nn.Module):
         cls.__init__ = remember  # type: ignore[method-assign]
 
 
-def to_config(value: Any) -> Any:
-    """Describe a part, or anything made of parts and plain values, in values that JSON can hold."""
+def to_config(value: Any, brief: bool = False) -> Any:
+    """Describe a part, or anything made of parts and plain values, in values that JSON can hold.
+
+    ``brief`` leaves out arguments that have their defaults: a description that options of later versions do not change.
+    """
     if isinstance(value, Part):
         path = f"{type(value).__module__}.{type(value).__qualname__}"
-        return {"class_path": path, "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
+        described = {k: to_config(v, brief) for k, v in value.init_args.items()}
+        if brief:
+            defaults = {k: p.default for k, p in inspect.signature(type(value).__init__).parameters.items()}
+            has_default = {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
+            described = {k: v for k, v in described.items() if k not in has_default or v != to_config(has_default[k])}
+        return {"class_path": path, "init_args": described}
     if isinstance(value, dict):
-        return {str(k): to_config(v) for k, v in value.items()}
+        return {str(k): to_config(v, brief) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_config(v) for v in value]
+        return [to_config(v, brief) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{type(value).__name__} cannot stand in the configuration of a model: {value!r}")

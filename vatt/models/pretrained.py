@@ -64,16 +64,16 @@ class Pretrained(
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight and any part of the configuration."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.config(brief=True), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
-    def config(self) -> dict[str, Any]:
-        """Architecture and preprocessing in values that JSON can hold."""
-        values = {name: getattr(self, name) for name in self.parts}
-        return {"model": type(self).__name__, **{name: _encode(value) for name, value in values.items()}}
+    def config(self, brief: bool = False) -> dict[str, Any]:
+        """Architecture and preprocessing in values that JSON can hold; ``brief`` without what has its default."""
+        values = {name: _encode(getattr(self, name), brief) for name in self.parts}
+        return {"model": type(self).__name__, **values}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """What ``save_pretrained`` and ``push_to_hub`` write: weights, configuration, and the vocabulary if any."""
@@ -147,8 +147,8 @@ def _download(name: str, options: dict[str, Any], local_files_only: bool, token:
     return Path(where)
 
 
-def _encode(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, ClipFormat) else to_config(value)
+def _encode(value: Any, brief: bool) -> Any:
+    return value.to_dict() if isinstance(value, ClipFormat) else to_config(value, brief)
 
 
 def _decode(name: str, value: Any) -> Any:

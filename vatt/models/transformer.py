@@ -216,5 +216,12 @@ class Transformer(Encoder):
         return self.dropout(self.norm(x)), tuple(outputs)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm, with its statistics in single precision whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
+
+
 def _norm(width: int, rms: bool) -> nn.Module:
-    return nn.RMSNorm(width, eps=NORM_EPS) if rms else nn.LayerNorm(width, eps=NORM_EPS)
+    return RMSNorm(width, eps=NORM_EPS) if rms else nn.LayerNorm(width, eps=NORM_EPS)

@@ -223,6 +223,7 @@ class TextTokenizer(Tokenizer):
         self.width, self.vocabulary_size, self.length, self.pad_id = width, vocabulary_size, length, pad_id
         self.grid, self.agg_in_embedding = (length,), agg_in_embedding
         self.words = nn.Embedding(vocabulary_size, embedding_width or width)
+        self.positions = Positions(self.grid, width, position_norm) if positions else None
         nn.init.trunc_normal_(self.words.weight, std=1.0)
         self.words.weight.requires_grad_(not frozen)
         self.project = None
@@ -231,7 +232,6 @@ class TextTokenizer(Tokenizer):
             nn.init.xavier_uniform_(self.project.weight)
             if projection_bias:
                 nn.init.zeros_(self.project.bias)
-        self.positions = Positions(self.grid, width, position_norm) if positions else None
         self.dropout = nn.Dropout(dropout)
 
     @property

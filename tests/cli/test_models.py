@@ -75,6 +75,8 @@ def test_heads_that_no_variable_tells_are_said_to_be_assumed(
     ("options", "says"),
     [
         (["--classes", "x"], "no classes"),
+        (["--size", "40"], "do not fit the video tokenizer: 8 frames of 40 x 40 cannot be cut"),
+        (["--fps", "7"], "do not fit the audio tokenizer: a waveform is"),
         (["--vocabulary", "words.txt"], "line 1 must be <pad>, not 'a'"),
         (["--vocabulary", "many.txt"], "has 20 lines, the model has embeddings for 12 words"),
     ],

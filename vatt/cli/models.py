@@ -40,6 +40,7 @@ def convert(
 
     from vatt.datasets.text import WordVocabulary
     from vatt.errors import InputError
+    from vatt.models.backbone import grid_of
     from vatt.models.official_files import read_variables
     from vatt.models.official_sizes import convert as run
     from vatt.models.official_sizes import heads_are_said
@@ -49,6 +50,11 @@ def convert(
     model, report = run(variables, head_width, num_words)
     given = {"num_frames": num_frames, "size": size, "fps": fps, "sample_rate": sample_rate}
     model.format = replace(model.format, **{name: value for name, value in given.items() if value is not None})
+    for modality in model.backbone.modalities:
+        try:
+            grid_of(model.backbone.tokenizers[modality], modality, model.format)
+        except ValueError as error:
+            raise InputError(f"clips of this format do not fit the {modality} tokenizer: {error}") from error
     words = None
     if vocabulary is not None:
         if not isinstance(model, VATT) or "text" not in model.backbone.modalities:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vatt.models.part import Part
 from vatt.models.tokenizers import Tokenizer
 from vatt.models.transformer import Encoder
-from vatt.structures import MODALITIES, Features, Tokens
+from vatt.structures import MODALITIES, ClipFormat, Features, Tokens
 
 
 class Backbone(Part):
@@ -103,3 +103,19 @@ class Backbone(Part):
     def forward(self, modality: str, raw: Tensor) -> Features:
         """Features of a whole raw signal."""
         return self.encode(modality, self.tokenize(modality, raw))
+
+
+def grid_of(tokenizer: Tokenizer, modality: str, format: ClipFormat) -> tuple[int, ...]:
+    """Places along each axis that a clip of a format has.
+
+    Raises:
+        ValueError: it cannot be cut into patches.
+    """
+    shapes = {
+        "video": (1, format.num_frames, 3, format.size, format.size),
+        "audio": (1, format.num_samples),
+        "text": (1, format.num_words),
+    }
+    device = next(tokenizer.parameters()).device
+    kind = torch.int64 if modality == "text" else torch.float32
+    return tokenizer.patchify(torch.zeros(shapes[modality], dtype=kind, device=device)).grid

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vatt.errors import InputError, VattError
 from vatt.evaluation.metrics import PairedRetrieval
-from vatt.models.backbone import Backbone
+from vatt.models.backbone import Backbone, grid_of
 from vatt.objectives.base import Objective
 from vatt.structures import Batch, ClipFormat
 from vatt.training.optim import Optimization, make_optimizer
@@ -117,24 +117,16 @@ def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) ->
     Raises:
         ConfigMismatch: they do not fit.
     """
-    empty = {
-        "video": torch.zeros(1, format.num_frames, 3, format.size, format.size),
-        "audio": torch.zeros(1, format.num_samples),
-        "text": torch.zeros(1, format.num_words, dtype=torch.int64),
-    }
     for modality in backbone.modalities:
+        tokenizer = backbone.tokenizers[modality]
+        where = f"data.format does not fit model.backbone.init_args.tokenizers.{modality}"
         try:
-            grid = backbone.tokenizers[modality].patchify(empty[modality]).grid
+            grid = grid_of(tokenizer, modality, format)
         except ValueError as error:
-            raise ConfigMismatch(
-                f"data.format does not fit model.backbone.init_args.tokenizers.{modality}: {error}"
-            ) from error
+            raise ConfigMismatch(f"{where}: {error}") from error
         # A model takes other sizes than its tables', on interpolated positions; to train one so is a mistake.
-        if grid != backbone.tokenizers[modality].grid:
-            raise ConfigMismatch(
-                f"data.format does not fit model.backbone.init_args.tokenizers.{modality}: "
-                f"it gives {grid} places, and the positions are for {backbone.tokenizers[modality].grid}"
-            )
+        if grid != tokenizer.grid:
+            raise ConfigMismatch(f"{where}: it gives {grid} places, and the positions are for {tokenizer.grid}")
     if vocabulary is None or "text" not in backbone.modalities:
         return
     text = backbone.tokenizers["text"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -59,6 +61,9 @@ def run_callbacks(run: Run, logs: bool = True) -> list[Callback]:
 def run_loggers(run: Run) -> list[Logger]:
     """CSV, and TensorBoard where it is installed."""
     loggers: list[Logger] = [CSVLogger(run.folder, name="logs")]
+    # TensorBoard would import TensorFlow where it is installed, which can crash beside PyTorch; with this module of its
+    # own it takes the stub that it brings.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
     try:
         loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
     except ModuleNotFoundError:

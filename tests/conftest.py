@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Iterator
@@ -121,6 +122,9 @@ def tiny_backbone(shared: bool = False, width: int = 16) -> Backbone:
     }
     one = Transformer(width, depth=2, heads=2)
     return Backbone(tokenizers, one if shared else {m: Transformer(width, 2, 2) for m in tokenizers})
+
+
+SMALL_HEAD = functools.partial(HierarchicalProjection, video_audio=12, video_text=8)
 
 
 def tiny_model(shared: bool = False) -> VATT:

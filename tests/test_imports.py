@@ -32,8 +32,8 @@ ONLY_IN = {
     "faiss": {"retrieval/index.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
-    "tensorflow": {"models/tensorflow_reader.py"},
-    "huggingface_hub": {"models/pretrained.py"},
+    "tensorflow": {"models/official/tensorflow_reader.py"},
+    "huggingface_hub": {"models/hub.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/sound.py"},
 }

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.models.test_official import agnostic, classifier, specific
+from tests.models.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
 from vatt.datasets.text import load_vocabulary
-from vatt.models.official import export
+from vatt.models.official.rules import export
 from vatt.models.vatt import VATT, Classifier
 
 
@@ -23,16 +23,19 @@ def written(path: Path, values: dict[str, np.ndarray]) -> Path:
 
 def test_a_checkpoint_is_converted_and_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = specific()
-    official = written(tmp_path / "official.npz", export(model) | {"optimizer/iter": np.zeros(1)})
+    counters = {"optimizer/iter": np.zeros(1), "save_counter": np.zeros(1)}
+    official = written(tmp_path / "official.npz", export(model) | counters)
     (tmp_path / "words.txt").write_text("<pad>\n</s>\n<unk>\na\nred\n")
     arguments = ["--vocabulary", str(tmp_path / "words.txt"), "--num_words", "6", "--size", "48"]
     assert main(["convert", str(official), str(tmp_path / "model"), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "modality-specific: video, audio, text" in printed
-    assert "video  2 blocks of 16, 2 heads of 8, places (2, 2, 2)" in printed
-    assert f"loaded {len(export(model))}, ignored 1, missing 0, unknown 0 variables" in printed
-    assert "ignored: optimizer/iter" in printed
-    assert "set --head_width" not in printed
+    assert "video  16 wide, places (2, 2, 2), 2 blocks of 2 heads of 8 (no variable says" in printed
+    assert "text   16 wide, places (6,), 2 blocks of 2 heads of 8\n" in printed
+    assert f"variables: loaded {len(export(model))}, ignored 2, missing 0, unknown 0" in printed
+    assert "ignored: 1 of the optimizer" in printed
+    assert "ignored: save_counter" in printed
+    assert "no --vocabulary" not in printed
     again = VATT.from_pretrained(tmp_path / "model")
     assert again.format.size == 48
     video = torch.randn(1, 8, 3, 48, 48)
@@ -55,28 +58,34 @@ def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     assert "fine-tuned: video, 5 classes" in printed
     assert "vatt.Classifier.from_pretrained" in printed
+    assert "clips are 32 x 32; the paper's fine-tuned numbers are at --size 320" in printed
     assert Classifier.from_pretrained(tmp_path / "model").classes == ["a", "b", "c", "d", "e"]
     (tmp_path / "classes.txt").write_text("a\n")
     assert main(["convert", *arguments]) == 2
     assert "has 1 lines, the model 5 classes" in capsys.readouterr().err
 
 
-def test_heads_that_no_variable_tells_are_said_to_be_assumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_heads_that_no_variable_tells_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = export(agnostic())
     assert main(["convert", str(written(tmp_path / "a.npz", values)), str(tmp_path / "model")]) == 2
-    assert "do not divide into heads of 64: set head_width" in capsys.readouterr().err
+    assert "no variable says how wide its heads are: set head_width" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "model"), "--head_width", "8"]) == 0
-    assert "modality-agnostic: video, audio, text" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "modality-agnostic: video, audio, text" in printed
+    assert "no --vocabulary was given" in printed
+    (tmp_path / "model" / "vocabulary").mkdir()
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "model"), "--head_width", "8"]) == 2
+    assert "holds the vocabulary of another model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--classes", "x"], "no classes"),
-        (["--size", "40"], "do not fit the video tokenizer: 8 frames of 40 x 40 cannot be cut"),
-        (["--fps", "7"], "do not fit the audio tokenizer: a waveform is"),
+        (["--size", "40"], "do not fit the model: 8 frames of 40 x 40 cannot be cut"),
+        (["--fps", "0"], "ClipFormat.fps must be positive, not 0"),
+        (["--vocabulary", "."], "."),
+        (["--fps", "7"], "do not fit the model: a waveform is"),
         (["--vocabulary", "words.txt"], "line 1 must be <pad>, not 'a'"),
         (["--vocabulary", "many.txt"], "has 20 lines, the model has embeddings for 12 words"),
     ],
@@ -109,3 +118,19 @@ def test_operations_of_a_configuration(capsys: pytest.CaptureFixture[str], monke
     assert "279.12 million" in printed
     assert main(["flops", "--config", "configs/pretrain_mbs.yaml", "--drop", "0", "--num_frames", "64"]) == 0
     assert "3136" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--drop", "1"], "drop must lie in [0, 1), not 1"),
+        (["--size", "100"], "16 frames of 100 x 100 cannot be cut"),
+        (["--num_frames", "0"], "ClipFormat.num_frames must be positive"),
+    ],
+)
+def test_wrong_clips_are_refused(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["flops", "--config", "configs/demo.yaml", *options]) == 2
+    assert says in capsys.readouterr().err

@@ -117,6 +117,8 @@ def test_a_file_of_words_numbers_them_by_their_lines(tmp_path: Path) -> None:
     assert len(vocabulary) == 6
     vocabulary.save(tmp_path / "saved")
     assert load_vocabulary(tmp_path / "saved").encode("a red ring") == [3, 4, 5]
+    (tmp_path / "words.txt").write_text("0 <pad>\n1 <unk>\n2 red\n")
+    assert WordVocabulary.read(tmp_path / "words.txt").encode("a re_d") == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +126,9 @@ def test_a_file_of_words_numbers_them_by_their_lines(tmp_path: Path) -> None:
     [
         ("red\n<unk>\n", "line 1 must be <pad>, not 'red'"),
         ("<pad>\nred\n", "one line must be <unk>, not 0"),
-        ("<pad>\n<unk>\nred\nred\n", "a word stands twice"),
+        ("<pad>\n<unk>\nred\nred\n", "words.txt: the word 'red' stands twice"),
         ("", "not 'nothing'"),
+        ("[PAD]\n[UNK]\nplay\n##ing\n", "'##ing' is a piece of a word; make this one with --kind huggingface"),
     ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, lines: str, says: str) -> None:

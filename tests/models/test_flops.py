@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from tests.conftest import TINY, tiny_backbone
+from tests.models.test_language import BERT
 from vatt.models.backbone import Backbone
 from vatt.models.flops import count_flops
+from vatt.models.language import PretrainedText, PretrainedWords
+from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.structures import ClipFormat
@@ -39,3 +42,14 @@ def test_large_models_are_counted_without_memory(format: ClipFormat, drop: float
     # Positions on another grid are products too, small ones.
     assert found.all == pytest.approx(expected[0], rel=1e-4)
     assert backbone.training
+
+
+def test_spectrograms_and_pretrained_texts_are_counted_without_memory() -> None:
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        tokenizers = {"audio": SpectrogramTokenizer(32), "text": PretrainedWords(config=BERT, length=6)}
+        encoders = {"audio": Transformer(32, 1, 2), "text": PretrainedText(config=BERT)}
+        audio, text = count_flops(Backbone(tokenizers, encoders), ClipFormat(num_words=6))
+    assert audio.kept == 144
+    assert audio.scores == 2 * 145 * 145 * 32
+    assert text.scores == 2 * 2 * 6 * 6 * 16

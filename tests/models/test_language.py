@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import TINY, tiny_batch
+from tests.conftest import SMALL_HEAD, TINY, tiny_batch
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection
@@ -112,7 +112,7 @@ def test_a_text_encoder_is_trained_or_frozen() -> None:
     pytest.importorskip("transformers")
     for frozen in (False, True):
         model = whole(PretrainedWords(config=BERT, length=6, frozen=frozen), PretrainedText(config=BERT, frozen=frozen))
-        objective = Contrastive(12, 8, video_audio_weight=0.0)
+        objective = Contrastive(SMALL_HEAD, video_audio_weight=0.0)
         objective.build(model.backbone)
         batch = {k: v for k, v in tiny_batch(4).items() if not k.startswith("audio")}
         objective(model.backbone, batch)["video_text"].backward()

@@ -66,6 +66,19 @@ def test_positions_on_another_grid_are_read_from_the_resized_tables() -> None:
     assert all(table.grad.abs().sum() > 0 for table in positions.tables)
 
 
+def test_what_is_kept_of_a_spline_serves_every_device_and_mode() -> None:
+    positions = Positions([5], 8).double()
+    place = torch.tensor([[[6, 0, 0]]])
+    with torch.inference_mode():
+        expected = positions(place, (7,)).clone()
+    with torch.device("meta"):
+        assert Positions([5], 8).double()(torch.zeros(1, 1, 3, dtype=torch.int64), (7,)).device.type == "meta"
+        assert spline_matrix(5, 7).device.type == "cpu"
+    found = positions(place, (7,))
+    assert torch.equal(found, expected)
+    found.sum().backward()
+
+
 def test_the_papers_form_has_no_norm() -> None:
     positions = Positions([4, 3], 8, norm=False)
     found = positions(torch.tensor([[[2, 1, 0]]]))[0, 0]

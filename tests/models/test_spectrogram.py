@@ -103,3 +103,23 @@ def test_wrong_shapes_are_named(wave: torch.Tensor) -> None:
 def test_bands_must_be_whole_patches() -> None:
     with pytest.raises(ValueError, match="80 mel bands are not 15 patches of 5"):
         SpectrogramTokenizer(8, (9, 15))
+
+
+def test_half_precision_leaves_the_spectrogram_as_it_is() -> None:
+    """Rounded windows and filters leak a tone into every band."""
+    exact = SpectrogramTokenizer(8, (2, 4), (4, 5), num_mels=20)
+    half = SpectrogramTokenizer(8, (2, 4), (4, 5), num_mels=20)
+    half.load_state_dict(exact.state_dict())
+    half = half.bfloat16()
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 / 48_000 * torch.arange(8192.0))[None]
+    assert torch.equal(half.spectrogram(tone), exact.spectrogram(tone))
+    found, expected = half(tone).x.float(), exact(tone).x
+    assert half(tone).x.dtype == torch.bfloat16
+    assert (found - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_it_is_built_and_counted_without_memory() -> None:
+    with torch.device("meta"):
+        tokenizer = SpectrogramTokenizer(8)
+        assert tokenizer(torch.empty(1, 153_600)).x.shape == (1, 144, 8)
+    assert tokenizer.to_empty(device="cpu").filters.abs().sum() > 0

@@ -120,11 +120,19 @@ def test_words_of_another_width_are_projected_and_the_agg_token_with_them() -> N
     assert torch.allclose(tokens.x[0, 1], F.gelu(tokenizer.words.weight[1] @ tokenizer.project.weight.T), atol=1e-6)
     agg = torch.randn(6)
     assert tokenizer.agg_width == 6
-    assert torch.allclose(tokenizer.embed_agg(agg), F.gelu(agg @ tokenizer.project.weight.T), atol=1e-6)
+    expected = F.gelu(agg @ tokenizer.project.weight.T)
+    assert torch.allclose(tokenizer.embed_agg(agg, 2), expected.expand(2, 1, 8), atol=1e-6)
     assert not tokenizer.words.weight.requires_grad
     plain = TextTokenizer(8, 10, length=4)
     assert plain.agg_width == 8
-    assert torch.equal(plain.embed_agg(agg), agg)
+    assert torch.equal(plain.embed_agg(agg, 2), agg.expand(2, 1, 6))
+
+
+def test_each_clip_has_a_dropout_of_its_own() -> None:
+    """On the aggregation token among the words too."""
+    tokenizer = TextTokenizer(64, 10, 4, dropout=0.5, embedding_width=6, positions=False, agg_in_embedding=True)
+    agg = tokenizer.embed_agg(torch.randn(6), 8)
+    assert len({tuple(row) for row in (agg == 0).flatten(1).tolist()}) == 8
 
 
 def test_patches_can_be_dropped_before_they_are_embedded() -> None:

@@ -12,7 +12,7 @@ from tests.conftest import TINY, tiny_backbone, tiny_batch, tiny_model
 from vatt.datasets.text import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
-from vatt.models.heads import LinearClassifier
+from vatt.models.heads import HierarchicalProjection, LinearClassifier
 from vatt.models.vatt import VATT, Classifier
 
 
@@ -159,6 +159,7 @@ def test_a_model_is_pushed_to_the_hub_and_read_from_there(
     card = (hub / "someone/tiny" / "README.md").read_text()
     assert "library_name: vatt" in card
     assert "vatt.VATT.from_pretrained" in card
+    assert "model(video=video, audio=audio, text=text)" in card
 
     asked = {}
 
@@ -166,7 +167,7 @@ def test_a_model_is_pushed_to_the_hub_and_read_from_there(
         asked.update(options)
         return str(hub / name)
 
-    monkeypatch.setattr("vatt.models.pretrained.snapshot_download", snapshot)
+    monkeypatch.setattr("vatt.models.hub.snapshot_download", snapshot)
     again = VATT.from_pretrained("someone/tiny", revision="v1")
     assert asked["revision"] == "v1"
     assert "model.safetensors" in asked["allow_patterns"]
@@ -181,7 +182,7 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path: Path, monkeypatc
     def fails(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr("vatt.models.pretrained.snapshot_download", fails)
+    monkeypatch.setattr("vatt.models.hub.snapshot_download", fails)
     with pytest.raises(FileNotFoundError, match=r"no such folder here, and the Hugging Face Hub did not give it"):
         VATT.from_pretrained("someone/model")
 
@@ -203,3 +204,13 @@ def test_models_of_version_0_1_are_read(tmp_path: Path, inputs: dict) -> None:
     older(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(VATT.from_pretrained(tmp_path)(**inputs)["text_vt"], model(**inputs)["text_vt"])
+
+
+def test_modalities_that_a_model_does_not_have_are_named(inputs: dict) -> None:
+    whole = tiny_backbone()
+    backbone = Backbone({"video": whole.tokenizers["video"]}, {"video": whole.encoder("video")})
+    model = VATT(backbone, HierarchicalProjection({"video": 16}, 12, 8), TINY)
+    with pytest.raises(InputError, match="this model takes video, not text"):
+        model(text=inputs["text"])
+    with pytest.raises(InputError, match="this model takes video, not nothing"):
+        model()

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
-from tests.conftest import tiny_backbone, tiny_batch
+from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
 from vatt.models.heads import HierarchicalProjection, JointProjection
 from vatt.objectives.contrastive import COLDEST, Contrastive
 from vatt.objectives.losses import mil_nce, nce
 
 
 def made(shared: bool = False, **options: object) -> tuple:
-    backbone, objective = tiny_backbone(shared), Contrastive(12, 8, **options)  # type: ignore[arg-type]
+    backbone, objective = tiny_backbone(shared), Contrastive(**{"head": SMALL_HEAD, **options})  # type: ignore[arg-type]
     objective.build(backbone)
     return backbone, objective
 
@@ -59,7 +61,8 @@ def test_a_missing_modality_leaves_its_term_out(gone: str) -> None:
         assert out[term].item() == 0
         assert out[other].item() == pytest.approx(whole[other].item(), rel=1e-5)
         out["loss"].backward()
-        grads = [p.grad for p in backbone.transformers[gone].parameters()]
+        parts = backbone.transformers[gone], backbone.tokenizers[gone], objective.projection.branches[gone][0][1]
+        grads = [p.grad for part in parts for p in part.parameters()] + [backbone.agg[gone].grad]
         assert all(g is None or g.abs().max() == 0 for g in grads)
 
 
@@ -125,8 +128,6 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     for wrong in (0.0, {"video_audio": 0.1}, {"video_audio": 0.1, "video_text": -1.0}):
         with pytest.raises(ValueError, match="temperature must be above 0, one number or one each"):
             Contrastive(temperature=wrong)
-    with pytest.raises(ValueError, match="a joint space has one width: set video_text 8 to video_audio 12"):
-        Contrastive(12, 8, head="joint")
 
 
 def test_each_pair_learns_a_temperature_of_its_own() -> None:
@@ -156,10 +157,10 @@ def test_fixed_temperatures_are_no_parameters() -> None:
     assert a["video_audio"].item() != pytest.approx(b["video_audio"].item(), rel=1e-3)
 
 
-def test_heads_are_chosen_by_name() -> None:
+def test_heads_are_chosen_by_class() -> None:
     assert isinstance(made()[1].head(), HierarchicalProjection)
-    assert made(head="hierarchical_paper")[1].head().init_args["paper"]
-    backbone, objective = tiny_backbone(), Contrastive(12, 12, head="joint")
+    assert made(head=functools.partial(HierarchicalProjection, paper=True))[1].head().init_args["paper"]
+    backbone, objective = tiny_backbone(), Contrastive(JointProjection)
     objective.build(backbone)
     assert isinstance(objective.head(), JointProjection)
     objective(backbone, tiny_batch(4))["loss"].backward()
@@ -171,7 +172,7 @@ def test_sentences_count_one_by_one_or_with_their_clip() -> None:
     batch["text"][0, 1], batch["text_valid"][0, 1] = 0, False
     whole = {**batch, "text_valid": torch.ones(4, 2, dtype=torch.bool)}
     backbone, objective = made(drop_video=0.0, drop_audio=0.0)
-    official = Contrastive(12, 8, drop_video=0.0, drop_audio=0.0, per_sentence=False)
+    official = Contrastive(SMALL_HEAD, drop_video=0.0, drop_audio=0.0, per_sentence=False)
     official.build(backbone)
     official.load_state_dict(objective.state_dict())
     each, together, filled = (
@@ -183,14 +184,34 @@ def test_sentences_count_one_by_one_or_with_their_clip() -> None:
     assert official(backbone, none)["video_text"].item() == 0
 
 
-def test_what_is_not_valid_does_not_enter_the_batch_statistics_of_a_joint_head() -> None:
-    backbone, objective = tiny_backbone().eval(), Contrastive(12, 12, head="joint", drop_video=0.0, drop_audio=0.0)
+@pytest.mark.parametrize("real", [4, 1, 0])
+def test_what_is_not_valid_does_not_enter_the_batch_statistics(real: int) -> None:
+    """Of a head that normalises audio and text: not its values, and of fewer than two rows not even their number."""
+    backbone, objective = tiny_backbone().eval(), Contrastive(JointProjection, drop_video=0.0, drop_audio=0.0)
+    objective.build(backbone)
+    batch = tiny_batch(5)
+    batch["audio_valid"][real:] = False
+    norm = objective.projection.to_joint["audio"][2]
+    first = {name: value.clone() for name, value in norm.named_buffers()}
+    a = objective(backbone, batch)["video_audio"].item()
+    after = {name: value.clone() for name, value in norm.named_buffers()}
+    norm.load_state_dict(norm.state_dict() | first)
+    batch["audio"][real:] = 100.0
+    assert objective(backbone, batch)["video_audio"].item() == pytest.approx(a, rel=1e-5)
+    assert all(torch.allclose(value, after[name]) for name, value in norm.named_buffers())
+    assert (after["num_batches_tracked"] == 1) == (real > 1)
+    assert objective.projection.training
+
+
+def test_the_released_statistics_are_of_all_rows() -> None:
+    backbone = tiny_backbone().eval()
+    objective = Contrastive(JointProjection, statistics="all", drop_video=0.0, drop_audio=0.0)
     objective.build(backbone)
     batch = tiny_batch(5)
     batch["audio_valid"][4] = False
     a = objective(backbone, batch)["video_audio"].item()
     batch["audio"][4] = 100.0
-    assert objective(backbone, batch)["video_audio"].item() == pytest.approx(a, rel=1e-5)
+    assert objective(backbone, batch)["video_audio"].item() != pytest.approx(a, rel=1e-3)
 
 
 def test_the_released_keep_count_is_a_share_of_the_tables() -> None:

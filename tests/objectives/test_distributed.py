@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.conftest import tiny_backbone, tiny_batch
+from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
 from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.distributed import gather
 
@@ -20,7 +20,7 @@ CLIPS = 8
 
 def parts() -> tuple:
     torch.manual_seed(3)
-    backbone, objective = tiny_backbone(), Contrastive(12, 8, drop_video=0.0, drop_audio=0.0)
+    backbone, objective = tiny_backbone(), Contrastive(SMALL_HEAD, drop_video=0.0, drop_audio=0.0)
     objective.build(backbone)
     batch = tiny_batch(CLIPS)
     batch["text_valid"][CLIPS // 2 :] = False  # the last ranks have no text at all

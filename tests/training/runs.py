@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from tests.conftest import TINY, tiny_backbone
+from tests.conftest import SMALL_HEAD, TINY, tiny_backbone
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
@@ -38,7 +38,7 @@ def train(
     L.seed_everything(0, verbose=False)
     module = PretrainModule(
         tiny_backbone(),
-        Contrastive(video_audio=12, video_text=8, drop_video=0.5, drop_audio=0.5, per_sample=True),
+        Contrastive(SMALL_HEAD, drop_video=0.5, drop_audio=0.5, per_sample=True),
         Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
     )
     data = ClipDataModule(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import TINY, WORDS, tiny_backbone, tiny_batch
+from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone, tiny_batch
 from tests.training.runs import logged, train
 from vatt.datasets.text import WordVocabulary
 from vatt.models.vatt import VATT
@@ -60,7 +60,7 @@ def test_a_bare_folder_of_videos_is_trained_on(corpus: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_a_number_names_itself_and_the_clips() -> None:
-    module = PretrainModule(tiny_backbone(), Contrastive(video_audio=12, video_text=8))
+    module = PretrainModule(tiny_backbone(), Contrastive(SMALL_HEAD))
     batch = tiny_batch()
     batch["video"][2] = torch.nan
     with pytest.raises(NonFiniteLoss, match=r"video_audio is nan.*; clips: clip0, clip1, clip2, clip3"):
@@ -98,7 +98,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused() -> None:
 def test_a_model_learns_pairs_it_sees_again(tmp_path: Path) -> None:
     """Captions and sounds of eight clips are told apart: a collapsed model cannot."""
     torch.manual_seed(0)
-    objective = Contrastive(video_audio=12, video_text=8, drop_video=0.25, drop_audio=0.25)
+    objective = Contrastive(SMALL_HEAD, drop_video=0.25, drop_audio=0.25)
     module = PretrainModule(tiny_backbone(width=32), objective)
     batch = tiny_batch(8)
     batch["text_valid"][:, 1] = False  # MIL-NCE may leave the first of several texts alone

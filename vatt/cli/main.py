@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _run(word, rest)
-    except (VattError, FileNotFoundError, FileExistsError, ImportError) as error:
+    except (VattError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError, ImportError) as error:
         if os.environ.get("VATT_TRACE"):
             raise
         print(f"vatt {word}: error: {error}", file=sys.stderr)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vatt.errors import InputError
+from vatt.models.backbone import grid_of
+
+if TYPE_CHECKING:
+    from vatt.models.official.rules import Loaded
+    from vatt.models.vatt import VATT, Classifier
 
 
 def convert(
@@ -26,45 +34,43 @@ def convert(
     Args:
         official: ckpt-N.index, a folder with it, or an .npz with keys weight/PATH.
         output: folder that gets model.safetensors and config.json.
-        head_width: of the attention's heads, which no shape says; 64, as in all released sizes, unless the text tower
-            tells it.
-        num_words: most words of a text; 16 unless the model's positions say it.
-        num_frames: of the clips the model is given; what fills the position tables unless given.
-        size: of their pictures, in pixels; likewise.
-        fps: of their frames; 10, and 12.5 for a fine-tuned video model, unless given.
-        sample_rate: of the sound, in Hz; what fills the position table unless given.
+        head_width: width of the attention's heads, which no variable says; needed for sizes that were not released.
+        num_words: most words of a text, where the model has no positions that say it; 16 unless given.
+        num_frames: frames of a clip; unless given, as many as fill the position tables.
+        size: height and width of a clip's pictures in pixels; unless given, what fills the position tables.
+        fps: frames per second of a clip; unless given, 10, and 12.5 for a fine-tuned video model.
+        sample_rate: of the sound, in Hz; unless given, what fills the position table in the model's own clips.
         vocabulary: file with one word a line, whose number is the word's id, as the official code has it.
         classes: file with the names of a fine-tuned model's classes, one a line, in order.
     """
     from dataclasses import replace
 
     from vatt.datasets.text import WordVocabulary
-    from vatt.errors import InputError
-    from vatt.models.backbone import grid_of
-    from vatt.models.official_files import read_variables
-    from vatt.models.official_sizes import convert as run
-    from vatt.models.official_sizes import heads_are_said
+    from vatt.models.official.files import read_variables
+    from vatt.models.official.sizes import convert as run
     from vatt.models.vatt import VATT
 
-    variables = read_variables(official)
-    model, report = run(variables, head_width, num_words)
+    model, report = run(read_variables(official), head_width, num_words)
     given = {"num_frames": num_frames, "size": size, "fps": fps, "sample_rate": sample_rate}
-    model.format = replace(model.format, **{name: value for name, value in given.items() if value is not None})
-    for modality in model.backbone.modalities:
-        try:
+    try:
+        model.format = replace(model.format, **{name: value for name, value in given.items() if value is not None})
+        for modality in model.backbone.modalities:
             grid_of(model.backbone.tokenizers[modality], modality, model.format)
-        except ValueError as error:
-            raise InputError(f"clips of this format do not fit the {modality} tokenizer: {error}") from error
+    except ValueError as error:
+        raise InputError(f"clips of this format do not fit the model: {error}") from error
+    texts = isinstance(model, VATT)
     words = None
     if vocabulary is not None:
-        if not isinstance(model, VATT) or "text" not in model.backbone.modalities:
+        if not texts:
             raise InputError("this model has no text: leave --vocabulary out")
         words = WordVocabulary.read(vocabulary)
         most = model.backbone.tokenizers["text"].vocabulary_size
         if len(words) > most:
             raise InputError(f"{vocabulary} has {len(words)} lines, the model has embeddings for {most} words")
+    elif (Path(output) / "vocabulary").exists():
+        raise InputError(f"{output} holds the vocabulary of another model: give --vocabulary, or another folder")
     if classes is not None:
-        if isinstance(model, VATT):
+        if texts:
             raise InputError("this model has no classes: leave --classes out")
         names = Path(classes).read_text(encoding="utf-8").splitlines()
         if len(names) != model.head.classes:
@@ -73,29 +79,41 @@ def convert(
     model.save_pretrained(output)
     if words is not None:
         words.save(Path(output) / "vocabulary")
+    _say(official, model, report, assumed=head_width is None)
+    if texts and words is None:
+        print("no --vocabulary was given: the model takes ids, not words, and texts cannot be embedded or searched for")
+    if not texts and model.modality == "video" and size is None:
+        print(f"clips are {model.format.size} x {model.format.size}; the paper's fine-tuned numbers are at --size 320")
+    print(f"model: {output}    vatt.{type(model).__name__}.from_pretrained({output!r})")
+    return 0
 
-    backbone = model.backbone
-    shared = "modality-agnostic" if backbone.shared else "modality-specific"
-    kind = f"{shared}: " + ", ".join(backbone.modalities)
-    if not isinstance(model, VATT):
-        kind = f"fine-tuned: {model.modality}, {model.head.classes} classes"
+
+def _say(official: str, model: VATT | Classifier, report: Loaded, assumed: bool) -> None:
+    """What was found, and what became of every variable."""
+    backbone, classes = model.backbone, getattr(model, "head", None)
+    kind = f"modality-{'agnostic' if backbone.shared else 'specific'}: " + ", ".join(backbone.modalities)
+    if classes is not None:
+        kind = f"fine-tuned: {model.modality}, {classes.classes} classes"
     print(f"{official}: {kind}")
     for modality in backbone.modalities:
         encoder = backbone.encoder(modality)
-        blocks = getattr(encoder, "blocks", [])
-        heads = f", {blocks[0].attention.heads} heads of {blocks[0].attention.head_width}" if len(blocks) else ""
-        grid = backbone.tokenizers[modality].grid
-        print(f"  {modality:6} {len(blocks)} blocks of {encoder.width}{heads}, places {grid}")
-    if head_width is None and not heads_are_said(variables):
-        print("  heads of 64 are the released sizes'; no variable says it: set --head_width if this model has others")
-    print(f"loaded {len(report.loaded)}, ignored {len(report.ignored)}, missing 0, unknown 0 variables")
-    for path in sorted(report.ignored)[:10]:
+        line = f"  {modality:6} {encoder.width} wide, places {backbone.tokenizers[modality].grid}"
+        blocks = getattr(encoder, "blocks", None)
+        if blocks is not None:
+            line += f", {len(blocks)} blocks of {blocks[0].attention.heads} heads of {blocks[0].attention.head_width}"
+            if assumed and encoder.relative is None:
+                line += " (no variable says how wide heads are: --head_width)"
+        print(line)
+    print(
+        f"variables: loaded {len(report.loaded)}, ignored {len(report.ignored)}, missing {len(report.missing)}, "
+        f"unknown {len(report.unknown)}"
+    )
+    training = [path for path in report.ignored if path.startswith("optimizer/") or "/.OPTIMIZER_SLOT/" in path]
+    if training:
+        print(f"  ignored: {len(training)} of the optimizer")
+    for path in sorted(set(report.ignored) - set(training)):
         print(f"  ignored: {path}")
-    if len(report.ignored) > 10:
-        print(f"  … and {len(report.ignored) - 10} more of the kind (optimizer, counters)")
     print(f"clips: {model.format}")
-    print(f"model: {output}    vatt.{type(model).__name__}.from_pretrained({output!r})")
-    return 0
 
 
 def flops(
@@ -108,8 +126,8 @@ def flops(
 
     Args:
         config: pretraining configuration.
-        num_frames: of the clip; what the configuration says unless given.
-        size: of its pictures in pixels; likewise.
+        num_frames: frames of the clip; what the configuration says unless given.
+        size: height and width of its pictures in pixels; what the configuration says unless given.
         drop: share of the video and audio tokens that DropToken leaves out; what the configuration says unless given.
     """
     from dataclasses import replace
@@ -123,14 +141,18 @@ def flops(
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     with torch.device("meta"):
         cli = build_pretraining(["--config", config, "--data.manifest=none", "--data.vocabulary=null"])
-    given = {"num_frames": num_frames, "size": size}
-    format = replace(cli.datamodule.format, **{name: value for name, value in given.items() if value is not None})
+    backbone, format = cli.model.backbone, cli.datamodule.format
     shares = dict(getattr(cli.model.objective, "drop", {}))
     if drop is not None:
         shares |= {"video": drop, "audio": drop}
-    backbone = cli.model.backbone
+    try:
+        given = {"num_frames": num_frames, "size": size}
+        format = replace(format, **{name: value for name, value in given.items() if value is not None})
+        counted = count_flops(backbone, format, shares)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     rows, total = [], 0.0
-    for found in count_flops(backbone, format, shares):
+    for found in counted:
         times = format.num_texts if found.modality == "text" else 1
         total += times * found.all
         name = found.modality if times == 1 else f"{found.modality} (each of {times})"
@@ -138,6 +160,5 @@ def flops(
     rows.append(("clip", "", "", f"{total / 1e9:.2f}", ""))
     title = f"{config}, forward, {format.num_frames} frames of {format.size} x {format.size}"
     print_table(title, ("", "tokens", "kept", "GFLOPs", "of them q·k"), rows)
-    counted = sum(p.numel() for p in backbone.parameters())
-    print(f"parameters of the backbone: {counted / 1e6:.2f} million")
+    print(f"parameters of the backbone: {sum(p.numel() for p in backbone.parameters()) / 1e6:.2f} million")
     return 0

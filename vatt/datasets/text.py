@@ -62,22 +62,34 @@ class WordVocabulary:
         self._entries.insert(unknown_id, "<unk>")
         self._ids = {word: i for i, word in enumerate(self._entries) if i not in (self.pad_id, unknown_id)}
         if len(self._ids) != len(self.words):
-            raise InputError("a word stands twice in the list")
+            twice, _ = Counter(self.words).most_common(1)[0]
+            raise InputError(f"the word {twice!r} stands twice")
 
     @classmethod
     def read(cls, path: str | Path) -> WordVocabulary:
         """A text file with one entry a line, whose number, from 0, is its id: the official code's vocabularies.
 
+        Lines may begin with their number.
+
         Raises:
-            InputError: the first line is not ``<pad>`` (or empty), ``<unk>`` is missing, or a word stands twice.
+            InputError: the first entry is not ``<pad>`` (or empty), ``<unk>`` is missing, a word stands twice, or the
+                entries are pieces of words (``##ing``), which are another kind of vocabulary.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        if not lines or lines[0].strip().lower() not in ("<pad>", "[pad]", ""):
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        if lines and all(line.split()[:1] == [str(i)] for i, line in enumerate(lines)):
+            lines = [line.partition(" ")[2].strip() for line in lines]
+        pieces = next((line for line in lines if line.startswith("##")), None)
+        if pieces is not None:
+            raise InputError(f"{path}: {pieces!r} is a piece of a word; make this one with --kind huggingface")
+        if not lines or lines[0].lower() not in ("<pad>", "[pad]", ""):
             raise InputError(f"{path}: line 1 must be <pad>, not {lines[0] if lines else 'nothing'!r}: id 0 is padding")
-        unknown = [i for i, line in enumerate(lines) if line.strip().lower() in ("<unk>", "[unk]")]
+        unknown = [i for i, line in enumerate(lines) if line.lower() in ("<unk>", "[unk]")]
         if len(unknown) != 1:
             raise InputError(f"{path}: one line must be <unk>, not {len(unknown)}")
-        return cls((line.strip() for i, line in enumerate(lines) if i not in (0, unknown[0])), unknown[0])
+        try:
+            return cls((line for i, line in enumerate(lines) if i not in (0, unknown[0])), unknown[0])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> WordVocabulary:
@@ -278,7 +290,7 @@ def make_vocabulary(
 
 
 def _words(text: str) -> list[str]:
-    return re.sub(r"[^\w\s]", "", text.lower()).split()
+    return re.sub(r"[^\w\s]|_", "", text.lower()).split()
 
 
 def _write(folder: str | Path, says: dict[str, Any]) -> None:

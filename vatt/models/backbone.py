@@ -90,8 +90,8 @@ class Backbone(Part):
         """
         encoder, x, valid = self.encoder(modality), tokens.x, tokens.valid
         if encoder.agg:
-            agg = self.tokenizers[modality].embed_agg(self.agg[modality]).to(x.dtype)
-            x = torch.cat([agg.expand(len(x), 1, -1), x], dim=1)
+            agg = self.tokenizers[modality].embed_agg(self.agg[modality], len(x)).to(x.dtype)
+            x = torch.cat([agg, x], dim=1)
             valid = None if valid is None else torch.cat([valid.new_ones(len(x), 1), valid], dim=1)
         x, outputs = encoder(x, valid, causal, layers)
         if modality in self.post_projections:

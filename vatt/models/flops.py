@@ -57,7 +57,7 @@ def count_flops(backbone: Backbone, format: ClipFormat, drop: dict[str, float] |
             if modality not in backbone.modalities:
                 continue
             # Fused attention is not counted on every device; two batched products are.
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 tokens = backbone.tokenize(modality, raw[modality])
                 kept = drop_token(tokens, (drop or {}).get(modality, 0.0), backbone.tokenizers[modality].grid)
                 backbone.encode(modality, kept)

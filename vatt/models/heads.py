@@ -136,7 +136,7 @@ class LinearClassifier(Part):
     Args:
         width: D.
         classes: C.
-        dropout: before the layer (the released code: 0.5).
+        dropout: before the layer (the released code: 0.5 for video, none for audio).
         multi_label: classes do not exclude each other; the bias then begins at -ln(C - 1), so that every class is
             rare at first (released code, AudioSet).
     """
@@ -146,7 +146,7 @@ class LinearClassifier(Part):
         self.classes, self.multi_label = classes, multi_label
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, classes)
-        nn.init.xavier_normal_(self.linear.weight)
+        (nn.init.xavier_uniform_ if multi_label else nn.init.xavier_normal_)(self.linear.weight)
         nn.init.constant_(self.linear.bias, -math.log(max(classes - 1, 1)) if multi_label else 0.0)
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.models.part import Part
-from vatt.models.tokenizers import Tokenizer, places
+from vatt.models.tokenizers import WordTokenizer
 from vatt.models.transformer import Encoder
 from vatt.structures import Patches
 
@@ -83,7 +82,7 @@ class PretrainedPart(Part):
         return model
 
 
-class PretrainedWords(PretrainedPart, Tokenizer):
+class PretrainedWords(PretrainedPart, WordTokenizer):
     """The word embeddings of a Hugging Face text encoder; positions are the encoder's own affair.
 
     Args:
@@ -105,20 +104,9 @@ class PretrainedWords(PretrainedPart, Tokenizer):
         model = self._load(pretrained, config)
         self.words = model.get_input_embeddings().requires_grad_(not frozen)
         self.width, self.length, self.grid = self.words.embedding_dim, length, (length,)
-        self.vocabulary_size = self.words.num_embeddings
         self.pad_id = model.config.pad_token_id if pad_id is None else pad_id
         if self.pad_id is None:
             raise InputError(f"{type(model).__name__} has no padding token: set pad_id")
-
-    def patchify(self, raw: Tensor) -> Patches:
-        """Ids (B, L) become patches (B, L, 1).
-
-        Raises:
-            ValueError: the text is longer than ``length``.
-        """
-        if raw.ndim != 2 or raw.shape[1] > self.length:
-            raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
-        return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
 
     def embed(self, patches: Patches) -> Tensor:
         return self.words(patches.x.squeeze(-1))
@@ -166,8 +154,9 @@ class PretrainedText(PretrainedPart, Encoder):
         """
         if causal:
             raise ValueError("a Hugging Face text encoder is not made causal")
-        mask = torch.ones(x.shape[:2], dtype=torch.int64, device=x.device) if valid is None else valid.long()
-        out = self.model(inputs_embeds=x, attention_mask=mask, output_hidden_states=layers)
+        # Some models look at the values, which "meta" has none of.
+        seen = None if valid is None or x.device.type == "meta" else valid.long()
+        out = self.model(inputs_embeds=x, attention_mask=seen, output_hidden_states=layers)
         return out.last_hidden_state, tuple(out.hidden_states[1:]) if layers else ()
 
     def pool(self, x: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -47,10 +47,15 @@ class Positions(nn.Module):
     def _on(table: Tensor, size: int | None) -> Tensor:
         if size is None or size == len(table):
             return table
-        return spline_matrix(len(table), size).to(table) @ table
+        return _spline_at(len(table), size, table.dtype, table.device) @ table
 
 
 @functools.lru_cache(maxsize=64)
+def _spline_at(known: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve a training too
+        return spline_matrix(known, wanted).to(dtype=dtype, device=device)
+
+
 def spline_matrix(known: int, wanted: int) -> Tensor:
     """The matrix (M, N) that reads N values, at i / N, as a natural cubic spline at the M places j / M.
 
@@ -64,20 +69,21 @@ def spline_matrix(known: int, wanted: int) -> Tensor:
     Returns:
         (M, N) float64, on the CPU.
     """
-    at = torch.arange(wanted, dtype=torch.float64) / wanted * known  # in units of the known distance
-    if known == 1:
-        return torch.ones(wanted, 1, dtype=torch.float64)
-    # Second derivatives at the knots: C = A^-1 D, zero at both ends.
-    second = torch.zeros(known, known, dtype=torch.float64)
-    inner = known - 2
-    if inner > 0:
-        one, off = torch.ones(inner, dtype=torch.float64), torch.ones(inner - 1, dtype=torch.float64)
-        system = torch.diag(4 * one) + torch.diag(off, 1) + torch.diag(off, -1)
-        difference = torch.zeros(inner, known, dtype=torch.float64)
-        rows = torch.arange(inner)
-        difference[rows, rows], difference[rows, rows + 1], difference[rows, rows + 2] = 6.0, -12.0, 6.0
-        second[1:-1] = torch.linalg.solve(system, difference)
-    value = torch.eye(known, dtype=torch.float64)
+    with torch.device("cpu"):
+        at = torch.arange(wanted, dtype=torch.float64) / wanted * known  # in units of the known distance
+        if known == 1:
+            return torch.ones(wanted, 1, dtype=torch.float64)
+        # Second derivatives at the knots: C = A^-1 D, zero at both ends.
+        second = torch.zeros(known, known, dtype=torch.float64)
+        inner = known - 2
+        if inner > 0:
+            one, off = torch.ones(inner, dtype=torch.float64), torch.ones(inner - 1, dtype=torch.float64)
+            system = torch.diag(4 * one) + torch.diag(off, 1) + torch.diag(off, -1)
+            difference = torch.zeros(inner, known, dtype=torch.float64)
+            rows = torch.arange(inner)
+            difference[rows, rows], difference[rows, rows + 1], difference[rows, rows + 2] = 6.0, -12.0, 6.0
+            second[1:-1] = torch.linalg.solve(system, difference)
+        value = torch.eye(known, dtype=torch.float64)
     left = at.floor().long().clamp(max=known - 2)
     u = (at - left).unsqueeze(1)
     inside = (

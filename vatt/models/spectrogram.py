@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,22 +50,35 @@ class SpectrogramTokenizer(PatchTokenizer):
         super().__init__(width, grid, patch[0] * patch[1], dropout, 1.0, pre_projection, position_norm)
         if num_mels != grid[1] * patch[1]:
             raise ValueError(f"{num_mels} mel bands are not {grid[1]} patches of {patch[1]}")
-        self.patch, self.hop, self.official_order = tuple(patch), hop, official_order
-        self.register_buffer("window", torch.hann_window(window), persistent=False)
-        self.register_buffer("mel", mel_filters(num_mels, window // 2 + 1, sample_rate), persistent=False)
+        self.patch, self.num_mels, self.sample_rate = tuple(patch), num_mels, sample_rate
+        self.window_size, self.hop, self.official_order = window, hop, official_order
+        self._tables()
+
+    def _tables(self) -> None:
+        """Window and filters, where the weights are and always in single precision; nothing that is saved."""
+        device = self.project.weight.device
+        self.window = torch.hann_window(self.window_size, device=device)
+        self.filters = mel_filters(self.num_mels, self.window_size // 2 + 1, self.sample_rate, device=device)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SpectrogramTokenizer:
+        super()._apply(*args, **kwargs)  # moves, or changes the precision of, the weights
+        self._tables()
+        return self
 
     def spectrogram(self, wave: Tensor) -> Tensor:
-        """(B, S) in [-1, 1] to (B, frames, bands) in [0, 1]; a silent clip is 0."""
+        """(B, S) in [-1, 1] to (B, frames, bands) float32 in [0, 1]; a silent clip is 0.
+
+        Give the waveform in single precision, whatever the model's is: half of it drowns quiet bands in rounding.
+        """
         frames = math.ceil(wave.shape[1] / self.hop)
-        padded = torch.nn.functional.pad(wave, (0, (frames - 1) * self.hop + len(self.window) - wave.shape[1]))
-        # Not autocast: log(1 + 10,000 m) of a quiet sound needs single precision.
-        with torch.autocast(wave.device.type, enabled=False):
-            spectrum = torch.fft.rfft(padded.float().unfold(1, len(self.window), self.hop) * self.window.float())
-            mel = torch.log(1 + 1e4 * (spectrum.abs() @ self.mel.float()))
+        padded = torch.nn.functional.pad(wave, (0, (frames - 1) * self.hop + self.window_size - wave.shape[1]))
+        # Not autocast (which "meta" does not know): log(1 + 10,000 m) of a quiet sound needs single precision.
+        meta = wave.device.type == "meta"
+        with contextlib.nullcontext() if meta else torch.autocast(wave.device.type, enabled=False):
+            spectrum = torch.fft.rfft(padded.float().unfold(1, self.window_size, self.hop) * self.window)
+            mel = torch.log(1 + 1e4 * (spectrum.abs() @ self.filters))
             low, high = mel.amin(dim=(1, 2), keepdim=True), mel.amax(dim=(1, 2), keepdim=True)
-            return torch.where(high > low, (mel - low) / (high - low).clamp(min=1e-30), 0.0).to(
-                self.project.weight.dtype
-            )
+            return torch.where(high > low, (mel - low) / (high - low).clamp(min=1e-30), 0.0)
 
     def patchify(self, raw: Tensor) -> Patches:
         """Cut the log-mel spectrogram of a waveform (B, S); inside a patch the order is time, band.
@@ -86,7 +101,14 @@ class SpectrogramTokenizer(PatchTokenizer):
         return Patches(x.reshape(len(mel), gt * gf, pt * pf), position, grid)
 
 
-def mel_filters(num_mels: int, num_bins: int, sample_rate: int, low: float = 80.0, high: float = 7600.0) -> Tensor:
+def mel_filters(
+    num_mels: int,
+    num_bins: int,
+    sample_rate: int,
+    low: float = 80.0,
+    high: float = 7600.0,
+    device: torch.device | None = None,
+) -> Tensor:
     """Triangular filters (bins, mels) that are straight lines on the mel scale, as TensorFlow makes them.
 
     torchaudio's are straight lines in Hz, which is not what the released model was made for. The bin of frequency 0
@@ -97,9 +119,11 @@ def mel_filters(num_mels: int, num_bins: int, sample_rate: int, low: float = 80.
         num_bins: bins of the spectrum, from 0 to half the sample rate.
         sample_rate: in Hz.
         low, high: in Hz, where the first filter begins and the last one ends.
+        device: where they are made.
     """
-    edges = torch.linspace(_mel(low), _mel(high), num_mels + 2, dtype=torch.float64)
-    bins = torch.linspace(0.0, sample_rate / 2, num_bins, dtype=torch.float64)[1:]
+    how = {"dtype": torch.float64, "device": device}
+    edges = torch.linspace(_mel(low), _mel(high), num_mels + 2, **how)
+    bins = torch.linspace(0.0, sample_rate / 2, num_bins, **how)[1:]
     mels = 1127.0 * torch.log1p(bins / 700.0)[:, None]
     rising = (mels - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - mels) / (edges[2:] - edges[1:-1])

@@ -24,11 +24,13 @@ class Tokenizer(Part, ABC):
     Attributes:
         width: D of the tokens.
         grid: places along each axis that its position tables have.
+        sample_rate: the only one that its input may have, in Hz; None takes every rate.
         agg_width: D of the AGG token before `embed_agg`.
     """
 
     width: int
     grid: tuple[int, ...]
+    sample_rate: int | None = None
 
     @property
     def agg_width(self) -> int:
@@ -42,9 +44,9 @@ class Tokenizer(Part, ABC):
     def embed(self, patches: Patches) -> Tensor:
         """Patches to (B, N, D), positions added."""
 
-    def embed_agg(self, agg: Tensor) -> Tensor:
-        """The AGG token (agg_width,) as it enters the encoder, (D,). It has no position."""
-        return agg
+    def embed_agg(self, agg: Tensor, batch: int) -> Tensor:
+        """The AGG token (agg_width,) as it enters the encoder, (B, 1, D). It has no position."""
+        return agg.expand(batch, 1, -1)
 
     def forward(self, raw: Tensor) -> Tokens:
         """The whole signal as tokens."""
@@ -88,7 +90,8 @@ class PatchTokenizer(Tokenizer):
                 nn.init.zeros_(layer.bias)
 
     def embed(self, patches: Patches) -> Tensor:
-        x = self.project(patches.x * self.scale if self.scale != 1 else patches.x)
+        x = patches.x if self.scale == 1 else patches.x * self.scale
+        x = self.project(x.to(self.project.weight.dtype))
         if self.pre_projection is not None:
             x = F.gelu(self.pre_projection(x))
         return self.dropout(x + self.positions(patches.position, patches.grid))
@@ -183,7 +186,36 @@ class AudioTokenizer(PatchTokenizer):
         return Patches(raw.reshape(raw.shape[0], length, self.segment), places(raw, (length,)), (length,))
 
 
-class TextTokenizer(Tokenizer):
+class WordTokenizer(Tokenizer):
+    """A tokenizer of ids.
+
+    Attributes:
+        words: their embeddings.
+        length: most words of a text, L.
+        pad_id: the id of padding, whose tokens are not valid.
+    """
+
+    words: nn.Embedding
+    length: int
+    pad_id: int
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids run from 0 to one less."""
+        return self.words.num_embeddings
+
+    def patchify(self, raw: Tensor) -> Patches:
+        """Ids (B, L) become patches (B, L, 1).
+
+        Raises:
+            ValueError: the text is longer than ``length``.
+        """
+        if raw.ndim != 2 or raw.shape[1] > self.length:
+            raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
+        return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
+
+
+class TextTokenizer(WordTokenizer):
     """Word ids as learned embeddings.
 
     Positions are those of the words' own order, never resampled: a short text uses the first of them.
@@ -220,7 +252,7 @@ class TextTokenizer(Tokenizer):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.vocabulary_size, self.length, self.pad_id = width, vocabulary_size, length, pad_id
+        self.width, self.length, self.pad_id = width, length, pad_id
         self.grid, self.agg_in_embedding = (length,), agg_in_embedding
         self.words = nn.Embedding(vocabulary_size, embedding_width or width)
         self.positions = Positions(self.grid, width, position_norm) if positions else None
@@ -238,21 +270,12 @@ class TextTokenizer(Tokenizer):
     def agg_width(self) -> int:
         return self.words.embedding_dim if self.agg_in_embedding else self.width
 
-    def patchify(self, raw: Tensor) -> Patches:
-        """Ids (B, L) become patches (B, L, 1).
-
-        Raises:
-            ValueError: the text is longer than ``length``.
-        """
-        if raw.ndim != 2 or raw.shape[1] > self.length:
-            raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
-        return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
-
     def embed(self, patches: Patches) -> Tensor:
         x = self._projected(self.words(patches.x.squeeze(-1)))
         return self.dropout(x if self.positions is None else x + self.positions(patches.position))
 
-    def embed_agg(self, agg: Tensor) -> Tensor:
+    def embed_agg(self, agg: Tensor, batch: int) -> Tensor:
+        agg = super().embed_agg(agg, batch)
         return self.dropout(self._projected(agg)) if self.agg_in_embedding else agg
 
     def _projected(self, x: Tensor) -> Tensor:

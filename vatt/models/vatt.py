@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import Projection
-from vatt.models.pretrained import Pretrained
+from vatt.models.hub import HubModel
 from vatt.models.selection import KeepRule, drop_token
 from vatt.structures import ClipFormat
 
@@ -18,7 +18,7 @@ Space = Literal["video_audio", "video_text"]
 SPACES: dict[str, str] = {"video_audio": "va", "video_text": "vt"}  # space -> suffix of the projection's outputs
 
 
-class VATT(Pretrained):
+class VATT(HubModel):
     """Video, audio and text into common spaces.
 
     Args:
@@ -48,9 +48,16 @@ class VATT(Pretrained):
         Returns:
             ``video``, ``audio``, ``text`` (B, D) and ``video_va``, ``audio_va``, ``video_vt``, ``text_vt`` (B, E),
             not normalised, as far as the input has the modality.
+
+        Raises:
+            InputError: nothing is given, or a modality that the model does not have.
         """
-        raw = {"video": video, "audio": audio, "text": text}
-        pooled = {m: self.backbone(m, x).pooled for m, x in raw.items() if x is not None}
+        raw = {m: x for m, x in (("video", video), ("audio", audio), ("text", text)) if x is not None}
+        if not raw or not raw.keys() <= set(self.backbone.modalities):
+            raise InputError(
+                f"this model takes {', '.join(self.backbone.modalities)}, not {', '.join(raw) or 'nothing'}"
+            )
+        pooled = {m: self.backbone(m, x).pooled for m, x in raw.items()}
         return {**pooled, **self.projection(pooled)}
 
     def encode_video(self, video: Tensor, space: Space = "video_text") -> Tensor:
@@ -72,7 +79,7 @@ class VATT(Pretrained):
         return F.normalize(outputs[name], dim=-1)
 
 
-class Classifier(Pretrained):
+class Classifier(HubModel):
     """One modality into classes: what fine-tuning makes of a pretrained tower.
 
     Args:
@@ -82,10 +89,10 @@ class Classifier(Pretrained):
         classes: names of the classes in order of the logits; None where they are not known.
         drop_token: share of the tokens that training drops. The paper fine-tunes with all of them, 0; the released
             code goes on dropping a half.
-        keep_rule: see `vatt.models.selection.drop_token`.
+        per_sample, keep_rule: see `vatt.models.selection.drop_token`.
     """
 
-    parts = ("backbone", "head", "format", "classes", "drop_token", "keep_rule")
+    parts = ("backbone", "head", "format", "classes", "drop_token", "per_sample", "keep_rule")
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Classifier(Pretrained):
         format: ClipFormat,
         classes: list[str] | None = None,
         drop_token: float = 0.0,
+        per_sample: bool = False,
         keep_rule: KeepRule = "tokens",
     ) -> None:
         super().__init__()
@@ -102,7 +110,7 @@ class Classifier(Pretrained):
         if classes is not None and len(classes) != head.classes:
             raise ValueError(f"{len(classes)} names for {head.classes} classes")
         self.backbone, self.head, self.format, self.classes = backbone, head, format, classes
-        self.drop_token, self.keep_rule = drop_token, keep_rule
+        self.drop_token, self.per_sample, self.keep_rule = drop_token, per_sample, keep_rule
 
     @property
     def modality(self) -> str:
@@ -128,7 +136,7 @@ class Classifier(Pretrained):
         tokens = self.backbone.tokenize(self.modality, raw[self.modality])
         if self.training:
             table = self.backbone.tokenizers[self.modality].grid
-            tokens = drop_token(tokens, self.drop_token, table, rule=self.keep_rule)
+            tokens = drop_token(tokens, self.drop_token, table, per_sample=self.per_sample, rule=self.keep_rule)
         pooled = self.backbone.encode(self.modality, tokens).pooled
         logits = self.head(pooled)
         return {self.modality: pooled, "logits": logits, "probabilities": self.head.probabilities(logits)}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
-from vatt.models.heads import HierarchicalProjection, JointProjection, Projection
+from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.selection import KeepRule, drop_token
 from vatt.objectives.base import Objective
 from vatt.objectives.distributed import gather
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
 
-Head = Literal["hierarchical", "hierarchical_paper", "joint"]
+Statistics = Literal["valid", "all"]
 PAIRS = ("video_audio", "video_text")
 COLDEST = 0.01  # a learned temperature does not fall below it (CLIP, section 2.5)
 
@@ -25,10 +26,10 @@ class Contrastive(Objective):
     """L = (w_va * NCE(video, audio) + w_vt * MIL-NCE(video, text)) / (w_va + w_vt).
 
     Args:
-        video_audio: E of the video-audio space.
-        video_text: E of the video-text space; equal to ``video_audio`` for a joint head.
-        head: "hierarchical" as in the released code, "hierarchical_paper" as in the paper's text, or "joint"; see
-            `vatt.models.heads`.
+        head: makes the projection from the widths of the pooled features, by modality: a class of `vatt.models.heads`,
+            or a function that calls one; in a configuration ``class_path`` and the other ``init_args``.
+        statistics: what enters the batch statistics of the head: "valid" rows, or "all" of them, as in the released
+            code.
         temperature: of both losses, or of each by name: ``{"video_audio": 0.07, "video_text": 0.05}``.
         learn_temperature: train the temperatures, each pair its own, beginning at ``temperature``.
         video_audio_weight: w_va; 0 leaves the term out.
@@ -48,9 +49,8 @@ class Contrastive(Objective):
 
     def __init__(
         self,
-        video_audio: int = 512,
-        video_text: int = 256,
-        head: Head = "hierarchical",
+        head: Callable[[dict[str, int]], Projection] = HierarchicalProjection,
+        statistics: Statistics = "valid",
         temperature: float | dict[str, float] = 0.07,
         learn_temperature: bool = False,
         video_audio_weight: float = 1.0,
@@ -66,9 +66,8 @@ class Contrastive(Objective):
         super().__init__()
         if not video_audio_weight + video_text_weight > 0:
             raise ValueError("one of video_audio_weight and video_text_weight must be above 0")
-        if head == "joint" and video_audio != video_text:
-            raise ValueError(f"a joint space has one width: set video_text {video_text} to video_audio {video_audio}")
-        self.video_audio, self.video_text, self.kind_of_head = video_audio, video_text, head
+        self.make_head: Callable[[dict[str, int]], Projection] | None = head
+        self.statistics = statistics
         self.weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
         self.drop = {"video": drop_video, "audio": drop_audio, "text": 0.0}
         self.per_sample, self.keep_rule = per_sample, keep_rule
@@ -85,12 +84,8 @@ class Contrastive(Objective):
 
     def build(self, backbone: Backbone) -> None:
         widths = {modality: backbone.width(modality) for modality in backbone.modalities}
-        self.projection: Projection
-        if self.kind_of_head == "joint":
-            self.projection = JointProjection(widths, self.video_audio)
-        else:
-            paper = self.kind_of_head == "hierarchical_paper"
-            self.projection = HierarchicalProjection(widths, self.video_audio, self.video_text, paper)
+        self.projection = self.make_head(widths)
+        self.make_head = None  # a function of a configuration cannot be sent to another process
 
     def head(self) -> Projection:
         return self.projection
@@ -157,12 +152,18 @@ class Contrastive(Objective):
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
         """Project; what is not valid does not enter the batch statistics, and gets zeros."""
+        if self.statistics == "all":
+            return self.projection(pooled)
         z: dict[str, Tensor] = {}
         for modality, x in pooled.items():
             real = valid[modality].flatten()
-            if bool(real.all()) or int(real.sum()) < 2:
+            if bool(real.all()):
                 z |= self.projection({modality: x})
                 continue
+            # One row or none has no statistics: those of the training so far are used then, and left as they are.
+            mode = self.projection.training
+            self.projection.train(mode and int(real.sum()) > 1)
             for name, y in self.projection({modality: x[real]}).items():
                 z[name] = y.new_zeros(len(real), y.shape[1]).index_put((real,), y)
+            self.projection.train(mode)
         return z

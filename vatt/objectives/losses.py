@@ -9,7 +9,8 @@ y_jl the l-th candidate of clip j in the other one.
 
 What is not valid is no positive and no negative. The mean is taken over the pairs of which both sides are valid
 (``mean="pairs"``). The released code multiplies by B over the number of valid rows once for each side, which is the
-same where only one side has gaps, and too much where both have (``mean="official"``).
+same where only one side has gaps, and too much where both have (``mean="official"``; its asymmetric form knows no gaps
+in x at all).
 """
 
 from __future__ import annotations

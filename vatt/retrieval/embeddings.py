@@ -129,7 +129,7 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
     if not (model.folder / "vocabulary").is_dir():
-        raise FileNotFoundError(f"{model.folder} has no vocabulary: the model was trained without texts")
+        raise FileNotFoundError(f"{model.folder} has no vocabulary")
     return load_vocabulary(model.folder / "vocabulary")
 
 

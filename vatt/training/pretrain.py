@@ -124,6 +124,10 @@ def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) ->
             grid = grid_of(tokenizer, modality, format)
         except ValueError as error:
             raise ConfigMismatch(f"{where}: {error}") from error
+        if modality == "audio" and tokenizer.sample_rate not in (None, format.sample_rate):
+            raise ConfigMismatch(
+                f"{where}: sound at {format.sample_rate} Hz, and it is made for {tokenizer.sample_rate}"
+            )
         # A model takes other sizes than its tables', on interpolated positions; to train one so is a mistake.
         if grid != tokenizer.grid:
             raise ConfigMismatch(f"{where}: it gives {grid} places, and the positions are for {tokenizer.grid}")

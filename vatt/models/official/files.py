@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from vatt.errors import InputError
-from vatt.models.official import Array
-from vatt.models.tensorflow_reader import NO_TENSORFLOW
+from vatt.models.official.rules import Array
+from vatt.models.official.tensorflow_reader import NO_TENSORFLOW, VALUE
 
 WEIGHT = "weight/"
 ABOVE = re.compile(r"^(model/)?(layer_with_weights-\d+/)?")  # what stands above the Keras model in a checkpoint
@@ -41,11 +41,14 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {_below(key.removeprefix(WEIGHT)): file[key] for key in file.files if key.startswith(WEIGHT)}
+            keys = [key for key in file.files if key.startswith(WEIGHT)]
+            found = {_below(key.removeprefix(WEIGHT)): file[key] for key in keys}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not found:
         raise InputError(f"{path} has no key that begins with {WEIGHT}")
+    if len(found) < len(keys):
+        raise InputError(f"{path}: {len(keys) - len(found)} variables have the path of another one")
     return found
 
 
@@ -66,12 +69,12 @@ def _prefix(path: Path) -> Path:
 
 
 def _read_tensorflow(prefix: Path) -> dict[str, Array]:
-    """In a process of its own: see `vatt.models.tensorflow_reader`."""
+    """In a process of its own: see `vatt.models.official.tensorflow_reader`."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "variables.npz"
         program = Path(__file__).with_name("tensorflow_reader.py")
         done = subprocess.run(
-            [sys.executable, str(program), str(prefix), str(output)], capture_output=True, text=True, check=False
+            [sys.executable, "-P", str(program), str(prefix), str(output)], capture_output=True, text=True, check=False
         )
         said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         if done.returncode == NO_TENSORFLOW:
@@ -82,4 +85,4 @@ def _read_tensorflow(prefix: Path) -> dict[str, Array]:
 
 
 def _below(key: str) -> str:
-    return ABOVE.sub("", key, count=1)
+    return ABOVE.sub("", key.removesuffix(VALUE), count=1)

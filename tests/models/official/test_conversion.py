@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier
 from vatt.models.language import LinearText
-from vatt.models.official import export, load
-from vatt.models.official_files import read_variables
-from vatt.models.official_sizes import convert
+from vatt.models.official.files import read_variables
+from vatt.models.official.rules import export, load
+from vatt.models.official.sizes import convert
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer
 from vatt.models.transformer import Transformer
@@ -119,9 +120,15 @@ def model(request: pytest.FixtureRequest) -> VATT | Classifier:
     return MODELS[request.param]()
 
 
+def words_of(model: VATT | Classifier) -> int | None:
+    """What has to be said of texts: their length, where there are no positions."""
+    texts = [m for m in model.backbone.modalities if m == "text" and model.backbone.tokenizers[m].positions is None]
+    return 6 if texts else None
+
+
 def test_a_checkpoint_becomes_the_model_it_was_written_from(model: VATT | Classifier, tmp_path: Path) -> None:
     np.savez(tmp_path / "official.npz", **{f"weight/{path}": value for path, value in export(model).items()})
-    again, report = convert(read_variables(tmp_path / "official.npz"), HEAD_WIDTH, num_words=6)
+    again, report = convert(read_variables(tmp_path / "official.npz"), HEAD_WIDTH, words_of(model))
     assert type(again) is type(model)
     assert not again.training
     assert report.ignored == report.missing == report.unknown == []
@@ -155,8 +162,80 @@ def test_what_is_missing_unknown_or_of_another_shape_is_named() -> None:
         convert({"dense/kernel": np.zeros((3, 3))})
     with pytest.raises(InputError, match="two AGG tokens"):
         convert(export(specific(text="bert")) | {"_base_layer/txt_backbone/agg_embedding": np.zeros(10)}, HEAD_WIDTH)
-    with pytest.raises(InputError, match="do not divide into heads of 64"):
+
+
+def test_how_wide_heads_are_is_said_or_asked_for() -> None:
+    with pytest.raises(InputError, match=r"16 wide, which no released model is.*set head_width"):
         convert(export(agnostic()))
+    with pytest.raises(InputError, match="queries of 16 values do not divide into heads of 5"):
+        convert(export(agnostic()), 5)
+    for wrong in (0, -16):
+        with pytest.raises(InputError, match=f"head_width must be at least 1, not {wrong}"):
+            convert(export(agnostic()), wrong)
+    with pytest.raises(InputError, match="num_words must be at least 1"):
+        convert(export(specific()), num_words=0)
+    with pytest.raises(InputError, match="the model's texts have 6 words"):
+        convert(export(agnostic()), HEAD_WIDTH, num_words=7)
+
+
+@pytest.mark.parametrize(
+    ("made", "gone", "says"),
+    [
+        (agnostic, "pre_proj/audio", "unified_transformer/pre_proj/audio/kernel"),
+        (agnostic, "post_proj", "post_proj/video/kernel"),
+        (lambda: classifier("video", pre=True), "_base/pre_proj", "no _base/pre_proj/kernel"),
+        (lambda: classifier("video", pre=True), "_base/post_proj", "no _base/post_proj/kernel"),
+        (specific, "aud_", "no audio tower"),
+        (specific, "txt_", "no text tower"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_part_is_no_other_architecture(made: Callable, gone: str, says: str) -> None:
+    some = {path: value for path, value in export(made()).items() if gone not in path}
+    with pytest.raises(InputError, match=says):
+        convert(some, HEAD_WIDTH)
+
+
+def test_numbers_that_are_not_finite_are_named() -> None:
+    values = export(specific())
+    path = "_base_layer/aud_backbone/_base/agg_embedding"
+    with pytest.raises(InputError, match=f"{path}: a number is NaN"):
+        convert(values | {path: np.full(WIDTH, np.nan, np.float32)})
+
+
+def test_two_variables_of_one_path_are_refused(tmp_path: Path) -> None:
+    names = [f"weight/model/layer_with_weights-{i}/_base/agg_embedding/.ATTRIBUTES/VARIABLE_VALUE" for i in (0, 1)]
+    np.savez(tmp_path / "a.npz", **{name: np.zeros(3) for name in names})
+    with pytest.raises(InputError, match="1 variables have the path of another one"):
+        read_variables(tmp_path / "a.npz")
+
+
+def test_what_the_official_code_does_not_have_is_not_exported() -> None:
+    widths = {"video": WIDTH}
+    for tokenizer, encoder, says in (
+        (VideoTokenizer(WIDTH, scale=2.0), transformer(), "a scale of raw values"),
+        (VideoTokenizer(WIDTH, position_norm=False), transformer(), "positions without a norm"),
+        (VideoTokenizer(WIDTH), transformer(norm="rms"), "such norms or biases"),
+        (VideoTokenizer(WIDTH), transformer(relative=(8, 16)), "such norms or biases"),
+    ):
+        model = VATT(Backbone({"video": tokenizer}, {"video": encoder}), HierarchicalProjection(widths), FORMAT)
+        with pytest.raises(InputError, match=f"video: the official code does not have {says}"):
+            export(model)
+    backbone = specific().backbone
+    head = HierarchicalProjection({m: backbone.width(m) for m in backbone.modalities}, paper=True)
+    with pytest.raises(InputError, match="no HierarchicalProjection of this form"):
+        export(VATT(backbone, head, FORMAT))
+
+
+def test_a_fine_tuned_spectrogram_has_the_released_clips() -> None:
+    """6.4 s at 24 kHz, which fill the tables; the filters are still those of 48 kHz (released code)."""
+    tokenizer = SpectrogramTokenizer(WIDTH, dropout=0.1, official_order=True)
+    backbone = Backbone({"audio": tokenizer}, {"audio": transformer(bias=False)})
+    model = Classifier(backbone, LinearClassifier(WIDTH, 5, multi_label=True), FORMAT)
+    again, _ = convert(export(scrambled(model)), HEAD_WIDTH)
+    assert (again.format.num_samples, again.format.sample_rate) == (153_600, 24_000)
+    assert again.backbone.tokenizers["audio"].patchify(torch.zeros(1, 153_600)).grid == tokenizer.grid
+    assert again.backbone.tokenizers["audio"].sample_rate == 48_000
+    assert again.head.dropout.p == 0.0
 
 
 def test_a_failed_load_leaves_the_model_as_it_was() -> None:

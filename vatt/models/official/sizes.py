@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from dataclasses import replace
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier, Projection
 from vatt.models.language import LinearText
-from vatt.models.official import HEAD, PATCHES, TOWER, UNIFIED, Array, Loaded, load
+from vatt.models.official.rules import HEAD, PATCHES, TOWER, UNIFIED, Array, Loaded, load
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, Tokenizer, VideoTokenizer
 from vatt.models.transformer import Encoder, Transformer
 from vatt.models.vatt import VATT, Classifier
 from vatt.structures import MODALITIES, ClipFormat
 
-HEAD_WIDTH = 64  # of every released size; no tensor says it
+HEAD_WIDTH, RELEASED = 64, (512, 768, 1024, 1536)  # of the released sizes; no variable says how wide heads are
 DROPOUT = 0.1
 WORDS = 16
 T5_FIRST = "_base_layer/txt_backbone/base_lm/layers/0/self_attention/attention"
@@ -29,68 +28,71 @@ def make_model(shapes: Shapes, head_width: int | None = None, num_words: int | N
 
     Args:
         shapes: of the variables, by official path.
-        head_width: of the attention's heads; unless given, as the table of the T5-style text tower says, or 64.
+        head_width: of the attention's heads. Unless given: 64 in towers of the released widths, and in others what the
+            table of a T5-style text tower says of it.
         num_words: L, where the text tower has no positions that say it; 16 unless given.
 
     Raises:
         InputError: not an official architecture.
     """
-    if f"{UNIFIED}/tx/final_layer_norm/gamma" in shapes:
-        return _agnostic(shapes, head_width or HEAD_WIDTH)
-    if "_base/tx/final_layer_norm/gamma" in shapes:
-        return _classifier(shapes, head_width or HEAD_WIDTH)
+    for name, value in (("head_width", head_width), ("num_words", num_words)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if any(path.startswith(f"{UNIFIED}/") for path in shapes):
+        return _agnostic(shapes, head_width, num_words)
+    if any(path.startswith("_base/") for path in shapes):
+        return _classifier(shapes, head_width)
     found = [m for m in MODALITIES if any(path.startswith(f"_base_layer/{TOWER[m]}_backbone/") for path in shapes)]
-    if "video" not in found:
+    if not found:
         raise InputError(
             "neither a modality-specific, nor a modality-agnostic, nor a fine-tuned official checkpoint: its variables "
             f"begin with {', '.join(sorted({path.split('/')[0] for path in shapes})[:5])}"
         )
-    head_width = head_width or _head_width_of_t5(shapes) or HEAD_WIDTH
-    towers = {m: _tower(shapes, m, f"_base_layer/{TOWER[m]}_backbone/_base", head_width) for m in found if m != "text"}
-    if "text" in found:
-        towers["text"] = _text(shapes, "_base_layer/txt_backbone", head_width, num_words or WORDS)
+    missing = [m for m in MODALITIES if m not in found]
+    if missing:
+        raise InputError(f"the checkpoint has no {missing[0]} tower")
+    towers = {m: _tower(shapes, m, f"_base_layer/{TOWER[m]}_backbone/_base", head_width) for m in ("video", "audio")}
+    towers["text"] = _text(shapes, "_base_layer/txt_backbone", head_width, num_words)
     backbone = Backbone({m: t for m, (t, _) in towers.items()}, {m: e for m, (_, e) in towers.items()})
     return VATT(backbone, _projection(shapes, backbone), _format(backbone))
 
 
-def _agnostic(shapes: Shapes, head_width: int) -> VATT:
-    tokenizers: dict[str, Tokenizer] = {}
-    for modality in ("video", "audio"):
-        if f"{UNIFIED}/raw_to_embeddings/{modality}/kernel" in shapes:
-            tokenizers[modality] = _patches(
-                shapes,
-                f"{UNIFIED}/raw_to_embeddings/{modality}",
-                f"{UNIFIED}/pos_embedding_lookup/{modality}",
-                f"{UNIFIED}/pre_proj/{modality}/kernel" in shapes,
-            )
-    words, table = (
-        f"{UNIFIED}/raw_to_embeddings/text/embeddings",
-        f"{UNIFIED}/pos_embedding_lookup/text/temporal_position_embeddings/embeddings",
-    )
-    if words in shapes:
-        (size, embedding_width), (length, width) = shapes[words], _need(shapes, table)
-        tokenizers["text"] = TextTokenizer(
-            width, size, length, dropout=DROPOUT, embedding_width=embedding_width, frozen=True
+def _agnostic(shapes: Shapes, head_width: int | None, num_words: int | None) -> VATT:
+    for modality in MODALITIES:
+        _need(shapes, f"{UNIFIED}/pre_proj/{modality}/kernel")
+        _need(shapes, f"{UNIFIED}/post_proj/{modality}/kernel")
+    tokenizers: dict[str, Tokenizer] = {
+        modality: _patches(
+            shapes, f"{UNIFIED}/raw_to_embeddings/{modality}", f"{UNIFIED}/pos_embedding_lookup/{modality}", pre=True
         )
-    post = shapes.get(f"{UNIFIED}/post_proj/video/kernel")
-    shared = _transformer(shapes, f"{UNIFIED}/tx", head_width)
-    backbone = Backbone(tokenizers, shared, post[1] if post else None)
+        for modality in ("video", "audio")
+    }
+    size, embedding_width = _need(shapes, f"{UNIFIED}/raw_to_embeddings/text/embeddings")
+    length, width = _need(shapes, f"{UNIFIED}/pos_embedding_lookup/text/temporal_position_embeddings/embeddings")
+    _same_length(num_words, length)
+    tokenizers["text"] = TextTokenizer(
+        width, size, length, dropout=DROPOUT, embedding_width=embedding_width, frozen=True
+    )
+    _, post_width = shapes[f"{UNIFIED}/post_proj/video/kernel"]
+    backbone = Backbone(tokenizers, _transformer(shapes, f"{UNIFIED}/tx", head_width), post_width)
     return VATT(backbone, _projection(shapes, backbone), _format(backbone))
 
 
-def _classifier(shapes: Shapes, head_width: int) -> Classifier:
+def _classifier(shapes: Shapes, head_width: int | None) -> Classifier:
     video = f"_base/{PATCHES['video']}/kernel" in shapes
     modality = "video" if video else "audio"
+    pre, post = (shapes.get(f"_base/{name}/kernel") for name in ("pre_proj", "post_proj"))
+    if (pre is None) != (post is None):
+        raise InputError(f"the checkpoint has no _base/{'pre_proj' if pre is None else 'post_proj'}/kernel")
     tokenizer, encoder = _tower(shapes, modality, "_base", head_width)
-    post = shapes.get("_base/post_proj/kernel")
-    backbone = Backbone({modality: tokenizer}, {modality: encoder}, post[1] if post else None)
+    backbone = Backbone({modality: tokenizer}, {modality: encoder}, None if post is None else post[1])
     width, classes = _need(shapes, "_ops/cls/kernel")
+    head = LinearClassifier(width, classes, dropout=0.5 if video else 0.0, multi_label=not video)
     # Video: frames at a stride of 2 of 25 fps. Audio: twice as long at half the rate (appendix A.2.5 and A.3).
-    format = _format(backbone, fps=12.5 if video else 10.0, num_frames=None if video else 64)
-    return Classifier(backbone, LinearClassifier(width, classes, multi_label=not video), format)
+    return Classifier(backbone, head, _format(backbone, fps=12.5 if video else 10.0, num_frames=None if video else 64))
 
 
-def _tower(shapes: Shapes, modality: str, there: str, head_width: int) -> tuple[Tokenizer, Encoder]:
+def _tower(shapes: Shapes, modality: str, there: str, head_width: int | None) -> tuple[Tokenizer, Encoder]:
     names = [name for name in PATCHES.values() if f"{there}/{name}/kernel" in shapes]
     if len(names) != 1:
         raise InputError(f"{modality}: {there} has none of the layers {', '.join(PATCHES.values())}")
@@ -115,18 +117,19 @@ def _patches(shapes: Shapes, layer: str, positions: str, pre: bool) -> Tokenizer
     return SpectrogramTokenizer(width, grid, tuple(patch), num_mels=grid[1] * patch[1], official_order=True, **options)
 
 
-def _text(shapes: Shapes, there: str, head_width: int, num_words: int) -> tuple[Tokenizer, Encoder]:
+def _text(shapes: Shapes, there: str, head_width: int | None, num_words: int | None) -> tuple[Tokenizer, Encoder]:
+    length = WORDS if num_words is None else num_words
     size, embedding_width = _need(shapes, f"{there}/embedding/embeddings")
     if f"{there}/base_lm/conv1d/kernel" in shapes:
         _, _, width = shapes[f"{there}/base_lm/conv1d/kernel"]
-        tokenizer = TextTokenizer(embedding_width, size, num_words, positions=False, frozen=True)
+        tokenizer = TextTokenizer(embedding_width, size, length, positions=False, frozen=True)
         return tokenizer, LinearText(embedding_width, width, count_padding=True)
     _, width = _need(shapes, f"{there}/pre_proj/kernel")
     options = {"dropout": DROPOUT, "embedding_width": embedding_width, "projection_bias": False, "frozen": True}
     relative = shapes.get(f"{there}/base_lm/layers/0/self_attention/attention/relative_attention_bias/embeddings")
     if relative is not None:
         buckets, heads = relative
-        tokenizer = TextTokenizer(width, size, num_words, positions=False, agg_in_embedding=True, **options)
+        tokenizer = TextTokenizer(width, size, length, positions=False, agg_in_embedding=True, **options)
         layer = f"{there}/base_lm/layers/0"
         encoder = Transformer(
             width,
@@ -147,12 +150,21 @@ def _text(shapes: Shapes, there: str, head_width: int, num_words: int) -> tuple[
             "it is not supported"
         )
     table = f"{there}/base_lm/pos_embedding_lookup/temporal_position_embeddings/embeddings"
-    tokenizer = TextTokenizer(width, size, _need(shapes, table)[0], **options)
+    places, _ = _need(shapes, table)
+    _same_length(num_words, places)
+    tokenizer = TextTokenizer(width, size, places, **options)
     return tokenizer, _transformer(shapes, f"{there}/base_lm/tx", head_width)
 
 
-def _transformer(shapes: Shapes, there: str, head_width: int) -> Transformer:
+def _transformer(shapes: Shapes, there: str, head_width: int | None) -> Transformer:
     width, inner = _need(shapes, f"{there}/layers/0/mha/q/kernel")
+    if head_width is None:
+        head_width = HEAD_WIDTH if width in RELEASED else _head_width_of_t5(shapes)
+    if head_width is None:
+        raise InputError(
+            f"{there} is {width} wide, which no released model is, and no variable says how wide its heads are: "
+            "set head_width"
+        )
     if inner % head_width:
         raise InputError(f"{there}: queries of {inner} values do not divide into heads of {head_width}: set head_width")
     if f"{there}/final_layer_norm/gamma" not in shapes:
@@ -191,14 +203,19 @@ def _format(backbone: Backbone, fps: float = 10.0, num_frames: int | None = None
     audio = backbone.tokenizers["audio"] if "audio" in backbone.modalities else None
     if isinstance(audio, AudioTokenizer):
         format = replace(format, sample_rate=round(audio.length * audio.segment / format.duration_s))
+    elif isinstance(audio, SpectrogramTokenizer):
+        # Whole patches leave some frames over, 6 of 150 in the released size.
+        released = (audio.grid, audio.patch, audio.hop) == ((9, 16), (16, 5), 1024)
+        samples = 153_600 if released else audio.grid[0] * audio.patch[0] * audio.hop
+        format = replace(format, sample_rate=round(samples / format.duration_s))
     if "text" in backbone.modalities:
         format = replace(format, num_words=backbone.tokenizers["text"].length)
     return format
 
 
-def heads_are_said(variables: Container[str]) -> bool:
-    """Whether the variables say how many heads there are, as the bias of a T5-style text tower does."""
-    return f"{T5_FIRST}/relative_attention_bias/embeddings" in variables
+def _same_length(given: int | None, places: int) -> None:
+    if given not in (None, places):
+        raise InputError(f"the model's texts have {places} words, as its positions say: leave num_words out")
 
 
 def _head_width_of_t5(shapes: Shapes) -> int | None:
@@ -223,7 +240,7 @@ def convert(
     """An official checkpoint as a model in evaluation mode, every weight filled.
 
     Args:
-        variables: see `vatt.models.official_files.read_variables`.
+        variables: see `vatt.models.official.files.read_variables`.
         head_width, num_words: see `make_model`.
 
     Raises:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vatt.models.official import rules
-from vatt.models.official_files import read_variables
-from vatt.models.official_sizes import convert
+from vatt.models.official.files import read_variables
+from vatt.models.official.rules import rules
+from vatt.models.official.sizes import convert
 from vatt.models.vatt import VATT
 from vatt.objectives.losses import mil_nce, nce
 
 pytestmark = pytest.mark.needs_shared
-HEAD_WIDTH = {"tx_fac": None, "ut_fac": 16}  # the T5-style tower of the first says it
+HEAD_WIDTH = {"tx_fac": None, "ut_fac": 16}  # the T5-style tower of the first says how wide heads are
 OUTPUTS = {"video_va": "video/toaud", "video_vt": "video/totxt", "audio_va": "audio/tovid", "text_vt": "text/tovid"}
 
 

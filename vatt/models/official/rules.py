@@ -1,7 +1,7 @@
 """Names and layouts of the official TensorFlow 2 checkpoints, and ours: one list of rules, read in both directions.
 
 A variable's path begins below the Keras model: ``_base_layer/vid_backbone/_base/tx/layers/0/mha/q/kernel``. What a
-checkpoint is made of is inferred from its paths and shapes in `vatt.models.official_sizes`; `load` then fills the
+checkpoint is made of is inferred from its paths and shapes in `vatt.models.official.sizes`; `load` then fills the
 model strictly.
 """
 
@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, JointProjection, Projection
 from vatt.models.language import LinearText
+from vatt.models.tokenizers import AudioTokenizer, PatchTokenizer, TextTokenizer, Tokenizer, VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT, Classifier
 
@@ -34,7 +36,7 @@ POSITIONS = {
 PATCHES = {"video": "voxel_to_patch", "wave": "wave_to_patch", "spectrogram": "spectrum_to_patch"}
 # Optimizer, counters, and the token that replaces masked patches in an option that was never on.
 IGNORED = re.compile(
-    r"/\.OPTIMIZER_SLOT/|^optimizer/|^save_counter$|^_CHECKPOINTABLE_OBJECT_GRAPH$|(^|/)mask_embedding$|^(?!_)[^/]*$"
+    r"/\.OPTIMIZER_SLOT/|^optimizer/|^save_counter$|^_CHECKPOINTABLE_OBJECT_GRAPH$|(^|/)mask_embedding$"
 )
 
 
@@ -80,8 +82,8 @@ def load(model: VATT | Classifier, variables: dict[str, Array]) -> Loaded:
     """Fill every weight of a model from official variables.
 
     Raises:
-        InputError: a weight that no variable gives, a variable that no weight takes, or a shape that does not fit.
-            The message names them.
+        InputError: a weight that no variable gives, a variable that no weight takes, a shape that does not fit, or a
+            number that is not finite. The message names them.
     """
     report, state = Loaded(), model.state_dict()
     filled: dict[str, torch.Tensor] = {}
@@ -96,6 +98,8 @@ def load(model: VATT | Classifier, variables: dict[str, Array]) -> Loaded:
                 f"{rule.official[0]} gives {rule.ours} the shape {tuple(value.shape)}, not "
                 f"{tuple(state[rule.ours].shape)}"
             )
+        if not torch.isfinite(value).all():
+            raise InputError(f"{', '.join(rule.official)}: a number is NaN or infinite")
         filled[rule.ours] = value
         report.loaded += rule.official
     ruled = {rule.ours for rule in rules(model)}
@@ -129,6 +133,8 @@ def rules(model: VATT | Classifier) -> list[Rule]:
     Raises:
         InputError: a part that the official code does not have.
     """
+    for modality in model.backbone.modalities:
+        _check(model.backbone, modality)
     if isinstance(model, Classifier):
         found = list(_tower(model.backbone, model.modality, "_base", agnostic=False))
         return [*found, *_dense("head.linear", "_ops/cls")]
@@ -153,7 +159,7 @@ def _tower(backbone: Backbone, modality: str, there: str, agnostic: bool) -> Ite
         yield Rule(f"{ours}.words.weight", (f"{there}/raw_to_embeddings/text/embeddings",))
         yield from _dense(f"{ours}.project", f"{there}/pre_proj/text")
     else:
-        name = f"raw_to_embeddings/{modality}" if agnostic else patch_name(tokenizer)
+        name = f"raw_to_embeddings/{modality}" if agnostic else _patch_name(tokenizer)
         yield Rule(f"{ours}.project.weight", (f"{there}/{name}/kernel",), True, _kernel_shape(tokenizer))
         yield Rule(f"{ours}.project.bias", (f"{there}/{name}/bias",))
         if tokenizer.pre_projection is not None:
@@ -263,13 +269,39 @@ def _positions(ours: str, there: str, modality: str, axes: int) -> Iterable[Rule
     yield from _norm(f"{ours}.positions.norm", f"{there}/layernorm")
 
 
-def patch_name(tokenizer: object) -> str:
+def _patch_name(tokenizer: Tokenizer) -> str:
     """What the released towers call the layer that embeds patches."""
-    return PATCHES[{"VideoTokenizer": "video", "AudioTokenizer": "wave"}.get(type(tokenizer).__name__, "spectrogram")]
+    if isinstance(tokenizer, VideoTokenizer):
+        return PATCHES["video"]
+    return PATCHES["wave"] if isinstance(tokenizer, AudioTokenizer) else PATCHES["spectrogram"]
 
 
-def _kernel_shape(tokenizer: object) -> tuple[int, ...]:
-    kind, width = patch_name(tokenizer), tokenizer.width
-    if kind == PATCHES["video"]:
-        return (*tokenizer.patch, 3, width)
-    return (tokenizer.segment, 1, width) if kind == PATCHES["wave"] else (*tokenizer.patch, 1, width)
+def _kernel_shape(tokenizer: Tokenizer) -> tuple[int, ...]:
+    if isinstance(tokenizer, VideoTokenizer):
+        return (*tokenizer.patch, 3, tokenizer.width)
+    if isinstance(tokenizer, AudioTokenizer):
+        return (tokenizer.segment, 1, tokenizer.width)
+    return (*tokenizer.patch, 1, tokenizer.width)
+
+
+def _check(backbone: Backbone, modality: str) -> None:
+    """See that a tower has nothing that the official code has no name for."""
+    tokenizer, encoder = backbone.tokenizers[modality], backbone.encoder(modality)
+    words = isinstance(tokenizer, TextTokenizer)
+    t5 = words and tokenizer.agg_in_embedding
+    reasons = {
+        "a tokenizer of this kind": not isinstance(tokenizer, (PatchTokenizer, TextTokenizer)),
+        "an encoder of this kind": not isinstance(encoder, (Transformer, LinearText)),
+        "a scale of raw values": isinstance(tokenizer, PatchTokenizer) and tokenizer.scale != 1,
+        "positions without a norm": isinstance(tokenizer, (PatchTokenizer, TextTokenizer))
+        and tokenizer.positions is not None
+        and isinstance(tokenizer.positions.norm, nn.Identity),
+        "such norms or biases": isinstance(encoder, Transformer)
+        and (encoder.init_args["norm"], encoder.relative is not None) != (("mixed", True) if t5 else ("layer", False)),
+        "words that are embedded at the width of the transformer": words
+        and isinstance(encoder, Transformer)
+        and tokenizer.project is None,
+    }
+    for what, found in reasons.items():
+        if found:
+            raise InputError(f"{modality}: the official code does not have {what}")

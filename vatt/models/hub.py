@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from vatt.errors import InputError
+from vatt.models.backbone import Backbone
 from vatt.models.part import from_config, to_config
 from vatt.structures import ClipFormat
 
@@ -35,13 +36,13 @@ are read for it.
 ```python
 import vatt
 
-model = vatt.VATT.from_pretrained("this/model")  # vatt.Classifier, where config.json says so
-outputs = model(video=video)  # (B, T, 3, H, W) in [-1, 1]
+model = vatt.{{ kind }}.from_pretrained("this/model")
+outputs = model({{ inputs }})  # video (B, T, 3, H, W), audio (B, S), both in [-1, 1]; text (B, L) ids
 ```
 """
 
 
-class Pretrained(
+class HubModel(
     nn.Module,
     ModelHubMixin,
     library_name="vatt",
@@ -59,6 +60,7 @@ class Pretrained(
     """
 
     parts: tuple[str, ...]
+    backbone: Backbone
     format: ClipFormat
     folder: Path | None = None
 
@@ -85,6 +87,11 @@ class Pretrained(
         words = None if self.folder is None else self.folder / VOCABULARY
         if words is not None and words.is_dir() and words.resolve() != (save_directory / VOCABULARY).resolve():
             shutil.copytree(words, save_directory / VOCABULARY, dirs_exist_ok=True)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that ``save_pretrained`` and ``push_to_hub`` write, where there is none yet."""
+        inputs = ", ".join(f"{m}={m}" for m in self.backbone.modalities)
+        return super().generate_model_card(*args, kind=type(self).__name__, inputs=inputs, **kwargs)
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,22 @@
+"""The benchmark that counts is right on every machine; those that measure time are not run here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def test_the_papers_operations_are_met() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/flops.py")], capture_output=True, text=True, check=True
+    )
+    rows = re.findall(r"^(.+?) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.MULTILINE)
+    assert len(rows) == 10
+    for name, _, _, _, ratio in rows:
+        assert 0.99 < float(ratio) < 1.01, name
+    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    for _, *numbers in rows:
+        assert " | ".join(numbers) in results

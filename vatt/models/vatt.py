@@ -50,13 +50,12 @@ class VATT(HubModel):
             not normalised, as far as the input has the modality.
 
         Raises:
-            InputError: nothing is given, or a modality that the model does not have.
+            InputError: a modality that the model does not have.
         """
         raw = {m: x for m, x in (("video", video), ("audio", audio), ("text", text)) if x is not None}
-        if not raw or not raw.keys() <= set(self.backbone.modalities):
-            raise InputError(
-                f"this model takes {', '.join(self.backbone.modalities)}, not {', '.join(raw) or 'nothing'}"
-            )
+        unknown = [modality for modality in raw if modality not in self.backbone.modalities]
+        if unknown:
+            raise InputError(f"this model takes {', '.join(self.backbone.modalities)}, not {', '.join(unknown)}")
         pooled = {m: self.backbone(m, x).pooled for m, x in raw.items()}
         return {**pooled, **self.projection(pooled)}
 

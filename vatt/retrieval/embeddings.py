@@ -129,7 +129,7 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
     if not (model.folder / "vocabulary").is_dir():
-        raise FileNotFoundError(f"{model.folder} has no vocabulary")
+        raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
     return load_vocabulary(model.folder / "vocabulary")
 
 

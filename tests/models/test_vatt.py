@@ -32,6 +32,9 @@ def test_a_saved_model_gives_the_same_vectors(tmp_path: Path, inputs: dict, shar
     for name, value in model(**inputs).items():
         assert torch.equal(value, again(**inputs)[name]), name
     assert again.fingerprint() == model.fingerprint()
+    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert said["inputs"]["video"].startswith("(B, T, 3, H, W)")
+    assert said["format"]["num_frames"] == TINY.num_frames
     written = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert written == ["README.md", "config.json", "model.safetensors"]
 

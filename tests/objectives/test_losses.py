@@ -63,7 +63,7 @@ def test_nce_is_mil_nce_with_one_candidate() -> None:
         assert torch.equal(nce(x, y, 0.1, None, valid, form), mil_nce(x, y[:, None], 0.1, None, valid[:, None], form))
 
 
-@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
 def test_closed_forms(k: int) -> None:
     b = 7
     same, one = torch.ones(b, 3), torch.ones(b, k, 3)

@@ -24,6 +24,11 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
 
+INPUTS = {  # for readers of config.json
+    "video": "(B, T, 3, H, W) RGB in [-1, 1]: the square in the middle, scaled to format.size; frames at format.fps",
+    "audio": "(B, S) mono in [-1, 1] at format.sample_rate, of the same seconds",
+    "text": "(B, L) ids of the vocabulary, padded to format.num_words",
+}
 CARD = """---
 {{ card_data }}
 ---
@@ -83,7 +88,8 @@ class HubModel(
         part = save_directory / (WEIGHTS + ".part")
         part.write_bytes(save(tensors, metadata={"format": "pt"}))
         os.replace(part, save_directory / WEIGHTS)
-        (save_directory / CONFIG).write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
+        said = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
+        (save_directory / CONFIG).write_text(json.dumps(said, indent=1), encoding="utf-8")
         words = None if self.folder is None else self.folder / VOCABULARY
         if words is not None and words.is_dir() and words.resolve() != (save_directory / VOCABULARY).resolve():
             shutil.copytree(words, save_directory / VOCABULARY, dirs_exist_ok=True)

@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
 
 INPUTS = {  # for readers of config.json
-    "video": "(B, T, 3, H, W) RGB in [-1, 1]: the middle square of format.crop_box, scaled to format.size; at format.fps",
+    "video": "(B, T, 3, H, W) RGB in [-1, 1] at format.fps: the middle square of format.crop_box, format.size wide",
     "audio": "(B, S) mono in [-1, 1] at format.sample_rate, of the same seconds",
     "text": "(B, L) ids of the vocabulary, padded to format.num_words",
 }

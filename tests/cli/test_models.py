@@ -84,7 +84,8 @@ def test_heads_that_no_variable_tells_are_asked_for(tmp_path: Path, capsys: pyte
         (["--classes", "x"], "no classes"),
         (["--size", "40"], "do not fit the model: 8 frames of 40 x 40 cannot be cut"),
         (["--fps", "0"], "ClipFormat.fps must be positive, not 0"),
-        (["--vocabulary", "."], "."),
+        (["--vocabulary", "."], ".: Is a directory"),
+        (["--vocabulary", "latin.txt"], "latin.txt is not UTF-8"),
         (["--fps", "7"], "do not fit the model: a waveform is"),
         (["--vocabulary", "words.txt"], "line 1 must be <pad>, not 'a'"),
         (["--vocabulary", "many.txt"], "has 20 lines, the model has embeddings for 12 words"),
@@ -96,6 +97,7 @@ def test_files_that_do_not_belong_are_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("a\nb\n")
     (tmp_path / "many.txt").write_text("<pad>\n<unk>\n" + "".join(f"w{i}\n" for i in range(18)))
+    (tmp_path / "latin.txt").write_bytes("<pad>\n<unk>\ncafé\n".encode("latin-1"))
     written(tmp_path / "official.npz", export(specific()))
     assert main(["convert", "official.npz", "model", *options]) == 2
     assert says in capsys.readouterr().err
@@ -134,3 +136,8 @@ def test_wrong_clips_are_refused(
     monkeypatch.chdir(ROOT)
     assert main(["flops", "--config", "configs/demo.yaml", *options]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "--config", "nothere.yaml"]) == 2
+    assert capsys.readouterr().err == "vatt flops: error: no configuration at nothere.yaml\n"

@@ -216,3 +216,27 @@ def test_modalities_that_a_model_does_not_have_are_named(inputs: dict) -> None:
     with pytest.raises(InputError, match="this model takes video, not text"):
         model(text=inputs["text"])
     assert model() == {}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_folder_is_named(tmp_path: Path, name: str) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(b"nothing" * 10)
+    with pytest.raises(InputError, match="is damaged"):
+        VATT.from_pretrained(tmp_path)
+
+
+def test_options_of_later_versions_change_neither_hash_nor_loading(tmp_path: Path) -> None:
+    model = tiny_classifier().eval()
+    assert set(model.config(brief=True)) == {"model", "backbone", "head", "format"}
+    assert tiny_classifier(per_sample=True).config(brief=True)["per_sample"] is True
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["per_sample"], config["keep_rule"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Classifier.from_pretrained(tmp_path).fingerprint() == model.fingerprint()
+
+
+def test_ids_beyond_the_vocabulary_are_named() -> None:
+    with pytest.raises(ValueError, match="ids run from 0 to 10, not from 3 to 9999"):
+        tiny_model()(text=torch.tensor([[3, 9999]]))

@@ -125,6 +125,14 @@ def test_pairs_are_learned_by_heart(shared: bool) -> None:
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Contrastive(video_audio_weight=0.0, video_text_weight=0.0)
+    for option in ("statistics", "form", "mean", "keep_rule"):
+        with pytest.raises(ValueError, match=f"{option} must be .* not 'best'"):
+            Contrastive(**{option: "best"})
+    with pytest.raises(ValueError, match="head must be a class of"):
+        Contrastive("joint")  # type: ignore[arg-type]
+    backbone, objective = made()
+    with pytest.raises(RuntimeError, match="has its layers already"):
+        objective.build(backbone)
     for wrong in (0.0, {"video_audio": 0.1}, {"video_audio": 0.1, "video_text": -1.0}):
         with pytest.raises(ValueError, match="temperature must be above 0, one number or one each"):
             Contrastive(temperature=wrong)
@@ -236,3 +244,10 @@ def test_permuting_the_clips_permutes_nothing_else() -> None:
     objective.eval()
     a, b = objective.embed(backbone, batch), objective.embed(backbone, moved)
     assert all(torch.allclose(a[name][order], b[name], atol=1e-5) for name in a)
+
+
+def test_a_batch_of_one_clip_is_a_loss_without_negatives() -> None:
+    backbone, objective = made(drop_video=0.0, drop_audio=0.0)
+    out = objective(backbone, tiny_batch(1))
+    assert out["video_audio"].item() == pytest.approx(0.6931, abs=1e-3)
+    out["loss"].backward()

@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VattError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError, ImportError) as error:
         if os.environ.get("VATT_TRACE"):
             raise
-        print(f"vatt {word}: error: {error}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"vatt {word}: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vatt {word}: stopped", file=sys.stderr)

@@ -68,11 +68,15 @@ def convert(
         if len(words) > most:
             raise InputError(f"{vocabulary} has {len(words)} lines, the model has embeddings for {most} words")
     elif (Path(output) / "vocabulary").exists():
-        raise InputError(f"{output} holds the vocabulary of another model: give --vocabulary, or another folder")
+        way = "give --vocabulary, or another folder" if texts else "give another folder"
+        raise InputError(f"{output} holds the vocabulary of another model: {way}")
     if classes is not None:
         if texts:
             raise InputError("this model has no classes: leave --classes out")
-        names = Path(classes).read_text(encoding="utf-8").splitlines()
+        try:
+            names = Path(classes).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{classes} is not UTF-8: {error}") from error
         if len(names) != model.head.classes:
             raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
         model.classes = names
@@ -138,6 +142,8 @@ def flops(
     from vatt.cli.training import build_pretraining
     from vatt.models.flops import count_flops
 
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"no configuration at {config}")
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     with torch.device("meta"):
         cli = build_pretraining(["--config", config, "--data.manifest=none", "--data.vocabulary=null"])

@@ -75,7 +75,10 @@ class WordVocabulary:
             InputError: the first entry is not ``<pad>`` (or empty), ``<unk>`` is missing, a word stands twice, or the
                 entries are pieces of words (``##ing``), which are another kind of vocabulary.
         """
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8: {error}") from error
         if lines and all(line.split()[:1] == [str(i)] for i, line in enumerate(lines)):
             lines = [line.partition(" ")[2].strip() for line in lines]
         pieces = next((line for line in lines if line.startswith("##")), None)

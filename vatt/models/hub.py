@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, Self
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -80,7 +82,20 @@ class HubModel(
     def config(self, brief: bool = False) -> dict[str, Any]:
         """Architecture and preprocessing in values that JSON can hold; ``brief`` without what has its default."""
         values = {name: _encode(getattr(self, name), brief) for name in self.parts}
+        if brief:
+            usual = self._defaults()
+            values = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
         return {"model": type(self).__name__, **values}
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """What parts are where nothing is said of them."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return {
+            name: parameters[name].default
+            for name in cls.parts
+            if parameters[name].default is not parameters[name].empty
+        }
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """What ``save_pretrained`` and ``push_to_hub`` write: weights, configuration, and the vocabulary if any."""
@@ -118,8 +133,8 @@ class HubModel(
 
         Raises:
             FileNotFoundError: no model is there.
-            InputError: it is a model of another kind, or weights and configuration do not fit; the message names the
-                tensors.
+            InputError: it is damaged, a model of another kind, or weights and configuration do not fit; the message
+                names the tensors.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -128,16 +143,21 @@ class HubModel(
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"no model in {folder}: {name} is missing")
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        try:
+            config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+        except (ValueError, SafetensorError) as error:
+            raise InputError(f"{folder} is damaged: {error}") from error
         kind = config.get("model", "VATT")  # version 0.1 did not write it
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
+        config = cls._defaults() | config  # parts that came later
         missing = [name for name in cls.parts if name not in config]
         if missing:
             raise InputError(f"{folder}/{CONFIG} has no {missing[0]!r}")
         model = cls(**{name: _decode(name, config[name]) for name in cls.parts})
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
+            model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
         model.folder = folder

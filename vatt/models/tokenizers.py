@@ -24,7 +24,7 @@ class Tokenizer(Part, ABC):
     Attributes:
         width: D of the tokens.
         grid: places along each axis that its position tables have.
-        sample_rate: the only one that its input may have, in Hz; None takes every rate.
+        sample_rate: that it is made for, in Hz; training refuses others. None is for every rate.
         agg_width: D of the AGG token before `embed_agg`.
     """
 
@@ -208,10 +208,17 @@ class WordTokenizer(Tokenizer):
         """Ids (B, L) become patches (B, L, 1).
 
         Raises:
-            ValueError: the text is longer than ``length``.
+            ValueError: the text is longer than ``length``, or an id is not of the vocabulary.
         """
         if raw.ndim != 2 or raw.shape[1] > self.length:
             raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
+        # Not on a GPU, which would have to be waited for.
+        if (
+            raw.device.type == "cpu"
+            and raw.numel()
+            and not 0 <= int(raw.min()) <= int(raw.max()) < self.vocabulary_size
+        ):
+            raise ValueError(f"ids run from 0 to {self.vocabulary_size - 1}, not from {raw.min()} to {raw.max()}")
         return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,16 @@ class Contrastive(Objective):
         super().__init__()
         if not video_audio_weight + video_text_weight > 0:
             raise ValueError("one of video_audio_weight and video_text_weight must be above 0")
+        if not callable(head):
+            raise ValueError(f"head must be a class of vatt.models.heads or a function that makes one, not {head!r}")
+        for name, value, known in (
+            ("statistics", statistics, get_args(Statistics)),
+            ("form", form, get_args(Form)),
+            ("mean", mean, get_args(Mean)),
+            ("keep_rule", keep_rule, get_args(KeepRule)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}, not {value!r}")
         self.make_head: Callable[[dict[str, int]], Projection] | None = head
         self.statistics = statistics
         self.weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
@@ -84,6 +94,8 @@ class Contrastive(Objective):
 
     def build(self, backbone: Backbone) -> None:
         widths = {modality: backbone.width(modality) for modality in backbone.modalities}
+        if self.make_head is None:
+            raise RuntimeError("this objective has its layers already: make another one for another backbone")
         self.projection = self.make_head(widths)
         self.make_head = None  # a function of a configuration cannot be sent to another process
 
@@ -157,7 +169,7 @@ class Contrastive(Objective):
         z: dict[str, Tensor] = {}
         for modality, x in pooled.items():
             real = valid[modality].flatten()
-            if bool(real.all()):
+            if bool(real.all()) and len(real) > 1:
                 z |= self.projection({modality: x})
                 continue
             # One row or none has no statistics: those of the training so far are used then, and left as they are.

@@ -195,6 +195,16 @@ def test_a_checkpoint_that_lacks_a_part_is_no_other_architecture(made: Callable,
         convert(some, HEAD_WIDTH)
 
 
+def test_shapes_that_do_not_go_together_are_named() -> None:
+    values = export(classifier("video", pre=False))
+    with pytest.raises(InputError, match="_ops/cls/kernel takes features 9 wide, and the tower's are 16"):
+        convert(values | {"_ops/cls/kernel": np.zeros((9, 5), np.float32)}, HEAD_WIDTH)
+    with pytest.raises(InputError, match=r"mha/q/kernel has the shape \(2, 8, 16\), not 2 axes"):
+        convert(values | {"_base/tx/layers/0/mha/q/kernel": np.zeros((2, 8, 16), np.float32)}, HEAD_WIDTH)
+    with pytest.raises(InputError, match="which is no convolution's"):
+        convert(values | {"_base/voxel_to_patch/kernel": np.zeros((3, 16), np.float32)}, HEAD_WIDTH)
+
+
 def test_numbers_that_are_not_finite_are_named() -> None:
     values = export(specific())
     path = "_base_layer/aud_backbone/_base/agg_embedding"
@@ -214,8 +224,8 @@ def test_what_the_official_code_does_not_have_is_not_exported() -> None:
     for tokenizer, encoder, says in (
         (VideoTokenizer(WIDTH, scale=2.0), transformer(), "a scale of raw values"),
         (VideoTokenizer(WIDTH, position_norm=False), transformer(), "positions without a norm"),
-        (VideoTokenizer(WIDTH), transformer(norm="rms"), "such norms or biases"),
-        (VideoTokenizer(WIDTH), transformer(relative=(8, 16)), "such norms or biases"),
+        (VideoTokenizer(WIDTH), transformer(norm="rms"), "a transformer of this form"),
+        (VideoTokenizer(WIDTH), transformer(relative=(8, 16)), "a transformer of this form"),
     ):
         model = VATT(Backbone({"video": tokenizer}, {"video": encoder}), HierarchicalProjection(widths), FORMAT)
         with pytest.raises(InputError, match=f"video: the official code does not have {says}"):
@@ -261,9 +271,12 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(InputError, match="no key that begins with weight/"):
         read_variables(tmp_path / "other.npz")
-    (tmp_path / "broken.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_variables(tmp_path / "broken.npz")
+    whole = (tmp_path / "other.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for content in (b"nothing", b"", whole[: len(whole) // 2], (tmp_path / "array.npy").read_bytes()):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"broken\.npz cannot be read"):
+            read_variables(tmp_path / "broken.npz")
 
 
 WRITE = """

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             keys = [key for key in file.files if key.startswith(WEIGHT)]
             found = {_below(key.removeprefix(WEIGHT)): file[key] for key in keys}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not found:
         raise InputError(f"{path} has no key that begins with {WEIGHT}")

@@ -289,6 +289,8 @@ def _check(backbone: Backbone, modality: str) -> None:
     tokenizer, encoder = backbone.tokenizers[modality], backbone.encoder(modality)
     words = isinstance(tokenizer, TextTokenizer)
     t5 = words and tokenizer.agg_in_embedding
+    # norm, relative bias, scaled scores, biases of linear layers
+    known = [("mixed", True, False, False)] if t5 else [("layer", False, True, True), ("layer", False, True, False)]
     reasons = {
         "a tokenizer of this kind": not isinstance(tokenizer, (PatchTokenizer, TextTokenizer)),
         "an encoder of this kind": not isinstance(encoder, (Transformer, LinearText)),
@@ -296,8 +298,8 @@ def _check(backbone: Backbone, modality: str) -> None:
         "positions without a norm": isinstance(tokenizer, (PatchTokenizer, TextTokenizer))
         and tokenizer.positions is not None
         and isinstance(tokenizer.positions.norm, nn.Identity),
-        "such norms or biases": isinstance(encoder, Transformer)
-        and (encoder.init_args["norm"], encoder.relative is not None) != (("mixed", True) if t5 else ("layer", False)),
+        "a transformer of this form": isinstance(encoder, Transformer) and _form(encoder) not in known,
+        "text without positions": words and isinstance(encoder, Transformer) and not t5 and tokenizer.positions is None,
         "words that are embedded at the width of the transformer": words
         and isinstance(encoder, Transformer)
         and tokenizer.project is None,
@@ -305,3 +307,8 @@ def _check(backbone: Backbone, modality: str) -> None:
     for what, found in reasons.items():
         if found:
             raise InputError(f"{modality}: the official code does not have {what}")
+
+
+def _form(encoder: Transformer) -> tuple[str, bool, bool, bool]:
+    how = encoder.init_args
+    return how["norm"], encoder.relative is not None, how["scaled"], how["bias"]

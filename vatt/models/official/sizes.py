@@ -87,6 +87,8 @@ def _classifier(shapes: Shapes, head_width: int | None) -> Classifier:
     tokenizer, encoder = _tower(shapes, modality, "_base", head_width)
     backbone = Backbone({modality: tokenizer}, {modality: encoder}, None if post is None else post[1])
     width, classes = _need(shapes, "_ops/cls/kernel")
+    if width != backbone.width(modality):
+        raise InputError(f"_ops/cls/kernel takes features {width} wide, and the tower's are {backbone.width(modality)}")
     head = LinearClassifier(width, classes, dropout=0.5 if video else 0.0, multi_label=not video)
     # Video: frames at a stride of 2 of 25 fps. Audio: twice as long at half the rate (appendix A.2.5 and A.3).
     return Classifier(backbone, head, _format(backbone, fps=12.5 if video else 10.0, num_frames=None if video else 64))
@@ -102,12 +104,14 @@ def _tower(shapes: Shapes, modality: str, there: str, head_width: int | None) ->
 
 
 def _patches(shapes: Shapes, layer: str, positions: str, pre: bool) -> Tokenizer:
-    *patch, _, width = kernel = _need(shapes, f"{layer}/kernel")
+    *patch, _, width = kernel = _need(shapes, f"{layer}/kernel", rank=None)
 
     def size(axis: str) -> int:
         return _need(shapes, f"{positions}/{axis}_position_embeddings/embeddings")[0]
 
     options = {"dropout": DROPOUT, "pre_projection": pre}
+    if len(kernel) not in (3, 4, 5):
+        raise InputError(f"{layer}/kernel has the shape {kernel}, which is no convolution's")
     if len(kernel) == 5:
         return VideoTokenizer(width, (size("temporal"), size("vertical"), size("horizontal")), tuple(patch), **options)
     if len(kernel) == 3:
@@ -121,7 +125,7 @@ def _text(shapes: Shapes, there: str, head_width: int | None, num_words: int | N
     length = WORDS if num_words is None else num_words
     size, embedding_width = _need(shapes, f"{there}/embedding/embeddings")
     if f"{there}/base_lm/conv1d/kernel" in shapes:
-        _, _, width = shapes[f"{there}/base_lm/conv1d/kernel"]
+        _, _, width = _need(shapes, f"{there}/base_lm/conv1d/kernel", rank=3)
         tokenizer = TextTokenizer(embedding_width, size, length, positions=False, frozen=True)
         return tokenizer, LinearText(embedding_width, width, count_padding=True)
     _, width = _need(shapes, f"{there}/pre_proj/kernel")
@@ -228,9 +232,12 @@ def _depth(shapes: Shapes, there: str) -> int:
     return 1 + max(int(found[1]) for found in map(numbers.match, shapes) if found)
 
 
-def _need(shapes: Shapes, path: str) -> tuple[int, ...]:
+def _need(shapes: Shapes, path: str, rank: int | None = 2) -> tuple[int, ...]:
+    """The shape of a variable that must be there, with as many axes as it must have."""
     if path not in shapes:
         raise InputError(f"the checkpoint has no {path}")
+    if rank not in (None, len(shapes[path])):
+        raise InputError(f"{path} has the shape {shapes[path]}, not {rank} axes")
     return shapes[path]
 
 

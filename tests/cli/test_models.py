@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.models.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
 from vatt.datasets.text import load_vocabulary
-from vatt.models.official.rules import export
+from vatt.models.official.weights import export
 from vatt.models.vatt import VATT, Classifier
 
 

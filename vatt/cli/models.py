@@ -10,7 +10,7 @@ from vatt.errors import InputError
 from vatt.models.backbone import grid_of
 
 if TYPE_CHECKING:
-    from vatt.models.official.rules import Loaded
+    from vatt.models.official.weights import Loaded
     from vatt.models.vatt import VATT, Classifier
 
 

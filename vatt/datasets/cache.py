@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vatt.datasets.decoding import EARLY_S, open_media
+from vatt.datasets.container import EARLY_S
+from vatt.datasets.decoding import open_media
 from vatt.datasets.media import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.pictures import WHOLE, Part
 

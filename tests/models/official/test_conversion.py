@@ -17,8 +17,8 @@ from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier
 from vatt.models.language import LinearText
 from vatt.models.official.files import read_variables
-from vatt.models.official.rules import export, load
 from vatt.models.official.sizes import convert
+from vatt.models.official.weights import export, load
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer
 from vatt.models.transformer import Transformer

@@ -9,7 +9,8 @@ from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, JointProjection, LinearClassifier, Projection
 from vatt.models.language import LinearText
-from vatt.models.official.rules import HEAD, PATCHES, TOWER, UNIFIED, Array, Loaded, load
+from vatt.models.official.rules import HEAD, PATCHES, TOWER, UNIFIED, Array
+from vatt.models.official.weights import Loaded, load
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, Tokenizer, VideoTokenizer
 from vatt.models.transformer import Encoder, Transformer

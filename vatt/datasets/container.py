@@ -1,0 +1,192 @@
+"""An open media file as packets and decoded frames on one clock, whose second 0 is where the file begins to play."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+
+from vatt.datasets.media import MediaError, MediaInfo
+
+OPEN_LIMIT_S = 20.0  # for one blocking read
+EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
+NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
+UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
+
+av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
+
+
+class Container:
+    """What `vatt.datasets.decoding.Media` reads its frames and samples from.
+
+    Args:
+        path: the file.
+        time_limit_s: bound on reading for one call.
+
+    Attributes:
+        info: what the file holds.
+        bad_packets: packets that could not be decoded so far.
+
+    Raises:
+        MediaError: the file is missing, empty or no media.
+    """
+
+    def __init__(self, path: Path, time_limit_s: float) -> None:
+        self.path, self.time_limit_s = path, time_limit_s
+        self.bad_packets = 0
+        self._open()
+        self.info = self._probe()
+
+    def close(self) -> None:
+        """Free the file and its decoders."""
+        self._container.close()
+
+    def _open(self) -> None:
+        try:
+            if self.path.stat().st_size == 0:
+                raise MediaError(self.path, "the file is empty (0 bytes)")
+            self._container = av.open(str(self.path), timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
+        except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
+            raise MediaError(self.path, first_line(error)) from error
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
+        self._video = _best(self._container, "video")
+        self._audio = _best(self._container, "audio")
+        for stream in (self._video, self._audio):
+            if stream is not None:
+                stream.codec_context.thread_count = 1  # the workers of a loader are the parallelism
+        if self._video is None and self._audio is None:
+            self._container.close()
+            raise MediaError(self.path, "neither a video nor an audio track that can be decoded")
+        self._origin_s = self._begin_of_clock()
+        self._fresh = True
+
+    def _begin_of_clock(self) -> float:
+        """What second 0 is in the file's own times."""
+        if self._container.format.name in UNANCHORED and self._video is not None and self._video.start_time:
+            # These begin at any time, and with sound that the encoder put in front: the first picture is 0.
+            return float(self._video.start_time * self._video.time_base)
+        # A start below zero belongs to samples that the decoder drops (the priming of AAC and Opus).
+        return max(0.0, (self._container.start_time or 0) / av.time_base)
+
+    def _probe(self) -> MediaInfo:
+        video, audio = self._video, self._audio
+        width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
+        return MediaInfo(
+            duration_s=self._duration_s(),
+            has_video=video is not None,
+            has_audio=audio is not None,
+            width=width,
+            height=height,
+            fps=float(video.average_rate or 0) if video else 0.0,
+            sample_rate=audio.codec_context.sample_rate if audio else 0,
+            video_codec=video.codec_context.name if video else "",
+            audio_codec=audio.codec_context.name if audio else "",
+        )
+
+    def _duration_s(self) -> float:
+        """From the header, or, where it does not say, from the times of the packets."""
+        if self._container.duration:
+            return self._container.duration / av.time_base
+        end_s, limit = 0.0, self._deadline()
+        for packet in self._demux(self._container.streams, limit):
+            if packet.pts is not None and packet.time_base is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
+        return end_s
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.time_limit_s
+
+    def _demux(self, streams: Any, deadline: float) -> Iterator[av.Packet]:
+        """Packets until the end, or until the container cannot be read any further."""
+        self._fresh = False
+        packets = self._container.demux(streams)
+        while True:
+            if time.monotonic() > deadline:
+                raise MediaError(self.path, f"reading took longer than {self.time_limit_s:g} s")
+            try:
+                yield next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError):
+                self.bad_packets += 1
+                return
+
+    def _decode_from(self, kind: Literal["video", "audio"], start_s: float) -> Iterator[tuple[float, Any]]:
+        """Decoded frames with their times, beginning at or before ``start_s`` where the file has any there."""
+        # A seek can land late (open groups of pictures, containers without an index): then go further back, and
+        # at last to the beginning.
+        start_s = max(start_s, self._begins_s(kind))
+        for back_s in (0.0, 5.0, None):
+            self._go_to(kind, None if back_s is None else start_s - back_s)
+            whole = self._fresh
+            frames = self._decode(kind)
+            first = next(frames, None)
+            if whole or (first is not None and first[0] <= start_s + EARLY_S):
+                break
+        if first is not None:
+            yield first
+            yield from frames
+
+    def _begins_s(self, kind: str) -> float:
+        """When the track begins, as the header has it; never before the start of the file."""
+        stream = self._stream(kind)
+        return max(0.0, float((stream.start_time or 0) * stream.time_base) - self._origin_s)
+
+    def _go_to(self, kind: str, start_s: float | None) -> None:
+        """Seek to before ``start_s``, or to the very beginning of the file."""
+        if self._fresh and (start_s is None or start_s < NEAR_START_S):
+            return
+        if start_s is not None:
+            stream = self._stream(kind)
+            try:
+                self._container.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
+            except (av.FFmpegError, OSError):
+                pass  # a container that cannot seek is read from its beginning
+            else:
+                self._fresh = False
+                return
+        self._container.close()
+        self._open()
+
+    def _stream(self, kind: str) -> Any:
+        return self._video if kind == "video" else self._audio
+
+    def _decode(self, kind: str) -> Iterator[tuple[float, Any]]:
+        stream = self._stream(kind)
+        step_s = 1.0 / float(stream.average_rate) if kind == "video" and stream.average_rate else 0.0
+        deadline, next_s = self._deadline(), 0.0
+        # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
+        torn = not self._fresh and self._container.format.name in UNANCHORED
+        for packet in self._demux(stream, deadline):
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, OSError, ValueError):
+                self.bad_packets += not torn
+                continue
+            finally:
+                torn = False
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s
+                next_s = at_s + step_s
+                yield at_s, frame
+
+
+def _best(container: Any, kind: str) -> Any:
+    """The stream a player would choose, if it can be decoded; cover art is no video."""
+    stream = container.streams.best(kind)
+    if stream is None or stream.codec_context is None:
+        return None
+    if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
+        return None
+    return stream
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, without the path that FFmpeg appends."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(reason).splitlines()[0]

@@ -1,0 +1,38 @@
+"""What a vocabulary is: words to ids and back, kept in a folder with a ``vocabulary.json`` that says its kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+FILE = "vocabulary.json"
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What readers and search need of a vocabulary."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id that padding has; no word has it."""
+
+    def __len__(self) -> int:
+        """Ids run from 0 to ``len - 1``."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, of any length, without padding."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """A readable text for ids; padding is left out."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything `load_vocabulary` needs into a folder."""
+
+
+def write_description(folder: str | Path, says: dict[str, Any]) -> None:
+    """Say in a folder which kind it holds, and what else loading needs."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps(says, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vatt.datasets.encoding import write_media
+from vatt.datasets.media.encoding import write_media
 from vatt.datasets.text import WordVocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection

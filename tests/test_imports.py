@@ -27,15 +27,15 @@ MAY_IMPORT = {
 }
 # Each of these is imported in one place only.
 ONLY_IN = {
-    "av": {"datasets/container.py", "datasets/decoding.py", "datasets/pictures.py", "datasets/encoding.py"},
-    "decord": {"datasets/decoding.py"},
+    "av": {f"datasets/media/{name}.py" for name in ("container", "decoding", "pictures", "encoding")},
+    "decord": {"datasets/media/decoding.py"},
     "faiss": {"retrieval/index.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
     "tensorflow": {"models/official/tensorflow_reader.py"},
     "huggingface_hub": {"models/hub.py"},
     "sentencepiece": {"datasets/text.py"},
-    "torchaudio": {"datasets/sound.py"},
+    "torchaudio": {"datasets/media/sound.py"},
 }
 
 

@@ -34,7 +34,7 @@ _WHERE = {
     "mil_nce": "vatt.objectives.losses",
     "nce": "vatt.objectives.losses",
     "read_manifest": "vatt.datasets.manifest",
-    "open_media": "vatt.datasets.decoding",
+    "open_media": "vatt.datasets.media.decoding",
     "load_vocabulary": "vatt.datasets.text",
     "embed": "vatt.retrieval.embeddings",
     "Index": "vatt.retrieval.index",

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vatt.datasets.decoding import open_media
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.media.decoding import open_media
 from vatt.datasets.synthetic import (
     BODIES_HZ,
     COLOURS,

@@ -11,9 +11,9 @@ import torch
 from torch import Generator
 from torch.utils.data import Dataset, Sampler
 
-from vatt.datasets.cache import DecodedCache
-from vatt.datasets.decoding import Decoder, Media, open_media
-from vatt.datasets.media import MediaError
+from vatt.datasets.media.cache import DecodedCache
+from vatt.datasets.media.decoding import Decoder, Media, open_media
+from vatt.datasets.media.facts import MediaError
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment
@@ -34,9 +34,9 @@ class ClipReader:
     Args:
         format: the shapes.
         vocabulary: for the texts; None reads none.
-        decoder: see `vatt.datasets.decoding.open_media`.
+        decoder: see `vatt.datasets.media.decoding.open_media`.
         words_per_text: see `TextReader`.
-        cache: folder to keep decoded files in (see `vatt.datasets.cache`); None decodes every time.
+        cache: folder to keep decoded files in (see `vatt.datasets.media.cache`); None decodes every time.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from vatt.datasets.clips import ClipDataset, ClipReader, StepSampler, collate
-from vatt.datasets.decoding import Decoder
 from vatt.datasets.manifest import hold_out, read_manifest
+from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError
@@ -47,7 +47,7 @@ class ClipDataModule(L.LightningDataModule):
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         decoder: "pyav" or "decord".
         words_per_text: see `vatt.datasets.readers.TextReader`.
-        cache: folder that keeps decoded files, for sets of short clips (see `vatt.datasets.cache`).
+        cache: folder that keeps decoded files, for sets of short clips (see `vatt.datasets.media.cache`).
         num_workers: processes that read clips.
         seed: of the order and of every random draw.
     """

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from vatt.datasets.decoding import Media
-from vatt.datasets.pictures import Part
+from vatt.datasets.media.decoding import Media
+from vatt.datasets.media.pictures import Part
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment, prepare_frames, prepare_waveform
 from vatt.structures import Clip, ClipFormat, TimedText

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vatt.datasets.encoding import write_media
 from vatt.datasets.manifest import write_manifest
+from vatt.datasets.media.encoding import write_media
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
 

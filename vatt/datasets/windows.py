@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.clips import ClipReader, Sample, start_range
-from vatt.datasets.media import MediaError
+from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError
 from vatt.structures import Clip, Event
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vatt.datasets.clips import ClipReader, collate
-from vatt.datasets.decoding import Decoder
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.windows import WindowStream

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vatt.datasets.decoding import open_media
-from vatt.datasets.media import MediaError
-from vatt.datasets.pictures import Part
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Part
 from vatt.datasets.transforms import centre_square, resize
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import encode_texts, model_vocabulary

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED, numbered_frames
-from vatt.datasets.decoding import open_media
-from vatt.datasets.pictures import Part
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.pictures import Part
 
 HALF = (0.25, 0.5, 0.75, 1.0)
 

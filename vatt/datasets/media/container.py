@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import av
 
-from vatt.datasets.media import MediaError, MediaInfo
+from vatt.datasets.media.facts import MediaError, MediaInfo
 
 OPEN_LIMIT_S = 20.0  # for one blocking read
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
@@ -20,7 +20,7 @@ av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name o
 
 
 class Container:
-    """What `vatt.datasets.decoding.Media` reads its frames and samples from.
+    """What `vatt.datasets.media.decoding.Media` reads its frames and samples from.
 
     Args:
         path: the file.

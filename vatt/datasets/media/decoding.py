@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vatt.datasets.container import EARLY_S, UNANCHORED, Container, first_line
-from vatt.datasets.media import Frames, MediaError, Waveform
-from vatt.datasets.pictures import WHOLE, Painter, Part
-from vatt.datasets.sound import decode_rate, place, resample
+from vatt.datasets.media.container import EARLY_S, UNANCHORED, Container, first_line
+from vatt.datasets.media.facts import Frames, MediaError, Waveform
+from vatt.datasets.media.pictures import WHOLE, Painter, Part
+from vatt.datasets.media.sound import decode_rate, place, resample
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[Decoder, ...] = ("pyav", "decord")

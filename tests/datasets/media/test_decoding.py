@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.conftest import beeps, numbered_frames, read_number
-from vatt.datasets.decoding import Media, open_media
-from vatt.datasets.encoding import write_media
-from vatt.datasets.media import MediaError
-from vatt.datasets.pictures import Part
+from vatt.datasets.media.decoding import Media, open_media
+from vatt.datasets.media.encoding import write_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Part
 
 MEDIA = "data/media"
 
@@ -271,7 +271,7 @@ def test_times_must_ascend(video_file: Path) -> None:
 def test_a_missing_decord_is_named_with_the_extra(video_file: Path) -> None:
     code = (
         "import sys; sys.modules['decord'] = None\n"
-        "from vatt.datasets.decoding import open_media\n"
+        "from vatt.datasets.media.decoding import open_media\n"
         f"with open_media({str(video_file)!r}, 'decord') as media:\n"
         "    try: media.frames([0.0])\n"
         "    except ImportError as error: assert 'vatt[decord]' in str(error); sys.exit(7)\n"

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.conftest import TINY, numbered_frames
-from vatt.datasets.cache import DecodedCache
 from vatt.datasets.clips import ClipDataset, ClipReader
-from vatt.datasets.decoding import open_media
-from vatt.datasets.encoding import write_media
-from vatt.datasets.media import MediaError
-from vatt.datasets.pictures import Part
+from vatt.datasets.media.cache import DecodedCache
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.encoding import write_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Part
 from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vatt.datasets.container import EARLY_S
-from vatt.datasets.decoding import open_media
-from vatt.datasets.media import Frames, MediaError, MediaInfo, Waveform
-from vatt.datasets.pictures import WHOLE, Part
+from vatt.datasets.media.container import EARLY_S
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
+from vatt.datasets.media.pictures import WHOLE, Part
 
 VERSION = 2  # of what an entry holds
 
 
 class CachedMedia:
-    """A decoded file, with the interface of `vatt.datasets.decoding.Media`."""
+    """A decoded file, with the interface of `vatt.datasets.media.decoding.Media`."""
 
     bad_packets = 0
 

@@ -125,10 +125,14 @@ class Event(TypedDict):
 
 
 class Batch(TypedDict, total=False):
-    """What a data module yields. A modality that the data does not have at all is absent."""
+    """What a training step gets. A modality that the data does not have at all is absent.
+
+    On its way from the loader to the device ``video`` is uint8, which `vatt.datasets.clips.finish` ends.
+    """
 
     id: list[str]  # B names
     video: Tensor  # (B, T, 3, H, W) float in [-1, 1]
+    video_colour: Tensor  # (B, 4) how colours are to be changed; only on the way to the device
     video_valid: Tensor  # (B,) bool
     audio: Tensor  # (B, S) float in [-1, 1]
     audio_valid: Tensor  # (B,) bool

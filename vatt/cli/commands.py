@@ -72,7 +72,7 @@ def embed(
     hop_s: float | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
-    decoder: Literal["pyav", "decord"] = "pyav",
+    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto",
     device: str | None = None,
 ) -> int:
     """Turn videos, sounds and texts into vectors.

@@ -12,11 +12,12 @@ from torch import Generator
 from torch.utils.data import Dataset, Sampler
 
 from vatt.datasets.media.cache import DecodedCache
-from vatt.datasets.media.decoding import Decoder, Media, open_media
+from vatt.datasets.media.decoding import Decoder, open_media
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.media import Media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment
+from vatt.datasets.transforms import Augment, draw_colour, to_float
 from vatt.errors import InputError, VattError
 from vatt.structures import Batch, Clip, ClipFormat, Event
 
@@ -43,14 +44,14 @@ class ClipReader:
         self,
         format: ClipFormat,
         vocabulary: Vocabulary | None = None,
-        decoder: Decoder = "pyav",
+        decoder: Decoder = "auto",
         words_per_text: int | None = None,
         cache: str | None = None,
     ) -> None:
         self.format, self.decoder = format, decoder
         self.video, self.audio = VideoReader(format), AudioReader(format)
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
-        if cache is not None and decoder != "pyav":
+        if cache is not None and decoder not in ("auto", "pyav"):
             raise InputError(f"a cache is filled by pyav: set data.cache or data.decoder {decoder}, not both")
         self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate)
 
@@ -90,6 +91,8 @@ class ClipReader:
             "audio_valid": torch.tensor(audio_valid),
             "events": [],
         }
+        if augment is not None:
+            sample["video_colour"] = draw_colour(augment, generator)
         if self.text is not None:
             sample["text"], sample["text_valid"], cut = self.text(clip, start_s, generator)
             if cut:
@@ -105,7 +108,7 @@ class ClipReader:
         spec = self.format
         sample: Sample = {
             "id": clip.id,
-            "video": torch.zeros(spec.num_frames, 3, spec.size, spec.size),
+            "video": torch.zeros(spec.num_frames, 3, spec.size, spec.size, dtype=torch.uint8),
             "video_valid": torch.tensor(False),
             "audio": torch.zeros(spec.num_samples),
             "audio_valid": torch.tensor(False),
@@ -234,7 +237,7 @@ class StepSampler(Sampler[list[Key]]):
 
 
 def collate(groups: Sequence[list[Sample]]) -> Batch:
-    """Put samples, several for each opened file, into one batch."""
+    """Put samples, several for each opened file, into one batch, which `finish` makes ready for a model."""
     samples = [sample for group in groups for sample in group]
     batch: dict[str, Any] = {}
     for name, first in samples[0].items():
@@ -242,6 +245,15 @@ def collate(groups: Sequence[list[Sample]]) -> Batch:
         batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
     batch["events"] = [event for events in batch["events"] for event in events]
     return batch  # type: ignore[return-value]
+
+
+def finish(batch: Batch) -> Batch:
+    """The last step, on the device: pictures become float in [-1, 1], their colours changed as they were drawn."""
+    colour = batch.pop("video_colour", None)  # type: ignore[misc]
+    if batch["video"].dtype == torch.uint8:
+        batch["video"] = to_float(batch["video"], colour)
+        batch["video"][~batch["video_valid"]] = 0.0
+    return batch
 
 
 def seeded(*numbers: int) -> Generator:

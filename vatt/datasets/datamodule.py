@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from vatt.datasets.clips import ClipDataset, ClipReader, StepSampler, collate
+from vatt.datasets.clips import ClipDataset, ClipReader, StepSampler, collate, finish
 from vatt.datasets.manifest import hold_out, read_manifest
 from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.text import Vocabulary, load_vocabulary
@@ -45,7 +45,7 @@ class ClipDataModule(L.LightningDataModule):
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
         val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
-        decoder: "pyav" or "decord".
+        decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
         words_per_text: see `vatt.datasets.readers.TextReader`.
         cache: folder that keeps decoded files, for sets of short clips (see `vatt.datasets.media.cache`).
         num_workers: processes that read clips.
@@ -63,7 +63,7 @@ class ClipDataModule(L.LightningDataModule):
         train_split: str = "train",
         val_split: str = "val",
         val_fraction: float = 0.05,
-        decoder: Decoder = "pyav",
+        decoder: Decoder = "auto",
         words_per_text: int | None = None,
         cache: str | None = None,
         num_workers: int = 2,
@@ -118,6 +118,10 @@ class ClipDataModule(L.LightningDataModule):
             return []
         dataset = ClipDataset(self.val_clips, self.reader)
         return DataLoader(dataset, batch_size=self.batch_size, **self._workers())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Pictures travel as uint8 and become float where the model is."""
+        return finish(batch)
 
     def _workers(self) -> dict[str, Any]:
         return {

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from vatt.datasets.media.decoding import Media
-from vatt.datasets.media.pictures import Part
+from vatt.datasets.media.media import Media
+from vatt.datasets.media.pictures import Part, Square
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment, prepare_frames, prepare_waveform
+from vatt.datasets.transforms import Augment, draw_view, vary_waveform
 from vatt.structures import Clip, ClipFormat, TimedText
 
 MIN_COVERAGE = 0.5  # a picture or a sound of which less than half exists is not taken for real
@@ -29,7 +29,7 @@ class VideoReader:
 
     def __init__(self, format: ClipFormat) -> None:
         self.format = format
-        self.part = Part(format.size, format.crop_box)
+        self.part = Part(format.size, format.crop_box)  # what a cache keeps: all that can ever be seen
 
     def __call__(
         self,
@@ -39,18 +39,21 @@ class VideoReader:
         augment: Augment | None = None,
         generator: Generator | None = None,
     ) -> tuple[Tensor, bool]:
-        """(T, 3, size, size) float in [-1, 1], and whether the file has a picture for at least half of them.
+        """(T, 3, size, size) uint8, and whether the file has a picture for at least half of them.
 
         After ``end_s``, the end of the clip, its last frame is repeated.
         """
         spec = self.format
         if not media.info.has_video:
-            return torch.zeros(spec.num_frames, 3, spec.size, spec.size), False
+            return torch.zeros(spec.num_frames, 3, spec.size, spec.size, dtype=torch.uint8), False
         last_s = max(start_s, end_s - LAST_S)
         times_s = [min(start_s + i / spec.fps, last_s) for i in range(spec.num_frames)]
-        shown = media.frames(times_s, self.part)
-        valid = shown.coverage(times_s) >= MIN_COVERAGE
-        return prepare_frames(shown.frames, spec.size, augment, generator), valid
+        if augment is None:
+            region = Square(spec.size, spec.crop_box)
+        else:
+            region = draw_view(augment, spec.size, spec.crop_box, generator)
+        shown = media.frames(times_s, region)
+        return shown.frames, shown.coverage(times_s) >= MIN_COVERAGE
 
 
 class AudioReader:
@@ -80,7 +83,7 @@ class AudioReader:
         inside = min(spec.num_samples, max(1, round(min(end_s - start_s, spec.duration_s) * spec.sample_rate)))
         sound.samples[inside:] = 0.0
         valid = sound.coverage(inside) >= MIN_COVERAGE
-        return prepare_waveform(sound.samples, augment, generator), valid
+        return vary_waveform(sound.samples, augment, generator), valid
 
 
 class TextReader:

@@ -1,7 +1,8 @@
-"""Pure tensor functions on what was read: crop, flip, colour and normalise frames; gain and noise on a waveform.
+"""How training clips are varied: what of the picture is seen, its colours, and loudness and noise of the sound.
 
-Frames come in as (T, 3, H, W) uint8. All randomness comes from the generator that is handed in, one draw for all
-frames of a clip.
+All randomness comes from the generator that is handed in, one draw for all frames of a clip. Which part of the picture
+is seen is drawn before the file is decoded, so that only that part is converted; colours are changed after frames have
+reached the device, where they become float (`to_float`).
 """
 
 from __future__ import annotations
@@ -10,145 +11,240 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from vatt.datasets.media.pictures import WHOLE_BOX, Box, Cut, inside
+
+TRIES = 10  # rectangles that are drawn until one fits the picture
+SAME_COLOUR = (0.0, 1.0, 1.0, 0.0)  # brightness is added, saturation and contrast are factors, hue is turned
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training clips are varied. Zeros, and an area of (1, 1), leave them as they are.
+    """How training clips are varied. The defaults leave all but the place of the crop as it is.
 
     Args:
         area: range of the share of the picture that a random crop keeps; (1, 1) crops a square of the short side
             at a random place instead.
         aspect: range of width / height of that crop.
+        stretch: range of the factors by which width and height, each by its own, are stretched before a square is
+            cropped; not together with ``area``.
+        stretch_chance: probability of that.
         flip: probability of a mirror image. Leave it at 0 where captions say left and right.
         brightness: largest shift, on pixels in [0, 1].
+        saturation: largest relative change of the saturation (of HSV).
         contrast: largest relative change about the mean of each frame's channel.
-        saturation: largest relative change about the grey value.
+        hue: largest turn of the hue (of HSV), in whole turns.
+        colour_chance: probability that the colours of a clip are changed at all.
         gain_db: largest change of the loudness, in decibels, up or down.
         noise: standard deviation of white noise, relative to the largest sample of the clip.
     """
 
     area: tuple[float, float] = (1.0, 1.0)
     aspect: tuple[float, float] = (1.0, 1.0)
+    stretch: tuple[float, float] = (1.0, 1.0)
+    stretch_chance: float = 1.0
     flip: float = 0.0
     brightness: float = 0.0
-    contrast: float = 0.0
     saturation: float = 0.0
+    contrast: float = 0.0
+    hue: float = 0.0
+    colour_chance: float = 1.0
     gain_db: float = 0.0
     noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]):
             raise ValueError(f"area must lie in (0, 1] and aspect above 0, ascending: {self.area}, {self.aspect}")
+        if not 0 < self.stretch[0] <= self.stretch[1]:
+            raise ValueError(f"stretch must be positive and ascending: {self.stretch}")
+        if self.stretch != (1.0, 1.0) and self.area != (1.0, 1.0):
+            raise ValueError("stretch is of a crop of the whole short side: set stretch or area, not both")
+        for name in ("stretch_chance", "flip", "colour_chance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, not {getattr(self, name)!r}")
 
 
 NO_AUGMENT = Augment()
 
+# The paper's (VATT, appendix A.2.1): Inception-style crops, mirror images, colours.
+PAPER = Augment(
+    area=(0.08, 1.0),
+    aspect=(0.5, 2.0),
+    flip=0.5,
+    brightness=32 / 255,
+    saturation=0.4,
+    contrast=0.4,
+    hue=0.2,
+    colour_chance=0.8,
+)
+# The released code's: both sides stretched, a square crop, and noise on the sound.
+RELEASED = Augment(
+    stretch=(0.8, 1.2),
+    stretch_chance=0.8,
+    flip=0.5,
+    brightness=32 / 255,
+    saturation=0.4,
+    contrast=0.4,
+    hue=0.2,
+    colour_chance=0.8,
+    noise=0.01,
+)
 
-def prepare_frames(frames: Tensor, size: int, augment: Augment | None, generator: Generator | None = None) -> Tensor:
-    """Frames as a model takes them.
+
+@dataclass(frozen=True)
+class View:
+    """What a training clip shows of its picture: a `Region` drawn before the size of the picture is known.
 
     Args:
-        frames: (T, 3, H, W) uint8.
-        size: side of the square that is cut out, in pixels.
-        augment: None for evaluation: the centre square.
-        generator: source of randomness, with ``augment``.
+        size: of its sides, in pixels.
+        area, aspect, stretch: as drawn, for each try.
+        place: (x, y) in [0, 1] for each try: where the rectangle lies in what is free.
+        mirrored: left and right are exchanged.
+        box: see `vatt.datasets.media.pictures.Region`.
+    """
+
+    size: int
+    area: tuple[float, ...]
+    aspect: tuple[float, ...]
+    place: tuple[tuple[float, float], ...]
+    stretch: tuple[float, float] = (1.0, 1.0)
+    mirrored: bool = False
+    box: Box = WHOLE_BOX
+
+    def cut(self, width: int, height: int) -> Cut:
+        """The first rectangle that fits. Where none does, or none is drawn: the largest square, once stretched."""
+        left, top, width, height = inside(self.box, width, height)
+        for area, aspect, (x, y) in zip(self.area, self.aspect, self.place, strict=False):
+            pixels = width * height * area
+            w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                break
+        else:
+            # A square of the stretched picture is this rectangle of the picture itself.
+            side = min(width * self.stretch[0], height * self.stretch[1])
+            w, h = max(1, round(side / self.stretch[0])), max(1, round(side / self.stretch[1]))
+            x, y = (0.5, 0.5) if self.area else self.place[0]
+        left, top = left + _place(x, width - w), top + _place(y, height - h)
+        return Cut(left, top, w, h, self.size, self.size, self.mirrored)
+
+
+def draw_view(augment: Augment, size: int, box: Box, generator: Generator) -> View:
+    """Draw what is seen of a clip's picture ("Inception style", appendix A.2.1, or a stretched square)."""
+    draws = torch.rand(TRIES, 4, generator=generator, dtype=torch.float64)
+    flip, stretched, *factors = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    low, high = augment.aspect
+    free = augment.area == (1.0, 1.0)
+    return View(
+        size,
+        area=() if free else tuple(_between(augment.area, draws[:, 0]).tolist()),
+        aspect=() if free else tuple(_between((math.log(low), math.log(high)), draws[:, 1]).exp().tolist()),
+        place=tuple((x, y) for x, y in draws[:, 2:].tolist()),
+        stretch=tuple(_between(augment.stretch, factor) for factor in factors)
+        if stretched < augment.stretch_chance
+        else (1.0, 1.0),
+        mirrored=flip < augment.flip,
+        box=box,
+    )
+
+
+def draw_colour(augment: Augment, generator: Generator) -> Tensor:
+    """Draw how a clip's colours are changed: (4,) brightness, saturation, contrast and hue, for `to_float`."""
+    chance, *draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    if chance >= augment.colour_chance:
+        return torch.tensor(SAME_COLOUR)
+    widths = (augment.brightness, augment.saturation, augment.contrast, augment.hue)
+    return torch.tensor(
+        [same + _between((-w, w), draw) for same, w, draw in zip(SAME_COLOUR, widths, draws, strict=True)]
+    )
+
+
+def to_float(video: Tensor, colour: Tensor | None = None) -> Tensor:
+    """Videos as a model takes them, x * 2 / 255 - 1, with their colours changed on the way.
+
+    Args:
+        video: (B, T, 3, H, W) uint8.
+        colour: (B, 4) of `draw_colour`; None, or `SAME_COLOUR`, changes none.
 
     Returns:
-        (T, 3, size, size) float32 in [-1, 1].
+        (B, T, 3, H, W) float32 in [-1, 1].
     """
-    if augment is None:
-        return normalize(resize(centre_square(frames), size))
-    if augment.area == (1.0, 1.0):
-        frames = resize(random_square(frames, generator), size)
-    else:
-        frames = resize(random_area(frames, augment.area, augment.aspect, generator), size)
-    if augment.flip and _uniform(0.0, 1.0, generator) < augment.flip:
-        frames = frames.flip(-1)
-    if augment.brightness or augment.contrast or augment.saturation:
-        frames = jitter_colour(frames, augment.brightness, augment.contrast, augment.saturation, generator)
-    return normalize(frames)
+    if colour is None:
+        return video.to(torch.float32).mul_(2 / 255).sub_(1)
+    out = torch.empty(video.shape, dtype=torch.float32, device=video.device)
+    same = torch.tensor(SAME_COLOUR)
+    for clip, factors, into in zip(video, colour.cpu(), out, strict=True):
+        if torch.equal(factors, same):
+            into.copy_(clip).mul_(2 / 255).sub_(1)
+            continue
+        # Few pixels at a time stay in the cache of a CPU.
+        step = len(clip) if clip.is_cuda else max(1, 2**16 // clip[0, 0].numel())
+        for frames, part in zip(clip.split(step), into.split(step), strict=True):
+            part.copy_(change_colour(frames.to(torch.float32).mul_(1 / 255), *factors.tolist()))
+            part.clamp_(0, 1).mul_(2).sub_(1)
+    return out
 
 
-def prepare_waveform(samples: Tensor, augment: Augment | None, generator: Generator | None = None) -> Tensor:
-    """A waveform as a model takes it: (S,) float32 in [-1, 1] in and out."""
+def change_colour(frames: Tensor, brightness: float, saturation: float, contrast: float, hue: float) -> Tensor:
+    """Change colours in the order of the released code: brightness, saturation, contrast, hue.
+
+    Args:
+        frames: (T, 3, H, W) RGB in [0, 1]; changed in place.
+        brightness: is added.
+        saturation: factor of the S of HSV, which ends at 1.
+        contrast: factor of the distance from the mean of each frame's channel.
+        hue: is added to the H of HSV, in whole turns.
+
+    Returns:
+        (T, 3, H, W); not cut to [0, 1] (as tf.image.adjust_*, which it follows).
+    """
+    if brightness:
+        frames.add_(brightness)
+    if saturation != 1:
+        value = frames.amax(1, keepdim=True)
+        chroma = value - frames.amin(1, keepdim=True)
+        most = (value / chroma.clamp_min(1e-12)).clamp_(0, saturation)  # saturation 1 is the most there is
+        frames.sub_(value).mul_(most).add_(value)
+    if contrast != 1:
+        mean = frames.mean(dim=(2, 3), keepdim=True)
+        frames.sub_(mean).mul_(contrast).add_(mean)
+    return frames if hue == 0 else turn_hue(frames, hue)
+
+
+def turn_hue(frames: Tensor, turns: float) -> Tensor:
+    """(T, 3, H, W) RGB with the H of its HSV moved by so many whole turns; value and chroma stay."""
+    red, green, blue = frames.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = chroma.clamp_min(1e-12).reciprocal_()
+    sector = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
+    )
+    out = torch.empty_like(frames)
+    for channel, offset in enumerate((5, 3, 1)):  # the well-known formula f(n) = V - C max(0, min(k, 4 - k, 1))
+        k = torch.remainder(sector + (offset + 6 * turns), 6)
+        torch.sub(value, torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma), out=out[:, channel])
+    return out
+
+
+def vary_waveform(samples: Tensor, augment: Augment | None, generator: Generator | None = None) -> Tensor:
+    """Change the loudness of a waveform and add noise: (S,) float32 in [-1, 1] in and out."""
     if augment is None:
         return samples
     if augment.gain_db:
-        samples = samples * 10 ** (_uniform(-augment.gain_db, augment.gain_db, generator) / 20)
+        draw = torch.rand((), generator=generator, dtype=torch.float64).item()
+        samples = samples * 10 ** (_between((-augment.gain_db, augment.gain_db), draw) / 20)
     if augment.noise:
         samples = samples + torch.randn(samples.shape, generator=generator) * augment.noise * samples.abs().max()
     return samples.clamp(-1.0, 1.0)
 
 
-def normalize(frames: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]: x * 2 / 255 - 1 (VATT, appendix A.2.1)."""
-    return frames.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+def _between(ends: tuple[float, float], draw: float | Tensor) -> float | Tensor:
+    return ends[0] + (ends[1] - ends[0]) * draw
 
 
-def resize(frames: Tensor, size: int) -> Tensor:
-    """Scale to (size, size) with antialiasing; frames that have the size already pass untouched."""
-    if frames.shape[-2:] == (size, size):
-        return frames
-    scaled = F.interpolate(frames.float(), (size, size), mode="bilinear", antialias=True)
-    return scaled.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def centre_square(frames: Tensor) -> Tensor:
-    """The largest square in the middle."""
-    height, width = frames.shape[-2:]
-    side = min(height, width)
-    return _cut(frames, (height - side) // 2, (width - side) // 2, side, side)
-
-
-def random_square(frames: Tensor, generator: Generator | None) -> Tensor:
-    """The largest square, at a random place along the longer side."""
-    height, width = frames.shape[-2:]
-    side = min(height, width)
-    return _cut(frames, _integer(height - side, generator), _integer(width - side, generator), side, side)
-
-
-def random_area(
-    frames: Tensor, area: tuple[float, float], aspect: tuple[float, float], generator: Generator | None
-) -> Tensor:
-    """A rectangle of random area and proportions at a random place ("Inception style", appendix A.2.1).
-
-    Ten draws are made; where none fits the picture, the largest square in the middle is taken.
-    """
-    height, width = frames.shape[-2:]
-    for _ in range(10):
-        pixels = height * width * _uniform(*area, generator)
-        ratio = math.exp(_uniform(math.log(aspect[0]), math.log(aspect[1]), generator))
-        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return _cut(frames, _integer(height - h, generator), _integer(width - w, generator), h, w)
-    return centre_square(frames)
-
-
-def jitter_colour(
-    frames: Tensor, brightness: float, contrast: float, saturation: float, generator: Generator | None
-) -> Tensor:
-    """Shift brightness, then scale saturation, then contrast, by factors drawn once for the clip."""
-    x = frames.float() / 255.0
-    x = x + _uniform(-brightness, brightness, generator)
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    grey = (x * weights).sum(dim=1, keepdim=True)
-    x = grey + (x - grey) * _uniform(1 - saturation, 1 + saturation, generator)
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    x = mean + (x - mean) * _uniform(1 - contrast, 1 + contrast, generator)
-    return x.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-
-
-def _cut(frames: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    return frames[..., top : top + height, left : left + width]
-
-
-def _uniform(low: float, high: float, generator: Generator | None) -> float:
-    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-
-
-def _integer(high: int, generator: Generator | None) -> int:
-    """An integer from 0 to ``high``, both included."""
-    return int(torch.randint(high + 1, (), generator=generator).item())
+def _place(draw: float, free: int) -> int:
+    """A whole number from 0 to ``free``, both included."""
+    return min(int(draw * (free + 1)), free)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vatt.datasets.clips import ClipReader, collate
+from vatt.datasets.clips import ClipReader, collate, finish
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.readers import TextReader
@@ -70,7 +70,7 @@ def embed(
     hop_s: float | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
-    decoder: Decoder = "pyav",
+    decoder: Decoder = "auto",
     device: str | None = None,
 ) -> EmbedReport:
     """Embed a folder of media, a single file, or a manifest.
@@ -86,7 +86,7 @@ def embed(
         hop_s: distance of the windows in seconds; the length of a window unless given.
         batch_size: windows at a time.
         num_workers: processes that read.
-        decoder: "pyav" or "decord".
+        decoder: what reads the frames: see `vatt.datasets.media.decoding`.
         device: "cpu", "cuda", …; a GPU is used if there is one.
 
     Returns:
@@ -159,7 +159,8 @@ def _windows(
     with tqdm(total=len(clips), desc="embedding", unit="clip", disable=None) as bar:
         for batch in loader:
             valid = {m: batch[f"{m}_valid"] for m in ("video", "audio")}
-            present = {m: batch[m].to(device) for m in valid if m in model.backbone.modalities and valid[m].any()}
+            ready = finish({k: x.to(device) if isinstance(x, Tensor) else x for k, x in batch.items()})
+            present = {m: ready[m] for m in valid if m in model.backbone.modalities and valid[m].any()}
             vectors = {name: x.float().cpu() for name, x in model(**present).items() if name in OUTPUTS}
             rows = []
             for i, name in enumerate(batch["id"]):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,12 @@ def test_what_cannot_be_read_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_training_samples_are_the_same_with_and_without(video_file: Path, tmp_path: Path) -> None:
-    clips = [Clip(id="a", path=str(video_file))]
-    plain = ClipDataset(clips, ClipReader(TINY), Augment(), windows=2, seed=5)
-    cached = ClipDataset(clips, ClipReader(TINY, cache=str(tmp_path)), Augment(), windows=2, seed=5)
+    """Of pictures that are not larger than the model wants; larger ones are kept scaled, and cut after that."""
+    clips, spec = [Clip(id="a", path=str(video_file))], replace(TINY, size=48)
+    augment = Augment(flip=0.5)
+    plain = ClipDataset(clips, ClipReader(spec), augment, windows=2, seed=5)
+    cached = ClipDataset(clips, ClipReader(spec, cache=str(tmp_path)), augment, windows=2, seed=5)
     for a, b in zip(plain[0, 3], cached[0, 3], strict=True):
-        assert torch.equal(a["video"], b["video"])
+        assert (a["video"].float() - b["video"].float()).abs().mean() < 1.0  # chroma at the edges of the crop
         assert torch.equal(a["audio_valid"], b["audio_valid"])
+        assert torch.equal(a["video_colour"], b["video_colour"])

@@ -1,44 +1,66 @@
 from __future__ import annotations
 
+import av
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import SHARED, numbered_frames
+from tests.conftest import SHARED
 from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.pictures import Part
+from vatt.datasets.media.pictures import Cut, Painter, Part, Region, Square, _stored
 
 HALF = (0.25, 0.5, 0.75, 1.0)
 
 
 def test_a_box_is_in_fractions_of_the_picture() -> None:
     frames = torch.randint(256, (2, 3, 20, 40), dtype=torch.uint8)
-    assert torch.equal(Part(box=HALF).cut(frames), frames[..., 10:20, 10:30])
-    assert torch.equal(Part(box=HALF).apply(frames), frames[..., 10:20, 10:30])
+    assert torch.equal(Part(box=HALF).cut(40, 20).apply(frames), frames[..., 10:20, 10:30])
 
 
 def test_the_short_side_is_that_of_the_box() -> None:
     """Of 180 x 144 pixels the box has 90 x 36; 18 of them ask for half the size."""
-    assert Part(18, (0.5, 0.25, 1.0, 0.5)).scale(180, 144) == (90, 72)
-    frames = torch.zeros(1, 3, 144, 180, dtype=torch.uint8)
-    assert Part(18, (0.5, 0.25, 1.0, 0.5)).apply(frames).shape == (1, 3, 18, 45)
+    cut = Part(18, (0.5, 0.25, 1.0, 0.5)).cut(180, 144)
+    assert (cut.width, cut.height, cut.new_width, cut.new_height) == (90, 36, 45, 18)
+    assert cut.apply(torch.zeros(1, 3, 144, 180, dtype=torch.uint8)).shape == (1, 3, 18, 45)
 
 
 @given(width=st.integers(1, 300), height=st.integers(1, 300), short_side=st.integers(1, 300))
 def test_pictures_shrink_to_the_short_side_or_stay(width: int, height: int, short_side: int) -> None:
-    new = Part(short_side).scale(width, height)
+    cut = Part(short_side).cut(width, height)
+    new = cut.new_width, cut.new_height
     assert min(new) == min(short_side, width, height)
     assert abs(new[0] * height - new[1] * width) <= max(width, height)  # proportions, to half a pixel
 
 
-def test_averages_are_kept() -> None:
-    frames = torch.from_numpy(numbered_frames(1, 48, 64)).permute(0, 3, 1, 2) + 0
-    frames[...] = torch.arange(64, dtype=torch.uint8)
-    small = Part(12).apply(frames).float()
-    assert small.shape == (1, 3, 12, 16)
-    assert small.mean() == pytest.approx(31.5, abs=0.5)
-    assert small[0, 0, 0].tolist() == pytest.approx([4 * i + 1.5 for i in range(16)], abs=1.0)
+@pytest.mark.parametrize("width", [1, 7, 48, 50, 203])
+@pytest.mark.parametrize("region", [Part(), Part(box=HALF), Square(16), Part(9)])
+def test_pyav_frames_are_cut_and_scaled_as_tensors_are(width: int, region: Region) -> None:
+    """The two ways of the same region: FFmpeg's filters on a frame, PyTorch on a tensor."""
+    rows, columns = np.mgrid[0:34, 0:width]
+    pixels = np.stack([rows * 7, columns * 255 // width, 255 - rows * 7], axis=-1).astype(np.uint8)
+    painter = Painter(region, 1)
+    painter.add(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+    expected = region.cut(width, 34).apply(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    assert painter.frames.shape == expected.shape
+    assert (painter.frames.float() - expected.float()).abs().max() <= (2 if width > 2 else 8)
+
+
+@given(
+    turns=st.integers(0, 3), left=st.integers(0, 5), top=st.integers(0, 3), width=st.integers(1, 7),
+    height=st.integers(1, 5),
+)  # fmt: skip
+def test_a_cut_of_a_turned_picture_is_cut_where_it_is_stored(
+    turns: int, left: int, top: int, width: int, height: int
+) -> None:
+    upright = torch.arange(12 * 8).view(1, 8, 12)
+    lying = torch.rot90(upright, -turns, dims=(1, 2))
+    x, y, w, h = _stored(Cut(left, top, width, height, width, height), lying.shape[2], lying.shape[1], turns)
+    assert x >= 0
+    assert y >= 0
+    turned = torch.rot90(lying[:, y : y + h, x : x + w], turns, dims=(1, 2))
+    assert torch.equal(turned, upright[:, top : top + height, left : left + width])
 
 
 @pytest.mark.needs_shared

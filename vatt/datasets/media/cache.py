@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import torch
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
-from vatt.datasets.media.pictures import WHOLE, Part
+from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
+from vatt.datasets.media.source import is_url, state
 
-VERSION = 2  # of what an entry holds
+VERSION = 3  # of what an entry holds
 
 
 class CachedMedia:
@@ -27,7 +29,7 @@ class CachedMedia:
 
     bad_packets = 0
 
-    def __init__(self, entry: Path, path: Path) -> None:
+    def __init__(self, entry: Path, path: str) -> None:
         self.path = path
         self._frames = np.load(entry / "frames.npy", mmap_mode="r")
         self._samples = np.load(entry / "samples.npy", mmap_mode="r")
@@ -47,13 +49,15 @@ class CachedMedia:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def frames(self, times_s: Sequence[float], part: Part = WHOLE) -> Frames:
-        """See `Media.frames`; the part is the one the entry was made with."""
+    def frames(self, times_s: Sequence[float], region: Region = WHOLE) -> Frames:
+        """See `Media.frames`; the box of the region is the one the entry was made with."""
         if not self.info.has_video:
             raise MediaError(self.path, "no video track")
         places = np.searchsorted(self._times_s, np.asarray(times_s) + EARLY_S, side="right") - 1
         places = places.clip(0, len(self._times_s) - 1)
-        return Frames(torch.from_numpy(self._frames[places]), torch.from_numpy(self._times_s[places]), self._until_s)
+        frames = torch.from_numpy(self._frames[places])
+        cut = replace(region, box=WHOLE_BOX).cut(frames.shape[3], frames.shape[2])
+        return Frames(cut.apply(frames).contiguous(), torch.from_numpy(self._times_s[places]), self._until_s)
 
     def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
         """See `Media.waveform`; the rate is the one the entry was made with."""
@@ -84,18 +88,19 @@ class DecodedCache:
         Raises:
             MediaError: the file cannot be read, or only in part: damaged files are not kept.
         """
-        path = Path(path)
+        path = str(path)
         try:
-            state = path.stat()
+            size, changed_ns = state(path)
         except OSError as error:
-            raise MediaError(path, str(error.strerror)) from error
-        facts = (str(path.resolve()), state.st_size, state.st_mtime_ns, self.part, self.sample_rate, VERSION)
+            raise MediaError(path, str(error.strerror or error)) from error
+        facts = (path if is_url(path) else str(Path(path).resolve()), size, changed_ns, self.part)
+        facts = (*facts, self.sample_rate, VERSION)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if not entry.is_dir():
             self._decode(path, entry)
         return CachedMedia(entry, path)
 
-    def _decode(self, path: Path, entry: Path) -> None:
+    def _decode(self, path: str, entry: Path) -> None:
         with open_media(path) as media:
             frames, times_s, until_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0), 0.0
             if media.info.has_video:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import av
 
 from vatt.datasets.media.facts import MediaError, MediaInfo
+from vatt.datasets.media.source import av_input, state
 
 OPEN_LIMIT_S = 20.0  # for one blocking read
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
+UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of their own, and FFmpeg guesses them
+LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
@@ -23,7 +27,7 @@ class Container:
     """What `vatt.datasets.media.decoding.Media` reads its frames and samples from.
 
     Args:
-        path: the file.
+        path: the file: see `vatt.datasets.media.source`.
         time_limit_s: bound on reading for one call.
 
     Attributes:
@@ -34,7 +38,7 @@ class Container:
         MediaError: the file is missing, empty or no media.
     """
 
-    def __init__(self, path: Path, time_limit_s: float) -> None:
+    def __init__(self, path: str, time_limit_s: float) -> None:
         self.path, self.time_limit_s = path, time_limit_s
         self.bad_packets = 0
         self._open()
@@ -46,9 +50,9 @@ class Container:
 
     def _open(self) -> None:
         try:
-            if self.path.stat().st_size == 0:
+            if state(self.path)[0] == 0:
                 raise MediaError(self.path, "the file is empty (0 bytes)")
-            self._container = av.open(str(self.path), timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
+            self._container = av.open(av_input(self.path), timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
         except (av.FFmpegError, ValueError) as error:
@@ -83,6 +87,7 @@ class Container:
             height=height,
             fps=float(video.average_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
+            is_picture=video is not None and audio is None and _is_picture(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
         )
@@ -92,7 +97,7 @@ class Container:
         if self._container.duration:
             return self._container.duration / av.time_base
         end_s, limit = 0.0, self._deadline()
-        for packet in self._demux(self._container.streams, limit):
+        for packet in self._demux(tuple(self._container.streams), limit):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
         return end_s
@@ -115,15 +120,20 @@ class Container:
                 self.bad_packets += 1
                 return
 
-    def _decode_from(self, kind: Literal["video", "audio"], start_s: float) -> Iterator[tuple[float, Any]]:
-        """Decoded frames with their times, beginning at or before ``start_s`` where the file has any there."""
+    def _decode_from(
+        self, kind: Literal["video", "audio"], start_s: float, shown_s: Sequence[float] = ()
+    ) -> Iterator[tuple[float, Any]]:
+        """Decoded frames with their times, beginning at or before ``start_s`` where the file has any there.
+
+        With ``shown_s``, ascending times, pictures that are shown at none of them may be missing.
+        """
         # A seek can land late (open groups of pictures, containers without an index): then go further back, and
         # at last to the beginning.
         start_s = max(start_s, self._begins_s(kind))
         for back_s in (0.0, 5.0, None):
             self._go_to(kind, None if back_s is None else start_s - back_s)
             whole = self._fresh
-            frames = self._decode(kind)
+            frames = self._decode(kind, start_s, shown_s)
             first = next(frames, None)
             if whole or (first is not None and first[0] <= start_s + EARLY_S):
                 break
@@ -140,7 +150,7 @@ class Container:
         """Seek to before ``start_s``, or to the very beginning of the file."""
         if self._fresh and (start_s is None or start_s < NEAR_START_S):
             return
-        if start_s is not None:
+        if start_s is not None and self._container.format.name not in UNSEEKABLE:
             stream = self._stream(kind)
             try:
                 self._container.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
@@ -155,13 +165,18 @@ class Container:
     def _stream(self, kind: str) -> Any:
         return self._video if kind == "video" else self._audio
 
-    def _decode(self, kind: str) -> Iterator[tuple[float, Any]]:
+    def _decode(self, kind: str, start_s: float, shown_s: Sequence[float]) -> Iterator[tuple[float, Any]]:
         stream = self._stream(kind)
         step_s = 1.0 / float(stream.average_rate) if kind == "video" and stream.average_rate else 0.0
         deadline, next_s = self._deadline(), 0.0
         # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
         torn = not self._fresh and self._container.format.name in UNANCHORED
-        for packet in self._demux(stream, deadline):
+        packets = self._demux(stream, deadline)
+        if self._container.format.name in UNSEEKABLE:
+            packets = self._from_key_before(packets, start_s)
+        if shown_s and stream.codec_context.name in LEAVES_OUT:
+            packets = self._leave_out(packets, shown_s)
+        for packet in packets:
             try:
                 frames = packet.decode()
             except (av.FFmpegError, OSError, ValueError):
@@ -175,6 +190,46 @@ class Container:
                 next_s = at_s + step_s
                 yield at_s, frame
 
+    def _from_key_before(self, packets: Iterator[av.Packet], start_s: float) -> Iterator[av.Packet]:
+        """Packets, read from the beginning of the file, without those that decoding from ``start_s`` on can spare."""
+        held: list[av.Packet] = []
+        for packet in packets:
+            if packet.is_keyframe and packet.pts is not None:
+                if float(packet.pts * packet.time_base) - self._origin_s > start_s + EARLY_S:
+                    held.append(packet)
+                    break
+                held.clear()
+            held.append(packet)
+        yield from held
+        yield from packets
+
+    def _leave_out(self, packets: Iterator[av.Packet], shown_s: Sequence[float]) -> Iterator[av.Packet]:
+        """The packets, with the decoder told to leave out pictures that nobody sees and no other picture needs."""
+        held: list[av.Packet] = []
+        known = True
+        for packet in packets:
+            held.append(packet)
+            known = known and (packet.size == 0 or (packet.pts is not None and packet.dts is not None))
+            if not known or (packet.dts is not None and self._at_s(packet.dts) > shown_s[-1] + EARLY_S):
+                break  # every later picture is shown later
+        if not known:
+            yield from chain(held, packets)
+            return
+        stamps = sorted({packet.pts for packet in held if packet.size and not packet.is_discard})
+        times_s = [self._at_s(stamp) for stamp in stamps]
+        seen = {stamps[max(0, bisect_right(times_s, at_s + EARLY_S) - 1)] for at_s in shown_s} if stamps else set()
+        decoder = self._video.codec_context
+        try:
+            for packet in chain(held, packets):
+                decoder.skip_frame = "DEFAULT" if packet.pts in seen else "NONREF"
+                yield packet
+        finally:
+            decoder.skip_frame = "DEFAULT"
+
+    def _at_s(self, stamp: int) -> float:
+        """Seconds of a stamp of the picture track."""
+        return float(stamp * self._video.time_base) - self._origin_s
+
 
 def _best(container: Any, kind: str) -> Any:
     """The stream a player would choose, if it can be decoded; cover art is no video."""
@@ -184,6 +239,10 @@ def _best(container: Any, kind: str) -> Any:
     if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
         return None
     return stream
+
+
+def _is_picture(format_name: str) -> bool:
+    return format_name == "image2" or format_name.endswith("_pipe")
 
 
 def first_line(error: BaseException) -> str:

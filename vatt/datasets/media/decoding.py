@@ -1,216 +1,37 @@
-"""The one door to media: frames at given times and the waveform of a given span, on one clock.
-
-Second 0 is where the file begins to play, for picture and sound alike: 0 in formats whose times begin there, the
-first picture in MPEG streams, whose times begin anywhere. PyAV decodes; decord can be chosen for the frames of the
-files it reads exactly. Decoding is bounded in time, skips packets that are damaged and counts them, and raises
-`MediaError` with the reason where nothing can be had.
-"""
+"""The one door to media: `open_media`, whichever decoder reads the file."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-import av
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
+from vatt.datasets.media.decord_media import DecordMedia
+from vatt.datasets.media.media import Media
+from vatt.datasets.media.torchcodec_media import TorchCodecMedia
 
-from vatt.datasets.media.container import EARLY_S, UNANCHORED, Container, first_line
-from vatt.datasets.media.facts import Frames, MediaError, Waveform
-from vatt.datasets.media.pictures import WHOLE, Painter, Part
-from vatt.datasets.media.sound import decode_rate, place, resample
-
-Decoder = Literal["pyav", "decord"]
-DECODERS: tuple[Decoder, ...] = ("pyav", "decord")
+Decoder = Literal["auto", "pyav", "decord", "torchcodec"]
+READERS: dict[str, type[Media]] = {
+    "auto": Media,
+    "pyav": Media,
+    "decord": DecordMedia,
+    "torchcodec": TorchCodecMedia,
+}
 
 TIME_LIMIT_S = 60.0  # for one call; a clip takes milliseconds
-PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
-GAP_S = 0.04  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
-def open_media(path: str | Path, decoder: Decoder = "pyav", time_limit_s: float = TIME_LIMIT_S) -> Media:
+def open_media(path: str | Path, decoder: Decoder = "auto", time_limit_s: float = TIME_LIMIT_S) -> Media:
     """Open a media file; use it in a ``with`` statement.
 
     Args:
-        path: the file.
-        decoder: "pyav", or "decord" to read the frames with decord.
-        time_limit_s: bound on each call to `Media.frames` and `Media.waveform`; decord knows none.
+        path: the file, a clip in a shard, or a URL: see `vatt.datasets.media.source`.
+        decoder: what reads the frames: see the module's table.
+        time_limit_s: bound on each call to `Media.frames` and `Media.waveform`; decord and torchcodec know none.
 
     Raises:
-        MediaError: the file is missing, empty or no media.
-        ImportError: decord is asked for and not installed.
+        MediaError: the file is missing, empty or no media, or of a kind that the decoder is known to read wrongly.
+        ImportError: the decoder is not installed.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
-    return Media(Path(path), decoder, time_limit_s)
-
-
-class Media(Container):
-    """An open media file. Not to be shared between threads or processes.
-
-    Attributes:
-        info: what the file holds.
-        bad_packets: packets that could not be decoded so far.
-    """
-
-    def __init__(self, path: Path, decoder: Decoder, time_limit_s: float) -> None:
-        super().__init__(path, time_limit_s)
-        self.decoder = decoder
-
-    def __enter__(self) -> Media:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def frames(self, times_s: Sequence[float], part: Part = WHOLE) -> Frames:
-        """The frames shown at the given times.
-
-        Args:
-            times_s: T ascending times in seconds.
-            part: of the picture, and how large.
-
-        Raises:
-            MediaError: no picture track, nothing decodes, or the time limit is passed.
-        """
-        if self._video is None:
-            raise MediaError(self.path, "no video track")
-        if len(times_s) == 0 or any(b < a for a, b in pairwise(times_s)):
-            raise ValueError("times_s must be ascending and not empty")
-        read = self._frames_decord if self.decoder == "decord" else self._frames_pyav
-        return read(list(times_s), part)
-
-    def all_frames(self, part: Part = WHOLE) -> Frames:
-        """Every frame of the file, for short files: see `frames`."""
-        if self._video is None:
-            raise MediaError(self.path, "no video track")
-        picture = Painter(part)
-        frames, times_s, until_s = [], [], 0.0
-        for at_s, frame in self._decode_from("video", 0.0):
-            frames.append(picture(frame))
-            times_s.append(at_s)
-            until_s = self._shown_until(at_s, frame)
-        if not frames:
-            raise MediaError(self.path, "no frame of the video could be decoded")
-        return Frames(torch.stack(frames), torch.tensor(times_s, dtype=torch.float64), until_s)
-
-    def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
-        """The sound from ``start_s`` on for ``duration_s``, mixed to mono (mean of the channels).
-
-        Args:
-            start_s: beginning in seconds.
-            duration_s: length in seconds.
-            sample_rate: of the result in Hz; S = round(duration_s * sample_rate).
-
-        Raises:
-            MediaError: nothing of the track decodes, or the time limit is passed. A file without sound is no
-                error: it gives silence, of which nothing is covered.
-        """
-        wanted = round(duration_s * sample_rate)
-        if self._audio is None:
-            return Waveform(torch.zeros(wanted), 0, 0)
-        rate = decode_rate(self.info.sample_rate, sample_rate)
-        # A margin on both sides lets the resampling filter see real sound at the edges of the span.
-        margin = 0 if rate == sample_rate else -(-rate // 50)
-        first = round(start_s * rate) - margin
-        span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
-        begin, end = self._fill(span, first, rate)
-        samples = resample(torch.from_numpy(span), rate, sample_rate)
-        skip = round(margin * sample_rate / rate)
-        samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
-        begin, end = (min(wanted, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
-        return Waveform(samples.clamp(-1.0, 1.0), begin, max(begin, end))
-
-    # ---- picture ---------------------------------------------------------------------------------------------
-
-    def _frames_pyav(self, times_s: list[float], part: Part) -> Frames:
-        picture = Painter(part)
-        chosen: list[Tensor] = []
-        shown_at: list[float] = []
-        before: tuple[float, Any] | None = None
-        until_s = math.inf
-        for at_s, frame in self._decode_from("video", times_s[0]):
-            # Each asked time gets the last frame that begins at or before it.
-            while len(chosen) < len(times_s) and at_s > times_s[len(chosen)] + EARLY_S:
-                shown = before or (at_s, frame)
-                chosen.append(picture(shown[1]))
-                shown_at.append(shown[0])
-            if len(chosen) == len(times_s):
-                break
-            before = (at_s, frame)
-        if before is None and not chosen:
-            raise MediaError(self.path, "no frame of the video could be decoded")
-        if len(chosen) < len(times_s):  # the last frame stands in for all later ones
-            until_s = self._shown_until(*before)
-        while len(chosen) < len(times_s):
-            chosen.append(picture(before[1]))
-            shown_at.append(before[0])
-        return Frames(torch.stack(chosen), torch.tensor(shown_at, dtype=torch.float64), until_s)
-
-    def _shown_until(self, at_s: float, frame: Any) -> float:
-        """When a frame, if it is the last one, gives way: after its own duration, or the usual one."""
-        own_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-        usual_s = 1.0 / float(self._video.average_rate) if self._video.average_rate else 0.0
-        return at_s + max(own_s, usual_s)
-
-    def _frames_decord(self, times_s: list[float], part: Part) -> Frames:
-        if self._container.format.name in UNANCHORED:
-            raise MediaError(
-                self.path, f"decord gives wrong frames or hangs on {self._container.format.name} files; use pyav"
-            )
-        decord = _import_decord()
-        try:
-            reader = decord.VideoReader(str(self.path), num_threads=1)
-            spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64) - self._origin_s
-            starts, until_s = spans[:, 0], float(spans[-1, 1])
-            index = np.searchsorted(starts, np.asarray(times_s) + EARLY_S, side="right") - 1
-            index = index.clip(0, len(starts) - 1)
-            frames = torch.from_numpy(reader.get_batch(index.tolist()).asnumpy()).permute(0, 3, 1, 2)
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise MediaError(self.path, f"decord: {first_line(error)}") from error
-        # decord's own scaling wants the size after rotation, which it does not tell.
-        return Frames(part.apply(frames).contiguous(), torch.from_numpy(starts[index]), until_s)
-
-    # ---- sound -----------------------------------------------------------------------------------------------
-
-    def _fill(self, span: np.ndarray, first: int, rate: int) -> tuple[int, int]:
-        """Write the sound from sample ``first`` on into ``span``; returns where it begins and ends there."""
-        resampler = av.AudioResampler(format="fltp", rate=rate)
-        begins, ends, cursor, decoded = len(span), 0, None, False
-        for at_s, frame in self._decode_from("audio", first / rate - PREROLL_S):
-            begin = round(at_s * rate)
-            if cursor is None or abs(begin - cursor) > GAP_S * rate:
-                cursor = begin
-            try:
-                parts = resampler.resample(frame)
-            except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
-                resampler = av.AudioResampler(format="fltp", rate=rate)
-                parts = resampler.resample(frame)
-            for part in parts:
-                decoded = True
-                channels = part.to_ndarray()
-                samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-                put = place(span, samples, cursor - first)
-                begins, ends = min(begins, put[0]), max(ends, put[1])
-                cursor += len(samples)
-            if cursor - first >= len(span):
-                break
-        if not decoded and self.bad_packets:
-            raise MediaError(self.path, "no sample of the sound could be decoded")
-        return begins, ends
-
-
-def _import_decord() -> Any:
-    try:
-        import decord
-    except ImportError as error:
-        raise ImportError('decoder "decord" needs: pip install "vatt[decord]" (default: pyav)') from error
-    return decord
+    if decoder not in READERS:
+        raise ValueError(f"decoder must be one of {', '.join(READERS)}, not {decoder!r}")
+    return READERS[decoder](str(path), time_limit_s)

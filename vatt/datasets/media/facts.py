@@ -43,6 +43,7 @@ class MediaInfo:
         width, height: of the picture as it is stored (before a rotation), in pixels; 0 without one.
         fps: average frames per second; 0 without a picture.
         sample_rate: of the sound in Hz; 0 without sound.
+        is_picture: a single picture (JPEG, PNG, …), shown at every time.
         video_codec, audio_codec: names; empty where there is none.
     """
 
@@ -53,6 +54,7 @@ class MediaInfo:
     height: int = 0
     fps: float = 0.0
     sample_rate: int = 0
+    is_picture: bool = False
     video_codec: str = ""
     audio_codec: str = ""
 

@@ -1,85 +1,190 @@
-"""Decoded frames to (3, H, W) uint8: the part of the picture that is looked at, upright and scaled."""
+"""Decoded frames to (3, H, W) uint8: the part of the picture that is looked at, upright and scaled.
+
+What is looked at is a `Region`. It says, for a picture of any size, which rectangle is cut out and how large that
+becomes; the rectangle is cut before anything is scaled or converted, so that nothing is done for pixels outside.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Protocol
 
+import av
+import numpy as np
 import torch
 import torch.nn.functional as F
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 Box = tuple[float, float, float, float]
+WHOLE_BOX: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A rectangle of an upright picture, in pixels, and what becomes of it.
+
+    Args:
+        left, top, width, height: of the rectangle.
+        new_width, new_height: its size after scaling.
+        mirrored: left and right are exchanged.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    new_width: int
+    new_height: int
+    mirrored: bool = False
+
+    def apply(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) uint8 upright frames to (T, 3, new_height, new_width), with antialiasing."""
+        frames = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        if (self.height, self.width) != (self.new_height, self.new_width):
+            scaled = F.interpolate(frames.float(), (self.new_height, self.new_width), mode="bilinear", antialias=True)
+            frames = scaled.round_().clamp_(0, 255).to(torch.uint8)
+        return frames.flip(-1) if self.mirrored else frames
+
+
+class Region(Protocol):
+    """What of a picture is looked at: see `Part`, `Square`, and `vatt.datasets.transforms.View`.
+
+    Attributes:
+        box: left, top, right and bottom as fractions of the upright picture; nothing outside is ever seen.
+    """
+
+    @property
+    def box(self) -> Box: ...
+
+    def cut(self, width: int, height: int) -> Cut:
+        """The rectangle of an upright picture of this size."""
+
+
+def inside(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a box in pixels, at least one each."""
+    left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+    return left, top, right - left, bottom - top
 
 
 @dataclass(frozen=True)
 class Part:
-    """What of a picture is read, and how large.
+    """The whole box, proportions kept.
 
     Args:
-        short_side: pixels of the shorter side of what is read, proportions kept; smaller pictures are not enlarged.
-            None leaves the size.
-        box: left, top, right and bottom of what is read, as fractions of the upright picture.
+        short_side: pixels of the shorter side of what is read; smaller pictures are not enlarged. None leaves the size.
+        box: see `Region`.
     """
 
     short_side: int | None = None
-    box: Box = (0.0, 0.0, 1.0, 1.0)
+    box: Box = WHOLE_BOX
 
-    def scale(self, width: int, height: int) -> tuple[int, int]:
-        """The size to which a whole picture of this size is scaled before it is cut."""
-        if self.short_side is None:
-            return width, height
-        left, top, right, bottom = self.box
-        factor = min(1.0, self.short_side / min(width * (right - left), height * (bottom - top)))
-        return max(1, round(width * factor)), max(1, round(height * factor))
+    def cut(self, width: int, height: int) -> Cut:
+        left, top, width, height = inside(self.box, width, height)
+        factor = 1.0 if self.short_side is None else min(1.0, self.short_side / min(width, height))
+        new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
+        return Cut(left, top, width, height, new_width, new_height)
 
-    def cut(self, frames: Tensor) -> Tensor:
-        """(..., H, W) to what lies inside the box, at least a pixel."""
-        height, width = frames.shape[-2:]
-        left, top = round(self.box[0] * width), round(self.box[1] * height)
-        right, bottom = max(left + 1, round(self.box[2] * width)), max(top + 1, round(self.box[3] * height))
-        return frames[..., top:bottom, left:right]
 
-    def apply(self, frames: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 frames, scaled and cut."""
-        height, width = frames.shape[-2:]
-        new_width, new_height = self.scale(width, height)
-        if (new_width, new_height) != (width, height):
-            scaled = F.interpolate(frames.float(), (new_height, new_width), mode="bilinear", antialias=True)
-            frames = scaled.round_().clamp_(0, 255).to(torch.uint8)
-        return self.cut(frames)
+@dataclass(frozen=True)
+class Square:
+    """The largest square in the middle of the box, as it is looked at in evaluation.
+
+    Args:
+        size: of its sides, in pixels.
+        box: see `Region`.
+    """
+
+    size: int
+    box: Box = WHOLE_BOX
+
+    def cut(self, width: int, height: int) -> Cut:
+        left, top, width, height = inside(self.box, width, height)
+        side = min(width, height)
+        return Cut(left + (width - side) // 2, top + (height - side) // 2, side, side, self.size, self.size)
 
 
 WHOLE = Part()
 
 
 class Painter:
-    """Converts PyAV frames; a frame that is shown twice in a row is converted once.
+    """Puts PyAV frames into one tensor; a frame that comes twice in a row is converted once.
 
     Args:
-        part: of the picture.
+        region: what of the picture.
+        count: T, the frames that will come.
     """
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        self._reformatter = VideoReformatter()
-        self._last: tuple[Any, Tensor] | None = None
+    def __init__(self, region: Region, count: int) -> None:
+        self.region, self.count, self.done = region, count, 0
+        self._frames: Tensor | None = None
+        self._last: Any = None
+        self._convert: tuple[tuple[Any, ...], Callable[[Any], Tensor]] | None = None
 
-    def __call__(self, frame: Any) -> Tensor:
+    def add(self, frame: Any) -> None:
+        """The next frame."""
+        if frame is self._last:
+            self._frames[self.done] = self._frames[self.done - 1]
+        else:
+            picture = self.picture(frame)
+            if self._frames is None:
+                self._frames = torch.empty(self.count, *picture.shape, dtype=torch.uint8)
+            self._frames[self.done] = picture
+            self._last = frame
+        self.done += 1
+
+    @property
+    def frames(self) -> Tensor:
+        """(T, 3, H, W) uint8, once all have come."""
+        return self._frames
+
+    def picture(self, frame: Any) -> Tensor:
         """(3, H, W) uint8."""
-        if self._last is None or self._last[0] is not frame:
-            self._last = (frame, self._convert(frame))
-        return self._last[1]
+        kind = (frame.width, frame.height, frame.format.name, round(frame.rotation / 90) % 4, frame.colorspace)
+        if self._convert is None or self._convert[0] != kind:  # the first, or a stream that changes midway
+            self._convert = kind, self._converter(frame, kind[3])
+        return self._convert[1](frame)
 
-    def _convert(self, frame: Any) -> Tensor:
-        turns = round(frame.rotation / 90) % 4
-        width, height = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
-        width, height = self.part.scale(width, height)
-        if turns % 2:
-            width, height = height, width
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-        picture = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1)
-        if turns:
-            picture = torch.rot90(picture, turns, dims=(1, 2))
-        return self.part.cut(picture)
+    def _converter(self, frame: Any, turns: int) -> Callable[[Any], Tensor]:
+        upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
+        cut = self.region.cut(*upright)
+        if self._frames is not None:
+            cut = replace(cut, new_height=self._frames.shape[2], new_width=self._frames.shape[3])
+        left, top, width, height = _stored(cut, frame.width, frame.height, turns)
+        size = (cut.new_width, cut.new_height) if turns % 2 == 0 else (cut.new_height, cut.new_width)
+        graph = av.filter.Graph()
+        graph.threads = 1  # the workers of a loader are the parallelism
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1000)
+        )
+        steps = [
+            graph.add("crop", f"{width}:{height}:{left}:{top}:exact=1"),
+            # Without accurate_rnd, FFmpeg leaves out the last columns of planes that it need not scale.
+            graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear+accurate_rnd"),
+            graph.add("format", "gbrp"),  # plane by plane, as the tensor has them
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(source, *steps).configure()
+
+        def convert(frame: Any) -> Tensor:
+            graph.vpush(frame)
+            planes = graph.vpull().planes
+            rows = [np.frombuffer(planes[i], np.uint8).reshape(-1, planes[i].line_size) for i in (2, 0, 1)]
+            picture = torch.stack([torch.from_numpy(row[: size[1], : size[0]]) for row in rows])
+            picture = torch.rot90(picture, turns, dims=(1, 2)) if turns else picture
+            return picture.flip(-1) if cut.mirrored else picture
+
+        return convert
+
+
+def _stored(cut: Cut, width: int, height: int, turns: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a cut in a picture stored with so many quarter turns to go."""
+    if turns == 0:
+        return cut.left, cut.top, cut.width, cut.height
+    if turns == 1:
+        return width - cut.top - cut.height, cut.left, cut.height, cut.width
+    if turns == 2:
+        return width - cut.left - cut.width, height - cut.top - cut.height, cut.width, cut.height
+    return cut.top, height - cut.left - cut.width, cut.height, cut.width

@@ -1,0 +1,100 @@
+"""Frames by decord, for the files that it reads exactly; sound by PyAV.
+
+decord opens AV1 not at all, hangs on MPEG streams, and counts frames wrongly after a seek into an open group of
+pictures and behind an edit list: such files are refused. Its sound would be the whole track, decoded on opening; its
+times begin at the first picture, wherever that is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from vatt.datasets.media.container import EARLY_S, first_line
+from vatt.datasets.media.facts import Frames, MediaError
+from vatt.datasets.media.media import Media
+from vatt.datasets.media.pictures import Region
+from vatt.datasets.media.source import is_url, split_member, state
+
+FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
+CODECS = ("h264", "vp8", "vp9", "libvpx-vp9", "mpeg4")
+
+
+class DecordMedia(Media):
+    """See `Media`.
+
+    Raises:
+        MediaError: the file is of a kind that decord reads wrongly, or is no local file.
+        ImportError: decord is not installed.
+    """
+
+    def __init__(self, path: str, time_limit_s: float) -> None:
+        self._decord = _import_decord()
+        super().__init__(path, time_limit_s)
+        kind, codec = self._container.format.name, self.info.video_codec
+        if self._video is not None and (kind not in FORMATS or codec not in CODECS):
+            self.close()
+            raise MediaError(path, f"decord does not read {codec} in {kind} exactly; decoder auto does")
+        if split_member(path)[2] is not None or is_url(path):
+            self.close()
+            raise MediaError(path, "decord reads local files only; decoder auto reads shards and URLs")
+
+    def _read_frames(self, times_s: list[float], region: Region) -> Frames:
+        decord = self._decord
+        try:
+            reader = decord.VideoReader(self.path, num_threads=1)
+            spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64)
+            if _has_open_groups(self.path, *state(self.path)):
+                raise MediaError(self.path, "decord does not read open groups of pictures exactly; decoder auto does")
+            if spans[0, 0] < -EARLY_S:
+                raise MediaError(self.path, "decord does not read a file with an edit list exactly; decoder auto does")
+            spans += self._begins_s("video") - spans[0, 0]
+            starts, until_s = spans[:, 0], float(spans[-1, 1])
+            index = np.searchsorted(starts, np.asarray(times_s) + EARLY_S, side="right") - 1
+            index = index.clip(0, len(starts) - 1)
+            frames = torch.from_numpy(reader.get_batch(index.tolist()).asnumpy()).permute(0, 3, 1, 2)
+        except MediaError:
+            raise
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise MediaError(self.path, f"decord: {first_line(error)}") from error
+        cut = region.cut(frames.shape[3], frames.shape[2])
+        return Frames(cut.apply(frames).contiguous(), torch.from_numpy(starts[index]), until_s)
+
+
+@lru_cache(maxsize=100_000)
+def _has_open_groups(path: str, size: int, changed_ns: int) -> bool:
+    """Whether pictures refer to others before their key frame."""
+    with av.open(path) as container:
+        stream, key = container.streams.video[0], None
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe:
+                key = packet.pts
+                if stream.codec_context.name == "h264" and not _is_closing(bytes(packet)):
+                    return True
+            elif key is not None and packet.pts < key:
+                return True
+    return False
+
+
+def _is_closing(packet: bytes) -> bool:
+    """Whether an H.264 packet, as MP4 and Matroska hold it, has an IDR picture (ITU-T H.264, table 7-1: type 5)."""
+    at = 0
+    while at + 4 < len(packet):
+        if packet[at + 4] & 0x1F == 5:
+            return True
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return False
+
+
+def _import_decord() -> Any:
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError('decoder "decord" needs: pip install "vatt[decord]" (default: auto)') from error
+    return decord

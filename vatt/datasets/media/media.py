@@ -1,0 +1,162 @@
+"""A media file read with PyAV: frames at given times and the waveform of a given span, on one clock.
+
+Second 0 is where the file begins to play, for picture and sound alike: 0 in formats whose times begin there, the
+first picture in MPEG streams, whose times begin anywhere. Decoding is bounded in time, skips packets that are damaged
+and counts them, and raises `MediaError` with the reason where nothing can be had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from vatt.datasets.media.container import EARLY_S, Container
+from vatt.datasets.media.facts import Frames, MediaError, Waveform
+from vatt.datasets.media.pictures import WHOLE, Painter, Region
+from vatt.datasets.media.sound import decode_rate, place, resample
+
+PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
+GAP_S = 0.04  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
+
+
+class Media(Container):
+    """An open media file. Not to be shared between threads or processes.
+
+    Attributes:
+        info: what the file holds.
+        bad_packets: packets that could not be decoded so far.
+    """
+
+    def __enter__(self) -> Media:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def frames(self, times_s: Sequence[float], region: Region = WHOLE) -> Frames:
+        """The frames shown at the given times.
+
+        Args:
+            times_s: T ascending times in seconds.
+            region: of the picture, and how large.
+
+        Raises:
+            MediaError: no picture track, nothing decodes, or the time limit is passed.
+        """
+        if self._video is None:
+            raise MediaError(self.path, "no video track")
+        if len(times_s) == 0 or any(b < a for a, b in pairwise(times_s)):
+            raise ValueError("times_s must be ascending and not empty")
+        return self._read_frames(list(times_s), region)
+
+    def all_frames(self, region: Region = WHOLE) -> Frames:
+        """Every frame of the file, for short files: see `frames`."""
+        if self._video is None:
+            raise MediaError(self.path, "no video track")
+        frames, times_s, until_s = [], [], 0.0
+        painter = Painter(region, 1)
+        for at_s, frame in self._decode_from("video", 0.0):
+            frames.append(painter.picture(frame))
+            times_s.append(at_s)
+            until_s = self._shown_until(at_s, frame)
+        if not frames:
+            raise MediaError(self.path, "no frame of the video could be decoded")
+        return Frames(torch.stack(frames), torch.tensor(times_s, dtype=torch.float64), until_s)
+
+    def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
+        """The sound from ``start_s`` on for ``duration_s``, mixed to mono (mean of the channels).
+
+        Args:
+            start_s: beginning in seconds.
+            duration_s: length in seconds.
+            sample_rate: of the result in Hz; S = round(duration_s * sample_rate).
+
+        Raises:
+            MediaError: nothing of the track decodes, or the time limit is passed. A file without sound is no
+                error: it gives silence, of which nothing is covered.
+        """
+        wanted = round(duration_s * sample_rate)
+        if self._audio is None:
+            return Waveform(torch.zeros(wanted), 0, 0)
+        rate = decode_rate(self.info.sample_rate, sample_rate)
+        # A margin on both sides lets the resampling filter see real sound at the edges of the span.
+        margin = 0 if rate == sample_rate else -(-rate // 50)
+        first = round(start_s * rate) - margin
+        span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
+        begin, end = self._fill(span, first, rate)
+        samples = resample(torch.from_numpy(span), rate, sample_rate)
+        skip = round(margin * sample_rate / rate)
+        samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
+        begin, end = (min(wanted, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
+        return Waveform(samples.clamp(-1.0, 1.0), begin, max(begin, end))
+
+    # ---- picture ---------------------------------------------------------------------------------------------
+
+    def _read_frames(self, times_s: list[float], region: Region) -> Frames:
+        painter = Painter(region, len(times_s))
+        shown_at: list[float] = []
+        before: tuple[float, Any] | None = None
+        until_s = math.inf
+
+        def show(at_s: float, frame: Any) -> None:
+            painter.add(frame)
+            shown_at.append(at_s)
+
+        for at_s, frame in self._decode_from("video", times_s[0], times_s):
+            # Each asked time gets the last frame that begins at or before it.
+            while len(shown_at) < len(times_s) and at_s > times_s[len(shown_at)] + EARLY_S:
+                show(*(before or (at_s, frame)))
+            if len(shown_at) == len(times_s):
+                break
+            before = (at_s, frame)
+        if before is None and not shown_at:
+            raise MediaError(self.path, "no frame of the video could be decoded")
+        if len(shown_at) < len(times_s) and not self.info.is_picture:  # the last frame stands in for all later ones
+            until_s = self._shown_until(*before)
+        while len(shown_at) < len(times_s):
+            show(*before)
+        return Frames(painter.frames, torch.tensor(shown_at, dtype=torch.float64), until_s)
+
+    def _shown_until(self, at_s: float, frame: Any) -> float:
+        """When a frame, if it is the last one, gives way: after its own duration, or the usual one."""
+        own_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        usual_s = 1.0 / float(self._video.average_rate) if self._video.average_rate else 0.0
+        return at_s + max(own_s, usual_s)
+
+    # ---- sound -----------------------------------------------------------------------------------------------
+
+    def _fill(self, span: np.ndarray, first: int, rate: int) -> tuple[int, int]:
+        """Write the sound from sample ``first`` on into ``span``; returns where it begins and ends there."""
+        resampler = av.AudioResampler(format="fltp", rate=rate)
+        begins, ends, cursor, decoded = len(span), 0, None, False
+        for at_s, frame in self._decode_from("audio", first / rate - PREROLL_S):
+            begin = round(at_s * rate)
+            if cursor is None or abs(begin - cursor) > GAP_S * rate:
+                cursor = begin
+            try:
+                parts = resampler.resample(frame)
+            except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
+                resampler = av.AudioResampler(format="fltp", rate=rate)
+                parts = resampler.resample(frame)
+            for part in parts:
+                decoded = True
+                channels = part.to_ndarray()
+                samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
+                put = place(span, samples, cursor - first)
+                begins, ends = min(begins, put[0]), max(ends, put[1])
+                cursor += len(samples)
+            if cursor - first >= len(span):
+                break
+        if not decoded and self.bad_packets:
+            raise MediaError(self.path, "no sample of the sound could be decoded")
+        return begins, ends

@@ -1,0 +1,64 @@
+"""Frames by torchcodec, for the files that it reads exactly; sound by PyAV.
+
+torchcodec links to the FFmpeg libraries of the system. In MPEG streams its times are not those of the frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vatt.datasets.media.container import EARLY_S, UNANCHORED, first_line
+from vatt.datasets.media.facts import Frames, MediaError
+from vatt.datasets.media.media import Media
+from vatt.datasets.media.pictures import Region
+from vatt.datasets.media.source import is_url, split_member
+
+
+class TorchCodecMedia(Media):
+    """See `Media`.
+
+    Raises:
+        MediaError: the file is of a kind that torchcodec reads wrongly, or is no local file.
+        ImportError: torchcodec, or the FFmpeg it needs, is not installed.
+    """
+
+    def __init__(self, path: str, time_limit_s: float) -> None:
+        self._decoder_class = _import_torchcodec()
+        super().__init__(path, time_limit_s)
+        if self._container.format.name in UNANCHORED:
+            self.close()
+            raise MediaError(path, f"torchcodec does not read {self._container.format.name} exactly; decoder auto does")
+        if split_member(path)[2] is not None or is_url(path):
+            self.close()
+            raise MediaError(path, "torchcodec reads local files only here; decoder auto reads shards and URLs")
+
+    def _read_frames(self, times_s: list[float], region: Region) -> Frames:
+        try:
+            decoder = self._decoder_class(self.path, num_ffmpeg_threads=1)
+            begins_s, ends_s = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
+            asked = [max(at_s + self._origin_s + EARLY_S, begins_s) for at_s in times_s]
+            there = [at_s for at_s in asked if at_s < ends_s]
+            parts = [decoder.get_frames_played_at(there)] if there else []
+            last = decoder.get_frame_at(-1)  # stands in for all later times
+            frames = torch.cat([part.data for part in parts] + [last.data[None]] * (len(asked) - len(there)))
+            late_s = torch.full((len(asked) - len(there),), float(last.pts_seconds), dtype=torch.float64)
+            shown_s = torch.cat([part.pts_seconds.to(torch.float64) for part in parts] + [late_s])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise MediaError(self.path, f"torchcodec: {first_line(error)}") from error
+        cut = region.cut(frames.shape[3], frames.shape[2])
+        return Frames(cut.apply(frames).contiguous(), shown_s - self._origin_s, ends_s - self._origin_s)
+
+
+def _import_torchcodec() -> Any:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ImportError as error:
+        raise ImportError('decoder "torchcodec" needs: pip install "vatt[torchcodec]" (default: auto)') from error
+    except (RuntimeError, OSError) as error:  # it is there, but not the FFmpeg it links to
+        raise ImportError(
+            f"torchcodec cannot be loaded ({first_line(error)}); it needs FFmpeg's shared libraries: "
+            "apt install ffmpeg, brew install ffmpeg or conda install ffmpeg; or take the default, auto"
+        ) from error
+    return VideoDecoder

@@ -1,6 +1,7 @@
 """Manifests: which clips there are, where, and what is known about them.
 
-A manifest is a CSV, JSONL or Parquet file with one row a clip, or a folder of media files. The columns are in
+A manifest is a CSV, JSONL or Parquet file with one row a clip, behind a URL if need be, or a folder of media files,
+which may be pictures if it holds nothing else. The columns are in
 `vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a record in a CSV cell is written as JSON. Columns
 of your own begin with ``x_`` and are carried along.
 """
@@ -14,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from vatt.datasets.media.source import is_url, open_source, parent
 from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
 from vatt.errors import VattError
@@ -23,6 +25,7 @@ MEDIA_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv "
     ".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split()
 )
+PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
 SHOWN = 5  # problems that one error message lists in full
 
 
@@ -34,8 +37,8 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     """Read a manifest file, or take a folder of media files as one.
 
     Args:
-        source: ``.csv``, ``.jsonl`` or ``.parquet`` file, a folder (searched recursively, sorted by path), or a
-            single media file.
+        source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively, sorted by path), or
+            a single media file.
         split: keep only the rows of this split.
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
@@ -46,20 +49,21 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
         ManifestError: nothing there, no rows, unknown or missing columns, a bad value, a missing file, or an id
             that comes twice.
     """
-    source = Path(source)
-    if source.is_dir():
-        clips = _from_folder(source)
-    elif not source.exists():
-        raise ManifestError(f"there is no manifest and no folder at {source}")
-    elif source.suffix.lower() in MEDIA_SUFFIXES:
-        clips = [Clip(id=source.name, path=str(source))]
+    name = str(source)
+    suffix = Path(name).suffix.lower()
+    if Path(name).is_dir():
+        clips = _from_folder(Path(name))
+    elif not is_url(name) and not Path(name).exists():
+        raise ManifestError(f"there is no manifest and no folder at {name}")
+    elif suffix in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
+        clips = [Clip(id=Path(name).name, path=name)]
     else:
         try:
-            clips = _from_rows(source, _read_rows(source), check_files)
+            clips = _from_rows(name, _read_rows(name, suffix), check_files)
         except ManifestError:
             raise
         except (ValueError, csv.Error) as error:  # not UTF-8, a NUL byte, not Parquet, …
-            raise ManifestError(f"{source}: not a readable {source.suffix} file: {error}") from error
+            raise ManifestError(f"{name}: not a readable {suffix} file: {error}") from error
     if split is None:
         return clips
     chosen = [clip for clip in clips if clip.split == split]
@@ -115,19 +119,20 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
 
 
 def _from_folder(folder: Path) -> list[Clip]:
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in MEDIA_SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    paths = [p for p in files if p.suffix.lower() in MEDIA_SUFFIXES]
+    paths = paths or [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     if not paths:
         found = ", ".join(f"{n} {suffix}" for suffix, n in sorted(other_files(folder).items())) or "nothing"
         raise ManifestError(f"folder {folder} holds no media file (found {found})")
     return [Clip(id=p.relative_to(folder).as_posix(), path=str(p)) for p in paths]
 
 
-def _read_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with the number a person sees: the line of a text file, counted from 1, or the row of a table."""
-    suffix = source.suffix.lower()
     if suffix == ".csv":
         csv.field_size_limit(2**24)  # a cell may hold the timed words of an hour
-        with source.open(newline="", encoding="utf-8-sig") as file:
+        with open_source(source, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not reader.fieldnames:
                 raise ManifestError(f"{source}: the file is empty; the first line must name the columns")
@@ -139,7 +144,7 @@ def _read_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     )
                 yield reader.line_num, row
     elif suffix in (".jsonl", ".ndjson"):
-        with source.open(encoding="utf-8") as file:
+        with open_source(source, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -153,12 +158,13 @@ def _read_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     elif suffix in (".parquet", ".pq"):
         import pyarrow.parquet as pq
 
-        yield from enumerate(pq.read_table(source).to_pylist(), start=1)
+        with open_source(source, "rb") as file:
+            yield from enumerate(pq.read_table(file).to_pylist(), start=1)
     else:
         raise ManifestError(f"{source}: a manifest ends in .csv, .jsonl or .parquet, or is a folder of media")
 
 
-def _from_rows(source: Path, rows: Iterator[tuple[int, dict[str, Any]]], check_files: bool) -> list[Clip]:
+def _from_rows(source: str, rows: Iterator[tuple[int, dict[str, Any]]], check_files: bool) -> list[Clip]:
     clips: list[Clip] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
@@ -167,7 +173,7 @@ def _from_rows(source: Path, rows: Iterator[tuple[int, dict[str, Any]]], check_f
     for number, row in rows:
         try:
             check_columns(row)
-            clip = to_clip(row, source.parent, ids)
+            clip = to_clip(row, parent(source), ids)
             if clip.id in seen:
                 raise BadCell("id", f"{clip.id!r} stands in row {seen[clip.id]} too")
             seen[clip.id] = number

@@ -9,10 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from vatt.datasets.media import source
 from vatt.structures import Clip, TimedText
 
 COLUMNS = {
-    "path": "media file, absolute or relative to the manifest's folder",
+    "path": "media file, absolute or relative to the manifest's folder; a URL; a clip in a shard: FILE.tar#OFFSET+SIZE",
     "id": "unique name; without it the path and the span, if there is one",
     "start_s": "beginning of the clip in seconds; 0 without it",
     "end_s": "end of the clip in seconds; the end of the file without it",
@@ -68,8 +69,8 @@ def check_columns(row: dict[str, Any]) -> None:
         raise BadColumn("path", f"missing; found only {', '.join(map(str, row))}")
 
 
-def to_clip(row: dict[str, Any], root: Path, ids: RowIds) -> Clip:
-    """A row as a clip, paths resolved against ``root``; raises `BadCell`."""
+def to_clip(row: dict[str, Any], root: str | Path, ids: RowIds) -> Clip:
+    """A row as a clip, paths resolved against ``root``, a folder or a URL; raises `BadCell`."""
     path = _text(row, "path")
     if path is None:
         raise BadCell("path", "empty")
@@ -80,14 +81,14 @@ def to_clip(row: dict[str, Any], root: Path, ids: RowIds) -> Clip:
     text, label, audio_path = _text(row, "text"), _text(row, "label"), _text(row, "audio_path")
     return Clip(
         id=_text(row, "id") or ids(path, start_s, end_s),
-        path=str(root / path),
+        path=source.join(root, path),
         start_s=start_s,
         end_s=end_s,
         texts=((TimedText(text),) if text else ()) + _timed(row, "texts", "text"),
         words=_timed(row, "words", "word"),
         labels=((label,) if label else ()) + tuple(t.text for t in _timed(row, "labels", "label")),
         split=_text(row, "split"),
-        audio_path=str(root / audio_path) if audio_path else None,
+        audio_path=source.join(root, audio_path) if audio_path else None,
         extra={k: v for k, v in row.items() if str(k).startswith("x_")},
     )
 
@@ -95,7 +96,7 @@ def to_clip(row: dict[str, Any], root: Path, ids: RowIds) -> Clip:
 def check_files(clip: Clip) -> None:
     """Raise `MissingFile` unless the clip's files are there."""
     for column, path in (("path", clip.path), ("audio_path", clip.audio_path)):
-        if path is not None and not Path(path).is_file():
+        if path is not None and not source.exists(path):
             raise MissingFile(column, f"no file at {path}")
 
 
@@ -151,8 +152,8 @@ def to_row(clip: Clip, root: Path) -> dict[str, Any]:
     """A clip as a row without empty columns, paths relative to ``root`` where they lie below it."""
 
     def place(path: str | None) -> str | None:
-        if path is None:
-            return None
+        if path is None or source.is_url(path):
+            return path
         full = Path(path).resolve()
         return full.relative_to(root.resolve()).as_posix() if full.is_relative_to(root.resolve()) else str(full)
 

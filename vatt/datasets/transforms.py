@@ -115,18 +115,21 @@ class View:
     def cut(self, width: int, height: int) -> Cut:
         """The first rectangle that fits. Where none does, or none is drawn: the largest square, once stretched."""
         left, top, width, height = inside(self.box, width, height)
-        for area, aspect, (x, y) in zip(self.area, self.aspect, self.place, strict=False):
+        w, h, (x, y) = self._square(width, height)
+        for area, aspect, place in zip(self.area, self.aspect, self.place, strict=False):
             pixels = width * height * area
-            w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-            if 0 < w <= width and 0 < h <= height:
+            tried = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+            if 0 < tried[0] <= width and 0 < tried[1] <= height:
+                (w, h), (x, y) = tried, place
                 break
-        else:
-            # A square of the stretched picture is this rectangle of the picture itself.
-            side = min(width * self.stretch[0], height * self.stretch[1])
-            w, h = max(1, round(side / self.stretch[0])), max(1, round(side / self.stretch[1]))
-            x, y = (0.5, 0.5) if self.area else self.place[0]
         left, top = left + _place(x, width - w), top + _place(y, height - h)
         return Cut(left, top, w, h, self.size, self.size, self.mirrored)
+
+    def _square(self, width: int, height: int) -> tuple[int, int, tuple[float, float]]:
+        """The rectangle that becomes the largest square when it is stretched: width, height and place."""
+        side = min(width * self.stretch[0], height * self.stretch[1])
+        w, h = max(1, round(side / self.stretch[0])), max(1, round(side / self.stretch[1]))
+        return w, h, (0.5, 0.5) if self.area else self.place[0]
 
 
 def draw_view(augment: Augment, size: int, box: Box, generator: Generator) -> View:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urljoin
 
 BLOCK = 2**18  # bytes fetched at once from behind a URL
 _MEMBER = re.compile(r"(.+)#(\d+)\+(\d+)")
@@ -39,12 +39,21 @@ def join(root: str | Path, path: str) -> str:
     """``path`` below ``root``, either of which may be a URL."""
     if is_url(path):
         return path
-    root = str(root)
-    return urljoin(f"{root.rstrip('/')}/", path) if root.startswith("http") else _join_plain(root, path)
+    return f"{str(root).rstrip('/')}/{path}" if is_url(str(root)) else str(Path(root) / path)
 
 
-def _join_plain(root: str, path: str) -> str:
-    return f"{root.rstrip('/')}/{path}" if is_url(root) else str(Path(root) / path)
+def parent(path: str) -> str:
+    """The folder of a file, or what is before the last slash of a URL."""
+    return path.rpartition("/")[0] if is_url(path) else str(Path(path).parent)
+
+
+def open_source(path: str, mode: str, **options: Any) -> AbstractContextManager[Any]:
+    """A file, or what is behind a URL, open as by `open`."""
+    if not is_url(path):
+        return Path(path).open(mode, **options)
+    import fsspec
+
+    return fsspec.open(path, mode, **options)
 
 
 def exists(path: str) -> bool:

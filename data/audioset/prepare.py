@@ -1,0 +1,65 @@
+"""AudioSet (Gemmeke et al. 2017): its segment files to a manifest with all labels of each segment.
+
+Usage:
+    python data/audioset/prepare.py balanced_train_segments.csv eval_segments.csv media \\
+        --classes class_labels_indices.csv --output runs/audioset/clips.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vatt.datasets.annotations.finding import Files
+from vatt.datasets.annotations.reading import find_split, read_cells, read_table, to_span
+from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
+from vatt.errors import InputError
+from vatt.structures import Clip
+
+
+def cut_names(name: str, start_s: float, end_s: float) -> list[str]:
+    """What a ten-second cut is called by the common downloaders: its start in s or ms, with or without the end."""
+    forms = [(f"{t:.10g}", f"{t:.3f}", f"{t:06.0f}", f"{t * 1000:.0f}") for t in (start_s, end_s)]
+    times = [f"{start}_{end}" for start, end in zip(*forms, strict=True)] + list(forms[0])
+    return [f"{prefix}{name}_{time}" for prefix in ("", "Y") for time in times] + [f"Y{name}"]
+
+
+def read(path: Path, classes: Mapping[str, str], split: str | None, cuts: bool) -> Iterator[Wanted]:
+    """Lines of 'YTID, start_seconds, end_seconds, "mid,mid"' below comments that begin with '#'."""
+    subset, split = path.stem.removesuffix("_segments"), find_split(path, split)
+    for place, cells in read_cells(path, skipinitialspace=True):
+        if cells[0].startswith("#"):
+            continue
+        if len(cells) < 4:
+            raise InputError(f"{place}: {', '.join(cells)!r} is not 'id, start, end, \"labels\"'")
+        name, mids = cells[0], [mid.strip() for cell in cells[3:] for mid in cell.split(",")]
+        unknown = [mid for mid in mids if mid not in classes]
+        if unknown:
+            raise InputError(f"{place}: the file of the classes does not have {unknown[0]!r}")
+        start_s, end_s = to_span(cells[1], cells[2], place)
+        clip = Clip(
+            id=span_id(name, start_s, end_s),
+            path="",
+            start_s=start_s,
+            end_s=end_s,
+            labels=tuple(classes[mid] for mid in mids),
+            split=split,
+            extra={"x_subset": subset},
+        )
+        names = cut_names(name, start_s, end_s)
+        yield Wanted(clip, names=[] if cuts else [name], cuts=[*names, name] if cuts else names)
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "segment files, such as balanced_train_segments.csv")
+    parser.add_argument("--classes", type=Path, required=True, help="class_labels_indices.csv")
+    parser.add_argument("--split", help="of all rows; in the names of the segment files without this option")
+    parser.add_argument("--cuts", action="store_true", help="files called <id> alone hold only the segment")
+    given = parser.parse_args()
+    classes = {row["mid"]: row["display_name"] for _, row in read_table(given.classes, ("mid", "display_name"))}
+    rows = (row for path in given.annotations for row in read(path, classes, given.split, given.cuts))
+    write(rows, Files(given.media), given.output, Notes())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,77 @@
+"""YouCook2 (Zhou et al. 2018): its segments to a manifest, one row each, from the official JSON or the CSV of MIL-NCE.
+
+Usage:
+    python data/youcook2/prepare.py youcookii_annotations_trainval.json raw_videos --output runs/youcook2/clips.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vatt.datasets.annotations.finding import Files
+from vatt.datasets.annotations.reading import find_split, of_kind, pick, read_json, read_table, to_span, to_split
+from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
+from vatt.datasets.rows import RowIds
+from vatt.errors import InputError
+from vatt.structures import Clip, TimedText
+
+Segment = tuple[str, str, float, float, str, str, str]  # place, video, start_s, end_s, sentence, split, recipe
+
+
+def read_database(path: Path, split: str | None, notes: Notes) -> Iterator[Segment]:
+    """{"database": {video: {"subset": …, "annotations": [{"segment": [0, 9], "sentence": …}, …], …}, …}}."""
+    (videos,) = pick(read_json(path), str(path), "database")
+    for name, video in of_kind(videos, dict, str(path)).items():
+        (subset,) = pick(video, f"{path}, {name}", "subset")
+        segments = of_kind(video.get("annotations") or [], list, f"{path}, {name}")
+        if not segments:
+            notes.add("Videos without annotations", name)
+        for number, segment in enumerate(segments):
+            place = f"{path}, {name}, segment {number}"
+            span, sentence = pick(segment, place, "segment", "sentence")
+            if len(of_kind(span, list, place)) != 2:
+                raise InputError(f"{place}: {span} is not [start, end]")
+            start_s, end_s = to_span(*span, place)
+            sentence = of_kind(sentence, str, place).strip()
+            recipe = str(video.get("recipe_type", ""))
+            yield place, name, start_s, end_s, sentence, to_split(split or subset), recipe
+
+
+def read_csv(path: Path, split: str | None) -> Iterator[Segment]:
+    """Lines of "end,start,task,text,video_id"."""
+    split = find_split(path, split)
+    for place, row in read_table(path, ("video_id", "start", "end", "text")):
+        start_s, end_s = to_span(row["start"], row["end"], place)
+        yield place, row["video_id"], start_s, end_s, row["text"], split, row.get("task", "")
+
+
+def read(path: Path, split: str | None, ids: RowIds, notes: Notes) -> Iterator[Wanted]:
+    """A span may have two sentences: the second is a row whose id ends in #2."""
+    segments = read_csv(path, split) if path.suffix.lower() == ".csv" else read_database(path, split, notes)
+    for place, name, start_s, end_s, sentence, part, recipe in segments:
+        if not sentence:
+            notes.add("Segments without a sentence", place)
+        clip = Clip(
+            id=ids(name, start_s, end_s),
+            path="",
+            start_s=start_s,
+            end_s=end_s,
+            texts=(TimedText(sentence),) if sentence else (),
+            split=part,
+            extra={"x_recipe": recipe or None},
+        )
+        yield Wanted(clip, names=[name])
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "youcookii_annotations_trainval.json, or a CSV such as youcook2_val.csv")
+    parser.add_argument("--split", help="of all rows; in the JSON, or in the name of the CSV, without this option")
+    given = parser.parse_args()
+    notes, ids = Notes(), RowIds()
+    rows = (row for path in given.annotations for row in read(path, given.split, ids, notes))
+    write(rows, Files(given.media), given.output, notes)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+"""Sets of videos with texts: YouCook2 and MSR-VTT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.annotations.conftest import Done
+from vatt.structures import Clip
+
+Prepare, Touch, Save = Callable[..., Done], Callable[..., Path], Callable[[str, str], Path]
+
+YOUCOOK2 = {
+    "database": {
+        "-ErPSunMfcs": {
+            "subset": "training",
+            "recipe_type": "226",
+            "duration": 100.5,
+            "video_url": "https://www.youtube.com/watch?v=-ErPSunMfcs",
+            "annotations": [
+                {"segment": [47, 60], "id": 0, "sentence": " pick the ends off "},
+                {"segment": [47, 60], "id": 1, "sentence": "chop"},
+            ],
+        },
+        "xHr8X2Wpmno": {
+            "subset": "validation",
+            "recipe_type": "101",
+            "annotations": [{"segment": [0, 9.5], "id": 0, "sentence": "boil"}],
+        },
+        "zzzzzzzzzzz": {"subset": "testing", "recipe_type": "101"},
+    }
+}
+
+
+def texts(clip: Clip) -> list[str]:
+    return [text.text for text in clip.texts]
+
+
+def test_youcook2_json(prepare: Prepare, touch: Touch, save: Save) -> None:
+    path = save("youcookii_annotations_trainval.json", json.dumps(YOUCOOK2))
+    media = touch("training/226/-ErPSunMfcs.mp4", "validation/101/xHr8X2Wpmno.mkv")
+    done = prepare("youcook2", path, media)
+    assert [(clip.id, clip.start_s, clip.end_s, texts(clip), clip.split) for clip in done.clips] == [
+        ("-ErPSunMfcs@47-60", 47.0, 60.0, ["pick the ends off"], "train"),
+        ("-ErPSunMfcs@47-60#2", 47.0, 60.0, ["chop"], "train"),
+        ("xHr8X2Wpmno@0-9.5", 0.0, 9.5, ["boil"], "val"),
+    ]
+    assert [clip.extra for clip in done.clips] == [{"x_recipe": "226"}] * 2 + [{"x_recipe": "101"}]
+    assert "Videos without annotations: 1 (first: zzzzzzzzzzz)." in done.out
+    assert {clip.split for clip in prepare("youcook2", path, media, "--split", "eval").clips} == {"test"}
+
+
+def test_youcook2_csv(prepare: Prepare, touch: Touch, save: Save) -> None:
+    text = 'end,start,task,text,video_id\n60,47,226,"pick, then chop",-ErPSunMfcs\n9,3,226,,-ErPSunMfcs\n'
+    path = save("youcook2_val.csv", text)
+    done = prepare("youcook2", path, touch("-ErPSunMfcs.webm"))
+    assert [(clip.id, texts(clip), clip.split, clip.extra) for clip in done.clips] == [
+        ("-ErPSunMfcs@47-60", ["pick, then chop"], "val", {"x_recipe": "226"}),
+        ("-ErPSunMfcs@3-9", [], "val", {"x_recipe": "226"}),
+    ]
+    assert f"Segments without a sentence: 1 (first: {path}, line 3)." in done.out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"segment": [60, 47]}, "xHr8X2Wpmno, segment 0: the end 47 s is not after the beginning 60 s"),
+        ({"segment": [60]}, "xHr8X2Wpmno, segment 0: [60] is not [start, end]"),
+        ({"sentence": None}, "xHr8X2Wpmno, segment 0: a text is wanted, not 'None'"),
+        (None, "xHr8X2Wpmno, segment 0: there is no 'segment', only id"),
+    ],
+)
+def test_youcook2_entries_that_are_wrong(
+    prepare: Prepare, touch: Touch, save: Save, change: dict[str, object] | None, said: str
+) -> None:
+    segment = {"segment": [0, 9], "sentence": "boil"} | change if change else {"id": 0}
+    database = {"xHr8X2Wpmno": {"subset": "validation", "annotations": [segment]}}
+    path = save("y.json", json.dumps({"database": database}))
+    done = prepare("youcook2", path, touch("xHr8X2Wpmno.mp4"))
+    assert done.err == f"error: {path}, {said}\n"
+
+
+MSRVTT = {
+    "videos": [
+        {"video_id": f"video{n}", "split": split, "start time": 1.0, "end time": 9.0, "url": f"u{n}", "category": n}
+        for n, split in enumerate(["train", "validate", "test", "test"])
+    ],
+    "sentences": [
+        {"video_id": "video0", "caption": "a man talks", "sen_id": 0},
+        {"video_id": "video2", "caption": "a dog", "sen_id": 1},
+        {"video_id": "video0", "caption": " someone speaks ", "sen_id": 2},
+        {"video_id": "video3", "caption": "a cat, asleep", "sen_id": 3},
+        {"video_id": "video9", "caption": "nobody", "sen_id": 4},
+    ],
+}
+LIST_1KA = "key,vid_key,video_id,sentence\nret0,msr2,video2,one dog runs\nret1,msr8,video8,a boat\n"
+
+
+def test_msrvtt_official_splits(prepare: Prepare, touch: Touch, save: Save) -> None:
+    media = touch("TrainValVideo/video0.mp4", "TrainValVideo/video1.mp4", "TestVideo/video2.mp4")
+    done = prepare("msrvtt", save("MSRVTT_data.json", json.dumps(MSRVTT)), media)
+    assert [(clip.id, clip.split, texts(clip)) for clip in done.clips] == [
+        ("video0", "train", ["a man talks", "someone speaks"]),
+        ("video1", "val", []),
+        ("video2", "test", ["a dog"]),
+    ]
+    assert done.clips[1].extra == {"x_category": 1, "x_url": "u1"}
+    assert (done.clips[0].start_s, done.clips[0].end_s) == (0.0, None)  # the files are cut already
+    assert "Videos without a sentence: 1 (first: video1)." in done.out
+    assert "Sentences left out, empty or of a video that is not listed: 1 (first: video9 'nobody')." in done.out
+    assert done.missing == [["video3", "video3"]]
+
+
+def test_msrvtt_1ka(prepare: Prepare, touch: Touch, save: Save) -> None:
+    media = touch(*(f"video{n}.mp4" for n in (0, 1, 2, 3, 8)))
+    info, listed = save("MSRVTT_data.json", json.dumps(MSRVTT)), save("1ka.csv", LIST_1KA)
+    done = prepare("msrvtt", info, media, "--split_1ka", listed)
+    assert [(clip.id, clip.split, texts(clip)) for clip in done.clips] == [
+        ("video0", "train", ["a man talks", "someone speaks"]),
+        ("video1", "train", []),
+        ("video3", "train", ["a cat, asleep"]),
+        ("video2", "test", ["one dog runs"]),
+        ("video8", "test", ["a boat"]),
+    ]
+    assert prepare("msrvtt", info, listed, media).clips == done.clips
+    alone = prepare("msrvtt", listed, media)
+    assert [(clip.id, clip.split) for clip in alone.clips] == [("video2", "test"), ("video8", "test")]
+    assert "one list of 1k-A is wanted" in prepare("msrvtt", listed, media, "--split_1ka", listed).err
+
+
+def test_msrvtt_files_that_are_wrong(prepare: Prepare, touch: Touch, save: Save) -> None:
+    media = touch("video0.mp4")
+    path = save("m.json", '{"videos": [{"video_id": "video0"}], "sentences": []}')
+    assert prepare("msrvtt", path, media).err == f"error: {path}, video 0: there is no 'split', only video_id\n"
+    assert "m.json: there is no 'videos', only a" in prepare("msrvtt", save("m.json", '{"a": 1}'), media).err
+    twice = save("1ka.csv", LIST_1KA + "ret2,msr2,video2,again\n")
+    said = f"error: {twice}, line 4: video2 has no sentence, or comes a second time\n"
+    assert prepare("msrvtt", twice, media).err == said

@@ -27,8 +27,9 @@ MAY_IMPORT = {
 }
 # Each of these is imported in one place only.
 ONLY_IN = {
-    "av": {f"datasets/media/{name}.py" for name in ("container", "decoding", "pictures", "encoding")},
-    "decord": {"datasets/media/decoding.py"},
+    "av": {f"datasets/media/{path.name}" for path in (PACKAGE / "datasets/media").iterdir()},
+    "decord": {"datasets/media/decord_media.py"},
+    "torchcodec": {"datasets/media/torchcodec_media.py"},
     "faiss": {"retrieval/index.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
@@ -36,6 +37,7 @@ ONLY_IN = {
     "huggingface_hub": {"models/hub.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/media/sound.py"},
+    "pebble": {"datasets/scan.py"},
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # word: module and function, its positional arguments, and what it does
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "synth": ("vatt.cli.commands:synth", ("output",), "write the demonstration corpus: short videos with captions"),
+    "scan": ("vatt.cli.data:scan", ("path",), "look at every media file: what it is, and whether it is whole"),
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
     "convert": (

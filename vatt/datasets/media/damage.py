@@ -1,0 +1,109 @@
+"""Damage in the pictures of a video, also where FFmpeg conceals it and reports no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+
+from vatt.datasets.media.probe import Track
+from vatt.datasets.media.source import av_input
+
+LOST_SHARE = 0.1  # so many pictures may be missing without damage: VP8 has packets that show nothing
+
+
+@dataclass
+class Pictures:
+    """What came of decoding stretches of a video.
+
+    Args:
+        shown: pictures that came out.
+        tried: these, and those that should have.
+        bad: pictures that FFmpeg had to mend, and those that did not come out.
+        first_bad_s: when the first of these is shown, counted from the beginning of the video.
+        width, height: as they are stored, in pixels.
+        rotation: degrees counter-clockwise to turn them upright: 0, 90, 180 or 270.
+    """
+
+    shown: int = 0
+    tried: int = 0
+    bad: int = 0
+    first_bad_s: float | None = None
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+
+
+def decode_pictures(path: str, video: Track, spans: Sequence[tuple[float, float]]) -> Pictures:
+    """Decode stretches of a video and look for damage, also for what FFmpeg conceals without an error.
+
+    Args:
+        path: see `vatt.datasets.media.source`.
+        video: from `read_packets`.
+        spans: begin and end in seconds from the beginning of the video on, ascending, the first at 0.
+    """
+    found = Pictures()
+    mended = failed = lost = 0
+    fields = False  # two packets may make one picture
+    with av.open(av_input(path)) as container:
+        stream = container.streams[video.index]
+        stream.codec_context.thread_count = 1
+        for number, span in enumerate(spans):
+            begin_s, end_s = (at_s + video.begin_s for at_s in span)
+            if number:
+                try:
+                    container.seek(round(begin_s / stream.time_base), stream=stream)
+                except (av.FFmpegError, OSError):
+                    break  # a container that cannot seek: its beginning is all that is looked at
+            times_s = []
+            for at_s, frame in _decode(container, stream, begin_s, end_s, bool(video.keys_s)):
+                if frame is None:
+                    failed += 1
+                else:
+                    times_s.append(at_s)
+                    mended += frame.is_corrupt
+                    fields = fields or frame.interlaced_frame
+                    found.width, found.height, found.rotation = frame.width, frame.height, round(frame.rotation) % 360
+                if found.first_bad_s is None and (frame is None or frame.is_corrupt):
+                    found.first_bad_s = max(0.0, at_s - video.begin_s)
+            if times_s and video.timed:
+                lost += max(0, video.count(max(begin_s, min(times_s)), end_s) - len(times_s))
+            found.shown += len(times_s)
+    if fields or lost <= max(1, LOST_SHARE * found.shown):
+        lost = 0
+    missing = max(failed, lost)
+    found.tried, found.bad = found.shown + missing, mended + missing
+    return found
+
+
+def _decode(
+    container: Any, stream: Any, begin_s: float, end_s: float, has_keys: bool
+) -> Iterator[tuple[float, Any | None]]:
+    """Pictures of a span with their times; None for a packet that gives none but an error."""
+    base_s, ready = float(stream.time_base), not has_keys
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError, OSError):  # `read_packets` has reported what cannot be read
+            return
+        at_s = begin_s if packet.pts is None else packet.pts * base_s
+        if not ready:  # pictures before the first key frame after a seek are whole only in the file
+            if not packet.is_keyframe:
+                continue
+            ready, begin_s = True, max(begin_s, at_s)
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, OSError, ValueError):
+            if begin_s <= at_s < end_s:
+                yield at_s, None
+            continue
+        for frame in frames:
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            at_s = begin_s if stamp is None else stamp * base_s
+            if at_s >= end_s:
+                return
+            if at_s >= begin_s:
+                yield at_s, frame

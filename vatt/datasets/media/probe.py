@@ -1,0 +1,266 @@
+"""What the packets of a media file tell: frame rate, key frames, ends of the tracks, and whether it was cut off.
+
+The header of a file says what its writer meant to write, the packets say what is there. All of them are read, and none
+is decoded.
+
+**Duplicates by content.** The content hash is taken over the packets of picture and sound, in order, with the names
+of the codecs, the size of the picture and the rate of the sound. It is equal for copies, and for the same streams in
+another container (MP4 and Matroska), under other tags or with another rotation. It differs as soon as anything was
+encoded anew, and for MPEG-TS, which writes the packets of H.264 differently.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+
+import av
+
+from vatt.datasets.media.container import first_line
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.source import av_input, is_url, split_member
+
+CUT_S = 0.5  # data that end this much before the header says were cut off
+GAP_S = 0.5  # sound that pauses for so long has lost packets; encoders that save on silence pause for 0.4 s
+EVEN_S = 0.0015  # Matroska rounds times to milliseconds: an even frame rate strays by so much
+# Formats whose header says how long the file is; for the others FFmpeg estimates it from the data.
+PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "flac", "asf", "wav")
+
+
+class NoMedia(MediaError):
+    """A file that was never media, or holds neither picture nor sound."""
+
+
+class Track:
+    """The packets of the picture or of the sound.
+
+    Args:
+        stream: of PyAV.
+
+    Attributes:
+        times_s: when the packets are shown, ascending once all are read.
+        keys_s: the times of the key frames.
+        timed: every packet has a time.
+        gap: beginning and end of the first long pause of a sound, in seconds.
+        promised_s: the duration that the header of an AVI file promises; for others it means nothing.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        decoder = stream.codec_context
+        self.index, self.kind, self.codec = stream.index, stream.type, decoder.codec.canonical_name
+        self.width, self.height = (decoder.width, decoder.height) if self.kind == "video" else (0, 0)
+        self.sample_rate, self.layout, self.channels = 0, "", 0
+        if self.kind == "audio":
+            self.sample_rate, self.channels = decoder.sample_rate, decoder.layout.nb_channels
+            self.layout = "" if decoder.layout.name.endswith("channels") else decoder.layout.name  # "2 channels"
+        self.times_s: list[float] = []
+        self.keys_s: list[float] = []
+        self.timed = True
+        self.packets = 0
+        self.gap: tuple[float, float] | None = None
+        self._base_s = float(stream.time_base)
+        self.promised_s = stream.frames * self._base_s
+        # In MP4 the first packets of AAC lie before the start: their samples are dropped.
+        self._start_s = -math.inf if stream.start_time is None else stream.start_time * self._base_s
+        self._until_s = -math.inf
+        self._hash = blake2b(f"{self.codec} {self.width} {self.height} {self.sample_rate}".encode())
+
+    def add(self, packet: av.Packet) -> None:
+        """Take note of the next packet."""
+        self.packets += 1
+        self._hash.update(packet)
+        if packet.pts is None:
+            self.timed = False
+            return
+        begin_s = packet.pts * self._base_s
+        end_s = begin_s + (packet.duration or 0) * self._base_s
+        if self.kind == "audio" and self.gap is None and self.times_s and begin_s - self._until_s > GAP_S:
+            self.gap = self._until_s, begin_s
+        if self.sample_rate and packet.has_sidedata("skip_samples"):
+            end_s -= int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little") / self.sample_rate
+        self.times_s.append(begin_s)
+        if packet.is_keyframe:
+            self.keys_s.append(begin_s)
+        self._until_s = max(self._until_s, end_s)
+
+    def finish(self) -> None:
+        """Call it after the last packet."""
+        self.times_s.sort()
+        self.keys_s.sort()
+
+    @property
+    def digest(self) -> bytes:
+        """Hash of everything the packets hold."""
+        return self._hash.digest()
+
+    @property
+    def begin_s(self) -> float:
+        """Start on the container's own clock."""
+        return max(self.times_s[0], self._start_s)
+
+    @property
+    def end_s(self) -> float:
+        """End on the container's own clock; a last picture without a duration is shown as long as the others."""
+        return max(self._until_s, self.times_s[-1] + (self._step_s() if self.kind == "video" else 0.0))
+
+    def fps(self) -> float | None:
+        """Frames per second; None for less than two frames."""
+        return round(1 / self._step_s(), 3) if self._step_s() else None
+
+    def constant_fps(self) -> bool | None:
+        """Whether every frame stands where an even rate puts it; None if that cannot be known."""
+        step_s = self._step_s()
+        if len(self.times_s) < 3 or not self.timed or not step_s:
+            return None
+        slack_s = min(max(EVEN_S, 1.1 * self._base_s), step_s / 4)
+        return all(abs(at_s - self.times_s[0] - i * step_s) <= slack_s for i, at_s in enumerate(self.times_s))
+
+    def gop_s(self) -> float | None:
+        """Longest stretch from a key frame to the next one, or to the end; None without key frames."""
+        return round(max(b - a for a, b in pairwise([*self.keys_s, self.end_s])), 3) if self.keys_s else None
+
+    def count(self, begin_s: float, end_s: float) -> int:
+        """Packets shown in a span, its end excluded."""
+        return bisect_left(self.times_s, end_s) - bisect_left(self.times_s, begin_s)
+
+    def _step_s(self) -> float:
+        return (self.times_s[-1] - self.times_s[0]) / (len(self.times_s) - 1) if len(self.times_s) > 1 else 0.0
+
+
+@dataclass
+class Packets:
+    """All packets of a file.
+
+    Args:
+        container: FFmpeg's name of the format.
+        num_streams: tracks of all kinds.
+        video, audio: the tracks that a player would choose, if they can be decoded; cover art is no video, and a
+            track without a packet is none.
+        begin_s, end_s: of everything, on the container's own clock.
+        cut: how it is known that the file was cut off; empty if it was not.
+        problems: what else is wrong, in words.
+    """
+
+    container: str
+    num_streams: int
+    video: Track | None
+    audio: Track | None
+    begin_s: float = 0.0
+    end_s: float = 0.0
+    cut: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def tracks(self) -> list[Track]:
+        """Picture and sound, as far as they are there."""
+        return [track for track in (self.video, self.audio) if track is not None]
+
+    def content_hash(self) -> str:
+        """Hexadecimal, 32 digits: see the head of this file."""
+        return blake2b(b"".join(track.digest for track in self.tracks), digest_size=16).hexdigest()
+
+
+def read_packets(path: str) -> Packets:
+    """Read every packet of a file.
+
+    Args:
+        path: see `vatt.datasets.media.source`.
+
+    Raises:
+        NoMedia: the file is something else, or has neither picture nor sound.
+        MediaError: it cannot be opened.
+    """
+    try:
+        container = av.open(av_input(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _not_opened(path, error) from None
+    with container:
+        video, audio = (_best(container, kind) for kind in ("video", "audio"))
+        found = Packets(container.format.name, len(container.streams), video, audio)
+        if not found.tracks:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+            raise NoMedia(path, f"neither picture nor sound that can be decoded ({kinds})")
+        _read(container, found)
+        found.video, found.audio = (track if track and track.packets else None for track in (video, audio))
+        if not found.tracks:
+            raise MediaError(path, "no packet of picture or sound is in it")
+        _look_for_an_early_end(container, found)
+    return found
+
+
+def _best(container: Any, kind: str) -> Track | None:
+    stream = container.streams.best(kind)
+    if stream is None or stream.codec_context is None:
+        return None
+    if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
+        return None
+    return Track(stream)
+
+
+def _read(container: Any, found: Packets) -> None:
+    tracks = {track.index: track for track in found.tracks}
+    torn: list[float] = []  # times of packets that are not whole
+    end_s, last_is_torn = 0.0, False
+    try:
+        for packet in container.demux():
+            if packet.dts is None and packet.pts is None and not packet.size:
+                continue  # PyAV's mark for the end of a stream
+            if packet.pts is not None and packet.time_base is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            last_is_torn = packet.is_corrupt
+            if last_is_torn:
+                torn.append(end_s)
+            if packet.stream_index in tracks and packet.size:
+                tracks[packet.stream_index].add(packet)
+    except (av.FFmpegError, OSError) as error:
+        found.problems.append(f"cannot be read further than {end_s:.2f} s: {first_line(error)}")
+    for track in found.tracks:
+        track.finish()
+        if track.gap is not None:
+            found.problems.append(f"no sound from {track.gap[0]:.2f} s to {track.gap[1]:.2f} s: lost packets")
+    timed = [track for track in found.tracks if track.times_s]
+    found.begin_s = max(0.0, min((track.begin_s for track in timed), default=0.0))
+    found.end_s = max([end_s, *(track.end_s for track in timed)])
+    if last_is_torn:
+        found.cut = f"cut off within a packet at {torn.pop():.2f} s"
+    if torn:
+        found.problems.append(f"packets that are not whole: {len(torn)}, the first at {torn[0]:.2f} s")
+
+
+def _look_for_an_early_end(container: Any, found: Packets) -> None:
+    if found.container not in PROMISING:
+        return
+    promised_s = (container.duration or 0) / av.time_base
+    if found.container == "avi" and found.video is not None:  # FFmpeg corrects its duration by the size of the file
+        promised_s = max(promised_s, found.video.promised_s)
+    if promised_s - found.end_s > CUT_S:
+        found.cut = f"the header promises {promised_s:.2f} s, the data end at {found.end_s:.2f} s"
+
+
+def _not_opened(path: str, error: Exception) -> MediaError:
+    """Why FFmpeg does not open a file, as far as its first bytes tell."""
+    head = b""
+    if not is_url(path):
+        file, offset, _ = split_member(path)
+        try:
+            with open(file, "rb") as opened:
+                opened.seek(offset)
+                head = opened.read(512)
+        except OSError as unreadable:
+            return MediaError(path, first_line(unreadable))
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return NoMedia(path, "a web page (HTML), perhaps in place of a failed download")
+    if head and not any(head):
+        return NoMedia(path, "begins with zeros, like a file that was never filled")
+    if head and all(byte >= 32 or byte in b"\t\n\r" for byte in head):
+        return NoMedia(path, "plain text")
+    said = (getattr(error, "log", None) or (0, "", ""))[2].strip()
+    if "moov atom not found" in said:  # which FFmpeg also says of anything that is only called .mp4
+        if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide"):
+            return MediaError(path, "has no index (moov atom): cut off, or never finished")
+        said = ""
+    return MediaError(path, first_line(error) + (f" ({said})" if said else ""))

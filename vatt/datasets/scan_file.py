@@ -1,0 +1,204 @@
+"""One file of a scan: its facts, and whether it can be used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from vatt.datasets.media.container import first_line
+from vatt.datasets.media.damage import decode_pictures
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.media import Media
+from vatt.datasets.media.probe import NoMedia, Packets, Track, read_packets
+from vatt.datasets.media.source import state
+
+CLIP_S = 3.2  # length of a decoded clip, the paper's
+SILENT_DB = -60.0  # a peak below this is silence
+FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
+
+
+@dataclass
+class FileFacts:
+    """One row of a scan's report. The facts of picture and sound are of the tracks that a player would choose.
+
+    Args:
+        path: as the manifest has it.
+        status: "ok"; "damaged": something in it does not decode; "truncated": it ends before its header says;
+            "unreadable"; "no media"; "missing"; "timeout"; "crashed".
+        reason: why it is not ok.
+        size: in bytes.
+        modified_ns: time of the last change.
+        container: FFmpeg's name of the format.
+        duration_s: from second 0 of the file to the end of its data.
+        num_streams: tracks of all kinds.
+        video_codec: empty without a picture; cover art does not count.
+        width, height: of the upright picture, in pixels.
+        rotation: degrees counter-clockwise by which the stored picture is turned upright: 0, 90, 180 or 270.
+        fps: frames per second, from the times of the packets.
+        constant_fps: every frame stands where an even rate puts it, to the rounding of the container's clock.
+        gop_s: longest stretch from a key frame to the next one or to the end: what a seek may have to decode.
+        audio_codec: empty without sound.
+        sample_rate: in Hz.
+        channels: their number.
+        layout: their arrangement, such as stereo.
+        silent: the peak is below -60 dB, in what was decoded.
+        peak_db, rms_db: levels of what was decoded, mixed to mono, in dB of full scale; -120 for digital silence.
+        start_difference_s: start of the sound minus start of the picture.
+        end_difference_s: end of the sound minus end of the picture.
+        content_hash: see `vatt.datasets.media.probe`.
+        duplicate_of: path of the first file with the same hash.
+    """
+
+    path: str
+    status: str = "ok"
+    reason: str = ""
+    size: int | None = None
+    modified_ns: int | None = None
+    container: str = ""
+    duration_s: float | None = None
+    num_streams: int | None = None
+    video_codec: str = ""
+    width: int | None = None
+    height: int | None = None
+    rotation: int | None = None
+    fps: float | None = None
+    constant_fps: bool | None = None
+    gop_s: float | None = None
+    audio_codec: str = ""
+    sample_rate: int | None = None
+    channels: int | None = None
+    layout: str = ""
+    silent: bool | None = None
+    peak_db: float | None = None
+    rms_db: float | None = None
+    start_difference_s: float | None = None
+    end_difference_s: float | None = None
+    content_hash: str = ""
+    duplicate_of: str = ""
+
+
+def start_worker() -> None:
+    """Make a process ready for `scan_file`: one CPU thread, and all imports done before a clock runs."""
+    torch.set_num_threads(1)
+
+
+def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:
+    """Everything about one file. What is wrong with it stands in the facts; nothing is raised for it.
+
+    Args:
+        path: see `vatt.datasets.media.source`.
+        num_clips: stretches of 3.2 s to decode, spread from the beginning to the end; a file no longer than all of
+            them is decoded whole.
+        time_limit_s: bound on each step of decoding.
+    """
+    facts = FileFacts(path)
+    try:
+        facts.size, facts.modified_ns = state(path)
+        if facts.size == 0:
+            raise NoMedia(path, "the file is empty (0 bytes)")
+        packets = read_packets(path)
+        _describe(facts, packets)
+        problems = _decode(facts, packets, num_clips, time_limit_s)
+        facts.status = "truncated" if packets.cut else "damaged" if packets.problems or problems else "ok"
+        facts.reason = "; ".join(filter(None, (packets.cut, *packets.problems, *problems)))
+    except FileNotFoundError:
+        facts.status, facts.reason = "missing", "there is no such file"
+    except NoMedia as error:
+        facts.status, facts.reason = "no media", error.reason
+    except MediaError as error:
+        facts.status, facts.reason = "unreadable", error.reason
+    except OSError as error:
+        facts.status, facts.reason = "unreadable", first_line(error)
+    return facts
+
+
+def clip_spans(duration_s: float, num_clips: int) -> list[tuple[float, float]]:
+    """Begin and end of stretches of `CLIP_S`, spread evenly; the last one is open, so that the end is seen."""
+    if num_clips == 1 or duration_s <= num_clips * CLIP_S:
+        return [(0.0, math.inf if duration_s <= num_clips * CLIP_S else CLIP_S)]
+    step_s = (duration_s - CLIP_S) / (num_clips - 1)
+    spans = [(i * step_s, i * step_s + CLIP_S) for i in range(num_clips)]
+    return [*spans[:-1], (spans[-1][0], math.inf)]
+
+
+def _describe(facts: FileFacts, packets: Packets) -> None:
+    """What header and packets tell."""
+    video, audio = packets.video, packets.audio
+    facts.container, facts.num_streams = packets.container, packets.num_streams
+    facts.content_hash = packets.content_hash()
+    if video is not None:
+        facts.video_codec, facts.width, facts.height = video.codec, video.width, video.height
+    if video is not None and video.times_s:
+        facts.fps, facts.constant_fps, facts.gop_s = video.fps(), video.constant_fps(), video.gop_s()
+    if audio is not None:
+        facts.audio_codec, facts.sample_rate = audio.codec, audio.sample_rate
+        facts.channels, facts.layout = audio.channels, audio.layout
+    if video is not None and audio is not None and video.times_s and audio.times_s:
+        facts.start_difference_s = round(audio.begin_s - video.begin_s, 4)
+        facts.end_difference_s = round(audio.end_s - video.end_s, 4)
+
+
+def _decode(facts: FileFacts, packets: Packets, num_clips: int, time_limit_s: float) -> list[str]:
+    """Decode clips: the sound and one picture as training does, all pictures for damage. Returns what is wrong.
+
+    Raises:
+        MediaError: neither picture nor sound decodes.
+    """
+    problems: list[str] = []
+    readable = 0
+    with open_media(facts.path, time_limit_s=time_limit_s) as media:
+        length_s = packets.end_s - packets.begin_s if packets.cut else math.inf
+        facts.duration_s = round(min(media.info.duration_s, length_s), 4)
+        spans = clip_spans(facts.duration_s, num_clips)
+        if packets.audio is not None:
+            try:
+                readable += _measure(facts, media, spans)
+            except MediaError as error:
+                problems.append(error.reason)
+            if media.bad_packets:
+                problems.append(f"packets of the sound that do not decode: {media.bad_packets}")
+        if packets.video is not None:
+            try:
+                readable += len(media.frames([spans[-1][0]]).times_s)
+            except MediaError as error:
+                problems.append(error.reason)
+    if not readable:
+        raise MediaError(facts.path, "; ".join(filter(None, (packets.cut, *problems))) or "nothing in it decodes")
+    if packets.video is not None and packets.video.times_s:
+        problems += _look(facts, packets.video, num_clips)
+    return problems
+
+
+def _measure(facts: FileFacts, media: Media, spans: list[tuple[float, float]]) -> int:
+    """Peak and mean power of the sound of stretches; returns how many samples there were."""
+    peak, power, count = 0.0, 0.0, 0
+    for begin_s, end_s in spans:
+        sound = media.waveform(begin_s, min(end_s, facts.duration_s) - begin_s, media.info.sample_rate)
+        samples = sound.samples[sound.begin : sound.end].double()
+        if len(samples):
+            peak = max(peak, samples.abs().max().item())
+            power += samples.square().sum().item()
+            count += len(samples)
+    if count:
+        facts.peak_db, facts.rms_db = _db(peak), _db(math.sqrt(power / count))
+        facts.silent = facts.peak_db < SILENT_DB
+    return count
+
+
+def _look(facts: FileFacts, video: Track, num_clips: int) -> list[str]:
+    """Size and rotation of the picture; returns what is damaged."""
+    pictures = decode_pictures(facts.path, video, clip_spans(video.end_s - video.begin_s, num_clips))
+    if pictures.shown:
+        facts.rotation, turned = pictures.rotation, pictures.rotation % 180 == 90
+        facts.width, facts.height = (pictures.width, pictures.height)[:: -1 if turned else 1]
+    if not pictures.bad:
+        return []
+    where = "" if pictures.first_bad_s is None else f", the first at {pictures.first_bad_s:.2f} s"
+    return [f"damaged or missing pictures: {pictures.bad} of {pictures.tried} decoded{where}"]
+
+
+def _db(amplitude: float) -> float:
+    return round(max(FLOOR_DB, 20 * math.log10(amplitude)), 2) + 0.0 if amplitude > 0 else FLOOR_DB  # never -0.0

@@ -11,6 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 from vatt.cli.training import VattCLI, build_pretraining
+from vatt.datasets import transforms
 from vatt.datasets.text import WordVocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.heads import LinearClassifier
@@ -22,6 +23,8 @@ from vatt.training.pretrain import check_fit
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
 PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
+MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
+RELEASED = CONFIGS / "data" / "augment" / "released.yaml"
 # Parameters of the backbones without the word embeddings.
 PAPER = {
     "pretrain_bbs.yaml": 192_563_244,
@@ -85,6 +88,14 @@ def test_the_papers_experiments_are_built_without_memory(name: str, needs: list[
     assert parameters - words == PAPER[name]
 
 
+def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str], tmp_path: Path) -> None:
+    given = ["--data", str(MIX), needs[1], f"--run.folder={tmp_path}", "--data.augment", str(RELEASED)]
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / "pretrain_bbs.yaml"), *given, "--data.sources.audioset.weight", "2")
+    assert {name: source.weight for name, source in cli.datamodule.sources.items()} == {"howto100m": 1, "audioset": 2}
+    assert cli.datamodule.augment == transforms.RELEASED
+
+
 def load(path: Path) -> Any:
     """A part as the command line reads it: files that it names are put in their places."""
 
@@ -134,7 +145,7 @@ def test_every_part_is_used() -> None:
 
         return within(yaml.safe_load(path.read_text()))
 
-    used = set().union(*(files(path) for path in EXPERIMENTS))
+    used = set().union(*(files(path) for path in [*EXPERIMENTS, MIX])) | {MIX, RELEASED}  # built in a test of their own
     assert EXPERIMENTS
     assert {path for path in PARTS if not {"backbone", "objective"} & set(path.parts)} <= used
     assert used <= set(PARTS)

@@ -77,6 +77,7 @@ class ClipFormat:
         num_texts: K, the candidate texts of a clip (MIL-NCE).
         crop_box: left, top, right and bottom of the part of the picture that is looked at, as fractions of its
             width and height.
+        audio_s: seconds of the waveform, which begins with the frames; None is as long as they last.
     """
 
     num_frames: int = 32
@@ -86,28 +87,42 @@ class ClipFormat:
     num_words: int = 16
     num_texts: int = 5
     crop_box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    audio_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "fps", "size", "sample_rate", "num_words", "num_texts"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"ClipFormat.{name} must be positive, not {getattr(self, name)!r}")
+        if self.audio_s is not None and not self.audio_s > 0:
+            raise ValueError(f"ClipFormat.audio_s must be positive, not {self.audio_s!r}")
         left, top, right, bottom = self.crop_box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"ClipFormat.crop_box must be fractions left < right, top < bottom: {self.crop_box}")
 
     @property
     def duration_s(self) -> float:
-        """Seconds that a clip spans, the same for its frames and its waveform."""
+        """Seconds that the frames of a clip span, and its waveform, unless that has its own length."""
         return self.num_frames / self.fps
+
+    @property
+    def sound_s(self) -> float:
+        """Seconds of the waveform."""
+        return self.duration_s if self.audio_s is None else self.audio_s
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the beginning of a clip to the end of its frames and its waveform."""
+        return max(self.duration_s, self.sound_s)
 
     @property
     def num_samples(self) -> int:
         """S, the samples of the waveform."""
-        return round(self.duration_s * self.sample_rate)
+        return round(self.sound_s * self.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``ClipFormat(**d)`` reads them back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain values for JSON, without what is None; `from_dict` reads them back."""
+        values = {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClipFormat:

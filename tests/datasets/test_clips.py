@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
@@ -13,10 +11,10 @@ from vatt.datasets.clips import (
     ClipDataset,
     ClipReader,
     DataError,
-    StepSampler,
+    MixedDataset,
     collate,
-    seeded,
 )
+from vatt.datasets.sampling import Mix, Shuffled, StepSampler
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError
@@ -63,7 +61,7 @@ def test_training_windows_lie_inside_the_clip(clips: list[Clip]) -> None:
         seen.append(start_s) or original(clip, files, start_s, *rest)
     )  # type: ignore[method-assign]
     for epoch in range(10):
-        assert len(dataset[1, epoch]) == 3
+        assert len(dataset.draw(1, epoch)) == 3
     assert all(1.0 <= start_s <= 1.5 for start_s in seen)
     assert all(a < b for a, b in zip(seen[0::3], seen[1::3], strict=True))
     assert len(set(seen)) == 30
@@ -71,16 +69,18 @@ def test_training_windows_lie_inside_the_clip(clips: list[Clip]) -> None:
 
 def test_the_same_key_gives_the_same_sample_and_another_pass_another(clips: list[Clip]) -> None:
     dataset = ClipDataset(clips, ClipReader(TINY), Augment(gain_db=6), seed=3)
-    assert same(dataset[0, 0][0], dataset[0, 0][0])
-    assert not same(dataset[0, 0][0], dataset[0, 1][0])
-    assert not same(dataset[0, 0][0], ClipDataset(clips, ClipReader(TINY), Augment(gain_db=6), seed=4)[0, 0][0])
+    assert same(dataset.draw(0, 0)[0], dataset.draw(0, 0)[0])
+    assert not same(dataset.draw(0, 0)[0], dataset.draw(0, 1)[0])
+    assert not same(
+        dataset.draw(0, 0)[0], ClipDataset(clips, ClipReader(TINY), Augment(gain_db=6), seed=4).draw(0, 0)[0]
+    )
 
 
 def test_training_replaces_what_it_cannot_read_and_names_it(clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     bad = Clip(id="bad", path=str(tmp_path / "broken.mp4"))
     dataset = ClipDataset([bad, *clips[:2]], ClipReader(TINY), Augment())
-    first, again = dataset[0, 0][0], dataset[0, 0][0]
+    first, again = dataset.draw(0, 0)[0], dataset.draw(0, 0)[0]
     assert first["id"] in ("whole", "part")
     assert same(first, again)
     assert (first["events"][0]["kind"], first["events"][0]["id"]) == ("unreadable", "bad")
@@ -103,55 +103,22 @@ def test_a_clip_beyond_the_end_of_its_file_is_named(video_file: Path) -> None:
     assert "begins at 30 s, the file ends at 3" in event["reason"]
 
 
-@given(
-    clips=st.integers(8, 60),
-    batch=st.integers(1, 4),
-    world=st.integers(1, 2),
-    start=st.integers(0, 30),
-    seed=st.integers(0, 5),
-)
-@settings(max_examples=40, deadline=None)
-def test_the_order_is_a_function_of_seed_and_step(clips: int, batch: int, world: int, start: int, seed: int) -> None:
-    def order(rank: int, world: int, batch: int, start: int = 0) -> list[list[tuple[int, int]]]:
-        return list(StepSampler(clips, batch, 40, seed, start, rank, world))
-
-    one = order(0, 1, batch * world)
-    assert order(0, 1, batch * world, start) == one[start:]
-    for whole, *parts in zip(one, *(order(rank, world, batch) for rank in range(world)), strict=True):
-        assert sorted(key for part in parts for key in part) == sorted(whole)
-    per_epoch = clips // (batch * world)
-    for epoch in range(40 // per_epoch):
-        keys = [key for step in one[epoch * per_epoch : (epoch + 1) * per_epoch] for key in step]
-        assert len(set(keys)) == len(keys)
-        assert {key[1] for key in keys} == {epoch}
-
-
-def test_too_few_clips_for_a_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 clips do not fill one batch of 4"):
-        StepSampler(3, 4, 10, 0)
-
-
-def test_neighbouring_seeds_are_unrelated() -> None:
-    draws = torch.stack([torch.rand(200, generator=seeded(0, epoch, 7)) for epoch in range(40)])
-    correlation = torch.corrcoef(draws) - torch.eye(40)
-    assert correlation.abs().max() < 0.35
-    assert len({seeded(a, b).initial_seed() for a in range(30) for b in range(30)}) == 900
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_batches_do_not_depend_on_the_workers(clips: list[Clip], workers: int, context: str) -> None:
     if workers == 0 and context == "spawn":
         pytest.skip("no process is started")
-    dataset = ClipDataset(clips[:3], ClipReader(TINY), Augment(gain_db=6), seed=1)
+    first = ClipDataset(clips[:3], ClipReader(TINY), Augment(gain_db=6), seed=1)
+    dataset = MixedDataset([first, ClipDataset(clips[3:], ClipReader(TINY), Augment(), seed=2)])
+    sampler = StepSampler([Shuffled(3, 1), Shuffled(len(clips) - 3, 2)], 2, 3, Mix([2, 1], 0))
     loader = DataLoader(
         dataset,
-        batch_sampler=StepSampler(3, 2, 3, seed=1),
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
         multiprocessing_context=context if workers else None,
     )
-    expected = [collate([dataset[key] for key in keys]) for keys in StepSampler(3, 2, 3, seed=1)]
+    expected = [collate([dataset[key] for key in keys]) for keys in sampler]
     batches = list(loader)
     assert len(batches) == 3
     assert all(same(a, b) for a, b in zip(batches, expected, strict=True))

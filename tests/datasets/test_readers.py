@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.conftest import TINY, read_number
-from vatt.datasets.clips import seeded
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
+from vatt.datasets.sampling import seeded
 from vatt.datasets.text import WordVocabulary
 from vatt.structures import Clip, ClipFormat, TimedText
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from vatt.datasets.clips import seeded
 from vatt.datasets.media.pictures import Square
+from vatt.datasets.sampling import seeded
 from vatt.datasets.transforms import (
     PAPER,
     RELEASED,
@@ -165,7 +166,7 @@ def test_gain_and_noise_stay_in_range_and_have_their_size() -> None:
      {"stretch": (0.8, 1.2), "area": (0.5, 1.0)}],
 )  # fmt: skip
 def test_impossible_ranges_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="ascending|probability|not both"):
+    with pytest.raises(ValueError, match=r"ascending|probability|not both"):
         Augment(**wrong)
 
 
@@ -174,3 +175,4 @@ def test_the_files_of_the_presets_say_the_same(name: str, preset: Augment) -> No
     said = yaml.safe_load(Path(ROOT / f"configs/data/augment/{name}.yaml").read_text())
     said = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
     assert Augment(**said) == preset
+    assert said.keys() == asdict(preset).keys()  # so that it replaces another one whole

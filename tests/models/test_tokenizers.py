@@ -87,6 +87,11 @@ def test_wrong_shapes_are_named(tokenizer: torch.nn.Module, shape: tuple[int, ..
         tokenizer(torch.zeros(shape))
 
 
+def test_pixels_that_are_not_in_their_range_yet_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"float in .-1, 1., not torch\.uint8"):
+        VideoTokenizer(8, (1, 1, 1))(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
+
+
 def test_gradients_are_the_same_every_time_on_several_threads() -> None:
     """Sums in an order that threads decide would make two runs of one seed differ."""
     tokenizer = VideoTokenizer(64, grid=(4, 4, 4), patch=(1, 2, 2))

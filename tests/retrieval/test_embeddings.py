@@ -14,6 +14,7 @@ from tests.conftest import TINY, tiny_backbone, tiny_model
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
+from vatt.datasets.transforms import to_float
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
@@ -70,7 +71,7 @@ def test_vectors_are_those_of_the_model(manifest: Path, model_folder: Path, tmp_
     clip = read_manifest(manifest)[1]
     with ExitStack() as stack, torch.no_grad():
         sample = reader.read(clip, reader.open(clip, stack), 1.0)
-        expected = model(video=sample["video"][None], audio=sample["audio"][None])
+        expected = model(video=to_float(sample["video"][None]), audio=sample["audio"][None])
     for output, key in (("video_va", ("video", "video_audio")), ("audio_va", ("audio", "video_audio"))):
         np.testing.assert_allclose(found["part", *key, 1.0], expected[output][0].numpy(), atol=1e-5)
 

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from tests.conftest import SMALL_HEAD, TINY, tiny_backbone
-from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.datamodule import ClipDataModule, Source
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.checkpoint import AtomicCheckpointIO
@@ -28,11 +28,13 @@ def train(
     num_workers: int = 0,
     text: bool = True,
     val_fraction: float = 0.3,
+    sources: dict[str, Source] | None = None,
+    watch: L.Callback | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
     """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
 
-    Without ``text`` it trains on the corpus' bare folder of media.
+    Without ``text`` it trains on the corpus' bare folder of media, with ``sources`` on these.
     """
     run = Run(folder=str(folder), checkpoint_steps=2)
     L.seed_everything(0, verbose=False)
@@ -42,7 +44,8 @@ def train(
         Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
     )
     data = ClipDataModule(
-        manifest=str(corpus / "manifest.jsonl" if text else corpus / "clips"),
+        manifest=None if sources else str(corpus / "manifest.jsonl" if text else corpus / "clips"),
+        sources=sources,
         format=TINY,
         vocabulary=str(corpus / "vocabulary") if text else None,
         batch_size=4,
@@ -50,7 +53,7 @@ def train(
         val_fraction=val_fraction,
         num_workers=num_workers,
     )
-    callbacks = run_callbacks(run)
+    callbacks = run_callbacks(run) + ([watch] if watch else [])
     if stop_after is not None:
         callbacks.append(StopAfter(stop_after))
     last = L.Trainer(

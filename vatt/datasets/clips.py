@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Generator
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from vatt.datasets.media.cache import DecodedCache
-from vatt.datasets.media.decoding import Decoder, open_media
+from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
+from vatt.datasets.sampling import Key, seeded
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment, draw_colour, to_float
 from vatt.errors import InputError, VattError
 from vatt.structures import Batch, Clip, ClipFormat, Event
 
 Sample = dict[str, Any]
-Key = tuple[int, int]  # index of the clip, number of the pass over the data
 
 
 class DataError(VattError, RuntimeError):
@@ -47,8 +47,9 @@ class ClipReader:
         decoder: Decoder = "auto",
         words_per_text: int | None = None,
         cache: str | None = None,
+        time_limit_s: float = TIME_LIMIT_S,
     ) -> None:
-        self.format, self.decoder = format, decoder
+        self.format, self.decoder, self.time_limit_s = format, decoder, time_limit_s
         self.video, self.audio = VideoReader(format), AudioReader(format)
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
         if cache is not None and decoder not in ("auto", "pyav"):
@@ -101,7 +102,9 @@ class ClipReader:
         return sample
 
     def _open(self, path: str) -> Media:
-        return self.cache.open(path) if self.cache else open_media(path, self.decoder)  # type: ignore[return-value]
+        if self.cache:
+            return self.cache.open(path)  # type: ignore[return-value]
+        return open_media(path, self.decoder, self.time_limit_s)
 
     def nothing(self, clip: Clip) -> Sample:
         """The sample of a clip that cannot be read: zeros, nothing valid."""
@@ -120,7 +123,7 @@ class ClipReader:
 
 
 class ClipDataset(Dataset[list[Sample]]):
-    """Windows of the clips of a manifest. A key is (index, pass): the same key always gives the same sample.
+    """Windows of the clips of a manifest. The same index and number of the draw always give the same sample.
 
     Training draws its windows at random, and replaces a clip that is unreadable, or damaged inside the window, by
     another one that the same key always leads to. Evaluation takes the middle window and never replaces: what
@@ -150,11 +153,14 @@ class ClipDataset(Dataset[list[Sample]]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: Key | int) -> list[Sample]:
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
+    def __getitem__(self, index: int) -> list[Sample]:
+        return self.draw(index, 0)
+
+    def draw(self, index: int, number: int) -> list[Sample]:
+        """One draw of a clip; ``number`` makes it another one than the draws before."""
         if self.augment is None:
             return self._evaluation(self.clips[index])
-        generator = seeded(self.seed, epoch, index)
+        generator = seeded(self.seed, number, index)
         events: list[Event] = []
         for _ in range(self.max_replacements + 1):
             clip = self.clips[index]
@@ -172,7 +178,7 @@ class ClipDataset(Dataset[list[Sample]]):
     def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s, end_s = start_range(clip, files, self.reader.format.duration_s)
+            first_s, last_s, end_s = start_range(clip, files, self.reader.format.span_s)
             # One draw in each of as many equal parts: the windows of a clip lie apart.
             draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
             places = (torch.arange(self.windows) + draws) / self.windows
@@ -187,7 +193,7 @@ class ClipDataset(Dataset[list[Sample]]):
         try:
             with ExitStack() as stack:
                 files = self.reader.open(clip, stack)
-                first_s, last_s, end_s = start_range(clip, files, self.reader.format.duration_s)
+                first_s, last_s, end_s = start_range(clip, files, self.reader.format.span_s)
                 sample = self.reader.read(clip, files, (first_s + last_s) / 2, end_s)
                 bad = sum(file.bad_packets for file in set(files))
         except MediaError as error:
@@ -200,40 +206,19 @@ class ClipDataset(Dataset[list[Sample]]):
         return [sample]
 
 
-class StepSampler(Sampler[list[Key]]):
-    """Batches of keys as a pure function of (seed, step): a fresh shuffle every pass, incomplete batches left out.
+class MixedDataset(Dataset[list[Sample]]):
+    """Several datasets as one, whose items are found by the keys of `vatt.datasets.sampling.StepSampler`.
 
     Args:
-        num_clips: size of the dataset.
-        batch_size: clips in a batch of one process.
-        steps: batches of the whole training.
-        seed: of the shuffles.
-        start: number of the first batch; the ones before it have been trained on.
-        rank, world: which process of how many this is. A batch of all processes together is cut from one shuffle,
-            so the order depends on ``batch_size * world`` alone.
+        datasets: with samples of the same shapes.
     """
 
-    def __init__(
-        self, num_clips: int, batch_size: int, steps: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
-        if num_clips < batch_size * world:
-            raise InputError(f"{num_clips} clips do not fill one batch of {batch_size * world}; lower data.batch_size")
-        self.num_clips, self.batch_size, self.steps, self.seed = num_clips, batch_size, steps, seed
-        self.start, self.rank, self.world = start, rank, world
+    def __init__(self, datasets: Sequence[ClipDataset]) -> None:
+        self.datasets = datasets
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        whole = self.batch_size * self.world
-        per_epoch = self.num_clips // whole
-        order: list[int] = []
-        for step in range(self.start, self.steps):
-            epoch, batch = divmod(step, per_epoch)
-            if batch == 0 or not order:
-                order = torch.randperm(self.num_clips, generator=seeded(self.seed, epoch)).tolist()
-            chosen = order[batch * whole : (batch + 1) * whole][self.rank :: self.world]
-            yield [(index, epoch) for index in chosen]
+    def __getitem__(self, key: Key) -> list[Sample]:
+        dataset, index, number = key
+        return self.datasets[dataset].draw(index, number)
 
 
 def collate(groups: Sequence[list[Sample]]) -> Batch:
@@ -256,15 +241,6 @@ def finish(batch: Batch) -> Batch:
     return batch
 
 
-def seeded(*numbers: int) -> Generator:
-    """A generator that depends on all the numbers."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:  # splitmix64: neighbouring seeds give unrelated streams
-        state = (state ^ number) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
-
-
 def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float, float]:
     """First and last second at which a window of ``duration_s`` can begin inside the clip, and the clip's end.
 
@@ -272,6 +248,8 @@ def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[
         MediaError: the clip begins after the end of its file.
     """
     ends_s = max(file.info.duration_s for file in files)
+    if files[0].info.is_picture and files[0] is files[1]:
+        return 0.0, 0.0, duration_s
     if clip.start_s and clip.start_s >= ends_s:
         raise MediaError(clip.path, f"the clip begins at {clip.start_s:g} s, the file ends at {ends_s:g} s")
     end_s = ends_s if clip.end_s is None else min(clip.end_s, ends_s)

@@ -1,96 +1,170 @@
-"""The Lightning data module: a manifest in, batches out, in an order that depends on seed and step alone."""
+"""The Lightning data module: manifests in, batches out, in an order that depends on seed and step alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
-from vatt.datasets.clips import ClipDataset, ClipReader, StepSampler, collate, finish
+from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset, collate, finish
 from vatt.datasets.manifest import hold_out, read_manifest
-from vatt.datasets.media.decoding import Decoder
+from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError
 from vatt.structures import Batch, Clip, ClipFormat
 
 
+@dataclass(frozen=True)
+class Source:
+    """One of several datasets that are trained on together. What is None is as for the whole data module.
+
+    Args:
+        manifest: see `ClipDataModule`.
+        weight: share of the clips of a training that come from here, beside the weights of the others.
+        fps: distance of the frames, of which there are as many as everywhere.
+        sample_rate: of the waveform in Hz, which has as many samples as everywhere.
+        augment: how its training clips are varied.
+        words_per_text: see `vatt.datasets.readers.TextReader`.
+        balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
+        cache: folder that keeps its decoded files.
+    """
+
+    manifest: str
+    weight: float = 1.0
+    fps: float | None = None
+    sample_rate: int | None = None
+    augment: Augment | None = None
+    words_per_text: int | None = None
+    balanced: bool = False
+    cache: str | None = None
+
+    def format(self, common: ClipFormat) -> ClipFormat:
+        """How its clips are read: with the shapes of the common format."""
+        rate = self.sample_rate or common.sample_rate
+        if rate == common.sample_rate and self.fps in (None, common.fps):
+            return common
+        return replace(common, fps=self.fps or common.fps, sample_rate=rate, audio_s=common.num_samples / rate)
+
+
 class ClipLoader(DataLoader):
     """A loader that knows how many batches it gave, so that a resumed run continues where the last one stopped."""
 
     def __iter__(self) -> Iterator[Batch]:
+        sampler: StepSampler = self.batch_sampler
         for batch in super().__iter__():
-            self.batch_sampler.start += 1
+            sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.batch_sampler.start}
+        return self.batch_sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.start = state["batches"]
+        self.batch_sampler.load_state_dict(state)
 
 
 class ClipDataModule(L.LightningDataModule):
-    """Training and validation clips of one manifest.
+    """Training and validation clips of a manifest, or of several.
 
     Args:
         manifest: CSV, JSONL or Parquet file, or a folder of media (see `vatt.datasets.manifest`).
         format: shapes of the tensors.
         vocabulary: folder with a vocabulary (``vatt vocabulary``); without it no text is read.
+        sources: several datasets by name, in place of ``manifest``. Ids of their clips begin with the name.
         batch_size: opened files per batch and process.
         windows: windows taken from each opened file; a batch has ``batch_size * windows`` clips.
         augment: how training clips are varied.
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
         val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
+        balanced: every class of the manifest comes equally often (see `vatt.datasets.sampling.Balanced`).
         decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
+        time_limit_s: bound on reading one modality of one window.
         words_per_text: see `vatt.datasets.readers.TextReader`.
         cache: folder that keeps decoded files, for sets of short clips (see `vatt.datasets.media.cache`).
         num_workers: processes that read clips.
+        start_method: of these processes: "fork", "spawn" or "forkserver"; the system's unless given.
         seed: of the order and of every random draw.
     """
 
     def __init__(
         self,
-        manifest: str,
+        manifest: str | None = None,
         format: ClipFormat = ClipFormat(),  # noqa: B008 (frozen)
         vocabulary: str | None = None,
+        sources: dict[str, Source] | None = None,
         batch_size: int = 64,
         windows: int = 1,
         augment: Augment = NO_AUGMENT,
         train_split: str = "train",
         val_split: str = "val",
         val_fraction: float = 0.05,
+        balanced: bool = False,
         decoder: Decoder = "auto",
+        time_limit_s: float = TIME_LIMIT_S,
         words_per_text: int | None = None,
         cache: str | None = None,
         num_workers: int = 2,
+        start_method: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.manifest, self.format, self.batch_size, self.windows = manifest, format, batch_size, windows
+        if (manifest is None) == (not sources):
+            raise InputError("give data.manifest, or data.sources for several, and not both")
+        if manifest is not None:
+            sources = {"": Source(manifest, balanced=balanced)}
+        elif balanced or cache:
+            raise InputError("with data.sources, balanced and cache belong to each of them")
+        self.sources: Mapping[str, Source] = sources
+        self.format, self.batch_size, self.windows = format, batch_size, windows
         self.augment, self.train_split, self.val_split = augment, train_split, val_split
         self.val_fraction, self.num_workers, self.seed = val_fraction, num_workers, seed
+        self.start_method = start_method
         self.vocabulary: Vocabulary | None = load_vocabulary(vocabulary) if vocabulary else None
-        self.reader = ClipReader(format, self.vocabulary, decoder, words_per_text, cache)
-        self.train_clips: list[Clip] = []
-        self.val_clips: list[Clip] = []
+        self.readers = {
+            name: ClipReader(
+                source.format(format),
+                self.vocabulary,
+                decoder,
+                words_per_text if source.words_per_text is None else source.words_per_text,
+                source.cache or cache,
+                time_limit_s,
+            )
+            for name, source in sources.items()
+        }
+        self.parts: dict[str, tuple[list[Clip], list[Clip]]] = {}
+
+    @property
+    def train_clips(self) -> list[Clip]:
+        """Every row that is trained on."""
+        return [clip for train, _ in self.parts.values() for clip in train]
+
+    @property
+    def val_clips(self) -> list[Clip]:
+        """Every row that is validated on."""
+        return [clip for _, val in self.parts.values() for clip in val]
 
     def setup(self, stage: str) -> None:
-        """Read the manifest and part it."""
-        if self.train_clips:
-            return
-        clips = read_manifest(self.manifest)
+        """Read the manifests and part each of them."""
+        if not self.parts:
+            self.parts = {name: self._part(name, source.manifest) for name, source in self.sources.items()}
+
+    def _part(self, name: str, manifest: str) -> tuple[list[Clip], list[Clip]]:
+        clips = read_manifest(manifest)
         if all(clip.split is None for clip in clips):
             train, val = clips, []
         else:
-            train = read_manifest(self.manifest, split=self.train_split, check_files=False)
+            train = read_manifest(manifest, split=self.train_split, check_files=False)
             val = [clip for clip in clips if clip.split == self.val_split]
         if not val and self.val_fraction:
             train, val = hold_out(train, self.val_fraction)
-        self.train_clips, self.val_clips = train, val
+        if not name:
+            return train, val
+        return tuple([replace(clip, id=f"{name}/{clip.id}") for clip in part] for part in (train, val))
 
     def train_dataloader(self) -> ClipLoader:
         """Batches for every step of the training, across all passes over the data.
@@ -100,24 +174,38 @@ class ClipDataModule(L.LightningDataModule):
         """
         if self.trainer is None or self.trainer.max_steps < 1:
             raise InputError("set trainer.max_steps: the length of the training is counted in steps")
-        steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        datasets, orders = [], []
+        for number, (name, source) in enumerate(self.sources.items()):
+            clips = self.parts[name][0]
+            seed = self.seed + number  # so that the draws of two datasets are unrelated
+            augment = source.augment or self.augment
+            datasets.append(ClipDataset(clips, self.readers[name], augment, self.windows, seed))
+            orders.append(self._order(name, source, clips, seed))
         sampler = StepSampler(
-            len(self.train_clips),
+            orders,
             self.batch_size,
-            steps,
-            self.seed,
+            self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            Mix([source.weight for source in self.sources.values()], self.seed) if len(orders) > 1 else None,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        dataset = ClipDataset(self.train_clips, self.reader, self.augment, self.windows, self.seed)
-        return ClipLoader(dataset, batch_sampler=sampler, **self._workers())
+        return ClipLoader(MixedDataset(datasets), batch_sampler=sampler, **self._workers())
+
+    def _order(self, name: str, source: Source, clips: list[Clip], seed: int) -> Order:
+        try:
+            if source.balanced:
+                return Balanced([clip.labels for clip in clips], seed)
+            alone = len(self.sources) == 1
+            return Shuffled(len(clips), seed, self.batch_size * self.trainer.world_size if alone else 1)
+        except InputError as error:
+            raise InputError(f"{source.manifest}: {error}") from error
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The validation clips in the order of the manifest, one window each."""
-        if not self.val_clips:
+        """The validation clips in the order of the manifests, one window each."""
+        datasets = [ClipDataset(val, self.readers[name]) for name, (_, val) in self.parts.items() if val]
+        if not datasets:
             return []
-        dataset = ClipDataset(self.val_clips, self.reader)
-        return DataLoader(dataset, batch_size=self.batch_size, **self._workers())
+        return DataLoader(ConcatDataset(datasets), batch_size=self.batch_size, **self._workers())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pictures travel as uint8 and become float where the model is."""
@@ -128,5 +216,6 @@ class ClipDataModule(L.LightningDataModule):
             "num_workers": self.num_workers,
             "collate_fn": collate,
             "persistent_workers": self.num_workers > 0,
+            "multiprocessing_context": self.start_method if self.num_workers else None,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         }

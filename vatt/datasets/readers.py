@@ -79,8 +79,8 @@ class AudioReader:
         After ``end_s``, the end of the clip, there is silence.
         """
         spec = self.format
-        sound = media.waveform(start_s, spec.duration_s, spec.sample_rate)
-        inside = min(spec.num_samples, max(1, round(min(end_s - start_s, spec.duration_s) * spec.sample_rate)))
+        sound = media.waveform(start_s, spec.sound_s, spec.sample_rate)
+        inside = min(spec.num_samples, max(1, round(min(end_s - start_s, spec.sound_s) * spec.sample_rate)))
         sound.samples[inside:] = 0.0
         valid = sound.coverage(inside) >= MIN_COVERAGE
         return vary_waveform(sound.samples, augment, generator), valid

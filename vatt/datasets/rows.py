@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from difflib import get_close_matches
 from math import isfinite
@@ -151,11 +152,13 @@ def _timed(row: dict[str, Any], column: str, key: str) -> tuple[TimedText, ...]:
 def to_row(clip: Clip, root: Path) -> dict[str, Any]:
     """A clip as a row without empty columns, paths relative to ``root`` where they lie below it."""
 
+    below = os.path.abspath(root)
+
     def place(path: str | None) -> str | None:
         if path is None or source.is_url(path):
             return path
-        full = Path(path).resolve()
-        return full.relative_to(root.resolve()).as_posix() if full.is_relative_to(root.resolve()) else str(full)
+        full = Path(os.path.abspath(path))  # links stay as they are
+        return full.relative_to(below).as_posix() if full.is_relative_to(below) else str(full)
 
     def items(texts: tuple[TimedText, ...], key: str) -> list[Any]:
         return [

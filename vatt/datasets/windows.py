@@ -55,7 +55,7 @@ class WindowStream(IterableDataset[list[Sample]]):
                 yield [sample]
 
     def _windows(self, clip: Clip) -> Iterator[Sample]:
-        duration_s = self.reader.format.duration_s
+        duration_s = self.reader.format.span_s
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s)

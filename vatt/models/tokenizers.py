@@ -128,8 +128,10 @@ class VideoTokenizer(PatchTokenizer):
         """Cut video (B, T, 3, H, W) into patches; inside a patch the order is time, row, column, channel.
 
         Raises:
-            ValueError: another shape, or a length or size that patches do not fill.
+            ValueError: another shape, a length or size that patches do not fill, or whole numbers for pixels.
         """
+        if not raw.is_floating_point():
+            raise ValueError(f"pixels are float in [-1, 1], not {raw.dtype}: see vatt.datasets.transforms.to_float")
         if raw.ndim != 5 or raw.shape[2] != 3:
             raise ValueError(f"a video is (B, T, 3, H, W), not {tuple(raw.shape)}")
         b, frames, _, height, width = raw.shape

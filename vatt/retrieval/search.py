@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Part
-from vatt.datasets.transforms import centre_square, resize
+from vatt.datasets.media.pictures import Square
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import encode_texts, model_vocabulary
 from vatt.retrieval.index import Hit, Index
@@ -97,10 +96,10 @@ def _frames(hit: Hit) -> list[Image.Image]:
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     try:
         with open_media(hit.path) as media:
-            frames = media.frames(times_s.tolist(), Part(FRAME)).frames
+            frames = media.frames(times_s.tolist(), Square(FRAME)).frames
     except MediaError:
         return [Image.new("RGB", (FRAME - 2, FRAME), (200, 200, 200))] * STRIP
-    squares = resize(centre_square(frames), FRAME)[..., :-2]  # a white line between them
+    squares = frames[..., :-2]  # a white line between them
     return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -97,6 +98,8 @@ class Throughput(Callback):
 class DataReport(Callback):
     """Counts what the loader reports, logs it as ``data/<kind>``, and names every clip in ``data_events.csv``.
 
+    Processes beyond the first write ``data_events.<rank>.csv``; the counts said at the end are those of all.
+
     Args:
         folder: of the run.
     """
@@ -105,6 +108,10 @@ class DataReport(Callback):
         self.file = Path(folder) / "data_events.csv"
         self.counts: Counter[str] = Counter()
         self._named: set[tuple[str, str]] = set()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.global_rank:
+            self.file = self.file.with_name(f"data_events.{trainer.global_rank}.csv")
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), "named": sorted(list(pair) for pair in self._named)}
@@ -132,9 +139,19 @@ class DataReport(Callback):
         self._take(batch, "validation")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.counts and trainer.is_global_zero:
-            found = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
-            print(f"data: {found}; {len({name for _, name in self._named})} clips are named in {self.file}")
+        counts, named = self._of_all(trainer)
+        if counts and trainer.is_global_zero:
+            found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+            files = self.file if trainer.world_size == 1 else self.file.with_name("data_events*.csv")
+            print(f"data: {found}; {len({name for _, name in named})} clips are named in {files}")
+
+    def _of_all(self, trainer: L.Trainer) -> tuple[Counter[str], set[tuple[str, str]]]:
+        """The counts and names of all processes."""
+        if trainer.world_size == 1:
+            return self.counts, self._named
+        parts: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, (self.counts, self._named))
+        return sum((counts for counts, _ in parts), Counter()), set().union(*(named for _, named in parts))
 
     def _take(self, batch: Batch, when: str) -> None:
         new = []

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vatt.datasets.sampling import BLOCK, Balanced, Mix, Shuffled, StepSampler, seeded
+from vatt.errors import InputError
+
+
+def keys(sampler: StepSampler) -> list[list[tuple[int, int, int]]]:
+    return list(sampler)
+
+
+@given(
+    clips=st.integers(8, 60), batch=st.integers(1, 4), world=st.integers(1, 2), start=st.integers(0, 30),
+    seed=st.integers(0, 5), mixed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_the_order_is_a_function_of_seed_and_slot(
+    clips: int, batch: int, world: int, start: int, seed: int, mixed: bool
+) -> None:
+    def sampler(rank: int, world: int, batch: int) -> StepSampler:
+        if not mixed:
+            return StepSampler([Shuffled(clips, seed, batch * world)], batch, 40, None, rank, world)
+        orders = [Shuffled(clips, seed), Balanced([["a"], ["b"], ["a", "c"]], seed)]
+        return StepSampler(orders, batch, 40, Mix([3, 1], seed), rank, world)
+
+    one = keys(sampler(0, 1, batch * world))
+    resumed = sampler(0, 1, batch * world)
+    resumed.load_state_dict({"step": start, "slot": start * batch * world})
+    assert keys(resumed) == one[start:]
+    parts = [keys(sampler(rank, world, batch)) for rank in range(world)]
+    assert {len(part) for part in parts} == {40}
+    for whole, *shares in zip(one, *parts, strict=True):
+        assert sorted(key for share in shares for key in share) == sorted(whole)
+    assert len({key for step in one for key in step}) == 40 * batch * world  # every draw is another one
+
+
+@given(clips=st.integers(8, 60), whole=st.integers(1, 8), seed=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_a_pass_has_no_clip_twice_and_a_batch_lies_in_one_pass(clips: int, whole: int, seed: int) -> None:
+    order = Shuffled(clips, seed, whole)
+    used = clips // whole * whole
+    for number in range(3):
+        drawn = [order[draw] for draw in range(number * used, (number + 1) * used)]
+        assert len({index for index, _ in drawn}) == used
+        assert {each for _, each in drawn} == {number}
+    assert {order[draw][0] for draw in range(60 * used)} == set(range(clips))  # nobody is always left out
+
+
+def test_too_few_clips_for_a_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="3 clips do not fill one batch of 4"):
+        Shuffled(3, 0, 4)
+
+
+def test_classes_come_equally_often_and_their_clips_too() -> None:
+    labels = [["speech"]] * 90 + [["dog"]] * 9 + [["siren", "dog"]]
+    order = Balanced(labels, seed=3)
+    drawn = [order[draw] for draw in range(3 * 900)]
+    counts = Counter(index for index, _ in drawn)
+    assert {counts[i] for i in range(90)} == {10}  # 900 rounds over 90 clips
+    assert {counts[i] for i in range(90, 99)} == {90}  # 900 rounds over 10 clips
+    assert counts[99] == 900 + 90  # all of one class, and one of ten of the other
+    assert len(set(drawn)) == len(drawn)
+    assert drawn[:50] == [Balanced(labels, seed=3)[draw] for draw in range(50)]
+    assert drawn[:50] != [Balanced(labels, seed=4)[draw] for draw in range(50)]
+
+
+def test_clips_without_a_label_cannot_be_balanced() -> None:
+    with pytest.raises(InputError, match="1 of 2 clips have no label"):
+        Balanced([["a"], []], 0)
+
+
+@given(weights=st.lists(st.floats(0.01, 10), min_size=2, max_size=5), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_weights_are_met_in_every_block(weights: list[float], seed: int) -> None:
+    mix = Mix(weights, seed)
+    drawn = [mix[slot] for slot in range(2 * BLOCK)]
+    for number in range(2):
+        counts = Counter(dataset for dataset, _ in drawn[number * BLOCK : (number + 1) * BLOCK])
+        for dataset, weight in enumerate(weights):
+            assert abs(counts[dataset] - weight / sum(weights) * BLOCK) < 1
+    for dataset in range(len(weights)):  # each dataset is drawn from without a gap
+        assert [before for each, before in drawn if each == dataset] == list(range(2 * int(mix.counts[dataset])))
+
+
+def test_batches_are_mixed() -> None:
+    mix = Mix([1, 1], 0)
+    shares = [sum(mix[slot][0] for slot in range(64 * step, 64 * step + 64)) / 64 for step in range(100)]
+    assert 0.2 < min(shares) < 0.45
+    assert 0.55 < max(shares) < 0.8
+
+
+@pytest.mark.parametrize("weights", [[1, 0], [1, -1], [1, 1e-6]])
+def test_impossible_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(InputError, match="weight"):
+        Mix(weights, 0)
+
+
+def test_neighbouring_seeds_are_unrelated() -> None:
+    draws = torch.stack([torch.rand(200, generator=seeded(0, epoch, 7)) for epoch in range(40)])
+    correlation = torch.corrcoef(draws) - torch.eye(40)
+    assert correlation.abs().max() < 0.35
+    assert len({seeded(a, b).initial_seed() for a in range(30) for b in range(30)}) == 900

@@ -37,6 +37,7 @@ ONLY_IN = {
     "huggingface_hub": {"models/hub.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/media/sound.py"},
+    "fsspec": {"datasets/media/source.py"},
     "pebble": {"datasets/scan.py"},
 }
 

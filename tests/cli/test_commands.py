@@ -122,6 +122,14 @@ def test_an_index_refuses_a_query_by_another_model(
     assert "model" in capsys.readouterr().err
 
 
+def test_a_finished_list_of_words_becomes_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words.txt").write_text("<pad>\n<unk>\nred\nring\n")
+    assert main(["vocabulary", f"{tmp_path}/words.txt", "--kind", "list", "--output", f"{tmp_path}/made"]) == 0
+    assert "4 ids" in capsys.readouterr().out
+    assert load_vocabulary(tmp_path / "made").encode("Red car") == [2, 1]
+    assert main(["vocabulary", f"{tmp_path}/gone.txt", "--kind", "list", "--output", f"{tmp_path}/made"]) == 2
+
+
 def test_vocabulary_and_retrieve(
     model_folder: Path, video_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

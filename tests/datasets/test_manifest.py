@@ -189,3 +189,33 @@ def test_rows_of_one_file_are_held_out_together() -> None:
     assert len(alone[0]) + len(alone[1]) == 5
     one_file = hold_out([Clip(id=str(i), path="x") for i in range(100)], 0.3)
     assert min(map(len, one_file)) > 10
+
+
+def test_pictures_are_rows_of_a_folder_that_holds_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.JPEG", "deep/a.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [clip.id for clip in read_manifest(tmp_path)] == ["b.JPEG", "deep/a.png"]
+    (tmp_path / "clip.mp4").touch()
+    assert [clip.id for clip in read_manifest(tmp_path)] == ["clip.mp4"]
+    assert [clip.id for clip in read_manifest(tmp_path / "b.JPEG")] == ["b.JPEG"]
+
+
+def test_a_manifest_behind_a_url_names_files_beside_it() -> None:
+    import fsspec
+
+    rows = '{"path": "00000.tar#512+90", "id": "a"}\n{"path": "https://host/b.mp4", "id": "b", "text": "a ring"}\n'
+    with fsspec.open("memory://shards/manifest.jsonl", "w") as file:
+        file.write(rows)
+    clips = read_manifest("memory://shards/manifest.jsonl")
+    assert [clip.path for clip in clips] == ["memory://shards/00000.tar#512+90", "https://host/b.mp4"]
+
+
+def test_a_clip_in_a_shard_must_lie_inside_it(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(bytes(1000))
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text('{"path": "0.tar#512+488"}\n')
+    assert read_manifest(manifest)[0].path == f"{tmp_path}/0.tar#512+488"
+    manifest.write_text('{"path": "0.tar#512+489"}\n')
+    with pytest.raises(ManifestError, match=r"0\.tar#512\+489"):
+        read_manifest(manifest)

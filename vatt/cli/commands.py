@@ -38,7 +38,7 @@ def synth(
 def vocabulary(
     manifest: str,
     output: str,
-    kind: Literal["sentencepiece", "words", "huggingface"] = "sentencepiece",
+    kind: Literal["sentencepiece", "words", "list", "huggingface"] = "sentencepiece",
     size: int = 8000,
     split: str | None = None,
     tokenizer: str | None = None,
@@ -46,16 +46,22 @@ def vocabulary(
     """Make a vocabulary from the texts of a manifest.
 
     Args:
-        manifest: CSV, JSONL or Parquet file.
+        manifest: CSV, JSONL or Parquet file; for kind list, the list.
         output: folder that gets the vocabulary.
-        kind: SentencePiece pieces, a list of whole words, or a finished Hugging Face tokenizer.
+        kind: SentencePiece pieces or whole words of the texts; a finished list with one word a line, as the official
+            code has (2^16 words); or a finished Hugging Face tokenizer.
         size: number of ids aimed at.
         split: take the texts of this split only.
         tokenizer: hub name or folder, for kind huggingface.
     """
     from vatt.datasets.manifest import read_manifest
-    from vatt.datasets.text import make_vocabulary
+    from vatt.datasets.text import WordVocabulary, make_vocabulary
 
+    if kind == "list":
+        listed = WordVocabulary.read(manifest)
+        listed.save(output)
+        print(f"vocabulary: {output} ({len(listed)} ids of {manifest})")
+        return 0
     clips = read_manifest(manifest, split=split, check_files=False)
     texts = [text.text for clip in clips for text in clip.texts]
     texts += [" ".join(word.text for word in clip.words) for clip in clips if clip.words]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Generator
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from vatt.datasets.media.cache import DecodedCache
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
@@ -227,7 +227,8 @@ def collate(groups: Sequence[list[Sample]]) -> Batch:
     batch: dict[str, Any] = {}
     for name, first in samples[0].items():
         values = [sample[name] for sample in samples]
-        batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+        # In a worker this stacks right into memory that the main process shares.
+        batch[name] = default_collate(values) if isinstance(first, torch.Tensor) else values
     batch["events"] = [event for events in batch["events"] for event in events]
     return batch  # type: ignore[return-value]
 

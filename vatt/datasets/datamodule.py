@@ -85,7 +85,7 @@ class ClipDataModule(L.LightningDataModule):
         decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
         time_limit_s: bound on reading one modality of one window.
         words_per_text: see `vatt.datasets.readers.TextReader`.
-        cache: folder that keeps decoded files, for sets of short clips (see `vatt.datasets.media.cache`).
+        cache: folder that keeps decoded files, or "memory", for sets of short clips (see `vatt.datasets.media.cache`).
         num_workers: processes that read clips.
         start_method: of these processes: "fork", "spawn" or "forkserver"; the system's unless given.
         seed: of the order and of every random draw.

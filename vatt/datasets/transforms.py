@@ -217,18 +217,19 @@ def change_colour(frames: Tensor, brightness: float, saturation: float, contrast
 def turn_hue(frames: Tensor, turns: float) -> Tensor:
     """(T, 3, H, W) RGB with the H of its HSV moved by so many whole turns; value and chroma stay."""
     red, green, blue = frames.unbind(1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    value, chroma = frames.amax(1), frames.amin(1)
+    chroma = torch.sub(value, chroma, out=chroma)
     scale = chroma.clamp_min(1e-12).reciprocal_()
-    sector = torch.where(
-        value == red,
-        (green - blue) * scale,
-        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
-    )
+    sector = torch.sub(red, green).mul_(scale).add_(4)  # where blue is the largest
+    torch.where(value == green, torch.sub(blue, red).mul_(scale).add_(2), sector, out=sector)
+    torch.where(value == red, torch.sub(green, blue).mul_(scale), sector, out=sector)
     out = torch.empty_like(frames)
-    for channel, offset in enumerate((5, 3, 1)):  # the well-known formula f(n) = V - C max(0, min(k, 4 - k, 1))
-        k = torch.remainder(sector + (offset + 6 * turns), 6)
-        torch.sub(value, torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma), out=out[:, channel])
+    for channel, offset in enumerate((5, 3, 1)):
+        # f(n) = V - C max(0, min(k, 4 - k, 1)) with k = (n + H / 60 degrees) mod 6
+        k = torch.add(sector, offset + 6 * turns, out=out[:, channel])
+        k.sub_(torch.mul(k, 1 / 6, out=scale).floor_().mul_(6))
+        k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+        torch.sub(value, k.mul_(chroma), out=k)
     return out
 
 

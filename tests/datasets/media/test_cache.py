@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.conftest import TINY, numbered_frames
+from tests.conftest import ROOT, TINY, numbered_frames
 from vatt.datasets.clips import ClipDataset, ClipReader
 from vatt.datasets.media.cache import DecodedCache
 from vatt.datasets.media.decoding import open_media
@@ -94,3 +98,29 @@ def test_training_samples_are_the_same_with_and_without(video_file: Path, tmp_pa
         assert (a["video"].float() - b["video"].float()).abs().mean() < 1.0  # chroma at the edges of the crop
         assert torch.equal(a["audio_valid"], b["audio_valid"])
         assert torch.equal(a["video_colour"], b["video_colour"])
+
+
+def test_a_cache_in_memory_is_shared_by_workers_and_gone_afterwards(video_file: Path, tmp_path: Path) -> None:
+    code = (
+        "from torch.utils.data import DataLoader\n"
+        "from tests.conftest import TINY\n"
+        "from vatt.datasets.clips import ClipDataset, ClipReader, collate\n"
+        "from vatt.structures import Clip\n"
+        f"reader = ClipReader(TINY, cache='memory')\n"
+        f"dataset = ClipDataset([Clip(id=str(i), path={str(video_file)!r}) for i in range(4)], reader)\n"
+        "for batch in DataLoader(dataset, num_workers=2, collate_fn=collate): assert batch['video_valid'].all()\n"
+        "entries = list(reader.cache.folder.iterdir()); assert len(entries) == 1, entries\n"
+        "print(reader.cache.folder)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    folder = Path(done.stdout.strip())
+    assert folder.parent == Path("/dev/shm")
+    assert not folder.exists()
+
+
+def test_a_full_disk_is_left_alone(video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=100, free=9))
+    cache = DecodedCache(tmp_path, Part(32), 8000)
+    with pytest.warns(UserWarning, match="is full"), cache.open(video_file) as media:
+        assert media.frames([1.0], Part(32)).frames.shape[-2] == 32
+    assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,16 @@
-"""Decoded files on disk, for sets small enough: the first pass decodes, every later one only reads.
+"""Decoded files on disk or in memory, for sets small enough: the first pass decodes, every later one only reads.
 
 An entry holds all frames of a file, scaled, and its whole waveform, resampled. Readers use it like an open file and
-get the same frames; the workers and later runs share it.
+get the same frames; the workers and, on disk, later runs share it.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -18,9 +22,12 @@ import torch
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
+from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
 from vatt.datasets.media.source import is_url, state
+from vatt.errors import InputError
 
+KEPT_FREE = 0.1  # share of a disk that is left alone
 VERSION = 3  # of what an entry holds
 
 
@@ -70,19 +77,43 @@ class CachedMedia:
         return Waveform(torch.from_numpy(part), begin - first, end - first)
 
 
+def memory_folder() -> str:
+    """A folder in memory, which this process and those it starts share, and which is gone after it ends.
+
+    Raises:
+        InputError: the system has none.
+    """
+    shm = Path("/dev/shm")
+    if not shm.is_dir():
+        raise InputError("this system has no /dev/shm for a cache in memory: give data.cache a folder on disk")
+    folder, owner = tempfile.mkdtemp(prefix="vatt-", dir=shm), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a forked worker that ends is not the end
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
 class DecodedCache:
     """A folder of decoded files.
 
+    A file is no longer added when the disk, or the memory, would have less than a tenth of its space left; it is
+    decoded every time then.
+
     Args:
-        folder: where; grows by frames x width x height x 3 bytes for each file.
+        folder: where; grows by frames x width x height x 3 bytes for each file. "memory" is a `memory_folder`.
         part: of the pictures, and how large.
         sample_rate: of the waveforms in Hz.
     """
 
     def __init__(self, folder: str | Path, part: Part, sample_rate: int) -> None:
-        self.folder, self.part, self.sample_rate = Path(folder), part, sample_rate
+        self.folder = Path(memory_folder() if folder == "memory" else folder)
+        self.part, self.sample_rate = part, sample_rate
+        self._said = False
 
-    def open(self, path: str | Path) -> CachedMedia:
+    def open(self, path: str | Path) -> CachedMedia | Media:
         """The decoded file; it is decoded now unless it has been before.
 
         Raises:
@@ -97,8 +128,19 @@ class DecodedCache:
         facts = (*facts, self.sample_rate, VERSION)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if not entry.is_dir():
+            if self._is_full():
+                return open_media(path)
             self._decode(path, entry)
         return CachedMedia(entry, path)
+
+    def _is_full(self) -> bool:
+        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        space = shutil.disk_usage(there)
+        full = space.free < KEPT_FREE * space.total
+        if full and not self._said:
+            self._said = True
+            warnings.warn(f"the cache at {self.folder} is full; further files are decoded every time", stacklevel=2)
+        return full
 
     def _decode(self, path: str, entry: Path) -> None:
         with open_media(path) as media:

@@ -17,7 +17,7 @@ import torch
 from vatt.datasets.media.container import EARLY_S, first_line
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
-from vatt.datasets.media.pictures import Region
+from vatt.datasets.media.pictures import Region, paint
 from vatt.datasets.media.source import is_url, split_member, state
 
 FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
@@ -56,13 +56,12 @@ class DecordMedia(Media):
             starts, until_s = spans[:, 0], float(spans[-1, 1])
             index = np.searchsorted(starts, np.asarray(times_s) + EARLY_S, side="right") - 1
             index = index.clip(0, len(starts) - 1)
-            frames = torch.from_numpy(reader.get_batch(index.tolist()).asnumpy()).permute(0, 3, 1, 2)
+            frames = reader.get_batch(index.tolist()).asnumpy()
         except MediaError:
             raise
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise MediaError(self.path, f"decord: {first_line(error)}") from error
-        cut = region.cut(frames.shape[3], frames.shape[2])
-        return Frames(cut.apply(frames).contiguous(), torch.from_numpy(starts[index]), until_s)
+        return Frames(paint(frames, region), torch.from_numpy(starts[index]), until_s)
 
 
 @lru_cache(maxsize=100_000)

@@ -179,6 +179,14 @@ class Painter:
         return convert
 
 
+def paint(frames: np.ndarray, region: Region) -> Tensor:
+    """Upright frames (T, H, W, 3) uint8 of another decoder as (T, 3, H, W): the region of them."""
+    painter = Painter(region, len(frames))
+    for frame in frames:
+        painter.add(av.VideoFrame.from_ndarray(frame, format="rgb24"))
+    return painter.frames
+
+
 def _stored(cut: Cut, width: int, height: int, turns: int) -> tuple[int, int, int, int]:
     """Left, top, width and height of a cut in a picture stored with so many quarter turns to go."""
     if turns == 0:

@@ -12,7 +12,7 @@ import torch
 from vatt.datasets.media.container import EARLY_S, UNANCHORED, first_line
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
-from vatt.datasets.media.pictures import Region
+from vatt.datasets.media.pictures import Region, paint
 from vatt.datasets.media.source import is_url, split_member
 
 
@@ -36,7 +36,7 @@ class TorchCodecMedia(Media):
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         try:
-            decoder = self._decoder_class(self.path, num_ffmpeg_threads=1)
+            decoder = self._decoder_class(self.path, dimension_order="NHWC", num_ffmpeg_threads=1)
             begins_s, ends_s = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
             asked = [max(at_s + self._origin_s + EARLY_S, begins_s) for at_s in times_s]
             there = [at_s for at_s in asked if at_s < ends_s]
@@ -47,8 +47,7 @@ class TorchCodecMedia(Media):
             shown_s = torch.cat([part.pts_seconds.to(torch.float64) for part in parts] + [late_s])
         except (RuntimeError, ValueError, IndexError) as error:
             raise MediaError(self.path, f"torchcodec: {first_line(error)}") from error
-        cut = region.cut(frames.shape[3], frames.shape[2])
-        return Frames(cut.apply(frames).contiguous(), shown_s - self._origin_s, ends_s - self._origin_s)
+        return Frames(paint(frames.numpy(), region), shown_s - self._origin_s, ends_s - self._origin_s)
 
 
 def _import_torchcodec() -> Any:

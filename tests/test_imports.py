@@ -38,7 +38,7 @@ ONLY_IN = {
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/source.py"},
-    "pebble": {"datasets/scan.py"},
+    "pebble": {"datasets/scan/scanning.py"},
 }
 
 

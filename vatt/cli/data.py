@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vatt.cli.commands import print_table
 
 if TYPE_CHECKING:
-    from vatt.datasets.scan_report import ScanSummary
+    from vatt.datasets.scan.report import ScanSummary
 
 SHOWN = 20  # rows outside their files that are named
 
@@ -44,7 +44,7 @@ def scan(
         resume: keep the rows of an existing report for files that have not changed.
     """
     from vatt.datasets.manifest import other_files
-    from vatt.datasets.scan import scan as run
+    from vatt.datasets.scan.scanning import scan as run
 
     summary, cleaned = run(path, output, manifest, num_workers, time_limit_s, num_clips, keep_damaged, resume)
     print_scan(summary)

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.conftest import numbered_frames
 from tests.datasets.media.test_probe import every, spoil, write_video
 from vatt.datasets.media.encoding import write_media
-from vatt.datasets.scan_file import FileFacts, clip_spans, scan_file
+from vatt.datasets.scan.file import FileFacts, clip_spans, scan_file
 
 
 def look(path: Path) -> FileFacts:

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.datasets.media.container import first_line
 from vatt.datasets.media.source import state
-from vatt.datasets.scan_file import FileFacts, scan_file, start_worker
-from vatt.datasets.scan_report import ReportWriter, ScanSummary, read_report
+from vatt.datasets.scan.file import FileFacts, scan_file, start_worker
+from vatt.datasets.scan.report import ReportWriter, ScanSummary, read_report
 from vatt.errors import InputError, VattError
 from vatt.structures import Clip
 

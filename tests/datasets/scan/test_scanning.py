@@ -12,9 +12,9 @@ import pytest
 
 from tests.datasets.media.test_probe import every, remux, spoil, write_video
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.scan import Cleaned, scan
-from vatt.datasets.scan_file import FileFacts, scan_file
-from vatt.datasets.scan_report import ReportWriter, ScanSummary, read_report
+from vatt.datasets.scan.file import FileFacts, scan_file
+from vatt.datasets.scan.report import ReportWriter, ScanSummary, read_report
+from vatt.datasets.scan.scanning import Cleaned, scan
 from vatt.errors import InputError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vatt.datasets.scan_file import FileFacts
+from vatt.datasets.scan.file import FileFacts
 from vatt.errors import InputError
 
 KINDS = {"str": str, "int | None": int, "float | None": float, "bool | None": bool}

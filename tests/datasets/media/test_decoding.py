@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import resource
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from tests.conftest import beeps, numbered_frames, read_number
 from vatt.datasets.media.decoding import Media, open_media
 from vatt.datasets.media.encoding import write_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Part
+from vatt.datasets.media.pictures import Part, Square
 
 MEDIA = "data/media"
 
@@ -241,6 +243,23 @@ def test_damaged_packets_are_skipped_and_counted(tmp_path: Path, video_file: Pat
 def test_reading_is_bounded_in_time(video_file: Path) -> None:
     with open_media(video_file, time_limit_s=0.0) as media, pytest.raises(MediaError, match="took longer than 0 s"):
         media.frames([1.0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from Linux's /proc")
+def test_opening_files_does_not_fill_the_memory(video_file: Path) -> None:
+    """benchmarks/loader.py memory opens 5,000; what one file leaks would show in fewer."""
+
+    def resident_mb() -> float:
+        gc.collect()  # filters of FFmpeg refer to each other
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    for count in range(1000):
+        with open_media(video_file) as media:
+            media.frames([0.5, 1.0], Square(32))
+            media.waveform(0.5, 0.5, 8000)
+        if count == 499:
+            before = resident_mb()
+    assert resident_mb() - before < 8
 
 
 def test_an_error_survives_the_way_from_a_worker_process() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from vatt.datasets.media.container import first_line
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
@@ -78,11 +76,6 @@ class FileFacts:
     end_difference_s: float | None = None
     content_hash: str = ""
     duplicate_of: str = ""
-
-
-def start_worker() -> None:
-    """Make a process ready for `scan_file`: one CPU thread, and all imports done before a clock runs."""
-    torch.set_num_threads(1)
 
 
 def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:

@@ -5,24 +5,22 @@ A worker that hangs or crashes is one row of the report, not the end of the scan
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
 from vatt.datasets.manifest import read_manifest, write_manifest
-from vatt.datasets.media.container import first_line
 from vatt.datasets.media.source import state
-from vatt.datasets.scan.file import FileFacts, scan_file, start_worker
+from vatt.datasets.processes import Failure, Isolated
+from vatt.datasets.scan.file import FileFacts, scan_file
 from vatt.datasets.scan.report import ReportWriter, ScanSummary, read_report
-from vatt.errors import InputError, VattError
+from vatt.errors import InputError
 from vatt.structures import Clip
 
 SLACK_S = 0.1  # a row may end this much after its file
@@ -93,6 +91,8 @@ def scan(
     clips = read_manifest(source, check_files=False)
     paths = list(dict.fromkeys(path for clip in clips for path in (clip.path, clip.audio_path) if path is not None))
     known = {facts.path: facts for facts in read_report(output)} if resume and output.exists() else {}
+    look = partial(probe, num_clips=num_clips, time_limit_s=time_limit_s)
+    workers = Isolated(look, num_workers, time_limit_s, IN_FLIGHT)
     summary = ScanSummary()
     found: dict[str, tuple[str, float, str]] = {}  # status, duration, and the first file with the same content
     first: dict[str, str] = {}
@@ -101,7 +101,7 @@ def scan(
         ReportWriter(output) as report,
         tqdm(total=len(paths), desc="scanning", unit="file", disable=None) as bar,
     ):
-        for path, facts in _probe_all(paths, known, probe, num_workers, time_limit_s, num_clips):
+        for path, facts in _probe_all(paths, known, workers):
             same = first.setdefault(facts.content_hash, path) if facts.content_hash else path
             facts.duplicate_of = same if same != path else ""
             found[path] = facts.status, facts.duration_s or 0.0, same
@@ -136,32 +136,16 @@ def _check(
 
 
 def _probe_all(
-    paths: Iterable[str],
-    known: dict[str, FileFacts],
-    probe: Probe,
-    num_workers: int | None,
-    time_limit_s: float,
-    num_clips: int,
+    paths: Sequence[str], known: dict[str, FileFacts], workers: Isolated[str, FileFacts]
 ) -> Iterator[tuple[str, FileFacts]]:
     """The facts of every file, in order."""
-    pool = ProcessPool(
-        max_workers=num_workers or os.cpu_count() or 1,
-        initializer=start_worker,
-        context=multiprocessing.get_context("spawn"),  # forked threads of torch and FFmpeg hang
-    )
-    waiting: deque[tuple[str, FileFacts | ProcessFuture]] = deque()
-    try:
+    ready = {path: facts for path in paths if (facts := _unchanged(path, known) or _unnamed(path))}
+    with closing(workers(path for path in paths if path not in ready)) as results:
         for path in paths:
-            facts = _unchanged(path, known) or _unnamed(path)
-            task = facts or pool.schedule(probe, args=(path, num_clips, time_limit_s), timeout=time_limit_s)
-            waiting.append((path, task))
-            if len(waiting) > IN_FLIGHT:
-                yield _result(*waiting.popleft(), time_limit_s)
-        while waiting:
-            yield _result(*waiting.popleft(), time_limit_s)
-    finally:
-        pool.stop()
-        pool.join()
+            facts = ready.get(path) or next(results)[1]
+            if isinstance(facts, Failure):
+                facts = FileFacts(path, status=facts.kind, reason=facts.reason)
+            yield path, facts
 
 
 def _unchanged(path: str, known: dict[str, FileFacts]) -> FileFacts | None:
@@ -183,26 +167,6 @@ def _unnamed(path: str) -> FileFacts | None:
         name = os.fsencode(path).decode(errors="backslashreplace")
         return FileFacts(name, status="unreadable", reason="its name is not UTF-8: rename it")
     return None
-
-
-def _result(path: str, task: FileFacts | ProcessFuture, time_limit_s: float) -> tuple[str, FileFacts]:
-    if isinstance(task, FileFacts):
-        return path, task
-    try:
-        return path, task.result()
-    except TimeoutError:
-        return path, FileFacts(path, status="timeout", reason=f"not done within {time_limit_s:g} s")
-    except ProcessExpired as error:
-        code = error.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        how += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return path, FileFacts(path, status="crashed", reason=f"the process that read it {how}")
-    except BrokenProcessPool as error:
-        raise VattError("the worker processes end before they begin; see what they printed above") from error
-    except ImportError:
-        raise
-    except Exception as error:
-        return path, FileFacts(path, status="unreadable", reason=f"{type(error).__name__}: {first_line(error)}")
 
 
 def _clean(clips: Sequence[Clip], found: dict[str, tuple[str, float, str]], usable: set[str]) -> Cleaned:

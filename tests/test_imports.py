@@ -38,7 +38,8 @@ ONLY_IN = {
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/source.py"},
-    "pebble": {"datasets/scan/scanning.py"},
+    "pebble": {"datasets/processes.py"},
+    "webdataset": {"datasets/shards/writing.py"},
 }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "synth": ("vatt.cli.commands:synth", ("output",), "write the demonstration corpus: short videos with captions"),
     "scan": ("vatt.cli.data:scan", ("path",), "look at every media file: what it is, and whether it is whole"),
+    "prepare": ("vatt.cli.prepare:prepare", ("path",), "make training shards: small clips, many in a file"),
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
     "convert": (

@@ -1,0 +1,140 @@
+"""WebDataset tars, as video2dataset and others write them, to a manifest whose rows are read inside the tars.
+
+A sample is what has the same name up to the first dot: KEY.mp4 (or .webm, .jpg, …), KEY.m4a (or .wav, …) with the sound
+if that has a file of its own, and KEY.txt with the caption, or KEY.json that has it under a name such as "caption".
+Nothing is unpacked: a row's path is the tar with the place of the media file in it.
+
+Usage:
+    python data/webdataset/prepare.py tars/ --output tars/clips.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from vatt.datasets.annotations.finding import SOUND_SUFFIXES, Files
+from vatt.datasets.annotations.writing import Notes, Wanted, run, write
+from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.media.source import member
+from vatt.errors import InputError
+from vatt.structures import Clip, TimedText
+
+KINDS = {"video": MEDIA_SUFFIXES - SOUND_SUFFIXES, "picture": PICTURE_SUFFIXES, "sound": SOUND_SUFFIXES}
+TEXT_SUFFIXES = (".txt", ".json")
+KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as the library has it
+
+
+@dataclass
+class Sample:
+    """The members of one key: where each kind of media lies, and what the texts hold."""
+
+    key: str
+    places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+
+def members(path: Path, notes: Notes) -> Iterator[tuple[str, str, tuple[int, int], bytes]]:
+    """Key, suffix, offset and size of each member of a tar, in its order; the content as well if it is text.
+
+    Raises:
+        InputError: it is compressed, or no tar.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            size = path.stat().st_size
+            for info in tar:
+                named = KEY.fullmatch(info.name)
+                if not info.isreg() or named is None:
+                    continue
+                if info.offset_data + info.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                suffix = f".{named[2].lower()}"
+                content = tar.extractfile(info).read() if suffix in TEXT_SUFFIXES else b""
+                yield named[1], suffix, (info.offset_data, info.size), content
+    except tarfile.ReadError as error:
+        with path.open("rb") as file:
+            begin = file.read(6)
+        if begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise InputError(f"{path} is compressed, so that nothing in it has a place: decompress it") from None
+        if "end of data" not in str(error):
+            raise InputError(f"{path} is no tar: {error}") from None
+        notes.add("Tars that were cut off, read as far as they are whole", str(path))
+
+
+def samples(path: Path, notes: Notes) -> Iterator[Sample]:
+    """The samples of a tar: members with the same key that follow each other."""
+    for key, group in groupby(members(path, notes), key=itemgetter(0)):
+        sample = Sample(key)
+        for _, suffix, place, content in group:
+            if suffix in TEXT_SUFFIXES:
+                sample.texts[suffix] = content
+            for kind, suffixes in KINDS.items():
+                if Path(f"x{suffix}").suffix in suffixes:
+                    sample.places.setdefault(kind, []).append(place)
+        yield sample
+
+
+def caption_of(sample: Sample, names: Sequence[str], where: str, notes: Notes) -> str:
+    """The text beside a clip; empty if there is none."""
+    try:
+        if ".txt" in sample.texts:
+            return sample.texts[".txt"].decode("utf-8-sig").strip()
+        described = json.loads(sample.texts.get(".json", b"{}"))
+    except ValueError:
+        notes.add("Captions that are not UTF-8 or not JSON", where)
+        return ""
+    found = (described.get(name) for name in names) if isinstance(described, dict) else ()
+    return next((text.strip() for text in found if isinstance(text, str) and text.strip()), "")
+
+
+def read(path: Path, folder: Path, names: Sequence[str], split: str | None, notes: Notes) -> Iterator[Wanted]:
+    """The rows of a tar. Ids are ``<tar>/<key>``."""
+    tar = path.relative_to(folder).with_suffix("").as_posix() if path.is_relative_to(folder) else path.stem
+    for sample in samples(path, notes):
+        where = f"{tar}/{sample.key}"
+        chosen = next((kind for kind in KINDS if kind in sample.places), None)
+        if chosen is None:
+            notes.add("Samples without media", where)
+            continue
+        if any(len(places) > 1 for places in sample.places.values()):
+            notes.add("Samples with several files of one kind, of which the first is taken", where)
+        caption = caption_of(sample, names, where, notes)
+        if not caption:
+            notes.add("Rows without a caption", where)
+        first = {kind: member(str(path), *places[0]) for kind, places in sample.places.items()}
+        sound = first.get("sound") if chosen != "sound" else None
+        texts = (TimedText(caption),) if caption else ()
+        yield Wanted(Clip(id=where, path=first[chosen], texts=texts, split=split, audio_path=sound))
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("tars", type=Path, nargs="+", help="tars, or folders that are searched for some")
+    parser.add_argument("--output", type=Path, required=True, help="the manifest, a .jsonl file")
+    parser.add_argument("--caption", nargs="+", default=["caption", "text"], help="names of the caption in the JSON")
+    parser.add_argument("--split", help="of all rows")
+    given = parser.parse_args()
+    notes, rows = Notes(), []
+    for source in given.tars:
+        found = sorted(source.rglob("*.tar")) if source.is_dir() else [source]
+        if not found:
+            packed = next(source.rglob("*.tar.*"), None)
+            raise InputError(
+                f"folder {source} holds no .tar" + (f", but {packed.name}: decompress it" if packed else "")
+            )
+        folder = source if source.is_dir() else source.parent
+        rows += [(path, folder) for path in found]
+    wanted = (row for path, folder in rows for row in read(path, folder, given.caption, given.split, notes))
+    write(wanted, Files(rows[0][1]), given.output, notes)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""The command that makes training shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHOWN = 20  # rows left out that are named
+
+
+def prepare(
+    path: str,
+    output: str,
+    short_side: int = 256,
+    gop: int = 16,
+    crf: int = 23,
+    fps: float | None = None,
+    shard_mb: float = 512.0,
+    num_workers: int | None = None,
+    time_limit_s: float = 600.0,
+    verify: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Make training shards: every clip small and quick to open, many clips in a file.
+
+    Videos become H.264 with their sound, upright, at the times they had; pictures and sounds are kept as they are. The
+    shards are WebDataset tars, and manifest.jsonl beside them is what to train on: it finds every clip by its place,
+    also behind a URL. Rows that share a file share its clip; if they need less than half of it, their spans are cut
+    out, and their times and those of their texts move along (column x_source says where a row came from).
+
+    The same command again goes on where it was stopped, and makes again what was damaged. To try the left-out clips of
+    a shard again, delete the shard.
+
+    Exit status: 0 if every row is in a shard, 1 if some were left out (errors.csv says why), 2 for wrong input.
+
+    Args:
+        path: a manifest, a folder of media, or one media file.
+        output: folder that gets the shards (00000.tar, …), manifest.jsonl, shards.json with checksums, and errors.csv.
+        short_side: pixels of the shorter side; smaller videos are not enlarged.
+        gop: frames from one key frame to the next, at most. Reading that begins anywhere has to decode from the key
+            frame before: it costs at most so many frames more than are wanted. Fewer make the files larger.
+        crf: quality of H.264, from 0 (lossless) to 51.
+        fps: drop frames of videos that have more per second than this; all are kept unless given.
+        shard_mb: files that go into one shard, in MB, spans counted as 0.1 MB/s. What comes out is usually less. One
+            clip at a time is held in memory.
+        num_workers: processes; one per CPU unless given.
+        time_limit_s: seconds for one file; films need more.
+        verify: compare the checksums of the shards that are there already.
+        overwrite: replace shards that other options or another manifest left in the folder.
+    """
+    from vatt.datasets.media.transcode import Encoding
+    from vatt.datasets.shards.writing import prepare as run
+
+    encoding = Encoding(short_side=short_side, gop=gop, crf=crf, fps=fps)
+    done = run(path, output, encoding, shard_mb, num_workers, time_limit_s, verify, overwrite)
+    for event in done.left_out[:SHOWN]:
+        print(f"{event['kind']}: {event['id']}: {event['path']}: {event['reason']}")
+    if len(done.left_out) > SHOWN:
+        print(f"… and {len(done.left_out) - SHOWN} more: {Path(output) / 'errors.csv'}")
+    if done.damaged:
+        print(f"changed or gone, made again: {', '.join(done.damaged)}")
+    sizes = f"{done.size_before / 1e9:.3g} GB before, {done.size_after / 1e9:.3g} GB after"
+    print(f"shards: {output} ({done.shards}, {done.written} of them new; {sizes})")
+    print(f"clips: {done.members}, {done.duration_s / 3600:.2f} hours")
+    total = done.rows + len(done.left_out)
+    where = Path(output) / "manifest.jsonl" if done.rows else "none"
+    print(f"manifest: {where} ({done.rows} of {total} rows, {len(done.left_out)} left out)")
+    return 1 if done.left_out else 0

@@ -1,0 +1,296 @@
+"""A media file, or a stretch of it, written anew in the form that training reads fastest: a small H.264/AAC MP4.
+
+What training sees stays as it was: frames at the same times, also at a variable frame rate, and the sound at the same
+distance from them. Second 0 of the new file is second ``start_s`` of the old one.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.context import Flags
+
+from vatt.datasets.media.container import EARLY_S, first_line
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.media import GAP_S, PREROLL_S, Media
+from vatt.datasets.media.shrinking import Shown, Shrinker, cap
+
+CLOCK = 90_000  # ticks per second of the new picture track: exact for the usual frame rates, and fine for all others
+PRESET = "veryfast"
+SOUND_BITS_PER_S = 96_000  # of each channel
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+# Sound that MP4 takes as it is, out of containers whose packets have exact times and come without headers of their own.
+COPIED = {"aac": 0, "opus": 0, "mp3": 16_000}  # codec: lowest sample rate in Hz
+COPIED_FROM = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LIMITED = 1  # FFmpeg's number of the range of values from 16 to 235
+
+Packets = tuple[float, list[av.Packet]]  # seconds on the new clock, in what order they are written
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a file is written.
+
+    Args:
+        short_side: pixels of the shorter side; smaller pictures are not enlarged.
+        gop: frames from one key frame to the next, at most.
+        crf: quality of H.264, 0 (lossless) to 51.
+        fps: at most so many frames per second; the others are dropped. None keeps all.
+    """
+
+    short_side: int = 256
+    gop: int = 16
+    crf: int = 23
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What of a file is written.
+
+    Args:
+        start_s: beginning in seconds.
+        end_s: end in seconds; infinite is the end of the file.
+        picture, sound: whether they are wanted, if they are there.
+    """
+
+    start_s: float = 0.0
+    end_s: float = math.inf
+    picture: bool = True
+    sound: bool = True
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is not all of the file."""
+        return self.start_s > 0 or self.end_s < math.inf
+
+
+def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretch = Stretch()) -> None:
+    """Write a file, or a stretch of it, as MP4: H.264 (yuv420p, upright) and sound.
+
+    The sound is copied if it is AAC, Opus or MP3 in MP4 or Matroska and nothing is cut off; else it becomes AAC of
+    the same sample rate, or of the next lower one that AAC has. Of more than two channels the mean is kept, which is
+    what training listens to. Encoders run with one thread: the same input gives the same bytes.
+
+    Args:
+        path: what is read: see `vatt.datasets.media.source`.
+        output: what is written; after an error it may be there in part.
+        encoding: sizes and qualities.
+        stretch: what of the file.
+
+    Raises:
+        MediaError: nothing can be had of the stretch, or something in it does not decode.
+        OSError: the disk is full.
+    """
+    try:
+        with _Input(path) as old:
+            try:
+                old.write(output, encoding, stretch, copy=not stretch.is_cut)
+            except av.FFmpegError as error:  # packets that cannot be copied, such as those whose times go back
+                if stretch.is_cut or error.errno in DISK_FULL:
+                    raise
+                old.write(output, encoding, stretch, copy=False)
+    except av.FFmpegError as error:
+        if error.errno in DISK_FULL:
+            raise OSError(error.errno, os.strerror(error.errno), str(output)) from error
+        raise MediaError(path, f"cannot be encoded: {first_line(error)}") from error
+
+
+def check_whole(path: str) -> str:
+    """Decode all of a file that is kept as it is, and return FFmpeg's name of its format.
+
+    Raises:
+        MediaError: it is no media, or something in it does not decode.
+    """
+    with _Input(path) as media:
+        kinds = [kind for kind, there in (("video", media.info.has_video), ("audio", media.info.has_audio)) if there]
+        decoded = [sum(1 for _ in media._decode_from(kind, 0.0)) for kind in kinds]
+        _refuse(path, media.bad_packets)
+        if not all(decoded):
+            raise MediaError(path, "nothing of it could be decoded")
+        return media._container.format.name
+
+
+def _refuse(path: str, bad_packets: int) -> None:
+    if bad_packets:
+        raise MediaError(path, "damaged: not all of it can be decoded")
+
+
+class _Input(Media):
+    """A file that is written anew."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, math.inf)
+
+    def write(self, output: str | Path, encoding: Encoding, stretch: Stretch, copy: bool) -> None:
+        """See `transcode`; ``copy`` allows to copy the sound."""
+        self.bad_packets = 0
+        options = {"movflags": "+faststart"}
+        with _Input(self.path) as ears, av.open(str(output), "w", format="mp4", options=options) as new:
+            tracks = []
+            hear, see = stretch.sound and ears.info.has_audio, stretch.picture and self.info.has_video
+            if hear and copy and ears.can_copy(alone=not see):
+                tracks.append(ears.copied(new))
+            elif hear:
+                tracks.append(ears.heard(new, stretch, alone=not see))
+            if see:
+                shown = self.shown(stretch, at_once=stretch.is_cut or not hear)
+                tracks.append(self.seen(new, shown if encoding.fps is None else cap(shown, encoding.fps), encoding))
+            begun = [(first, track) for track in tracks if (first := next(track, None))]  # adds the streams
+            if begun and min(first[0] for first, _ in begun) > EARLY_S:  # it would be taken for the file's second 0
+                raise MediaError(self.path, "neither picture nor sound at the beginning of the stretch")
+            items = heapq.merge(*(chain([first], track) for first, track in begun), key=lambda item: item[0])
+            for _, packets in items:
+                new.mux(packets)
+                _refuse(self.path, self.bad_packets + ears.bad_packets)
+            _refuse(self.path, self.bad_packets + ears.bad_packets)
+        if not begun:
+            raise MediaError(self.path, "nothing of it could be decoded")
+
+    # ---- picture ---------------------------------------------------------------------------------------------
+
+    def shown(self, stretch: Stretch, at_once: bool) -> Iterator[Shown]:
+        """The pictures of a stretch. With ``at_once`` the first one is shown from 0 on even if it comes later."""
+        held: tuple[float, Any] | None = None
+        length_s = stretch.end_s - stretch.start_s
+        for at_s, frame in self._decode_from("video", stretch.start_s):
+            at_s = max(0.0, at_s - stretch.start_s)
+            if at_s >= length_s - EARLY_S:
+                until_s = length_s
+                break
+            if held is None:
+                held = 0.0 if at_once else at_s, frame
+            elif at_s <= held[0] + EARLY_S:  # of several at one time, the last; times that go back are a fault
+                held = held[0], frame if at_s >= held[0] else held[1]
+            else:
+                yield held[0], at_s, held[1]
+                held = at_s, frame
+        else:
+            until_s = min(length_s, self._shown_until(*held)) if held else 0.0
+        if held is not None:
+            yield held[0], until_s, held[1]
+
+    def seen(self, new: Any, shown: Iterator[Shown], encoding: Encoding) -> Iterator[Packets]:
+        """The pictures as packets of a new stream."""
+        stream, shrink = None, Shrinker(encoding.short_side)
+        for from_s, until_s, frame in shown:
+            self.bad_packets += frame.is_corrupt  # FFmpeg mended it, and said nothing
+            picture = shrink(frame)
+            picture.pts, picture.time_base = round(from_s * CLOCK), Fraction(1, CLOCK)
+            picture.duration = max(1, round(until_s * CLOCK) - picture.pts)
+            picture.pict_type = 0  # else the encoder would follow the old file's key frames
+            if stream is None:
+                stream = self._add_video(new, picture, encoding)
+                stream.codec_context.colorspace, stream.codec_context.color_range = shrink.matrix, LIMITED
+            yield from_s, stream.encode(picture)
+        if stream is not None:
+            yield math.inf, stream.encode()
+
+    def _add_video(self, new: Any, picture: av.VideoFrame, encoding: Encoding) -> Any:
+        rate = Fraction(self._video.average_rate or 25).limit_denominator(1001)
+        options = {"preset": PRESET, "crf": str(encoding.crf), "g": str(encoding.gop)}
+        stream = new.add_stream("libx264", rate=min(rate, 1000), options=options)
+        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
+        stream.codec_context.thread_count = 1  # the bytes depend on it
+        stream.codec_context.flags |= Flags.frame_duration  # else the last picture would last as long as the others
+        return stream
+
+    # ---- sound -----------------------------------------------------------------------------------------------
+
+    def can_copy(self, alone: bool) -> bool:
+        """Whether the packets of the sound fit into MP4 as they are. If it stands alone it must begin at once."""
+        codec = self._audio.codec_context
+        name = codec.codec.canonical_name
+        if name not in COPIED or self._container.format.name not in COPIED_FROM:
+            return False
+        if alone and self._begins_s("audio") > EARLY_S:
+            return False
+        return codec.sample_rate >= COPIED[name] and (name == "mp3" or bool(codec.extradata))
+
+    def copied(self, new: Any) -> Iterator[Packets]:
+        """The packets of the sound, for a new stream. They are decoded as well, to see whether they are whole."""
+        stream = new.add_stream_from_template(self._audio)
+        shift = round(self._origin_s / self._audio.time_base)
+        for packet in self._demux(self._audio, math.inf):
+            if packet.dts is None:
+                continue
+            try:
+                packet.decode()
+            except (av.FFmpegError, OSError, ValueError):
+                self.bad_packets += 1
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+            yield float(packet.pts * packet.time_base), [packet]
+
+    def heard(self, new: Any, stretch: Stretch, alone: bool) -> Iterator[Packets]:
+        """The sound of a stretch, encoded as AAC for a new stream. If it stands alone it begins at 0."""
+        old_rate = self._audio.codec_context.sample_rate
+        rate = next((rate for rate in AAC_RATES if rate <= old_rate), AAC_RATES[-1])
+        stream, left = None, math.inf
+        for at, samples in self._samples(rate, stretch.start_s, alone):
+            if stretch.end_s < math.inf:
+                left = round((stretch.end_s - stretch.start_s) * rate) - at
+                samples = samples[:, : max(0, left)]
+            if left <= 0:
+                break
+            if stream is None:
+                layout = "stereo" if len(samples) == 2 else "mono"
+                stream = new.add_stream("aac", rate=rate, layout=layout, bit_rate=SOUND_BITS_PER_S * len(samples))
+                stream.codec_context.thread_count = 1
+            sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+            sound.sample_rate, sound.pts, sound.time_base = rate, at, Fraction(1, rate)
+            yield at / rate, stream.encode(sound)
+        if stream is not None:
+            yield math.inf, stream.encode()
+
+    def _samples(self, rate: int, start_s: float, from_zero: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """Index from ``start_s`` on and (channels, S) float32 samples, each piece beginning where the last one ended.
+
+        Pauses become silence, as a reader of the old file hears them.
+        """
+        cursor, channels = None, 0
+        for at_s, samples in self._decoded(rate, start_s):
+            channels = channels or (len(samples) if len(samples) < 3 else 1)
+            if len(samples) != channels:
+                samples = np.repeat(samples.mean(axis=0, keepdims=True), channels, axis=0)
+            begin = round((at_s - start_s) * rate)
+            if cursor is None:
+                cursor = min(begin, 0) if from_zero else begin
+                pause = begin > cursor
+            else:
+                pause = begin > cursor + GAP_S * rate
+            if pause:
+                for at in range(max(cursor, 0), begin, rate):
+                    yield at, np.zeros((channels, min(rate, begin - at)), np.float32)
+                cursor = begin
+            elif begin < cursor - GAP_S * rate:
+                samples = samples[:, cursor - begin :]  # what has been heard is not heard again
+            early = max(0, -cursor)
+            if early < samples.shape[1]:
+                yield cursor + early, samples[:, early:]
+            cursor += samples.shape[1]
+
+    def _decoded(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
+        """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
+        resampler = av.AudioResampler(format="fltp", rate=rate)
+        for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
+            try:
+                parts = resampler.resample(frame)
+            except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
+                resampler = av.AudioResampler(format="fltp", rate=rate)
+                parts = resampler.resample(frame)
+            for part in parts:
+                yield at_s, part.to_ndarray()
+                at_s += part.samples / rate

@@ -23,6 +23,7 @@ from vatt.errors import InputError, VattError
 from vatt.structures import Batch, Clip, ClipFormat, Event
 
 Sample = dict[str, Any]
+NOTHING = "neither picture nor sound, or less than half of both,"
 
 
 class DataError(VattError, RuntimeError):
@@ -54,7 +55,7 @@ class ClipReader:
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
         if cache is not None and decoder not in ("auto", "pyav"):
             raise InputError(f"a cache is filled by pyav: set data.cache or data.decoder {decoder}, not both")
-        self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate)
+        self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate, time_limit_s)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
         """The files with the clip's picture and with its sound (usually the same)."""
@@ -125,7 +126,7 @@ class ClipReader:
 class ClipDataset(Dataset[list[Sample]]):
     """Windows of the clips of a manifest. The same index and number of the draw always give the same sample.
 
-    Training draws its windows at random, and replaces a clip that is unreadable, or damaged inside the window, by
+    Training draws its windows at random, and replaces a clip that is unreadable, or damaged or empty in the window, by
     another one that the same key always leads to. Evaluation takes the middle window and never replaces: what
     cannot be read comes back with nothing valid. Either way an `Event` tells what happened.
 
@@ -187,6 +188,9 @@ class ClipDataset(Dataset[list[Sample]]):
             bad = sum(file.bad_packets for file in set(files))
         if bad:
             raise MediaError(clip.path, f"{bad} damaged packets in the window")
+        empty = [start_s for start_s, sample in zip(starts, samples, strict=True) if _is_empty(sample)]
+        if empty:
+            raise MediaError(clip.path, f"{NOTHING} from {empty[0]:.2f} s on")
         return samples
 
     def _evaluation(self, clip: Clip) -> list[Sample]:
@@ -202,6 +206,9 @@ class ClipDataset(Dataset[list[Sample]]):
             return [sample]
         if bad:
             reason = f"{bad} damaged packets"
+            sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+        if _is_empty(sample):
+            reason = f"{NOTHING} in the middle"
             sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
         return [sample]
 
@@ -219,6 +226,10 @@ class MixedDataset(Dataset[list[Sample]]):
     def __getitem__(self, key: Key) -> list[Sample]:
         dataset, index, number = key
         return self.datasets[dataset].draw(index, number)
+
+
+def _is_empty(sample: Sample) -> bool:
+    return not (sample["video_valid"] or sample["audio_valid"])
 
 
 def collate(groups: Sequence[list[Sample]]) -> Batch:

@@ -10,7 +10,7 @@ import lightning as L
 from torch.utils.data import ConcatDataset, DataLoader
 
 from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset, collate, finish
-from vatt.datasets.manifest import hold_out, read_manifest
+from vatt.datasets.manifest import hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
 from vatt.datasets.text import Vocabulary, load_vocabulary
@@ -28,7 +28,7 @@ class Source:
         weight: share of the clips of a training that come from here, beside the weights of the others.
         fps: distance of the frames, of which there are as many as everywhere.
         sample_rate: of the waveform in Hz, which has as many samples as everywhere.
-        augment: how its training clips are varied.
+        augment: how its training clips are varied; whole, so that a single value given changes no other one.
         words_per_text: see `vatt.datasets.readers.TextReader`.
         balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
         cache: folder that keeps its decoded files.
@@ -114,11 +114,17 @@ class ClipDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if (manifest is None) == (not sources):
-            raise InputError("give data.manifest, or data.sources for several, and not both")
+            raise InputError(
+                "give data.manifest, or data.sources for several, and not both; if a file sets the other: "
+                "--data.manifest null"
+            )
         if manifest is not None:
             sources = {"": Source(manifest, balanced=balanced)}
         elif balanced or cache:
-            raise InputError("with data.sources, balanced and cache belong to each of them")
+            raise InputError(
+                "with data.sources, balanced and cache belong to each of them; if a configuration file sets them: "
+                "--data.cache null --data.balanced false"
+            )
         self.sources: Mapping[str, Source] = sources
         self.format, self.batch_size, self.windows = format, batch_size, windows
         self.augment, self.train_split, self.val_split = augment, train_split, val_split
@@ -158,7 +164,7 @@ class ClipDataModule(L.LightningDataModule):
         if all(clip.split is None for clip in clips):
             train, val = clips, []
         else:
-            train = read_manifest(manifest, split=self.train_split, check_files=False)
+            train = of_split(clips, self.train_split, manifest)
             val = [clip for clip in clips if clip.split == self.val_split]
         if not val and self.val_fraction:
             train, val = hold_out(train, self.val_fraction)

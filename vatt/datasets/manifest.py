@@ -64,8 +64,15 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
             raise
         except (ValueError, csv.Error) as error:  # not UTF-8, a NUL byte, not Parquet, …
             raise ManifestError(f"{name}: not a readable {suffix} file: {error}") from error
-    if split is None:
-        return clips
+    return clips if split is None else of_split(clips, split, source)
+
+
+def of_split(clips: Sequence[Clip], split: str, source: str | Path) -> list[Clip]:
+    """The rows of one split.
+
+    Raises:
+        ManifestError: there is none in the source.
+    """
     chosen = [clip for clip in clips if clip.split == split]
     if not chosen:
         there = sorted({clip.split or "(none)" for clip in clips})
@@ -159,7 +166,9 @@ def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]
         import pyarrow.parquet as pq
 
         with open_source(source, "rb") as file:
-            yield from enumerate(pq.read_table(file).to_pylist(), start=1)
+            # Threads of Arrow that read from a Python file can abort the interpreter when it ends.
+            rows = pq.read_table(file, use_threads=False, pre_buffer=False).to_pylist()
+            yield from enumerate(rows, start=1)
     else:
         raise ManifestError(f"{source}: a manifest ends in .csv, .jsonl or .parquet, or is a folder of media")
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -17,6 +18,9 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from vatt.datasets.media.container import first_line
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import VattError
+
+TRIES = 2  # of a task when the pool breaks
+_END = object()
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -63,38 +67,79 @@ class Isolated(Generic[Task, Result]):
         Raises:
             VattError: the processes cannot be started.
         """
-        context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
-        pool = ProcessPool(max_workers=self.num_workers, initializer=_start, context=context)
-        waiting: deque[tuple[Task, ProcessFuture]] = deque()
+        pool, waiting = self._start_pool(), deque[tuple[Task, ProcessFuture]]()
+        left, ended, tries, any_done = iter(tasks), False, 0, False
         try:
-            for task in tasks:
-                waiting.append((task, pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)))
-                if len(waiting) > self.ahead:
-                    yield self._result(*waiting.popleft())
-            while waiting:
-                yield self._result(*waiting.popleft())
+            while waiting or not ended:
+                while not ended and len(waiting) <= self.ahead:
+                    task = next(left, _END)
+                    ended = task is _END
+                    if not ended:
+                        waiting.append((task, self._schedule(pool, task)))
+                if not waiting:
+                    return
+                task, future = waiting[0]
+                try:
+                    result = self._result(future)
+                except (BrokenProcessPool, CancelledError) as error:
+                    # A process that ends before the pool knows what it was at takes the pool with it.
+                    tries += 1
+                    if tries > TRIES and not any_done:
+                        said = "the worker processes end before they begin; see what they printed above"
+                        raise VattError(said) from error
+                    pool.stop()
+                    pool.join()
+                    pool = self._start_pool()
+                    if tries <= TRIES:
+                        waiting = deque((each, self._again(pool, each, future)) for each, future in waiting)
+                        continue
+                    result = Failure("crashed", "the process that read it ended, again and again")
+                    waiting = deque((each, self._again(pool, each, future)) for each, future in list(waiting)[1:])
+                else:
+                    waiting.popleft()
+                    any_done = any_done or not isinstance(result, Failure)
+                tries = 0
+                yield task, result
         finally:
             pool.stop()
             pool.join()
 
-    def _result(self, task: Task, future: ProcessFuture) -> tuple[Task, Result | Failure]:
+    def _start_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
+        return ProcessPool(max_workers=self.num_workers, initializer=_start, context=context)
+
+    def _schedule(self, pool: ProcessPool, task: Task) -> ProcessFuture:
         try:
-            return task, future.result()
+            return pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)
+        except RuntimeError as error:  # it is broken already: found out when the result is wanted
+            future = ProcessFuture()
+            future.set_exception(BrokenProcessPool(str(error)))
+            return future
+
+    def _again(self, pool: ProcessPool, task: Task, future: ProcessFuture) -> ProcessFuture:
+        """The result that a task has, or another try of it."""
+        if future.done() and not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool):
+            return future
+        return self._schedule(pool, task)
+
+    def _result(self, future: ProcessFuture) -> Result | Failure:
+        try:
+            return future.result()
         except TimeoutError:
-            return task, Failure("timeout", f"not done within {self.time_limit_s:g} s")
+            return Failure("timeout", f"not done within {self.time_limit_s:g} s")
         except ProcessExpired as error:
             code = error.exitcode
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             how += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-            return task, Failure("crashed", f"the process that read it {how}")
-        except BrokenProcessPool as error:
-            raise VattError("the worker processes end before they begin; see what they printed above") from error
+            return Failure("crashed", f"the process that read it {how}")
+        except (BrokenProcessPool, CancelledError):
+            raise
         except MediaError as error:
-            return task, Failure("unreadable", error.reason)
+            return Failure("unreadable", error.reason)
         except Exception as error:
             if self.fatal(error):
                 raise
-            return task, Failure("unreadable", f"{type(error).__name__}: {first_line(error)}")
+            return Failure("unreadable", f"{type(error).__name__}: {first_line(error)}")
 
 
 def _start() -> None:

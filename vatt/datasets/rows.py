@@ -112,7 +112,7 @@ def _text(row: dict[str, Any], column: str) -> str | None:
 
 def _seconds(row: dict[str, Any], column: str) -> float | None:
     value = row.get(column)
-    if value is None or value == "":
+    if value is None or value == "" or value != value:
         return None
     try:
         seconds = float(value)
@@ -126,7 +126,7 @@ def _seconds(row: dict[str, Any], column: str) -> float | None:
 def _timed(row: dict[str, Any], column: str, key: str) -> tuple[TimedText, ...]:
     """A list of texts, each alone or as {key, start, end}."""
     value = row.get(column)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value):
         return ()
     if isinstance(value, str):
         try:

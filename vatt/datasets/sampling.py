@@ -57,7 +57,8 @@ class Shuffled:
         num_clips: size of the dataset.
         seed: of the orders.
         whole: draws that make a batch; each pass leaves out as many clips, other ones each time, as fill no batch, so
-            that no batch has a clip twice. 1 leaves out none.
+            that no batch draws a clip twice (the replacement of an unreadable one may still be among them). 1 leaves
+            out none, and where two passes meet a batch may draw a clip twice.
     """
 
     def __init__(self, num_clips: int, seed: int, whole: int = 1) -> None:

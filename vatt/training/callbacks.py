@@ -156,8 +156,9 @@ class DataReport(Callback):
     def _take(self, batch: Batch, when: str) -> None:
         new = []
         for event in batch["events"]:
-            self.counts[event["kind"]] += 1
-            if (event["kind"], event["id"]) not in self._named:
+            known = (event["kind"], event["id"]) in self._named
+            self.counts[event["kind"]] += when != "validation" or not known  # the same clips are validated each time
+            if not known:
                 self._named.add((event["kind"], event["id"]))
                 new.append([when, event["kind"], event["id"], event["path"], event["reason"]])
         if not new:

@@ -65,27 +65,37 @@ def test_odd_and_narrow_pictures(tmp_path: Path) -> None:
         assert [read_number(frame) for frame in media.all_frames().frames] == list(range(30))
 
 
-def turn_by(path: Path, quarters: int) -> None:
-    """Have an MP4 played so many quarter turns clockwise."""
+def show_by(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Have an MP4 shown turned or mirrored, by the matrix of its track."""
     content = bytearray(path.read_bytes())
-    one, minus = 1 << 16, -(1 << 16) & 0xFFFFFFFF
-    matrices = {1: (0, one, minus, 0), 2: (minus, 0, 0, minus), 3: (0, minus, one, 0)}
-    a, b, c, d = matrices[quarters]
-    matrix = content.find(b"tkhd") + 4 + 40
-    values = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
-    content[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big") for value in values)
+    a, b, c, d = (value << 16 & 0xFFFFFFFF for value in matrix)
+    place = content.find(b"tkhd") + 4 + 40
+    content[place : place + 36] = b"".join(value.to_bytes(4, "big") for value in (a, b, 0, c, d, 0, 0, 0, 1 << 30))
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_turned_pictures_are_upright_and_need_no_turning(zoo: Path, tmp_path: Path, quarters: int) -> None:
+@pytest.mark.parametrize(
+    ("matrix", "quarters", "mirrored"),
+    [
+        ((0, 1, -1, 0), -1, False),
+        ((-1, 0, 0, -1), 2, False),
+        ((0, -1, 1, 0), 1, False),
+        ((-1, 0, 0, 1), 0, True),
+        ((0, 1, 1, 0), 1, True),
+    ],
+)
+def test_pictures_are_upright_and_need_no_turning(
+    zoo: Path, tmp_path: Path, matrix: tuple[int, int, int, int], quarters: int, mirrored: bool
+) -> None:
     path = tmp_path / "turned.mp4"
     path.write_bytes((zoo / "h264.mp4").read_bytes())
-    turn_by(path, quarters)
+    show_by(path, matrix)
     new = whole(path)
     with open_media(zoo / "h264.mp4") as lying, open_media(new) as media:
-        expected = torch.rot90(lying.frames([1.0]).frames, -quarters, dims=(2, 3))
-        assert (media.frames([1.0]).frames.float() - expected.float()).abs().mean() < 2
+        stored = lying.frames([1.0]).frames
+        expected = torch.rot90(stored.flip(-1) if mirrored else stored, quarters, dims=(2, 3))
+        found = media.frames([1.0]).frames
+    assert (found.float() - expected.float()).abs().mean() < 2
     with av.open(str(new)) as container:
         assert next(container.decode(video=0)).rotation == 0
 

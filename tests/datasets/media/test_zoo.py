@@ -37,6 +37,7 @@ REFUSED = {
         "mpeg2.ts": "does not read mpegts",
         "h264.ts": "does not read mpegts",
         "mpeg1.mpg": "does not read mpeg",
+        "mjpeg.avi": "does not read avi",
     },
 }
 # With FFmpeg 5.1 torchcodec raises after some seeks in these, but never gives a wrong frame.

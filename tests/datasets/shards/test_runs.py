@@ -31,6 +31,7 @@ def troubled(source: Source, encoding: Encoding, folder: str) -> Made:
     name = Path(source.clips[0].path).stem
     if name in ("crashes", "hangs", "fails", "full"):
         (Path(folder) / f"{source.rows[0]:08d}.mp4.member").write_bytes(b"begun")
+        time.sleep(0.2)  # until the pool has noted what this process is at
     match name:
         case "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,12 +1,13 @@
 """Decoded files on disk or in memory, for sets small enough: the first pass decodes, every later one only reads.
 
-An entry holds all frames of a file, scaled, and its whole waveform, resampled. Readers use it like an open file and
-get the same frames; the workers and, on disk, later runs share it.
+An entry holds all frames of a file, scaled to what a model wants, and its whole waveform, resampled. Readers use it
+like an open file, but crops that enlarge are less sharp; the workers and, on disk, later runs share it.
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from vatt.datasets.media.container import EARLY_S
-from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.decoding import TIME_LIMIT_S, open_media
 from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
@@ -28,7 +29,7 @@ from vatt.datasets.media.source import is_url, state
 from vatt.errors import InputError
 
 KEPT_FREE = 0.1  # share of a disk that is left alone
-VERSION = 3  # of what an entry holds
+VERSION = 4  # of what an entry holds
 
 
 class CachedMedia:
@@ -48,6 +49,7 @@ class CachedMedia:
             has_video=len(self._times_s) > 0,
             has_audio=len(self._samples) > 0,
             sample_rate=self._rate,
+            is_picture=bool(facts["is_picture"]),
         )
 
     def __enter__(self) -> CachedMedia:
@@ -106,11 +108,12 @@ class DecodedCache:
         folder: where; grows by frames x width x height x 3 bytes for each file. "memory" is a `memory_folder`.
         part: of the pictures, and how large.
         sample_rate: of the waveforms in Hz.
+        time_limit_s: bound on decoding the picture, or the sound, of one file.
     """
 
-    def __init__(self, folder: str | Path, part: Part, sample_rate: int) -> None:
+    def __init__(self, folder: str | Path, part: Part, sample_rate: int, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.folder = Path(memory_folder() if folder == "memory" else folder)
-        self.part, self.sample_rate = part, sample_rate
+        self.part, self.sample_rate, self.time_limit_s = part, sample_rate, time_limit_s
         self._said = False
 
     def open(self, path: str | Path) -> CachedMedia | Media:
@@ -129,7 +132,7 @@ class DecodedCache:
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if not entry.is_dir():
             if self._is_full():
-                return open_media(path)
+                return open_media(path, time_limit_s=self.time_limit_s)
             self._decode(path, entry)
         return CachedMedia(entry, path)
 
@@ -143,15 +146,16 @@ class DecodedCache:
         return full
 
     def _decode(self, path: str, entry: Path) -> None:
-        with open_media(path) as media:
+        with open_media(path, time_limit_s=self.time_limit_s) as media:
             frames, times_s, until_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0), 0.0
             if media.info.has_video:
                 shown = media.all_frames(self.part)
                 frames, times_s, until_s = shown.frames.numpy(), shown.times_s.numpy(), shown.until_s
+                until_s = math.inf if media.info.is_picture else until_s
             sound = media.waveform(0.0, media.info.duration_s, self.sample_rate)
             if media.bad_packets:
                 raise MediaError(path, f"{media.bad_packets} damaged packets")
-            duration_s = media.info.duration_s
+            duration_s, is_picture = media.info.duration_s, media.info.is_picture
         samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
         unfinished = entry.with_name(f"{entry.name}.{os.getpid()}")
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -164,6 +168,7 @@ class DecodedCache:
             sound_begin=sound.begin,
             sample_rate=self.sample_rate,
             duration_s=duration_s,
+            is_picture=is_picture,
         )
         try:
             os.replace(unfinished, entry)

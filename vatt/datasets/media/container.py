@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Literal
 
 import av
 
-from vatt.datasets.media.facts import MediaError, MediaInfo
+from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
 from vatt.datasets.media.source import av_input, state
 
 OPEN_LIMIT_S = 20.0  # for one blocking read
@@ -94,8 +95,13 @@ class Container:
 
     def _duration_s(self) -> float:
         """From the header, or, where it does not say, from the times of the packets."""
-        if self._container.duration:
+        # Matroska may count its duration from 0, wherever its times begin.
+        is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
+        if self._container.duration and not is_unclear:
             return self._container.duration / av.time_base
+        if is_unclear:
+            with suppress(av.FFmpegError, OSError):
+                self._container.seek(self._container.duration or 0)
         end_s, limit = 0.0, self._deadline()
         for packet in self._demux(tuple(self._container.streams), limit):
             if packet.pts is not None and packet.time_base is not None:
@@ -172,9 +178,11 @@ class Container:
         # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
         torn = not self._fresh and self._container.format.name in UNANCHORED
         packets = self._demux(stream, deadline)
+        if self._container.format.name == "avi" and stream.codec_context.name in LEAVES_OUT:
+            packets = _without_guesses(packets)
         if self._container.format.name in UNSEEKABLE:
             packets = self._from_key_before(packets, start_s)
-        if shown_s and stream.codec_context.name in LEAVES_OUT:
+        if shown_s and _can_leave_out(stream.codec_context):
             packets = self._leave_out(packets, shown_s)
         for packet in packets:
             try:
@@ -229,6 +237,21 @@ class Container:
     def _at_s(self, stamp: int) -> float:
         """Seconds of a stamp of the picture track."""
         return float(stamp * self._video.time_base) - self._origin_s
+
+
+def _can_leave_out(decoder: Any) -> bool:
+    """Whether a picture that FFmpeg calls a non-reference is one; in layered HEVC other layers may refer to it."""
+    if decoder.name != "hevc":
+        return decoder.name in LEAVES_OUT
+    header = decoder.extradata or b""  # hvcC, ISO/IEC 14496-15, 8.3.3.1.2: numTemporalLayers in byte 21
+    return len(header) > 21 and header[0] == 1 and header[21] >> 3 & 7 == 1
+
+
+def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """Packets of AVI, which has no times of pictures: without those that FFmpeg invents, the decoder orders them."""
+    for packet in packets:
+        packet.pts = None
+        yield packet
 
 
 def _best(container: Any, kind: str) -> Any:

@@ -39,6 +39,9 @@ class DecordMedia(Media):
         if self._video is not None and (kind not in FORMATS or codec not in CODECS):
             self.close()
             raise MediaError(path, f"decord does not read {codec} in {kind} exactly; decoder auto does")
+        if len(self._container.streams.video) > 1:
+            self.close()
+            raise MediaError(path, "decord chooses another one of several video tracks; decoder auto does not")
         if split_member(path)[2] is not None or is_url(path):
             self.close()
             raise MediaError(path, "decord reads local files only; decoder auto reads shards and URLs")

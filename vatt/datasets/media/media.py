@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from vatt.datasets.media.container import EARLY_S, Container
+from vatt.datasets.media.container import EARLY_S, Container, first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.sound import decode_rate, place, resample
 
 PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
-GAP_S = 0.04  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
+GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
 class Media(Container):
@@ -57,7 +57,10 @@ class Media(Container):
             raise MediaError(self.path, "no video track")
         if len(times_s) == 0 or any(b < a for a, b in pairwise(times_s)):
             raise ValueError("times_s must be ascending and not empty")
-        return self._read_frames(list(times_s), region)
+        try:
+            return self._read_frames(list(times_s), region)
+        except (av.FFmpegError, ValueError) as error:  # a pixel format or a size that FFmpeg's filters do not take
+            raise MediaError(self.path, f"its pictures cannot be converted: {first_line(error)}") from error
 
     def all_frames(self, region: Region = WHOLE) -> Frames:
         """Every frame of the file, for short files: see `frames`."""

@@ -6,6 +6,7 @@ becomes; the rectangle is cut before anything is scaled or converted, so that no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -121,6 +122,7 @@ class Painter:
         self.region, self.count, self.done = region, count, 0
         self._frames: Tensor | None = None
         self._last: Any = None
+        self._size: tuple[int, int] | None = None
         self._convert: tuple[tuple[Any, ...], Callable[[Any], Tensor]] | None = None
 
     def add(self, frame: Any) -> None:
@@ -142,16 +144,17 @@ class Painter:
 
     def picture(self, frame: Any) -> Tensor:
         """(3, H, W) uint8."""
-        kind = (frame.width, frame.height, frame.format.name, round(frame.rotation / 90) % 4, frame.colorspace)
+        kind = (frame.width, frame.height, frame.format.name, orientation(frame), frame.colorspace)
         if self._convert is None or self._convert[0] != kind:  # the first, or a stream that changes midway
-            self._convert = kind, self._converter(frame, kind[3])
+            self._convert = kind, self._converter(frame, *kind[3])
         return self._convert[1](frame)
 
-    def _converter(self, frame: Any, turns: int) -> Callable[[Any], Tensor]:
+    def _converter(self, frame: Any, turns: int, is_mirrored: bool) -> Callable[[Any], Tensor]:
         upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
         cut = self.region.cut(*upright)
-        if self._frames is not None:
-            cut = replace(cut, new_height=self._frames.shape[2], new_width=self._frames.shape[3])
+        if self._size is not None:  # of the first picture
+            cut = replace(cut, new_width=self._size[0], new_height=self._size[1])
+        self._size = cut.new_width, cut.new_height
         left, top, width, height = _stored(cut, frame.width, frame.height, turns)
         size = (cut.new_width, cut.new_height) if turns % 2 == 0 else (cut.new_height, cut.new_width)
         graph = av.filter.Graph()
@@ -160,7 +163,8 @@ class Painter:
             width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1000)
         )
         steps = [
-            graph.add("crop", f"{width}:{height}:{left}:{top}:exact=1"),
+            *([graph.add("hflip")] if is_mirrored else []),
+            graph.add("crop", f"{width}:{height}:{left}:{top}:exact={int(_can_be_cut_anywhere(frame.format))}"),
             # Without accurate_rnd, FFmpeg leaves out the last columns of planes that it need not scale.
             graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear+accurate_rnd"),
             graph.add("format", "gbrp"),  # plane by plane, as the tensor has them
@@ -177,6 +181,26 @@ class Painter:
             return picture.flip(-1) if cut.mirrored else picture
 
         return convert
+
+
+def orientation(frame: Any) -> tuple[int, bool]:
+    """Quarter turns counter-clockwise that set a frame upright, and whether it is to be mirrored before."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # side data of a kind that PyAV does not know, such as EXIF
+        return round(frame.rotation / 90) % 4, False
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(np.float64)
+    is_mirrored = a * d - b * c < 0
+    sign = -1 if is_mirrored else 1
+    return round(-math.degrees(math.atan2(sign * b, sign * a)) / 90) % 4, is_mirrored
+
+
+def _can_be_cut_anywhere(format: av.VideoFormat) -> bool:
+    """Whether FFmpeg's crop finds odd places: it does not where a value has two bytes, or planes are shared."""
+    components = format.components
+    return all(part.bits <= 8 for part in components) and len({part.plane for part in components}) == len(components)
 
 
 def paint(frames: np.ndarray, region: Region) -> Tensor:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import av
 
 from vatt.datasets.media.container import EARLY_S
+from vatt.datasets.media.pictures import orientation
 
 BT601 = 6  # FFmpeg's number of the YUV matrix
 MATRICES = {1: "bt709", 7: "smpte240m", 9: "bt2020", BT601: "bt601"}  # these are kept, all others become the last
@@ -26,14 +27,14 @@ class Shrinker:
         self._kind: tuple[object, ...] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        turns = round(frame.rotation / 90) % 4
-        kind = (frame.width, frame.height, frame.format.name, turns, frame.colorspace, frame.color_range)
+        turns, is_mirrored = orientation(frame)
+        kind = (frame.width, frame.height, frame.format.name, turns, is_mirrored, frame.colorspace, frame.color_range)
         if self._kind != kind:  # the first, or a stream that changes midway
-            self._kind, self._graph = kind, self._make_graph(frame, turns)
+            self._kind, self._graph = kind, self._make_graph(frame, turns, is_mirrored)
         self._graph.vpush(frame)
         return self._graph.vpull()
 
-    def _make_graph(self, frame: av.VideoFrame, turns: int) -> av.filter.Graph:
+    def _make_graph(self, frame: av.VideoFrame, turns: int, is_mirrored: bool) -> av.filter.Graph:
         upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
         self._size = self._size or new_size(*upright, self.short_side)
         self.matrix = self.matrix or (frame.colorspace if frame.colorspace in MATRICES else BT601)
@@ -45,6 +46,7 @@ class Shrinker:
         )
         colours = f"flags=bicubic+accurate_rnd+full_chroma_int:out_range=tv:out_color_matrix={MATRICES[self.matrix]}"
         steps = [graph.add("scale", f"{width}:{height}:{colours}"), graph.add("format", "yuv420p")]
+        steps += [graph.add("hflip")] if is_mirrored else []
         steps += [graph.add(*step.split("=")) for step in UPRIGHT[turns].split(",") if step]
         graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
         return graph

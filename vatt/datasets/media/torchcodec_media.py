@@ -1,6 +1,6 @@
 """Frames by torchcodec, for the files that it reads exactly; sound by PyAV.
 
-torchcodec links to the FFmpeg libraries of the system. In MPEG streams its times are not those of the frames.
+torchcodec links to the FFmpeg libraries of the system. In MPEG streams and AVI its times are not those of the frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TorchCodecMedia(Media):
     def __init__(self, path: str, time_limit_s: float) -> None:
         self._decoder_class = _import_torchcodec()
         super().__init__(path, time_limit_s)
-        if self._container.format.name in UNANCHORED:
+        if self._container.format.name in (*UNANCHORED, "avi"):
             self.close()
             raise MediaError(path, f"torchcodec does not read {self._container.format.name} exactly; decoder auto does")
         if split_member(path)[2] is not None or is_url(path):

@@ -34,7 +34,7 @@ from vatt.errors import InputError, VattError
 from vatt.structures import Clip, Event
 
 Make = Callable[[Source, Encoding, str], Made]
-AHEAD = 32  # sources of each process that may be done before the first that is not; bounds the work folder
+AHEAD = 8  # sources of each process that may be done before the first that is not; bounds the work folder
 
 
 @dataclass

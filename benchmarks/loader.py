@@ -4,10 +4,10 @@ Usage:
     python benchmarks/loader.py            # makes its files in runs/benchmarks; GRID is taken where it is there
     python benchmarks/loader.py memory     # 5,000 opens in one process
 
-The loader decodes at random starts, crops, mirrors and draws colours as the paper does, and collates, with 2 workers;
-the bare loops (`benchmarks/media.py`) decode the middle of the picture and put nothing together, in 2 processes.
-Colours are changed, and pixels become float, after the batch is on the device; what that costs on this CPU is a row of
-its own.
+The loader decodes at random starts, crops, mirrors and draws colours as the paper does, and collates, with 2 workers.
+The bare loops decode the middle of the picture and put nothing together, in 2 processes: one in plain PyAV
+(`benchmarks/media.py`), the other with this package's decoder, which shows what the loader adds to it. Colours are
+changed, and pixels become float, after the batch is on the device; what that costs on this CPU is a column of its own.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ import torch
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.media import FOLDER, bare_clip, file_sets, start_of
+from benchmarks.media import FOLDER, FPS, NUM_FRAMES, RATE, SECONDS, SIZE, bare_clip, file_sets, start_of
 from vatt.datasets.clips import ClipReader, finish
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.manifest import write_manifest
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.pictures import Square
 from vatt.datasets.transforms import PAPER
 from vatt.structures import Clip, ClipFormat
 
-WORKERS, ROUNDS, BATCH = 2, 5, 8
+WORKERS, ROUNDS, BATCH = 2, 3, 8
 OPENS = 5000
 
 
-def bare(paths: list[str], clips: int, seed: int) -> float:
+def bare(kind: str, paths: list[str], clips: int, seed: int) -> float:
     """Clips per second of ``WORKERS`` processes that decode and throw away."""
-    command = [sys.executable, __file__, "bare", json.dumps(paths), str(clips // WORKERS)]
+    command = [sys.executable, __file__, kind, json.dumps(paths), str(clips // WORKERS)]
     processes = [
         subprocess.Popen([*command, str(seed + i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for i in range(WORKERS)
@@ -60,15 +62,26 @@ def bare(paths: list[str], clips: int, seed: int) -> float:
     return clips / taken_s
 
 
-def bare_process(paths: list[str], clips: int, seed: int) -> None:
+def our_clip(path: str, start_s: float) -> object:
+    """The same by this package's decoder."""
+    with open_media(path) as media:
+        frames = media.frames([start_s + i / FPS for i in range(NUM_FRAMES)], Square(SIZE))
+        return frames, media.waveform(start_s, SECONDS, RATE)
+
+
+BARE = {"plain": bare_clip, "ours": our_clip}
+
+
+def bare_process(kind: str, paths: list[str], clips: int, seed: int) -> None:
     torch.set_num_threads(1)
+    read = BARE[kind]
     draws = random.Random(seed)
     chosen = [(path, start_of(path, draws.random())) for path in draws.choices(paths, k=clips)]
-    bare_clip(*chosen[0])
+    read(*chosen[0])
     print("ready", flush=True)
     sys.stdin.readline()
     for path, start_s in chosen:
-        bare_clip(path, start_s)
+        read(path, start_s)
     print("done", flush=True)
 
 
@@ -104,20 +117,19 @@ def loader(paths: list[str], clips: int, seed: int, finished: bool) -> float:
 
 def compare() -> None:
     torch.set_num_threads(1)
-    print("| files | bare loops, clips/s | loader | ratio | loader with colours and float on this CPU | ratio |")
-    print("|---|---|---|---|---|---|")
+    print("| files | plain loops, clips/s | our decoder's | the loader | of plain | of our decoder's |", end="")
+    print(" with colours and float on this CPU | of plain |\n|---|---|---|---|---|---|---|---|")
     for name, paths in file_sets().items():
-        clips = 96 if "GRID" in name else 48
-        found: dict[str, list[float]] = {"bare": [], "loader": [], "finished": []}
+        clips = 96 if "GRID" in name else 64
+        found: dict[str, list[float]] = {"plain": [], "ours": [], "loader": [], "finished": []}
         for turn in range(ROUNDS):
-            found["bare"].append(bare(paths, clips, 10 * turn))
-            found["loader"].append(loader(paths, clips, turn, finished=False))
-            found["finished"].append(loader(paths, clips, turn, finished=True))
-        medians = {kind: statistics.median(speeds) for kind, speeds in found.items()}
-        cells = [f"{medians['bare']:.1f}"]
-        for kind in ("loader", "finished"):
-            cells += [f"{medians[kind]:.1f}", f"{medians[kind] / medians['bare']:.2f} x"]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            for kind in BARE:
+                found[kind].append(bare(kind, paths, clips, 10 * turn))
+            for kind in ("loader", "finished"):
+                found[kind].append(loader(paths, clips, turn, finished=kind == "finished"))
+        plain, ours, whole, finished = (statistics.median(speeds) for speeds in found.values())
+        print(f"| {name} | {plain:.1f} | {ours:.1f} | {whole:.1f} | {whole / plain:.2f} x | ", end="")
+        print(f"{whole / ours:.2f} x | {finished:.1f} | {finished / plain:.2f} x |", flush=True)
     print(f"\nMedians of {ROUNDS} rounds that take turns; {WORKERS} workers, batches of {BATCH}.")
 
 
@@ -141,8 +153,8 @@ def memory() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["bare"]:
-        bare_process(json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    if len(sys.argv) > 2:
+        bare_process(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     elif sys.argv[1:2] == ["memory"]:
         memory()
     else:

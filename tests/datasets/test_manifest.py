@@ -219,3 +219,15 @@ def test_a_clip_in_a_shard_must_lie_inside_it(tmp_path: Path) -> None:
     manifest.write_text('{"path": "0.tar#512+489"}\n')
     with pytest.raises(ManifestError, match=r"0\.tar#512\+489"):
         read_manifest(manifest)
+
+
+def test_pieces_of_one_file_are_held_out_together() -> None:
+    clips = [
+        Clip(id=f"{i}", path=f"0.tar#{i}+1", extra={"x_source": f"{i // 3}.mp4"} if i < 30 else {}) for i in range(60)
+    ]
+    train, held = hold_out(clips, 0.4)
+    assert train
+    assert held
+    assert not {clip.extra.get("x_source", clip.path) for clip in train} & {
+        clip.extra.get("x_source", clip.path) for clip in held
+    }

@@ -92,14 +92,16 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[C
     Returns:
         The larger part and the part held out.
     """
+    # Pieces of one file in a shard have different paths, and the file that they were cut from in x_source.
+    origins = [str(clip.extra.get("x_source", clip.path)) for clip in clips]
     files: dict[str, str] = {}
-    for clip in clips:
-        files[clip.path] = min(clip.id, files.get(clip.path, clip.id))
+    for clip, origin in zip(clips, origins, strict=True):
+        files[origin] = min(clip.id, files.get(origin, clip.id))
 
     def held(name: str) -> bool:
         return int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 < fraction
 
-    names = [files[clip.path] for clip in clips] if len(files) > 1 else [clip.id for clip in clips]
+    names = [files[origin] for origin in origins] if len(files) > 1 else [clip.id for clip in clips]
     sides = [held(name) for name in names]
     return (
         [clip for clip, side in zip(clips, sides, strict=True) if not side],

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import ROOT, TINY, numbered_frames
 from vatt.datasets.clips import ClipDataset, ClipReader
@@ -124,3 +125,11 @@ def test_a_full_disk_is_left_alone(video_file: Path, tmp_path: Path, monkeypatch
     with pytest.warns(UserWarning, match="is full"), cache.open(video_file) as media:
         assert media.frames([1.0], Part(32)).frames.shape[-2] == 32
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_picture_is_shown_at_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(numbered_frames(6)[5]).save(path)
+    with DecodedCache(tmp_path / "cache", Part(48), 8000).open(path) as media:
+        assert media.info.is_picture
+        assert media.frames([0.0, 9.0]).coverage([0.0, 9.0]) == 1.0

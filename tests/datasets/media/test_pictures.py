@@ -47,6 +47,22 @@ def test_pyav_frames_are_cut_and_scaled_as_tensors_are(width: int, region: Regio
     assert (painter.frames.float() - expected.float()).abs().max() <= (2 if width > 2 else 8)
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "nv12", "p010le", "yuv444p", "gray", "rgba"])
+@pytest.mark.parametrize("left", [20, 21])
+@pytest.mark.parametrize("top", [10, 11])
+def test_every_format_is_cut_at_every_place(pix_fmt: str, left: int, top: int) -> None:
+    rows, columns = np.mgrid[0:64, 0:96]
+    pixels = np.stack([columns * 2 + 20, 220 - columns * 2, 60 + rows * 2], axis=-1).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+    whole = Painter(Part(), 1).picture(frame).float()
+    region = Part(box=(left / 96, top / 64, (left + 33) / 96, (top + 21) / 64))
+    part = Painter(region, 1).picture(frame).float()
+    assert part.shape == (3, 21, 33)
+    assert (
+        part - whole[:, top : top + 21, left : left + 33]
+    ).abs().mean() < 6  # a place, and the size, may be off by one
+
+
 @given(
     turns=st.integers(0, 3), left=st.integers(0, 5), top=st.integers(0, 3), width=st.integers(1, 7),
     height=st.integers(1, 5),

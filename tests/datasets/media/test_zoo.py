@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.conftest import TINY, read_number
-from tests.datasets.media.zoo import ODD, SHOWN_MS, STEADY_MS, ZOO
+from tests.conftest import TINY, numbered_frames, read_number
+from tests.datasets.media.zoo import ODD, SHOWN_MS, STEADY_MS, ZOO, write, write_frames
 from vatt.datasets.clips import ClipDataset, ClipReader, collate
 from vatt.datasets.media.decoding import Decoder, open_media
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 
 # What a decoder would read wrongly, and therefore refuses. PyAV reads everything.
@@ -163,3 +164,34 @@ def test_every_file_gives_a_clip_or_a_reason_in_time(zoo: Path, start_method: st
         else:
             assert found[name] == expected, name
     assert all(found[name] == (True, name != "no_sound.mp4") for name in ZOO)
+
+
+@pytest.mark.parametrize("name", ["late_clock.mkv", "mpeg2.ts", "late_picture.mp4"])
+def test_a_clock_that_begins_late_leaves_no_clip_empty(zoo: Path, name: str) -> None:
+    dataset = ClipDataset([Clip(id=name, path=str(zoo / name))], ClipReader(TINY), Augment())
+    drawn = [dataset.draw(0, number)[0] for number in range(30)]
+    assert all(sample["video_valid"] and sample["audio_valid"] and not sample["events"] for sample in drawn)
+    with open_media(zoo / name) as media:
+        assert 5.9 < media.info.duration_s < 6.6
+
+
+@pytest.mark.parametrize("bframes", [0, 2, 3])
+def test_pictures_of_h264_in_avi_stay_in_order(tmp_path: Path, bframes: int) -> None:
+    """AVI has no times of pictures. They are late by what the decoder holds back."""
+    write(tmp_path / "clip.avi", sound=None, options={"crf": "16", "bf": str(bframes)})
+    with open_media(tmp_path / "clip.avi") as media:
+        for start_s in (0.1, 2.0, 4.0):
+            numbers = [read_number(frame) for frame in media.frames([start_s + i / 25 for i in range(20)]).frames]
+            assert np.diff(numbers).tolist() == [1] * 19
+            assert abs(numbers[0] - start_s * 25) <= 4
+
+
+def test_pictures_that_change_their_size_are_cached(tmp_path: Path) -> None:
+    for name, size in (("a", 48), ("b", 96)):
+        frames = np.repeat(numbered_frames(25), size // 48, axis=1)
+        write_frames(tmp_path / f"{name}.ts", np.repeat(frames, size // 48, axis=2))
+    (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with open_media(tmp_path / "both.ts") as media:
+        every = media.all_frames()
+    assert len(every.frames) > 25
+    assert every.frames.shape[1:] == (3, 48, 64)

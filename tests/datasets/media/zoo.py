@@ -48,6 +48,16 @@ def write(
             _write_sound(container, audio, sample_rate, layout, sound_starts_s, shown_ms[-1] / 1000 + 0.04)
 
 
+def write_frames(path: Path, frames: np.ndarray) -> None:
+    """(T, H, W, 3) uint8 pictures as H.264 without sound."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=FPS, options={"crf": "16"})
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for picture in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+
+
 def _write_sound(
     container: object, audio: object, sample_rate: int, layout: str, starts_s: float, ends_s: float
 ) -> None:
@@ -97,6 +107,24 @@ def _late_cut(path: Path) -> None:
     whole = path.with_name("whole_for_edit_list.mp4")
     write(whole)
     cut_without_encoding(whole, path, EDIT_S)
+    whole.unlink()
+
+
+def _remux(path: Path, shift_s: float = 0.0, lost_s: float | None = None) -> None:
+    """The packets of another file with all times moved, or without the first packet of sound after a time."""
+    whole = path.with_name(f"whole_{path.stem}.mp4")
+    write(whole)
+    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
+        streams = {stream: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is None or (packet.stream.type == "audio" and packet.pts < 0):
+                continue  # the end; samples before the beginning
+            if lost_s is not None and packet.stream.type == "audio" and packet.pts * packet.time_base > lost_s:
+                lost_s = None
+                continue
+            shift = round(shift_s / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, streams[packet.stream]
+            new.mux(packet)
     whole.unlink()
 
 
@@ -155,6 +183,8 @@ ZOO: dict[str, Callable[[Path], None]] = {
     "surround.mkv": lambda p: write(p, sound="ac3", layout="5.1"),
     "no_sound.mp4": lambda p: write(p, sound=None),
     "edit_list.mp4": _late_cut,
+    "late_clock.mkv": lambda p: _remux(p, shift_s=1000.0),
+    "lost_sound.mkv": lambda p: _remux(p, lost_s=1.2),
 }
 SHOWN_MS: dict[str, Sequence[float]] = {
     "h264_29.97.mp4": [i * 1001 / 30 for i in range(150)],

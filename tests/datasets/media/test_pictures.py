@@ -60,7 +60,7 @@ def test_every_format_is_cut_at_every_place(pix_fmt: str, left: int, top: int) -
     assert part.shape == (3, 21, 33)
     assert (
         part - whole[:, top : top + 21, left : left + 33]
-    ).abs().mean() < 6  # a place, and the size, may be off by one
+    ).abs().mean() < 6  # place and size may be off by one
 
 
 @given(

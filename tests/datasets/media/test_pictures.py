@@ -58,9 +58,7 @@ def test_every_format_is_cut_at_every_place(pix_fmt: str, left: int, top: int) -
     region = Part(box=(left / 96, top / 64, (left + 33) / 96, (top + 21) / 64))
     part = Painter(region, 1).picture(frame).float()
     assert part.shape == (3, 21, 33)
-    assert (
-        part - whole[:, top : top + 21, left : left + 33]
-    ).abs().mean() < 6  # place and size may be off by one
+    assert (part - whole[:, top : top + 21, left : left + 33]).abs().mean() < 6  # place and size may be off by one
 
 
 @given(

@@ -123,17 +123,17 @@ class Painter:
         self._frames: Tensor | None = None
         self._last: Any = None
         self._size: tuple[int, int] | None = None
-        self._convert: tuple[tuple[Any, ...], Callable[[Any], Tensor]] | None = None
+        self._convert: tuple[tuple[Any, ...], Callable[[Any, Tensor], None]] | None = None
 
     def add(self, frame: Any) -> None:
         """The next frame."""
         if frame is self._last:
             self._frames[self.done] = self._frames[self.done - 1]
         else:
-            picture = self.picture(frame)
+            convert = self._converter(frame)
             if self._frames is None:
-                self._frames = torch.empty(self.count, *picture.shape, dtype=torch.uint8)
-            self._frames[self.done] = picture
+                self._frames = torch.empty(self.count, 3, self._size[1], self._size[0], dtype=torch.uint8)
+            convert(frame, self._frames[self.done])
             self._last = frame
         self.done += 1
 
@@ -144,12 +144,19 @@ class Painter:
 
     def picture(self, frame: Any) -> Tensor:
         """(3, H, W) uint8."""
+        convert = self._converter(frame)
+        picture = torch.empty(3, self._size[1], self._size[0], dtype=torch.uint8)
+        convert(frame, picture)
+        return picture
+
+    def _converter(self, frame: Any) -> Callable[[Any, Tensor], None]:
+        """What writes frames of this kind into a tensor."""
         kind = (frame.width, frame.height, frame.format.name, orientation(frame), frame.colorspace)
         if self._convert is None or self._convert[0] != kind:  # the first, or a stream that changes midway
-            self._convert = kind, self._converter(frame, *kind[3])
-        return self._convert[1](frame)
+            self._convert = kind, self._new_converter(frame, *kind[3])
+        return self._convert[1]
 
-    def _converter(self, frame: Any, turns: int, is_mirrored: bool) -> Callable[[Any], Tensor]:
+    def _new_converter(self, frame: Any, turns: int, is_mirrored: bool) -> Callable[[Any, Tensor], None]:
         upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
         cut = self.region.cut(*upright)
         if self._size is not None:  # of the first picture
@@ -172,13 +179,13 @@ class Painter:
         ]
         graph.link_nodes(source, *steps).configure()
 
-        def convert(frame: Any) -> Tensor:
+        def convert(frame: Any, into: Tensor) -> None:
             graph.vpush(frame)
             planes = graph.vpull().planes
             rows = [np.frombuffer(planes[i], np.uint8).reshape(-1, planes[i].line_size) for i in (2, 0, 1)]
-            picture = torch.stack([torch.from_numpy(row[: size[1], : size[0]]) for row in rows])
-            picture = torch.rot90(picture, turns, dims=(1, 2)) if turns else picture
-            return picture.flip(-1) if cut.mirrored else picture
+            for channel, row in zip(into, rows, strict=True):
+                plane = torch.rot90(torch.from_numpy(row[: size[1], : size[0]]), turns)
+                channel.copy_(plane.flip(-1) if cut.mirrored else plane)
 
         return convert
 

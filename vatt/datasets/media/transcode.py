@@ -222,6 +222,7 @@ class _Input(Media):
 
     def copied(self, new: Any) -> Iterator[Packets]:
         """The packets of the sound, for a new stream. They are decoded as well, to see whether they are whole."""
+        self._go_to("audio", None)  # opening may have read on to find the end
         stream = new.add_stream_from_template(self._audio)
         shift = round(self._origin_s / self._audio.time_base)
         for packet in self._demux(self._audio, math.inf):

@@ -8,7 +8,7 @@ and counts them, and raises `MediaError` with the reason where nothing can be ha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -140,26 +140,31 @@ class Media(Container):
 
     def _fill(self, span: np.ndarray, first: int, rate: int) -> tuple[int, int]:
         """Write the sound from sample ``first`` on into ``span``; returns where it begins and ends there."""
-        resampler = av.AudioResampler(format="fltp", rate=rate)
         begins, ends, cursor, decoded = len(span), 0, None, False
-        for at_s, frame in self._decode_from("audio", first / rate - PREROLL_S):
+        for at_s, channels in self._decode_sound(rate, first / rate):
+            decoded = True
             begin = round(at_s * rate)
             if cursor is None or abs(begin - cursor) > GAP_S * rate:
                 cursor = begin
+            samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
+            put = place(span, samples, cursor - first)
+            begins, ends = min(begins, put[0]), max(ends, put[1])
+            cursor += len(samples)
+            if cursor - first >= len(span):
+                break
+        if not decoded and self.bad_packets:
+            raise MediaError(self.path, "no sample of the sound could be decoded")
+        return begins, ends
+
+    def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
+        """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
+        resampler = av.AudioResampler(format="fltp", rate=rate)
+        for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
             try:
                 parts = resampler.resample(frame)
             except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
                 resampler = av.AudioResampler(format="fltp", rate=rate)
                 parts = resampler.resample(frame)
             for part in parts:
-                decoded = True
-                channels = part.to_ndarray()
-                samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-                put = place(span, samples, cursor - first)
-                begins, ends = min(begins, put[0]), max(ends, put[1])
-                cursor += len(samples)
-            if cursor - first >= len(span):
-                break
-        if not decoded and self.bad_packets:
-            raise MediaError(self.path, "no sample of the sound could be decoded")
-        return begins, ends
+                yield at_s, part.to_ndarray()
+                at_s += part.samples / rate

@@ -23,7 +23,7 @@ from av.codec.context import Flags
 
 from vatt.datasets.media.container import EARLY_S, first_line
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.media import GAP_S, PREROLL_S, Media
+from vatt.datasets.media.media import GAP_S, Media
 from vatt.datasets.media.shrinking import Shown, Shrinker, cap
 
 CLOCK = 90_000  # ticks per second of the new picture track: exact for the usual frame rates, and fine for all others
@@ -262,7 +262,7 @@ class _Input(Media):
         Pauses become silence, as a reader of the old file hears them.
         """
         cursor, channels = None, 0
-        for at_s, samples in self._decoded(rate, start_s):
+        for at_s, samples in self._decode_sound(rate, start_s):
             channels = channels or (len(samples) if len(samples) < 3 else 1)
             if len(samples) != channels:
                 samples = np.repeat(samples.mean(axis=0, keepdims=True), channels, axis=0)
@@ -282,16 +282,3 @@ class _Input(Media):
             if early < samples.shape[1]:
                 yield cursor + early, samples[:, early:]
             cursor += samples.shape[1]
-
-    def _decoded(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
-        """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
-        resampler = av.AudioResampler(format="fltp", rate=rate)
-        for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
-            try:
-                parts = resampler.resample(frame)
-            except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
-                resampler = av.AudioResampler(format="fltp", rate=rate)
-                parts = resampler.resample(frame)
-            for part in parts:
-                yield at_s, part.to_ndarray()
-                at_s += part.samples / rate

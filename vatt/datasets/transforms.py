@@ -8,7 +8,7 @@ reached the device, where they become float (`to_float`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -67,29 +67,11 @@ class Augment:
 
 NO_AUGMENT = Augment()
 
-# The paper's (VATT, appendix A.2.1): Inception-style crops, mirror images, colours.
-PAPER = Augment(
-    area=(0.08, 1.0),
-    aspect=(0.5, 2.0),
-    flip=0.5,
-    brightness=32 / 255,
-    saturation=0.4,
-    contrast=0.4,
-    hue=0.2,
-    colour_chance=0.8,
-)
+_BOTH = Augment(flip=0.5, brightness=32 / 255, saturation=0.4, contrast=0.4, hue=0.2, colour_chance=0.8)
+# The paper's (VATT, appendix A.2.1): Inception-style crops.
+PAPER = replace(_BOTH, area=(0.08, 1.0), aspect=(0.5, 2.0))
 # The released code's: both sides stretched, a square crop, and noise on the sound.
-RELEASED = Augment(
-    stretch=(0.8, 1.2),
-    stretch_chance=0.8,
-    flip=0.5,
-    brightness=32 / 255,
-    saturation=0.4,
-    contrast=0.4,
-    hue=0.2,
-    colour_chance=0.8,
-    noise=0.01,
-)
+RELEASED = replace(_BOTH, stretch=(0.8, 1.2), stretch_chance=0.8, noise=0.01)
 
 
 @dataclass(frozen=True)

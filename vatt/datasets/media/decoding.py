@@ -1,4 +1,11 @@
-"""The one door to media: `open_media`, whichever decoder reads the file."""
+"""The one door to media: `open_media`, whichever decoder reads the frames.
+
+- ``auto`` is ``pyav`` for every file: it is right on all that were tried, and none of the others was faster anywhere
+  (benchmarks/RESULTS.md).
+- ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly.
+
+Sound is PyAV's in every case.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +32,7 @@ def open_media(path: str | Path, decoder: Decoder = "auto", time_limit_s: float 
 
     Args:
         path: the file, a clip in a shard, or a URL: see `vatt.datasets.media.source`.
-        decoder: what reads the frames: see the module's table.
+        decoder: what reads the frames: see the head of this module.
         time_limit_s: bound on each call to `Media.frames` and `Media.waveform`; decord and torchcodec know none.
 
     Raises:

@@ -37,14 +37,11 @@ class DecordMedia(Media):
         super().__init__(path, time_limit_s)
         kind, codec = self._container.format.name, self.info.video_codec
         if self._video is not None and (kind not in FORMATS or codec not in CODECS):
-            self.close()
-            raise MediaError(path, f"decord does not read {codec} in {kind} exactly; decoder auto does")
+            self._refuse(f"decord does not read {codec} in {kind} exactly")
         if len(self._container.streams.video) > 1:
-            self.close()
-            raise MediaError(path, "decord chooses another one of several video tracks; decoder auto does not")
+            self._refuse("decord does not choose the same one of several video tracks as a player")
         if split_member(path)[2] is not None or is_url(path):
-            self.close()
-            raise MediaError(path, "decord reads local files only; decoder auto reads shards and URLs")
+            self._refuse("decord does not read shards and URLs, local files only")
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         decord = self._decord

@@ -43,6 +43,11 @@ class Media(Container):
     ) -> None:
         self.close()
 
+    def _refuse(self, reason: str) -> None:
+        """Close a file that a decoder would read wrongly, and say why it is not read."""
+        self.close()
+        raise MediaError(self.path, f"{reason}; decoder auto does")
+
     def frames(self, times_s: Sequence[float], region: Region = WHOLE) -> Frames:
         """The frames shown at the given times.
 

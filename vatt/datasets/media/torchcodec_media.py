@@ -28,11 +28,9 @@ class TorchCodecMedia(Media):
         self._decoder_class = _import_torchcodec()
         super().__init__(path, time_limit_s)
         if self._container.format.name in (*UNANCHORED, "avi"):
-            self.close()
-            raise MediaError(path, f"torchcodec does not read {self._container.format.name} exactly; decoder auto does")
+            self._refuse(f"torchcodec does not read {self._container.format.name} exactly")
         if split_member(path)[2] is not None or is_url(path):
-            self.close()
-            raise MediaError(path, "torchcodec reads local files only here; decoder auto reads shards and URLs")
+            self._refuse("torchcodec does not read shards and URLs here, local files only")
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         try:

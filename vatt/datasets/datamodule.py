@@ -13,6 +13,7 @@ from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset, collate, 
 from vatt.datasets.manifest import hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
+from vatt.datasets.table import ClipTable
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError
@@ -142,35 +143,32 @@ class ClipDataModule(L.LightningDataModule):
             )
             for name, source in sources.items()
         }
-        self.parts: dict[str, tuple[list[Clip], list[Clip]]] = {}
+        self.parts: dict[str, tuple[ClipTable, ClipTable]] = {}
 
     @property
-    def train_clips(self) -> list[Clip]:
+    def train_clips(self) -> ConcatDataset[Clip]:
         """Every row that is trained on."""
-        return [clip for train, _ in self.parts.values() for clip in train]
+        return ConcatDataset([train for train, _ in self.parts.values()])
 
     @property
-    def val_clips(self) -> list[Clip]:
+    def val_clips(self) -> ConcatDataset[Clip]:
         """Every row that is validated on."""
-        return [clip for _, val in self.parts.values() for clip in val]
+        return ConcatDataset([val for _, val in self.parts.values()])
 
     def setup(self, stage: str) -> None:
         """Read the manifests and part each of them."""
         if not self.parts:
             self.parts = {name: self._part(name, source.manifest) for name, source in self.sources.items()}
 
-    def _part(self, name: str, manifest: str) -> tuple[list[Clip], list[Clip]]:
+    def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
         clips = read_manifest(manifest)
-        if all(clip.split is None for clip in clips):
-            train, val = clips, []
-        else:
-            train = of_split(clips, self.train_split, manifest)
-            val = [clip for clip in clips if clip.split == self.val_split]
+        splits = {clip.split for clip in clips.heads()}
+        train = clips if splits == {None} else of_split(clips, self.train_split, manifest)
+        val = of_split(clips, self.val_split, manifest) if self.val_split in splits else clips.take([])
         if not val and self.val_fraction:
             train, val = hold_out(train, self.val_fraction)
-        if not name:
-            return train, val
-        return tuple([replace(clip, id=f"{name}/{clip.id}") for clip in part] for part in (train, val))
+        prefix = f"{name}/" if name else ""
+        return train.named(prefix), val.named(prefix)
 
     def train_dataloader(self) -> ClipLoader:
         """Batches for every step of the training, across all passes over the data.
@@ -197,10 +195,10 @@ class ClipDataModule(L.LightningDataModule):
         )
         return ClipLoader(MixedDataset(datasets), batch_sampler=sampler, **self._workers())
 
-    def _order(self, name: str, source: Source, clips: list[Clip], seed: int) -> Order:
+    def _order(self, name: str, source: Source, clips: ClipTable, seed: int) -> Order:
         try:
             if source.balanced:
-                return Balanced([clip.labels for clip in clips], seed)
+                return Balanced([clip.labels for clip in clips.heads()], seed)
             alone = len(self.sources) == 1
             return Shuffled(len(clips), seed, self.batch_size * self.trainer.world_size if alone else 1)
         except InputError as error:

@@ -12,12 +12,15 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
 from vatt.datasets.media.source import is_url, open_source, parent
 from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
+from vatt.datasets.table import ClipTable
 from vatt.errors import VattError
 from vatt.structures import Clip
 
@@ -33,7 +36,7 @@ class ManifestError(VattError, ValueError):
     """A manifest that cannot be used; the message names the row and the column."""
 
 
-def read_manifest(source: str | Path, *, split: str | None = None, check_files: bool = True) -> list[Clip]:
+def read_manifest(source: str | Path, *, split: str | None = None, check_files: bool = True) -> ClipTable:
     """Read a manifest file, or take a folder of media files as one.
 
     Args:
@@ -43,7 +46,7 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
     Returns:
-        Clips in the order of the file, with paths resolved against the manifest's folder.
+        Clips in the order of the file, with paths resolved against the manifest's folder, packed in memory.
 
     Raises:
         ManifestError: nothing there, no rows, unknown or missing columns, a bad value, a missing file, or an id
@@ -52,14 +55,14 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     name = str(source)
     suffix = Path(name).suffix.lower()
     if Path(name).is_dir():
-        clips = _from_folder(Path(name))
+        clips = ClipTable(_from_folder(Path(name)))
     elif not is_url(name) and not Path(name).exists():
         raise ManifestError(f"there is no manifest and no folder at {name}")
     elif suffix in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
-        clips = [Clip(id=Path(name).name, path=name)]
+        clips = ClipTable([Clip(id=Path(name).name, path=name)])
     else:
         try:
-            clips = _from_rows(name, _read_rows(name, suffix), check_files)
+            clips = ClipTable(_from_rows(name, _read_rows(name, suffix), check_files))
         except ManifestError:
             raise
         except (ValueError, csv.Error) as error:  # not UTF-8, a NUL byte, not Parquet, …
@@ -67,20 +70,20 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     return clips if split is None else of_split(clips, split, source)
 
 
-def of_split(clips: Sequence[Clip], split: str, source: str | Path) -> list[Clip]:
+def of_split(clips: ClipTable, split: str, source: str | Path) -> ClipTable:
     """The rows of one split.
 
     Raises:
         ManifestError: there is none in the source.
     """
-    chosen = [clip for clip in clips if clip.split == split]
+    chosen = clips.take(number for number, clip in enumerate(clips.heads()) if clip.split == split)
     if not chosen:
-        there = sorted({clip.split or "(none)" for clip in clips})
+        there = sorted({clip.split or "(none)" for clip in clips.heads()})
         raise ManifestError(f"{source}: no row has split {split!r}; column 'split' holds {', '.join(there)}")
     return chosen
 
 
-def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[Clip]]:
+def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[ClipTable, ClipTable]:
     """Part clips in two by a hash of their ids: stable when files are added, removed or reordered.
 
     The rows of one file stay together, on the side of the smallest of their ids, unless all are of one file.
@@ -93,20 +96,18 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[list[Clip], list[C
         The larger part and the part held out.
     """
     # Pieces of one file in a shard have different paths, and the file that they were cut from in x_source.
-    origins = [str(clip.extra.get("x_source", clip.path)) for clip in clips]
+    table = clips if isinstance(clips, ClipTable) else ClipTable(clips)
+    origins = [(clip.id, str(clip.extra.get("x_source", clip.path))) for clip in table.heads()]
     files: dict[str, str] = {}
-    for clip, origin in zip(clips, origins, strict=True):
-        files[origin] = min(clip.id, files.get(origin, clip.id))
+    for clip_id, origin in origins:
+        files[origin] = min(clip_id, files.get(origin, clip_id))
 
     def held(name: str) -> bool:
         return int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 < fraction
 
-    names = [files[origin] for origin in origins] if len(files) > 1 else [clip.id for clip in clips]
-    sides = [held(name) for name in names]
-    return (
-        [clip for clip, side in zip(clips, sides, strict=True) if not side],
-        [clip for clip, side in zip(clips, sides, strict=True) if side],
-    )
+    sides = [held(files[origin] if len(files) > 1 else clip_id) for clip_id, origin in origins]
+    rows = range(len(table))
+    return table.take(compress(rows, map(not_, sides))), table.take(compress(rows, sides))
 
 
 def other_files(folder: str | Path) -> dict[str, int]:
@@ -169,14 +170,13 @@ def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]
 
         with open_source(source, "rb") as file:
             # Threads of Arrow that read from a Python file can abort the interpreter when it ends.
-            rows = pq.read_table(file, use_threads=False, pre_buffer=False).to_pylist()
-            yield from enumerate(rows, start=1)
+            parts = pq.ParquetFile(file, pre_buffer=False).iter_batches(1024, use_threads=False)
+            yield from enumerate((row for part in parts for row in part.to_pylist()), start=1)
     else:
         raise ManifestError(f"{source}: a manifest ends in .csv, .jsonl or .parquet, or is a folder of media")
 
 
-def _from_rows(source: str, rows: Iterator[tuple[int, dict[str, Any]]], check_files: bool) -> list[Clip]:
-    clips: list[Clip] = []
+def _from_rows(source: str, rows: Iterator[tuple[int, dict[str, Any]]], check_files: bool) -> Iterator[Clip]:
     problems: list[str] = []
     seen: dict[str, int] = {}
     missing = 0
@@ -196,12 +196,12 @@ def _from_rows(source: str, rows: Iterator[tuple[int, dict[str, Any]]], check_fi
             missing += isinstance(bad, MissingFile)
             problems.append(f"row {number}, column {bad.column!r}: {bad.reason}")
         else:
-            clips.append(clip)
+            if not problems:
+                yield clip
     if problems:
         more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         counted = f" ({missing} missing files)" if missing else ""
         shown = "\n  ".join(problems[:SHOWN])
         raise ManifestError(f"{source}: {len(problems)} bad rows{counted}\n  {shown}{more}")
-    if not clips:
+    if not seen:
         raise ManifestError(f"{source}: the manifest has no rows")
-    return clips

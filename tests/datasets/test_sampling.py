@@ -31,13 +31,38 @@ def test_the_order_is_a_function_of_seed_and_slot(
 
     one = keys(sampler(0, 1, batch * world))
     resumed = sampler(0, 1, batch * world)
-    resumed.load_state_dict({"step": start, "slot": start * batch * world})
+    resumed.load_state_dict(one_state(resumed, start))
     assert keys(resumed) == one[start:]
     parts = [keys(sampler(rank, world, batch)) for rank in range(world)]
     assert {len(part) for part in parts} == {40}
     for whole, *shares in zip(one, *parts, strict=True):
         assert sorted(key for share in shares for key in share) == sorted(whole)
     assert len({key for step in one for key in step}) == 40 * batch * world  # every draw is another one
+
+
+def one_state(sampler: StepSampler, steps: int) -> dict[str, int]:
+    """The state after some steps."""
+    return sampler.state_dict() | {"step": steps, "slot": steps * sampler.whole}
+
+
+@given(
+    clips=st.integers(8, 60), first=st.integers(1, 8), then=st.integers(1, 8), start=st.integers(0, 40),
+    seed=st.integers(0, 5),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_run_resumed_with_other_batches_repeats_no_draw(
+    clips: int, first: int, then: int, start: int, seed: int
+) -> None:
+    before = StepSampler([Shuffled(clips, seed, first)], first, start)
+    drawn = [key for step in keys(before) for key in step]
+    resumed = StepSampler([Shuffled(clips, seed, then)], then, start + 30)
+    resumed.load_state_dict(one_state(before, start))
+    later = keys(resumed)
+    assert len(later) == 30
+    assert not set(drawn) & {key for step in later for key in step}
+    for step in later:
+        assert len({index for _, index, _ in step}) == then
+        assert len({number for _, _, number in step}) == 1
 
 
 @given(clips=st.integers(8, 60), whole=st.integers(1, 8), seed=st.integers(0, 5))

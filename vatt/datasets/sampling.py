@@ -2,7 +2,8 @@
 
 Every draw of a training has a number, its slot, counted over all steps and processes. A slot leads to a dataset
 (`Mix`), the slots of one dataset lead to its clips (`Shuffled`, `Balanced`). Nothing is remembered between draws, so
-that a training can be resumed at any slot, by any number of processes with any number of workers.
+that a training can be resumed at any slot, by any number of processes with any number of workers. Where batches of
+another size are drawn from then on, passes end elsewhere, and the pass that was begun goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ def seeded(*numbers: int) -> Generator:
 
 
 class Order(Protocol):
-    """The clips of one dataset, one after the other, without end."""
+    """The clips of one dataset, one after the other, without end.
+
+    Attributes:
+        used: draws of one pass, in which no clip comes twice; 1 where there are no passes.
+    """
+
+    used: int
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
         """Index of the clip at a draw, and a number that no other draw of that clip has."""
@@ -95,6 +102,7 @@ class Balanced:
         if without or not members:
             raise InputError(f"{without} of {len(labels)} clips have no label, by which they could be balanced")
         self.classes = sorted(members)
+        self.used = 1
         self._members = [members[name] for name in self.classes]
         self._round = Permutation(len(self.classes), seed)
         self._orders = [Permutation(len(clips), seed, number) for number, clips in enumerate(self._members)]
@@ -189,7 +197,11 @@ class StepSampler(Sampler[list[Key]]):
         return dataset, *self.orders[dataset][draw]
 
     def state_dict(self) -> dict[str, int]:
-        return {"step": self.step, "slot": self.slot}
+        return {"step": self.step, "slot": self.slot, "used": self.orders[0].used}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step, self.slot = state["step"], state["slot"]
+        if self.mix is None:  # the orders of a mix have no batches to fill
+            number, place = divmod(self.slot, state["used"])
+            place = -(-place // self.whole) * self.whole  # a batch lies in one pass, which has whole ones only
+            self.slot = number * self.orders[0].used + min(place, self.orders[0].used)

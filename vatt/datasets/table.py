@@ -15,6 +15,7 @@ from torch import Tensor
 from vatt.structures import Clip, TimedText
 
 LEVEL = 1  # of zlib: 100 timed texts take 2.4 KB in place of 24 KB as Python objects
+CPU = torch.device("cpu")  # whatever the default device is, such as "meta" while models are built
 Packed = tuple[list[str], list[float | None], list[float | None]]
 
 
@@ -37,7 +38,7 @@ class ClipTable(Sequence[Clip]):
             ends.extend((len(heads), len(tails)))
         self._heads, self._tails = _tensor(heads), _tensor(tails)
         self._ends = torch.frombuffer(ends, dtype=torch.int64).clone().view(-1, 2)
-        self._rows = torch.arange(len(self._ends) - 1)
+        self._rows = torch.arange(len(self._ends) - 1, device=CPU)
         self._prefix = ""
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class ClipTable(Sequence[Clip]):
 
     def take(self, indices: Iterable[int]) -> ClipTable:
         """Some of the clips, in the given order, without copying any."""
-        return self._like(self._rows[torch.tensor([*indices], dtype=torch.int64)])
+        return self._like(self._rows[torch.tensor([*indices], dtype=torch.int64, device=CPU)])
 
     def named(self, prefix: str) -> ClipTable:
         """The same clips with ids that begin with ``prefix``."""
@@ -118,4 +119,6 @@ def _unpack(packed: Packed) -> tuple[TimedText, ...]:
 
 
 def _tensor(block: bytearray) -> Tensor:
-    return torch.frombuffer(block, dtype=torch.uint8) if block else torch.empty(0, dtype=torch.uint8)
+    if not block:
+        return torch.empty(0, dtype=torch.uint8, device=CPU)
+    return torch.frombuffer(block, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
+from vatt.cli.finetune import build_finetuning
 from vatt.cli.training import VattCLI, build_pretraining
 from vatt.datasets import transforms
 from vatt.datasets.text import WordVocabulary
@@ -21,7 +23,8 @@ from vatt.structures import Batch, ClipFormat
 from vatt.training.pretrain import check_fit
 
 CONFIGS = ROOT / "configs"
-EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+EXPERIMENTS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("finetune_"))
+FINETUNING = sorted(CONFIGS.glob("finetune_*.yaml"))
 PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
 MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
 RELEASED = CONFIGS / "data" / "augment" / "released.yaml"
@@ -96,6 +99,31 @@ def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str]
     assert cli.datamodule.augment == transforms.RELEASED
 
 
+@pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.name)
+def test_every_fine_tuning_is_built_and_fits_its_data(path: Path, tmp_path: Path) -> None:
+    """On the paper's Base towers, unless it has a tower of its own."""
+    (tmp_path / "a.wav").touch()
+    parts = ("train", "val", "test", "eval")
+    rows = [{"path": "a.wav", "id": f"{i}", "label": f"class {i // 4}", "split": parts[i % 4]} for i in range(12)]
+    rows = [row | {"x_fold": 1 + i % 3, "x_fold1": parts[i % 4]} for i, row in enumerate(rows)]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = [f"--data.manifest={tmp_path}/clips.jsonl", f"--run.folder={tmp_path}"]
+    own = yaml.safe_load(path.read_text())["model"].get("backbone")
+    with torch.device("meta"):
+        cli = build_finetuning(
+            ["--config", str(path), *given, *([] if own else [f"--model.backbone={CONFIGS}/backbone/bbs.yaml"])]
+        )
+    model, data = cli.model, cli.datamodule
+    assert data.classes.names == ["class 0", "class 1", "class 2"]
+    assert len(data.test_clips) > 0
+    assert model.optimization.warmup_steps < cli.trainer.max_steps
+    side = data.format.size
+    shape = {"video": (data.format.num_frames, 3, side, side), "audio": (data.format.num_samples,)}
+    with torch.device("meta"):
+        logits = model.model(**{model.modality: torch.zeros(2, *shape[model.modality])})["logits"]
+    assert logits.shape == (2, 3)
+
+
 def load(path: Path) -> Any:
     """A part as the command line reads it: files that it names are put in their places."""
 
@@ -145,7 +173,10 @@ def test_every_part_is_used() -> None:
 
         return within(yaml.safe_load(path.read_text()))
 
-    used = set().union(*(files(path) for path in [*EXPERIMENTS, MIX])) | {MIX, RELEASED}  # built in a test of their own
+    used = set().union(*(files(path) for path in [*EXPERIMENTS, *FINETUNING, MIX])) | {
+        MIX,
+        RELEASED,
+    }  # built in a test of their own
     assert EXPERIMENTS
     assert {path for path in PARTS if not {"backbone", "objective"} & set(path.parts)} <= used
     assert used <= set(PARTS)

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "datasets": {"datasets"} | EVERYONE,
     "models": {"models"} | EVERYONE,
     "objectives": {"objectives", "models"} | EVERYONE,
-    "training": {"training", "objectives", "models", "evaluation.metrics"} | EVERYONE,
+    "training": {"training", "objectives", "models", "evaluation.metrics", "evaluation.classification"} | EVERYONE,
     "retrieval": {"retrieval", "models", "datasets"} | EVERYONE,
     "evaluation": {"evaluation", "retrieval.store"} | EVERYONE,
     "cli": {"cli", "datasets", "models", "objectives", "training", "retrieval", "evaluation"} | EVERYONE,

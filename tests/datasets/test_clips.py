@@ -7,13 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
-from vatt.datasets.clips import (
-    ClipDataset,
-    ClipReader,
-    DataError,
-    MixedDataset,
-    collate,
-)
+from vatt.datasets.batches import collate
+from vatt.datasets.clips import ClipDataset, ClipReader, DataError, MixedDataset
 from vatt.datasets.sampling import Mix, Shuffled, StepSampler
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import Augment

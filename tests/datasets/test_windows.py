@@ -6,7 +6,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
-from vatt.datasets.clips import ClipReader, collate
+from vatt.datasets.batches import collate
+from vatt.datasets.clips import ClipReader
 from vatt.datasets.windows import WindowStream, window_starts
 from vatt.structures import Clip
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "prepare": ("vatt.cli.prepare:prepare", ("path",), "make training shards: small clips, many in a file"),
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
+    "finetune": ("vatt.cli.finetune:finetune", (), "make a classifier of a model: finetune fit --config FILE"),
     "convert": (
         "vatt.cli.models:convert",
         ("official", "output"),
@@ -73,7 +74,7 @@ def _run(word: str, rest: list[str]) -> int:
     where, positional, _ = COMMANDS[word]
     module, name = where.split(":")
     function = getattr(import_module(module), name)
-    if word == "pretrain":
+    if word in ("pretrain", "finetune"):
         return function(rest)
     values = make_parser(word, function, positional).parse_args(rest)
     return function(**values.as_dict())

@@ -45,23 +45,31 @@ class VattCLI(LightningCLI):
         logger = given.logger if given.logger is not None else run_loggers(run)
         return super().instantiate_trainer(
             default_root_dir=run.folder,
-            callbacks=[*(given.callbacks or []), *run_callbacks(run, logs=logger is not False)],
+            callbacks=[
+                *_listed(given.callbacks),
+                *run_callbacks(run, logs=logger is not False, bar=given.enable_progress_bar is not False),
+            ],
             logger=logger,
-            plugins=[*(given.plugins or []), AtomicCheckpointIO()],
+            plugins=[*_listed(given.plugins), AtomicCheckpointIO()],
             use_distributed_sampler=False,  # ours knows the processes itself
             **kwargs,
         )
 
 
+def _listed(given: Any) -> list[Any]:
+    """What the trainer takes alone, as a list, or not at all."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 def build_pretraining(argv: list[str]) -> VattCLI:
     """Everything a configuration describes, without running it."""
-    _quiet()
+    quiet()
     return VattCLI(PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0)
 
 
 def pretrain(argv: list[str]) -> int:
     """Run ``fit`` or ``validate`` as LightningCLI does."""
-    _quiet()
+    quiet()
     VattCLI(
         PretrainModule,
         ClipDataModule,
@@ -75,7 +83,7 @@ def pretrain(argv: list[str]) -> int:
     return 0
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leave out what Lightning says of itself."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for said in (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Generator
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from vatt.datasets.batches import Sample
+from vatt.datasets.labels import Classes
 from vatt.datasets.media.cache import DecodedCache
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
 from vatt.datasets.media.facts import MediaError
@@ -18,11 +20,10 @@ from vatt.datasets.media.media import Media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.sampling import Key, seeded
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment, draw_colour, to_float
+from vatt.datasets.transforms import Augment, draw_colour
 from vatt.errors import InputError, VattError
-from vatt.structures import Batch, Clip, ClipFormat, Event
+from vatt.structures import Clip, ClipFormat, Event
 
-Sample = dict[str, Any]
 NOTHING = "neither picture nor sound, or less than half of both,"
 
 
@@ -39,6 +40,9 @@ class ClipReader:
         decoder: see `vatt.datasets.media.decoding.open_media`.
         words_per_text: see `TextReader`.
         cache: folder to keep decoded files in (see `vatt.datasets.media.cache`); None decodes every time.
+        time_limit_s: see `vatt.datasets.media.decoding.open_media`.
+        modalities: those that are read: "video", "audio" or both.
+        classes: makes the ``target`` of each clip; None makes none.
     """
 
     def __init__(
@@ -49,7 +53,10 @@ class ClipReader:
         words_per_text: int | None = None,
         cache: str | None = None,
         time_limit_s: float = TIME_LIMIT_S,
+        modalities: Sequence[str] = ("video", "audio"),
+        classes: Classes | None = None,
     ) -> None:
+        self.modalities, self.classes = tuple(modalities), classes
         self.format, self.decoder, self.time_limit_s = format, decoder, time_limit_s
         self.video, self.audio = VideoReader(format), AudioReader(format)
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
@@ -64,6 +71,12 @@ class ClipReader:
             return media, media
         return media, stack.enter_context(self._open(clip.audio_path))
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from the beginning of a window to the end of what is read."""
+        lengths_s = {"video": self.format.duration_s, "audio": self.format.sound_s}
+        return max(lengths_s[modality] for modality in self.modalities)
+
     def read(
         self,
         clip: Clip,
@@ -72,28 +85,27 @@ class ClipReader:
         end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
+        place: float = 0.5,
     ) -> Sample:
         """One window as a dict with the keys of `vatt.structures.Batch`, without the batch dimension.
 
         Args:
-            clip: for its id and texts.
+            clip: for its id, texts and labels.
             files: see `open`.
             start_s: beginning of the window.
             end_s: end of the clip; nothing after it is read.
             augment: None for evaluation.
             generator: source of randomness, with ``augment``.
+            place: of the square that evaluation looks at; see `VideoReader`.
         """
-        video, video_valid = self.video(files[0], start_s, end_s, augment, generator)
-        audio, audio_valid = self.audio(files[1], start_s, end_s, augment, generator)
-        sample: Sample = {
-            "id": clip.id,
-            "video": video,
-            "video_valid": torch.tensor(video_valid),
-            "audio": audio,
-            "audio_valid": torch.tensor(audio_valid),
-            "events": [],
-        }
-        if augment is not None:
+        sample = self._begin(clip)
+        if "video" in self.modalities:
+            video, valid = self.video(files[0], start_s, end_s, augment, generator, place)
+            sample |= {"video": video, "video_valid": torch.tensor(valid)}
+        if "audio" in self.modalities:
+            audio, valid = self.audio(files[1], start_s, end_s, augment, generator)
+            sample |= {"audio": audio, "audio_valid": torch.tensor(valid)}
+        if augment is not None and "video" in self.modalities:
             sample["video_colour"] = draw_colour(augment, generator)
         if self.text is not None:
             sample["text"], sample["text_valid"], cut = self.text(clip, start_s, generator)
@@ -102,33 +114,65 @@ class ClipReader:
                 sample["events"].append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
         return sample
 
+    def nothing(self, clip: Clip) -> Sample:
+        """The sample of a clip that cannot be read: zeros, nothing valid."""
+        spec, sample = self.format, self._begin(clip)
+        shapes = {"video": (spec.num_frames, 3, spec.size, spec.size), "audio": (spec.num_samples,)}
+        for modality in self.modalities:
+            kind = torch.uint8 if modality == "video" else torch.float32
+            sample[modality] = torch.zeros(shapes[modality], dtype=kind)
+            sample[f"{modality}_valid"] = torch.tensor(False)
+        if self.text is not None:
+            sample["text"], sample["text_valid"], _ = self.text.encode([], spec.num_texts)
+        return sample
+
+    def is_empty(self, sample: Sample) -> bool:
+        """Whether nothing in a sample is valid."""
+        return not any(sample[f"{modality}_valid"] for modality in self.modalities)
+
+    def _begin(self, clip: Clip) -> Sample:
+        sample: Sample = {"id": clip.id, "events": []}
+        if self.classes is not None:
+            sample["target"] = self.classes.target(clip)
+        return sample
+
     def _open(self, path: str) -> Media:
         if self.cache:
             return self.cache.open(path)  # type: ignore[return-value]
         return open_media(path, self.decoder, self.time_limit_s)
 
-    def nothing(self, clip: Clip) -> Sample:
-        """The sample of a clip that cannot be read: zeros, nothing valid."""
-        spec = self.format
-        sample: Sample = {
-            "id": clip.id,
-            "video": torch.zeros(spec.num_frames, 3, spec.size, spec.size, dtype=torch.uint8),
-            "video_valid": torch.tensor(False),
-            "audio": torch.zeros(spec.num_samples),
-            "audio_valid": torch.tensor(False),
-            "events": [],
-        }
-        if self.text is not None:
-            sample["text"], sample["text_valid"], _ = self.text.encode([], spec.num_texts)
-        return sample
+
+@dataclass(frozen=True)
+class Views:
+    """What evaluation looks at of each clip (VATT, appendix A.2.5: 4 times 3 for video, 4 for audio).
+
+    Args:
+        temporal: windows, spread evenly from the beginning to the end; one is in the middle.
+        spatial: squares along the longer side of the picture; one is in the middle.
+    """
+
+    temporal: int = 1
+    spatial: int = 1
+
+    def __post_init__(self) -> None:
+        if self.temporal < 1 or self.spatial < 1:
+            raise ValueError(f"a clip has at least one view, not {self.temporal} x {self.spatial}")
+
+    def __len__(self) -> int:
+        return self.temporal * self.spatial
+
+    @staticmethod
+    def spread(first: float, last: float, count: int) -> list[float]:
+        """Evenly spaced from first to last; a single one lies in the middle."""
+        return [first + (last - first) * (i / (count - 1) if count > 1 else 0.5) for i in range(count)]
 
 
 class ClipDataset(Dataset[list[Sample]]):
     """Windows of the clips of a manifest. The same index and number of the draw always give the same sample.
 
     Training draws its windows at random, and replaces a clip that is unreadable, or damaged or empty in the window, by
-    another one that the same key always leads to. Evaluation takes the middle window and never replaces: what
-    cannot be read comes back with nothing valid. Either way an `Event` tells what happened.
+    another one that the same key always leads to. Evaluation takes the same views of each clip and never replaces:
+    what cannot be read comes back with nothing valid. Either way an `Event` tells what happened.
 
     Args:
         clips: rows of a manifest.
@@ -137,6 +181,7 @@ class ClipDataset(Dataset[list[Sample]]):
         windows: windows taken from each opened file, spread over the clip.
         seed: of all random draws.
         max_replacements: clips in a row that may be unreadable before `DataError` is raised.
+        views: of each clip in evaluation, in which each gives as many samples.
     """
 
     def __init__(
@@ -147,9 +192,11 @@ class ClipDataset(Dataset[list[Sample]]):
         windows: int = 1,
         seed: int = 0,
         max_replacements: int = 20,
+        views: Views = Views(),
     ) -> None:
         self.clips, self.reader, self.augment = clips, reader, augment
         self.windows, self.seed, self.max_replacements = windows, seed, max_replacements
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -179,7 +226,7 @@ class ClipDataset(Dataset[list[Sample]]):
     def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s, end_s = start_range(clip, files, self.reader.format.span_s)
+            first_s, last_s, end_s = start_range(clip, files, self.reader.span_s)
             # One draw in each of as many equal parts: the windows of a clip lie apart.
             draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
             places = (torch.arange(self.windows) + draws) / self.windows
@@ -188,29 +235,35 @@ class ClipDataset(Dataset[list[Sample]]):
             bad = sum(file.bad_packets for file in set(files))
         if bad:
             raise MediaError(clip.path, f"{bad} damaged packets in the window")
-        empty = [start_s for start_s, sample in zip(starts, samples, strict=True) if _is_empty(sample)]
+        empty = [start_s for start_s, sample in zip(starts, samples, strict=True) if self.reader.is_empty(sample)]
         if empty:
             raise MediaError(clip.path, f"{NOTHING} from {empty[0]:.2f} s on")
         return samples
 
     def _evaluation(self, clip: Clip) -> list[Sample]:
+        views, events = self.views, []
         try:
             with ExitStack() as stack:
                 files = self.reader.open(clip, stack)
-                first_s, last_s, end_s = start_range(clip, files, self.reader.format.span_s)
-                sample = self.reader.read(clip, files, (first_s + last_s) / 2, end_s)
+                first_s, last_s, end_s = start_range(clip, files, self.reader.span_s)
+                samples = [
+                    self.reader.read(clip, files, start_s, end_s, place=place)
+                    for start_s in views.spread(first_s, last_s, views.temporal)
+                    for place in views.spread(0.0, 1.0, views.spatial)
+                ]
                 bad = sum(file.bad_packets for file in set(files))
         except MediaError as error:
-            sample = self.reader.nothing(clip)
-            sample["events"].append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
-            return [sample]
-        if bad:
-            reason = f"{bad} damaged packets"
-            sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-        if _is_empty(sample):
-            reason = f"{NOTHING} in the middle"
-            sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-        return [sample]
+            samples = [self.reader.nothing(clip) for _ in range(len(views))]
+            events = [Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason)]
+        else:
+            if bad:
+                reason = f"{bad} damaged packets"
+                events.append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+            if any(map(self.reader.is_empty, samples)):
+                where = "in the middle" if views.temporal == 1 else "in a view"
+                events.append(Event(kind="damaged", id=clip.id, path=clip.path, reason=f"{NOTHING} {where}"))
+        samples[0]["events"] += events
+        return samples
 
 
 class MixedDataset(Dataset[list[Sample]]):
@@ -226,31 +279,6 @@ class MixedDataset(Dataset[list[Sample]]):
     def __getitem__(self, key: Key) -> list[Sample]:
         dataset, index, number = key
         return self.datasets[dataset].draw(index, number)
-
-
-def _is_empty(sample: Sample) -> bool:
-    return not (sample["video_valid"] or sample["audio_valid"])
-
-
-def collate(groups: Sequence[list[Sample]]) -> Batch:
-    """Put samples, several for each opened file, into one batch, which `finish` makes ready for a model."""
-    samples = [sample for group in groups for sample in group]
-    batch: dict[str, Any] = {}
-    for name, first in samples[0].items():
-        values = [sample[name] for sample in samples]
-        # In a worker this stacks right into memory that the main process shares.
-        batch[name] = default_collate(values) if isinstance(first, torch.Tensor) else values
-    batch["events"] = [event for events in batch["events"] for event in events]
-    return batch  # type: ignore[return-value]
-
-
-def finish(batch: Batch) -> Batch:
-    """The last step, on the device: pictures become float in [-1, 1], their colours changed as they were drawn."""
-    colour = batch.pop("video_colour", None)  # type: ignore[misc]
-    if batch["video"].dtype == torch.uint8:
-        batch["video"] = to_float(batch["video"], colour)
-        batch["video"][~batch["video_valid"]] = 0.0
-    return batch
 
 
 def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float, float]:

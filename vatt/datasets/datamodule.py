@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
 from torch.utils.data import ConcatDataset, DataLoader
 
-from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset, collate, finish
+from vatt.datasets.batches import collate, finish
+from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
 from vatt.datasets.manifest import hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
@@ -90,6 +91,7 @@ class ClipDataModule(L.LightningDataModule):
         num_workers: processes that read clips.
         start_method: of these processes: "fork", "spawn" or "forkserver"; the system's unless given.
         seed: of the order and of every random draw.
+        modalities: those of a clip that are read: "video", "audio" or both.
     """
 
     def __init__(
@@ -112,8 +114,11 @@ class ClipDataModule(L.LightningDataModule):
         num_workers: int = 2,
         start_method: str | None = None,
         seed: int = 0,
+        modalities: Sequence[str] = ("video", "audio"),
     ) -> None:
         super().__init__()
+        if not modalities or set(modalities) - {"video", "audio"}:
+            raise InputError(f"data.modalities are video, audio or both, not {', '.join(modalities) or 'none'}")
         if (manifest is None) == (not sources):
             raise InputError(
                 "give data.manifest, or data.sources for several, and not both; if a file sets the other: "
@@ -140,6 +145,7 @@ class ClipDataModule(L.LightningDataModule):
                 words_per_text if source.words_per_text is None else source.words_per_text,
                 source.cache or cache,
                 time_limit_s,
+                modalities,
             )
             for name, source in sources.items()
         }

@@ -38,10 +38,12 @@ class VideoReader:
         end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
+        place: float = 0.5,
     ) -> tuple[Tensor, bool]:
         """(T, 3, size, size) uint8, and whether the file has a picture for at least half of them.
 
-        After ``end_s``, the end of the clip, its last frame is repeated.
+        After ``end_s``, the end of the clip, its last frame is repeated. ``place`` is that of the square that is
+        looked at without ``augment`` (see `vatt.datasets.media.pictures.Square`).
         """
         spec = self.format
         if not media.info.has_video:
@@ -49,7 +51,7 @@ class VideoReader:
         last_s = max(start_s, end_s - LAST_S)
         times_s = [min(start_s + i / spec.fps, last_s) for i in range(spec.num_frames)]
         if augment is None:
-            region = Square(spec.size, spec.crop_box)
+            region = Square(spec.size, spec.crop_box, place)
         else:
             region = draw_view(augment, spec.size, spec.crop_box, generator)
         shown = media.frames(times_s, region)

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vatt.datasets.clips import ClipReader, Sample, start_range
+from vatt.datasets.batches import Sample
+from vatt.datasets.clips import ClipReader, start_range
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError
 from vatt.structures import Clip, Event
@@ -55,7 +56,7 @@ class WindowStream(IterableDataset[list[Sample]]):
                 yield [sample]
 
     def _windows(self, clip: Clip) -> Iterator[Sample]:
-        duration_s = self.reader.format.span_s
+        duration_s = self.reader.span_s
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s)

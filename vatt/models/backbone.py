@@ -75,6 +75,24 @@ class Backbone(Part):
         """The transformer that a modality goes through."""
         return self.transformers["shared" if self.shared else modality]
 
+    def tower(self, modality: str) -> Backbone:
+        """One modality of it, with the same weights: the shared transformer, or the modality's own.
+
+        Raises:
+            ValueError: it does not have the modality.
+        """
+        if modality not in self.tokenizers:
+            raise ValueError(f"this backbone has {', '.join(self.modalities)}, not {modality}")
+        encoder = self.encoder(modality)
+        post_width = self.width(modality) if modality in self.post_projections else None
+        alone = Backbone(
+            {modality: self.tokenizers[modality]}, encoder if self.shared else {modality: encoder}, post_width
+        )
+        for mine, its in ((self.agg, alone.agg), (self.post_projections, alone.post_projections)):
+            if modality in mine:
+                its[modality] = mine[modality]
+        return alone
+
     def tokenize(self, modality: str, raw: Tensor) -> Tokens:
         """Raw signal to tokens: video (B, T, 3, H, W), audio (B, S) or text (B, L)."""
         return self.tokenizers[modality](raw)

@@ -136,19 +136,13 @@ class HubModel(
             InputError: it is damaged, a model of another kind, or weights and configuration do not fit; the message
                 names the tensors.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
-            folder = _download(str(pretrained_model_name_or_path), options, local_files_only, token)
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"no model in {folder}: {name} is missing")
+        options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+        folder, config = read_saved(pretrained_model_name_or_path, options, local_files_only, token)
         try:
-            config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             weights = load_file(folder / WEIGHTS)
         except (ValueError, SafetensorError) as error:
             raise InputError(f"{folder} is damaged: {error}") from error
-        kind = config.get("model", "VATT")  # version 0.1 did not write it
+        kind = config["model"]
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
         config = cls._defaults() | config  # parts that came later
@@ -162,6 +156,40 @@ class HubModel(
             raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
         model.folder = folder
         return model.eval()
+
+
+def read_saved(
+    name: str | Path,
+    options: dict[str, Any] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of a saved model, and its configuration, whose ``model`` is the name of its class.
+
+    Args:
+        name: folder, or name on the Hugging Face Hub.
+        options, local_files_only, token: of the Hub.
+
+    Raises:
+        FileNotFoundError: no model is there.
+        InputError: the configuration is damaged.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _download(str(name), options or {}, local_files_only, token)
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"no model in {folder}: {file} is missing")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder} is damaged: {error}") from error
+    return folder, {"model": "VATT", **config}  # version 0.1 did not write it
+
+
+def saved_format(name: str | Path) -> ClipFormat:
+    """How clips are read for a saved model. Raises as `read_saved`."""
+    return ClipFormat.from_dict(read_saved(name)[1]["format"])
 
 
 def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import Projection
-from vatt.models.hub import HubModel
+from vatt.models.hub import HubModel, read_saved
 from vatt.models.selection import KeepRule, drop_token
 from vatt.structures import ClipFormat
 
@@ -139,3 +140,19 @@ class Classifier(HubModel):
         pooled = self.backbone.encode(self.modality, tokens).pooled
         logits = self.head(pooled)
         return {self.modality: pooled, "logits": logits, "probabilities": self.head.probabilities(logits)}
+
+
+def load_model(name: str | Path) -> VATT | Classifier:
+    """A saved model, whatever it is.
+
+    Args:
+        name: folder, or name on the Hugging Face Hub.
+
+    Raises:
+        FileNotFoundError, InputError: see `HubModel.from_pretrained`.
+    """
+    kinds = {kind.__name__: kind for kind in (VATT, Classifier)}
+    kind = read_saved(name)[1]["model"]
+    if kind not in kinds:
+        raise InputError(f"{name} holds a {kind}, which this version of vatt does not know")
+    return kinds[kind].from_pretrained(name)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vatt.datasets.clips import ClipReader, collate, finish
+from vatt.datasets.batches import collate, finish
+from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.readers import TextReader

@@ -13,9 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
-from vatt.models.vatt import VATT
 from vatt.training.callbacks import Throughput
-from vatt.training.pretrain import PretrainModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,7 +37,7 @@ class ExportModel(Callback):
         self.folder = Path(folder) / "model"
 
     # Not at the end of the training: a run that was killed after its last step has none when it is resumed.
-    def on_fit_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         chosen: dict[str, Any] = {"weights": "of the last step"}
@@ -50,7 +48,7 @@ class ExportModel(Callback):
             pl_module.load_state_dict(checkpoint["state_dict"])
             chosen = {"weights": f"of step {checkpoint['global_step']}, best by {best.monitor}"}
             chosen[best.monitor] = float(best.best_model_score)
-        VATT(pl_module.backbone, pl_module.objective.head(), trainer.datamodule.format).save_pretrained(self.folder)
+        pl_module.export(trainer.datamodule.format).save_pretrained(self.folder)
         pl_module.load_state_dict(last)
         if trainer.datamodule.vocabulary is not None:
             trainer.datamodule.vocabulary.save(self.folder / "vocabulary")

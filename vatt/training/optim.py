@@ -1,13 +1,14 @@
-"""Optimizer and learning-rate schedule (VATT, section 4.1: Adam, linear warm-up, cosine decay)."""
+"""Optimizer and learning-rate schedule (VATT, section 4.1: Adam, linear warm-up, cosine decay; A.2.5: SGD)."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from vatt.errors import InputError
@@ -18,29 +19,64 @@ class Optimization:
     """How weights are changed.
 
     Args:
-        name: "adamw" decays weights apart from the gradient, "adam" (the paper's) does so through it.
+        name: "adamw" decays weights apart from the gradient, "adam" (the paper's, to pretrain) does so through it;
+            "sgd" (the paper's, to fine-tune).
         lr: highest learning rate.
         final_lr: learning rate of the last step.
         warmup_steps: steps in which the rate rises to ``lr``.
         weight_decay: on matrices only; biases, norms and AGG tokens have none.
         betas: of Adam.
         eps: of Adam. The released code: 1e-7.
+        momentum: of SGD, without Nesterov's form.
+        layer_decay: what each block's learning rate is of that of the block after it; the head has the whole rate,
+            tokenizers the smallest (Clark et al. 2020, "ELECTRA"). 1 has one rate.
         decay: after the warm-up, half a period of a cosine, as the released code has it, or a quarter, as the paper
             says: half-way there, of a fall from 1e-4 to 5e-5, the rate is 7.50e-5 or 8.54e-5.
     """
 
-    name: Literal["adamw", "adam"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-4
     final_lr: float = 5e-5
     warmup_steps: int = 5_000
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    momentum: float = 0.9
+    layer_decay: float = 1.0
     decay: Literal["half_cosine", "quarter_cosine"] = "half_cosine"
 
     def __post_init__(self) -> None:
         if not (0 <= self.final_lr <= self.lr and self.lr > 0):
             raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
+
+
+def depth_of(name: str) -> int | None:
+    """Where a parameter lies: 0 in tokenizers and AGG tokens, i + 1 in block i, None after them."""
+    if re.search(r"\b(tokenizers|agg)\.", name):
+        return 0
+    block = re.search(r"\bblocks\.(\d+)\.", name)
+    return int(block[1]) + 1 if block else None
+
+
+def parameter_groups(module: nn.Module, how: Optimization) -> list[dict[str, Any]]:
+    """The trained parameters by weight decay and, with ``layer_decay``, by depth: each with its own learning rate."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    last = max((depth_of(name) or 0 for name, _ in module.named_parameters()), default=0) + 1
+    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        depth = depth_of(name)
+        place = last if depth is None or how.layer_decay == 1 else depth
+        groups.setdefault((parameter.ndim < 2, place), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_vector else how.weight_decay,
+            "lr": how.lr * how.layer_decay ** (last - place),
+        }
+        for (is_vector, place), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Optimizer, LRScheduler]:
@@ -51,13 +87,12 @@ def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Op
     """
     if how.warmup_steps >= steps:
         raise InputError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": how.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    kind = AdamW if how.name == "adamw" else Adam
-    optimizer = kind(groups, lr=how.lr, betas=how.betas, eps=how.eps)
+    groups = parameter_groups(module, how)
+    if how.name == "sgd":
+        optimizer: Optimizer = SGD(groups, lr=how.lr, momentum=how.momentum)
+    else:
+        kind = AdamW if how.name == "adamw" else Adam
+        optimizer = kind(groups, lr=how.lr, betas=how.betas, eps=how.eps)
 
     # In closed form, because a schedule that keeps its length in the checkpoint would not see that a run is resumed
     # with more steps.

@@ -11,6 +11,7 @@ from torch import Tensor
 from vatt.errors import InputError, VattError
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone, grid_of
+from vatt.models.vatt import VATT
 from vatt.objectives.base import Objective
 from vatt.structures import Batch, ClipFormat
 from vatt.training.optim import Optimization, make_optimizer
@@ -65,17 +66,12 @@ class PretrainModule(L.LightningModule):
             check_fit(self.backbone, data.format, data.vocabulary)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+        seed_step(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: the losses by name, and the sum that is minimised."""
         losses = self.objective(self.backbone, batch)
-        broken = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
-        if broken:
-            raise NonFiniteLoss(
-                f"step {self.global_step}: {', '.join(broken)}; clips: {', '.join(batch['id'])}. "
-                "Lower model.optimization.lr, or set trainer.gradient_clip_val"
-            )
+        check_finite(self, losses, batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses
@@ -104,11 +100,39 @@ class PretrainModule(L.LightningModule):
         self.log("val/rsum", rsum)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        steps = self.trainer.max_steps
-        if steps < 1:
-            raise InputError("set trainer.max_steps: the learning-rate schedule is counted in steps")
-        optimizer, schedule = make_optimizer(self, self.optimization, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizers_of(self)
+
+    def export(self, format: ClipFormat) -> VATT:
+        """The model as it is saved."""
+        return VATT(self.backbone, self.objective.head(), format)
+
+
+def seed_step(module: L.LightningModule) -> None:
+    """Make what a step draws depend on its number, the process and the module's ``seed`` alone."""
+    torch.manual_seed((module.seed * 1_000_003 + module.global_step) * 4_099 + module.global_rank)
+
+
+def check_finite(module: L.LightningModule, losses: dict[str, Tensor], batch: Batch) -> None:
+    """Raise `NonFiniteLoss` if one of the losses is not finite."""
+    broken = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
+    if broken:
+        raise NonFiniteLoss(
+            f"step {module.global_step}: {', '.join(broken)}; clips: {', '.join(batch['id'])}. "
+            "Lower model.optimization.lr, or set trainer.gradient_clip_val"
+        )
+
+
+def optimizers_of(module: L.LightningModule) -> dict[str, Any]:
+    """Optimizer and schedule of a module's ``optimization``, as Lightning wants them.
+
+    Raises:
+        InputError: ``trainer.max_steps`` is not set.
+    """
+    steps = module.trainer.max_steps
+    if steps < 1:
+        raise InputError("set trainer.max_steps: the learning-rate schedule is counted in steps")
+    optimizer, schedule = make_optimizer(module, module.optimization, steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) -> None:

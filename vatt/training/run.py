@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -23,34 +23,34 @@ class Run:
         folder: of the run.
         checkpoint_steps: distance of the checkpoints that ``--ckpt_path last`` resumes from.
         best_by: the logged metric by which the best checkpoint is chosen. ``val/rsum`` is the sum of R@1, R@5 and
-            R@10 over all directions of retrieval on the validation clips.
+            R@10 over all directions of retrieval on the validation clips. None keeps the last one only.
+        ema: decay of a moving average of the weights, which is validated, kept and exported in their place; None has
+            none.
     """
 
     folder: str = "runs/pretrain"
     checkpoint_steps: int = 100
-    best_by: str = "val/rsum"
+    best_by: str | None = "val/rsum"
+    ema: float | None = None
 
 
-def run_callbacks(run: Run, logs: bool = True) -> list[Callback]:
+def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callback]:
     """Checkpoints (last and best), reports, and the export of the trained model.
 
     Args:
         run: where they go.
         logs: there is a logger, which the learning rate can be written to.
+        bar: show how far the training is.
     """
     checkpoints = Path(run.folder) / "checkpoints"
+    best = ModelCheckpoint(checkpoints, filename="best", monitor=run.best_by, mode="max", enable_version_counter=False)
     return [
-        StepBar(),
+        *([StepBar()] if bar else []),
         Throughput(),
         DataReport(run.folder),
         *([LearningRateMonitor("step")] if logs else []),
-        ModelCheckpoint(
-            checkpoints,
-            filename="best",
-            monitor=run.best_by,
-            mode="max",
-            enable_version_counter=False,
-        ),
+        *([EMAWeightAveraging(decay=run.ema)] if run.ema is not None else []),
+        *([best] if run.best_by is not None else []),
         ModelCheckpoint(
             checkpoints, filename="last", every_n_train_steps=run.checkpoint_steps, enable_version_counter=False
         ),

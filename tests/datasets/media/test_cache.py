@@ -105,7 +105,8 @@ def test_a_cache_in_memory_is_shared_by_workers_and_gone_afterwards(video_file: 
     code = (
         "from torch.utils.data import DataLoader\n"
         "from tests.conftest import TINY\n"
-        "from vatt.datasets.clips import ClipDataset, ClipReader, collate\n"
+        "from vatt.datasets.batches import collate\n"
+        "from vatt.datasets.clips import ClipDataset, ClipReader\n"
         "from vatt.structures import Clip\n"
         f"reader = ClipReader(TINY, cache='memory')\n"
         f"dataset = ClipDataset([Clip(id=str(i), path={str(video_file)!r}) for i in range(4)], reader)\n"

@@ -19,7 +19,8 @@ from tests.conftest import TINY, numbered_frames, read_number
 from tests.datasets.media.test_probe import spoil, write_video
 from tests.datasets.media.test_transcode import beeps_of, shown_at
 from tests.datasets.media.zoo import ODD, ZOO
-from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset, collate
+from vatt.datasets.batches import collate
+from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
 from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.source import split_member

@@ -91,20 +91,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Square:
-    """The largest square in the middle of the box, as it is looked at in evaluation.
+    """The largest square of the box, as it is looked at in evaluation.
 
     Args:
         size: of its sides, in pixels.
         box: see `Region`.
+        place: along the longer side: 0 is left or top, 0.5 the middle, 1 right or bottom.
     """
 
     size: int
     box: Box = WHOLE_BOX
+    place: float = 0.5
 
     def cut(self, width: int, height: int) -> Cut:
         left, top, width, height = inside(self.box, width, height)
         side = min(width, height)
-        return Cut(left + (width - side) // 2, top + (height - side) // 2, side, side, self.size, self.size)
+        left, top = left + int((width - side) * self.place), top + int((height - side) * self.place)
+        return Cut(left, top, side, side, self.size, self.size)
 
 
 WHOLE = Part()

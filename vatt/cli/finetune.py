@@ -1,0 +1,151 @@
+"""``vatt finetune``: LightningCLI over the fine-tuning module and clips with classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from vatt.cli.commands import print_table
+from vatt.cli.training import SaveConfig, VattCLI, quiet
+from vatt.datasets.labelled import LabelledDataModule
+from vatt.datasets.labels import Classes
+from vatt.errors import InputError
+from vatt.evaluation.report import config_hash, write_per_class, write_report
+from vatt.models.hub import saved_format
+from vatt.models.vatt import Classifier
+from vatt.training.finetune import FinetuneModule
+
+METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mAP": "mAP (%)", "AUC": "AUC (%)", "dprime": "d′"}
+COUNTS = ("clips", "classes", "without_positives", "without_negatives", "dprime_infinite")
+
+
+class FinetuneCLI(VattCLI):
+    """What the classifier has to know of the data and of the pretrained model is told it here."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """There is something to test: clips with known classes."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.modality", "data.modality")
+        parser.link_arguments("model.multi_label", "data.multi_label")
+        parser.link_arguments("model.pretrained", "data.base", compute_fn=_format_of)
+        parser.link_arguments("data.classes", "model.classes", compute_fn=_names, apply_on="instantiate")
+        parser.link_arguments("data.format", "model.format", apply_on="instantiate")
+
+    def before_validate(self) -> None:
+        self._take_trained()
+
+    def before_test(self) -> None:
+        self._take_trained()
+
+    def after_test(self) -> None:
+        """Print what was found, and keep it in the folder of the run."""
+        report(self, self._get(self.config_init, "run").folder, self.config["test"].as_dict())
+
+    def _take_trained(self) -> None:
+        """What is tested: a checkpoint, else the model that ``fit`` has made, else the pretrained classifier."""
+        folder = Path(self._get(self.config_init, "run").folder)
+        checkpoint = self._get(self.config_init, "ckpt_path")
+        self.tested = str(checkpoint or self.model.pretrained)
+        if checkpoint:
+            if checkpoint == "last" and not list((folder / "checkpoints").glob("last*.ckpt")):
+                raise InputError(f"there is no checkpoint in {folder / 'checkpoints'}")
+        elif (folder / "model").is_dir():
+            self.tested = str(folder / "model")
+            trained = Classifier.from_pretrained(self.tested)
+            if trained.classes != self.model.model.classes:
+                raise InputError(f"{self.tested} is for other classes than {self.datamodule.manifest}")
+            self.model.model.load_state_dict(trained.state_dict())
+        elif self.model.has_new_head:
+            raise InputError(
+                f"there is no trained classifier: fit has left none in {folder}; give --ckpt_path, or a fine-tuned "
+                "model as --model.pretrained"
+            )
+
+
+def _format_of(pretrained: str | None) -> dict[str, Any] | None:
+    return None if pretrained is None else saved_format(pretrained).to_dict()
+
+
+def _names(classes: Classes) -> list[str]:
+    return classes.names
+
+
+def finetune(argv: list[str]) -> int:
+    """Run ``fit``, ``validate`` or ``test`` as LightningCLI does.
+
+    Returns:
+        1 if clips of the test could not be read, 0 otherwise.
+    """
+    quiet()
+    cli = FinetuneCLI(
+        FinetuneModule,
+        LabelledDataModule,
+        args=argv,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs={"prog": "vatt finetune"},
+    )
+    return 1 if cli.model.missing and cli.subcommand == "test" else 0
+
+
+def build_finetuning(argv: list[str]) -> FinetuneCLI:
+    """Everything a configuration describes, without running it."""
+    quiet()
+    return FinetuneCLI(FinetuneModule, LabelledDataModule, args=argv, run=False, seed_everything_default=0)
+
+
+def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None:
+    """Write ``test.json``, ``test.md`` and ``per_class.csv`` of the last test."""
+    model, data, found = cli.model, cli.datamodule, dict(cli.model.found)
+    missing, per_class = model.missing, found.pop("per_class", None)
+    if not cli.trainer.is_global_zero:
+        return
+    if per_class is None:
+        raise InputError(f"none of the {len(data.test_clips)} test clips could be read")
+    metrics = {label: found[name] for name, label in METRICS.items() if name in found}
+    about = {
+        "protocol": f"{data.modality}, {data.views.temporal} x {data.views.spatial} views a clip, logits averaged; "
+        f"{data.format.num_frames} frames at {data.format.fps:g} fps, {data.format.size} pixels"
+        if data.modality == "video"
+        else f"{data.modality}, {data.views.temporal} windows a clip, logits averaged; {data.format.sound_s:g} s at "
+        f"{data.format.sample_rate} Hz",
+        "data": data.manifest,
+        "part": f"fold {data.fold}" if data.fold is not None else f"split {data.test_split}",
+        "clips present": f"{found['clips']} of {len(data.test_clips)}",
+        **{name: found[name] for name in COUNTS[1:] if name in found},
+        "trained on": f"{len(data.parts[''][0])} clips, {len(data.classes)} classes",
+        "pretrained": model.pretrained or "nothing",
+        "tested": cli.tested,
+        "seed": model.seed,
+        "configuration": config_hash(config),
+        "fine-tuning": _history(Path(folder) / "model"),
+        "pretraining": _history(model.pretrained),
+    }
+    if missing:
+        about["missing"] = ", ".join(missing)
+    page = write_report(folder, "test", f"Classification of {data.modality}", metrics, about)
+    write_per_class(Path(folder) / "per_class.csv", data.classes.names, per_class)
+    print_table(
+        f"Test: {found['clips']} of {len(data.test_clips)} clips, {len(data.classes)} classes",
+        tuple(metrics),
+        [tuple(f"{value:.2f}" for value in metrics.values())],
+    )
+    for name in missing[:10]:
+        print(f"not read: {name}")
+    print(f"report: {page}    by class: {page.with_name('per_class.csv')}")
+
+
+def _history(folder: str | Path | None) -> dict[str, Any] | str:
+    """How a model came about, as far as its folder says."""
+    file = Path(folder or "") / "training.json"
+    return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else "not known"

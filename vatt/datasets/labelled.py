@@ -1,0 +1,191 @@
+"""The data module of fine-tuning: clips with targets, from one modality, and views of them to test on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from vatt.datasets.clips import ClipDataset, Views
+from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.labels import Classes
+from vatt.datasets.manifest import ManifestError, hold_out, read_manifest
+from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.datasets.table import ClipTable
+from vatt.datasets.transforms import NO_AUGMENT, Augment
+from vatt.errors import InputError
+from vatt.structures import Clip, ClipFormat
+
+FOLD = "x_fold"  # column with the number of a clip's fold; with a number behind it: that split
+
+
+@dataclass(frozen=True)
+class FormatChange:
+    """Where clips differ from those of the pretrained model; what is None is as there. See `ClipFormat`."""
+
+    num_frames: int | None = None
+    fps: float | None = None
+    size: int | None = None
+    sample_rate: int | None = None
+    audio_s: float | None = None
+    crop_box: tuple[float, float, float, float] | None = None
+
+    def apply(self, base: ClipFormat) -> ClipFormat:
+        """The changed format."""
+        return replace(base, **{name: value for name, value in asdict(self).items() if value is not None})
+
+
+class LabelledDataModule(ClipDataModule):
+    """Clips with classes, to train, validate and test a classifier of one modality.
+
+    Args:
+        manifest: see `ClipDataModule`; its rows have ``label`` or ``labels``.
+        modality: "video" or "audio"; the other one is not read.
+        base: format of the pretrained model, as `ClipFormat.to_dict` gives it; the paper's format unless given.
+        format: where the clips differ from it.
+        classes: text file with one class name a line, in order. Without it the classes are the labels of the rows
+            that are trained on, sorted.
+        multi_label: a clip has any number of classes; otherwise exactly one.
+        views: of each clip in validation and test, over which logits are averaged.
+        batch_size: opened files per batch and process.
+        augment: how training clips are varied.
+        train_split: rows to train on. A manifest without a split column is trained on as a whole.
+        val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
+        test_split: rows to test on.
+        val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
+        fold: number of the fold to test on, while all the others are trained on (column x_fold); or of the split to use
+            (columns x_fold1, x_fold2, …, with train and test). The column split does not count then.
+        balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
+        decoder, time_limit_s, cache, num_workers, start_method: see `ClipDataModule`.
+        seed: of the order and of every random draw.
+    """
+
+    def __init__(
+        self,
+        manifest: str,
+        modality: str = "video",
+        base: dict[str, Any] | None = None,
+        format: FormatChange = FormatChange(),
+        classes: str | None = None,
+        multi_label: bool = False,
+        views: Views = Views(),  # noqa: B008 (frozen)
+        batch_size: int = 64,
+        augment: Augment = NO_AUGMENT,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        val_fraction: float = 0.0,
+        fold: int | None = None,
+        balanced: bool = False,
+        decoder: Decoder = "auto",
+        time_limit_s: float = TIME_LIMIT_S,
+        cache: str | None = None,
+        num_workers: int = 2,
+        start_method: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if modality not in ("video", "audio"):
+            raise InputError(f"data.modality is video or audio, not {modality!r}")
+        super().__init__(
+            manifest,
+            format.apply(ClipFormat() if base is None else ClipFormat.from_dict(base)),
+            batch_size=batch_size,
+            augment=augment,
+            train_split=train_split,
+            val_split=val_split,
+            val_fraction=val_fraction,
+            balanced=balanced,
+            decoder=decoder,
+            time_limit_s=time_limit_s,
+            cache=cache,
+            num_workers=num_workers,
+            start_method=start_method,
+            seed=seed,
+            modalities=(modality,),
+        )
+        self.manifest, self.modality, self.views = manifest, modality, views
+        self.test_split, self.fold = test_split, fold
+        self._class_file, self.multi_label = classes, multi_label
+        self.test_clips = ClipTable()
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes, once every row that is used has been looked at.
+
+        Raises:
+            InputError: see `Classes.check`.
+        """
+        self.setup("fit")
+        train, val = self.parts[""]
+        if self._class_file is None:
+            if not train:
+                raise InputError(
+                    f"{self.manifest} has nothing to train on, so give data.classes, the file of the names"
+                )
+            classes = Classes.of(train.heads(), self.multi_label)
+        else:
+            classes = Classes.read(self._class_file, self.multi_label)
+        for part in (train, val, self.test_clips):
+            try:
+                classes.check(part.heads())
+            except InputError as error:
+                raise InputError(f"{self.manifest}: {error}") from error
+        for reader in self.readers.values():
+            reader.classes = classes
+        return classes
+
+    def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
+        clips = read_manifest(manifest)
+        parts: dict[str | None, list[int]] = {"train": [], "val": [], "test": []}
+        for row, clip in enumerate(clips.heads()):
+            parts.setdefault(self._part_of(clip), []).append(row)
+        if self.fold is not None and not parts["test"]:
+            there = {str(clip.extra[FOLD]) for clip in clips.heads() if FOLD in clip.extra}
+            there |= {name for clip in clips.heads() for name in clip.extra if name[:-1] == FOLD}
+            found = ", ".join(sorted(there)) or "none"
+            raise ManifestError(f"{manifest}: no row is to be tested in fold {self.fold}; found: {found}")
+        if not any(parts[part] for part in ("train", "val", "test")):
+            there = ", ".join(sorted({str(clip.split) for clip in clips.heads()}))
+            wanted = f"{self.train_split}, {self.val_split} or {self.test_split}"
+            raise ManifestError(f"{manifest}: no row has split {wanted}; column 'split' holds {there}")
+        train, val, self.test_clips = (clips.take(parts[part]) for part in ("train", "val", "test"))
+        if not val and self.val_fraction:
+            train, val = hold_out(train, self.val_fraction)
+        return train, val
+
+    def _part_of(self, clip: Clip) -> str | None:
+        """Whether a row is for "train", "val" or "test"; None is for none of them."""
+        if self.fold is None:
+            if clip.split is None:
+                return "train"
+            names = {self.train_split: "train", self.val_split: "val", self.test_split: "test"}
+            return names.get(clip.split)
+        own = clip.extra.get(f"{FOLD}{self.fold}")  # of splits that overlap, one column each
+        if own is not None:
+            return own if own in ("train", "test") else None
+        fold = clip.extra.get(FOLD)
+        return None if fold is None else "test" if str(fold) == str(self.fold) else "train"
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The validation clips, all views of each."""
+        val = self.parts[""][1]
+        return self._views_of(val) if val else []
+
+    def test_dataloader(self) -> DataLoader:
+        """The test clips, all views of each.
+
+        Raises:
+            ManifestError: there are none.
+        """
+        if not self.test_clips:
+            raise ManifestError(
+                f"{self.manifest}: no row has split {self.test_split!r}, so there is nothing to test on"
+            )
+        return self._views_of(self.test_clips)
+
+    def _views_of(self, clips: ClipTable) -> DataLoader:
+        dataset = ClipDataset(clips, self.readers[""], views=self.views)
+        # A batch in memory is as large as one of the training.
+        return DataLoader(dataset, batch_size=max(1, self.batch_size // len(self.views)), **self._workers())

@@ -1,0 +1,140 @@
+"""Metrics of classifiers: accuracy where classes exclude each other; mAP, AUC and d′ where they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multilabel_auroc,
+    multilabel_average_precision,
+)
+
+from vatt.errors import InputError
+
+PER_CLASS = ("AP", "AUC", "dprime")
+
+
+def accuracy(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """Top-1 and top-5 in per cent.
+
+    Args:
+        logits: (N, C).
+        target: (N,) int64.
+
+    Returns:
+        ``top1`` and ``top5`` (with fewer than five classes: that of all of them, 100).
+    """
+    classes = logits.shape[1]
+    if classes == 1:
+        return {"top1": 100.0, "top5": 100.0}
+    return {
+        f"top{k}": 100 * multiclass_accuracy(logits, target, classes, average="micro", top_k=min(k, classes)).item()
+        for k in (1, 5)
+    }
+
+
+def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
+    """mAP, AUC and d′, each the mean over the classes (VATT, table 2; d′ = √2 Φ⁻¹(AUC) of each class).
+
+    A class without positive or without negative clips has no such value: it is left out of the means and counted. An
+    AUC of 1 makes an infinite d′, which is left out of its mean and counted too.
+
+    Args:
+        scores: (N, C), the higher the likelier.
+        target: (N, C), 1 where the clip has the class.
+
+    Returns:
+        ``mAP`` and ``AUC`` in per cent, ``dprime``, ``classes`` that they are means of, ``without_positives``,
+        ``without_negatives``, ``dprime_infinite`` (numbers of classes), and ``per_class`` with a list of C values or
+        None for each of AP, AUC (in per cent) and dprime.
+
+    Raises:
+        InputError: no class can be evaluated.
+    """
+    target = target.long()
+    positives = target.sum(dim=0)
+    usable = ((positives > 0) & (positives < len(target))).nonzero()[:, 0]
+    if len(usable) == 0:
+        raise InputError("no class has both clips with and clips without it, so nothing can be measured")
+    scores, target = scores[:, usable].double(), target[:, usable]
+    auc = _each(multilabel_auroc, scores, target)
+    values = {
+        "AP": _each(multilabel_average_precision, scores, target) * 100,
+        "AUC": auc * 100,
+        "dprime": math.sqrt(2) * torch.special.ndtri(auc),
+    }
+    finite = values["dprime"].isfinite()
+    per_class = {name: [None] * len(positives) for name in PER_CLASS}
+    for name, found in values.items():
+        for place, value in zip(usable.tolist(), found.tolist(), strict=True):
+            per_class[name][place] = value
+    return {
+        "mAP": values["AP"].mean().item(),
+        "AUC": values["AUC"].mean().item(),
+        "dprime": values["dprime"][finite].mean().item() if finite.any() else math.inf,
+        "classes": len(usable),
+        "without_positives": int((positives == 0).sum()),
+        "without_negatives": int((positives == len(scores)).sum()),
+        "dprime_infinite": int((~finite).sum()),
+        "per_class": per_class,
+    }
+
+
+def _each(metric: Any, scores: Tensor, target: Tensor) -> Tensor:
+    # A single class counts as binary for torchmetrics' shapes only with two columns or more; its own copy changes none.
+    if scores.shape[1] == 1:
+        return metric(scores.repeat(1, 2), target.repeat(1, 2), 2, average=None)[:1].double()
+    return metric(scores, target, scores.shape[1], average=None).double()
+
+
+class ClassificationMetrics(Metric):
+    """Scores gathered over batches, and what they come to.
+
+    Of several processes each sees all clips and has the whole result: it does not depend on their number.
+
+    Args:
+        classes: names.
+        multi_label: see `multi_label_metrics`; otherwise `accuracy`.
+    """
+
+    full_state_update = False
+
+    def __init__(self, classes: Sequence[str], multi_label: bool) -> None:
+        super().__init__(sync_on_compute=False)
+        self.classes, self.multi_label = tuple(classes), multi_label
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add (B, C) logits and (B, C) targets."""
+        self.scores.append(logits.detach().float().cpu())
+        self.targets.append(target.detach().cpu())
+
+    def compute(self) -> dict[str, Any]:
+        """The metrics, with ``clips``; empty when none came.
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        if not self.scores:
+            return {}
+        scores, targets = torch.cat(list(self.scores)), torch.cat(list(self.targets))
+        if not scores.isfinite().all():
+            raise InputError("scores hold NaN or infinity; the model is broken")
+        if self.multi_label:
+            found = multi_label_metrics(scores, targets)
+        else:
+            right = targets.argmax(dim=1)
+            found = accuracy(scores, right)
+            hits = scores.argmax(dim=1) == right
+            found["per_class"] = {
+                "top1": [100 * hits[right == c].float().mean().item() if (right == c).any() else None
+                         for c in range(len(self.classes))]
+            }  # fmt: skip
+        return {**found, "clips": len(scores)}

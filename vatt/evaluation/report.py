@@ -1,0 +1,99 @@
+"""What a number must say of itself: one JSON and one Markdown file for each evaluation."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vatt import __version__
+
+
+def circumstances() -> dict[str, str]:
+    """Version of the code, and hardware."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs, {device}",
+    }
+
+
+def code_version() -> str:
+    """The package's version and, in a checkout, the commit; "+" where files differ from it."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("ls-files", "--error-unmatch", __file__) and git("rev-parse", "--short", "HEAD")
+        changed = commit and git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:  # there is no git
+        return __version__
+    return f"{__version__} ({commit}{'+' if changed else ''})" if commit else __version__
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any value of a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def write_report(
+    folder: str | Path, name: str, title: str, metrics: Mapping[str, Any], about: Mapping[str, Any]
+) -> Path:
+    """Write ``<name>.json`` and ``<name>.md``.
+
+    Args:
+        folder: of both.
+        name: of the files.
+        title: of the page.
+        metrics: numbers by name.
+        about: protocol, data, seed, …; `circumstances` is added.
+
+    Returns:
+        The Markdown file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {**about, **circumstances()}
+    whole = {"title": title, "metrics": dict(metrics), **about}
+    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf-8")
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| **{key}** | **{_cell(value)}** |" for key, value in metrics.items()]
+    lines += [f"| {key} | {_cell(value)} |" for key, value in about.items()]
+    page = folder / f"{name}.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return page
+
+
+def write_per_class(path: str | Path, names: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> None:
+    """Write one row a class; a value that does not exist stays empty.
+
+    Args:
+        path: CSV file.
+        names: of the classes.
+        values: by metric, one for each class.
+    """
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", *values])
+        for name, row in zip(names, zip(*values.values(), strict=True), strict=True):
+            writer.writerow([name, *("" if value is None else f"{value:.6g}" for value in row)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,228 @@
+"""The Lightning module that makes a classifier of a pretrained tower (VATT, appendices A.2.5 and A.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from vatt.errors import InputError
+from vatt.evaluation.classification import ClassificationMetrics
+from vatt.models.backbone import Backbone, grid_of
+from vatt.models.heads import LinearClassifier
+from vatt.models.selection import KeepRule
+from vatt.models.vatt import VATT, Classifier, load_model
+from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
+from vatt.structures import Batch, ClipFormat
+from vatt.training.optim import Optimization, depth_of
+from vatt.training.pretrain import ConfigMismatch, check_finite, optimizers_of, seed_step
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a tower is fine-tuned.
+
+    Args:
+        dropout: before the classifier (the released code: 0.5 for video, none for audio).
+        drop_token: share of the tokens that training drops (the paper's table 6).
+        per_sample, keep_rule: see `vatt.models.selection.drop_token`.
+        label_smoothing: share of every target that is spread over all classes.
+        mixup: alpha of the Beta distribution by which clips are mixed; 0 mixes none.
+        weighting: "rarity" weighs clips as `vatt.objectives.classification.rarity_weights` says.
+        clip_backbone: largest norm of the gradient of the backbone (the released code: 0.75); None leaves it.
+        clip_head: the same of the classifier.
+        freeze: blocks that are not trained, counted from below, and the tokenizer with them; 0 freezes the tokenizer
+            alone, -1 the whole backbone, None nothing.
+    """
+
+    dropout: float = 0.5
+    drop_token: float = 0.0
+    per_sample: bool = False
+    keep_rule: KeepRule = "tokens"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    weighting: Weighting = "none"
+    clip_backbone: float | None = None
+    clip_head: float | None = None
+    freeze: int | None = None
+
+
+class FinetuneModule(L.LightningModule):
+    """Fine-tuning.
+
+    Args:
+        classes: names, in the order of the logits.
+        format: how clips are read.
+        modality: "video" or "audio".
+        pretrained: folder of a model, pretrained (`VATT`) or a `Classifier`; its classifier is kept if it is for the
+            same classes. None begins from scratch, with ``backbone``.
+        backbone: what to begin from scratch with; of its modalities one is used.
+        multi_label: a clip has any number of classes.
+        tuning: how.
+        optimization: optimizer and schedule.
+        seed: of dropout, DropToken and mixup; what is drawn depends on it, the step and the process alone.
+
+    Raises:
+        InputError: both or neither of ``pretrained`` and ``backbone``, or a model without the modality.
+        ConfigMismatch: clips that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        format: ClipFormat,
+        modality: str = "video",
+        pretrained: str | None = None,
+        backbone: Backbone | None = None,
+        multi_label: bool = False,
+        tuning: Tuning = Tuning(),
+        optimization: Optimization = Optimization(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tuning, self.optimization, self.seed, self.multi_label = tuning, optimization, seed, multi_label
+        self.modality, self.pretrained = modality, pretrained
+        if (pretrained is None) == (backbone is None):
+            raise InputError(
+                "give model.pretrained, the folder of a model, or model.backbone to begin from scratch, and not both; "
+                "if a configuration file sets the other: --model.backbone null"
+            )
+        head = None
+        if backbone is None:
+            backbone, head = _from_pretrained(pretrained, modality, list(classes), multi_label)
+        try:
+            tower = backbone.tower(modality)
+        except ValueError as error:
+            raise InputError(f"{pretrained or 'model.backbone'}: {error}") from error
+        check_format(tower, modality, format)
+        self.has_new_head = head is None
+        if head is None:
+            head = LinearClassifier(tower.width(modality), len(classes), tuning.dropout, multi_label)
+        head.dropout.p = tuning.dropout
+        self.model = Classifier(
+            tower, head, format, list(classes), tuning.drop_token, tuning.per_sample, tuning.keep_rule
+        )
+        self.model.train()  # a saved model is loaded for use, without dropout
+        self._freeze()
+        self.metrics = ClassificationMetrics(classes, multi_label)
+        self.missing: list[str] = []  # clips of an evaluation of which nothing could be read
+        self.found: dict[str, Any] = {}  # what the last evaluation came to
+
+    def _freeze(self) -> None:
+        if self.tuning.freeze is None:
+            return
+        for name, parameter in self.model.backbone.named_parameters():
+            depth = depth_of(name)
+            if self.tuning.freeze < 0 or (depth is not None and depth <= self.tuning.freeze):
+                parameter.requires_grad_(False)
+
+    def export(self, format: ClipFormat) -> Classifier:
+        """The model as it is saved."""
+        return self.model
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        seed_step(self)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One batch: the loss."""
+        how = self.tuning
+        x, target = batch[self.modality], batch["target"]
+        weights = rarity_weights(target) if how.weighting == "rarity" else None
+        if how.mixup:
+            x, target = mixup(x, target, how.mixup)
+        logits = self.model(**{self.modality: x})["logits"]
+        loss = classification_loss(logits, target, self.multi_label, how.label_smoothing, weights)
+        check_finite(self, {"loss": loss}, batch)
+        self.log("train/loss", loss.detach())
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return {"loss": loss}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Backbone and classifier apart, as the released code; all together if the trainer is given a value."""
+        model, how = self.model, self.tuning
+        for part, largest in ((model.backbone, how.clip_backbone), (model.head, how.clip_head)):
+            if largest is not None:
+                nn.utils.clip_grad_norm_(part.parameters(), largest)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Average the logits over the views of each clip."""
+        logits = self.model(**{self.modality: batch[self.modality]})["logits"]
+        valid = batch[f"{self.modality}_valid"]
+        for rows in _clips_of(batch["id"]):
+            chosen = rows[valid[rows]]
+            if len(chosen):
+                self.metrics.update(logits[chosen].mean(dim=0, keepdim=True), batch["target"][rows[:1]])
+            else:
+                self.missing.append(batch["id"][int(rows[0])])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """See `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+        self.missing = []
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        self.on_test_epoch_end()
+        shown = "mAP" if self.multi_label else "top1"
+        for name in ("mAP", "AUC", "dprime", "top1", "top5"):
+            if name in self.found:
+                self.log(f"val/{name}", self.found[name], prog_bar=name == shown)
+        self.log("val/missing", float(len(self.missing)))
+
+    def on_test_epoch_end(self) -> None:
+        self.found = self.metrics.compute() if self.metrics.update_called else {}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return optimizers_of(self)
+
+
+def check_format(tower: Backbone, modality: str, format: ClipFormat) -> None:
+    """See whether a tower takes clips of a format, of any length and size that its patches fill.
+
+    Raises:
+        ConfigMismatch: it does not.
+    """
+    tokenizer = tower.tokenizers[modality]
+    try:
+        grid_of(tokenizer, modality, format)
+    except ValueError as error:
+        raise ConfigMismatch(f"data.format does not fit the {modality} tokenizer: {error}") from error
+    if modality == "audio" and tokenizer.sample_rate not in (None, format.sample_rate):
+        raise ConfigMismatch(
+            f"data.format: sound at {format.sample_rate} Hz, and the tokenizer is made for {tokenizer.sample_rate}"
+        )
+
+
+def _from_pretrained(
+    folder: str, modality: str, classes: list[str], multi_label: bool
+) -> tuple[Backbone, LinearClassifier | None]:
+    """The backbone of a saved model, and its classifier if that is for these classes."""
+    model = load_model(folder)
+    if isinstance(model, VATT):
+        return model.backbone, None
+    same = model.classes == classes or (model.classes is None and model.head.classes == len(classes))
+    return model.backbone, model.head if same and model.head.multi_label == multi_label else None
+
+
+def _clips_of(ids: Sequence[str]) -> Iterator[Tensor]:
+    """The rows of each clip, whose views follow each other."""
+    begin = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or ids[end] != ids[begin]:
+            yield torch.arange(begin, end)
+            begin = end

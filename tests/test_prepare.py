@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 from vatt.datasets.manifest import read_manifest
 
 ALIGNMENT = "0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 36000 sp\n36000 74500 now\n"
+HELD_OUT = [("bbaf2n", "train"), ("lwwz9a", "train"), ("bbaf3s", "test")]  # by a hash: the same at every time
 
 
 def test_grid(tmp_path: Path, silent_file: Path) -> None:
@@ -23,15 +24,20 @@ def test_grid(tmp_path: Path, silent_file: Path) -> None:
         (alignments / f"{name}.align").write_text(ALIGNMENT)
     script = [sys.executable, str(ROOT / "data/grid/prepare.py"), str(videos), str(alignments), "--output", str(output)]
     done = subprocess.run([*script, "--test_fraction", "0.5"], capture_output=True, text=True, check=True)
-    assert "left out, without an alignment: 1 (without.mp4)" in done.stdout
+    assert "Videos left out, without an alignment: 1 (first: without.mp4)." in done.stdout
+    assert "3 rows (train 2, test 1)" in done.stdout
     clips = read_manifest(output)
-    assert {clip.id for clip in clips} == {"bbaf2n", "bbaf3s", "lwwz9a"}
-    assert {clip.split for clip in clips} <= {"train", "test"}
+    assert [(clip.id, clip.split) for clip in clips] == HELD_OUT
     assert clips[0].texts[0].text == "bin blue now"
     words = [(word.text, word.start_s, word.end_s) for word in clips[0].words]
     assert words == [("bin", 0.95, 1.18), ("blue", 1.18, 1.36), ("now", 1.44, 2.98)]
 
+    failed = subprocess.run(
+        [*script, "--output", str(tmp_path / "grid.txt")], capture_output=True, text=True, check=False
+    )
+    assert (failed.returncode, "the manifest is JSONL; call it grid.jsonl" in failed.stderr) == (2, True)
+
     (alignments / "bbaf2n.align").write_text("0 wrong\n")
     failed = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
-    assert "bbaf2n.align, line 1: '0 wrong' is not 'begin end word'" in failed.stderr
+    assert failed.returncode == 2
+    assert failed.stderr == f"error: {alignments}/bbaf2n.align, line 1: '0 wrong' is not 'begin end word'\n"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_cells, read_table, to_span
+from vatt.datasets.annotations.reading import find_split, read_cells, read_table, to_name, to_span
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -19,8 +19,9 @@ from vatt.structures import Clip
 
 def cut_names(name: str, start_s: float, end_s: float) -> list[str]:
     """What a ten-second cut is called by the common downloaders: its start in s or ms, with or without the end."""
-    forms = [(f"{t:.10g}", f"{t:.3f}", f"{t:06.0f}", f"{t * 1000:.0f}") for t in (start_s, end_s)]
-    times = [f"{start}_{end}" for start, end in zip(*forms, strict=True)] + list(forms[0])
+    forms = [(f"{t:.10g}", f"{t:.3f}", f"{t:.1f}", f"{t:06.0f}", f"{t * 1000:.0f}") for t in (start_s, end_s)]
+    spans = [f"{start}{joiner}{end}" for joiner in "_-" for start, end in zip(*forms, strict=True)]
+    times = dict.fromkeys([*spans, *forms[0]])  # several forms may be the same
     return [f"{prefix}{name}_{time}" for prefix in ("", "Y") for time in times] + [f"Y{name}"]
 
 
@@ -32,7 +33,7 @@ def read(path: Path, classes: Mapping[str, str], split: str | None, cuts: bool) 
             continue
         if len(cells) < 4:
             raise InputError(f"{place}: {', '.join(cells)!r} is not 'id, start, end, \"labels\"'")
-        name, mids = cells[0], [mid.strip() for cell in cells[3:] for mid in cell.split(",")]
+        name, mids = to_name(cells[0], place, "YTID"), [mid.strip() for cell in cells[3:] for mid in cell.split(",")]
         unknown = [mid for mid in mids if mid not in classes]
         if unknown:
             raise InputError(f"{place}: the file of the classes does not have {unknown[0]!r}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import read_table
+from vatt.datasets.annotations.reading import read_table, to_name
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -23,18 +23,21 @@ def read(path: Path, esc10: bool, fold: int | None) -> Iterator[Wanted]:
     if fold is not None and str(fold) not in folds:
         raise InputError(f"--fold {fold}: {path} has the folds {', '.join(sorted(folds))}")
     for place, row in lines:
-        if not row["fold"].isdigit():
+        if not row["fold"].isdecimal():
             raise InputError(f"{place}: {row['fold']!r} is not the number of a fold")
-        if esc10 and row["esc10"] != "True":
+        if esc10 and (chosen := row["esc10"].lower()) not in ("true", "false"):
+            raise InputError(f"{place}: esc10 is True or False, not {row['esc10']!r}")
+        if esc10 and chosen == "false":
             continue
+        name = to_name(row["filename"], place, "filename")
         clip = Clip(
-            id=Path(row["filename"]).stem,
+            id=Path(name).stem,
             path="",
             labels=(row["category"],),
             split=None if fold is None else "test" if int(row["fold"]) == fold else "train",
             extra={"x_fold": int(row["fold"])},
         )
-        yield Wanted(clip, names=[row["filename"]])
+        yield Wanted(clip, names=[name])
 
 
 def main() -> None:

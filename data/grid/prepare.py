@@ -1,16 +1,23 @@
 """The GRID audiovisual sentence corpus (Cooke et al. 2006): its videos and word alignments to a manifest.
 
+Ids are the names of the videos. If a name comes twice, as it does with several speakers, all ids are paths below the
+folder of the videos, and a video s1/… takes the alignment of s1: of the same folder, or of s1 or s1/align.
+
 Usage:
     python data/grid/prepare.py s1/video s1/align --output runs/grid/clips.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from vatt.datasets.manifest import MEDIA_SUFFIXES, hold_out, write_manifest
+from vatt.datasets.annotations.finding import Files
+from vatt.datasets.annotations.reading import read_lines
+from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
+from vatt.datasets.manifest import hold_out
+from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
 
 UNITS_PER_S = 25_000  # of the alignment files: a thousandth of a frame at 25 fps
@@ -21,45 +28,61 @@ def read_alignment(path: Path) -> tuple[TimedText, ...]:
     """Words of an alignment file, lines of "begin end word", with times in seconds.
 
     Raises:
-        ValueError: a line that is not of this form; the message names file and line.
+        InputError: a line that is not of this form, or a word that ends before it begins.
     """
     words = []
-    for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
-        try:
-            begin, end, word = line.split()
-            times_s = int(begin) / UNITS_PER_S, int(end) / UNITS_PER_S
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {line!r} is not 'begin end word'") from error
+    for place, line in read_lines(path):
+        begin, end, word = cells if len(cells := line.split()) == 3 else ("", "", "")
+        if not (begin.isdecimal() and end.isdecimal() and int(begin) <= int(end)):
+            raise InputError(f"{place}: {line!r} is not 'begin end word'")
         if word not in SILENCE:
-            words.append(TimedText(word, *times_s))
+            words.append(TimedText(word, int(begin) / UNITS_PER_S, int(end) / UNITS_PER_S))
     return tuple(words)
 
 
-def prepare(videos: Path, alignments: Path, output: Path, test_fraction: float) -> None:
-    """Write one row a video that has an alignment; the others are counted and named."""
-    clips, without = [], []
-    for path in sorted(p for p in videos.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES):
-        alignment = alignments / f"{path.stem}.align"
-        if not alignment.is_file():
-            without.append(path.name)
+def name_videos(videos: Files) -> Iterator[tuple[str, str, list[str]]]:
+    """File and id of each video, and what its alignment may be called.
+
+    Raises:
+        InputError: two videos of one folder would have the same id.
+    """
+    stems = [PurePosixPath(path).stem for path in videos.paths]
+    several, used = len(set(stems)) < len(stems), dict[str, str]()
+    for path, stem in zip(videos.paths, stems, strict=True):
+        name = PurePosixPath(path).with_suffix("").as_posix() if several else stem
+        if used.setdefault(name, path) != path:
+            raise InputError(f"{used[name]} and {path} in {videos.folder} have the same name: leave one of them there")
+        speaker = path.split("/")[0]
+        yield path, name, [name, f"{speaker}/{stem}", f"{speaker}/align/{stem}"] if several else [stem]
+
+
+def read(videos: Files, alignments: Files, notes: Notes) -> Iterator[Clip]:
+    """One clip a video that has an alignment; the others are counted."""
+    for path, name, wanted in name_videos(videos):
+        alignment = next(filter(None, map(alignments.find, wanted)), None)
+        if alignment is None:
+            notes.add("Videos left out, without an alignment", path)
             continue
         words = read_alignment(alignment)
-        sentence = TimedText(" ".join(word.text for word in words))
-        clips.append(Clip(id=path.stem, path=str(path.resolve()), texts=(sentence,), words=words))
-    train, test = hold_out(clips, test_fraction)
-    rows = [replace(clip, split="train") for clip in train] + [replace(clip, split="test") for clip in test]
-    write_manifest(rows, output)
-    print(f"{output}: {len(train)} clips to train on, {len(test)} to test")
-    if without:
-        more = ", …" if len(without) > 5 else ""
-        print(f"left out, without an alignment: {len(without)} ({', '.join(without[:5])}{more})")
+        if not words:
+            notes.add("Alignments without a word", str(alignment))
+        sentence = (TimedText(" ".join(word.text for word in words)),) if words else ()
+        yield Clip(id=name, path=str(videos.folder / path), texts=sentence, words=words)
+
+
+def main() -> None:
+    parser = make_parser(__doc__, None, "folder with the video files")
+    parser.add_argument("alignments", type=Path, help="folder with the .align files")
+    parser.add_argument("--test_fraction", type=float, default=0.125, help="share of the clips kept for the test")
+    given = parser.parse_args()
+    if not 0 <= given.test_fraction <= 1:
+        raise InputError(f"--test_fraction {given.test_fraction:g}: a share from 0 to 1 is wanted")
+    notes, videos = Notes(), Files(given.media)
+    alignments = Files(given.alignments, frozenset((".align",)), "alignment", anywhere=False)
+    parts = zip(("train", "test"), hold_out(list(read(videos, alignments, notes)), given.test_fraction), strict=True)
+    rows = (Wanted(replace(clip, split=split)) for split, part in parts for clip in part)
+    write(rows, videos, given.output, notes)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", type=Path, help="folder with the video files")
-    parser.add_argument("alignments", type=Path, help="folder with the .align files")
-    parser.add_argument("--output", type=Path, required=True, help="the manifest")
-    parser.add_argument("--test_fraction", type=float, default=0.125, help="share of the clips kept for the test")
-    given = parser.parse_args()
-    prepare(given.videos, given.alignments, given.output, given.test_fraction)
+    run(main)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import read_lines, read_table
+from vatt.datasets.annotations.reading import read_lines, read_table, to_name
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -41,15 +41,25 @@ def read_csv(path: Path) -> Iterator[Line]:
         if not set(values) <= set(SPLITS):
             raise InputError(f"{place}: the splits are 0, 1 or 2, not {', '.join(values)}")
         folds = {f"x_fold{number}": SPLITS[value] for number, value in enumerate(values, start=1)}
-        yield place, row["video_id"], row["label"].removesuffix("_test"), folds
+        yield place, to_name(row["video_id"], place, "video_id"), row["label"].removesuffix("_test"), folds
 
 
-def read(annotations: Sequence[Path], fold: int | None, notes: Notes) -> Iterator[Wanted]:
+def find_annotations(given: Sequence[Path]) -> list[Path]:
+    """The files of the splits in folders, and files as they were given; raises `InputError` for a folder without."""
+    paths = []
+    for path in given:
+        found = sorted(path.glob("*_test_split*.txt")) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"folder {path} holds no file called <class>_test_split<number>.txt")
+        paths += found
+    return paths
+
+
+def read(paths: Sequence[Path], fold: int | None, notes: Notes) -> Iterator[Wanted]:
     """One row a clip, whatever the number of files that speak of it."""
-    paths = [p for path in annotations for p in (sorted(path.glob("*_test_split*.txt")) if path.is_dir() else [path])]
     clips: dict[tuple[str, str], dict[str, str | None]] = {}
     for path in paths:
-        for place, name, label, folds in read_csv(path) if path.suffix == ".csv" else read_splits(path):
+        for place, name, label, folds in read_csv(path) if path.suffix.lower() == ".csv" else read_splits(path):
             known = clips.setdefault((name, label), {})
             if any(known.get(column, split) != split for column, split in folds.items()):
                 raise InputError(f"{place}: {name} is in another split of the same fold already")
@@ -71,7 +81,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, help="official split, 1 to 3, that becomes the column split")
     given = parser.parse_args()
     notes = Notes()
-    write(read(given.annotations, given.fold, notes), Files(given.media), given.output, notes)
+    write(read(find_annotations(given.annotations), given.fold, notes), Files(given.media), given.output, notes)
 
 
 if __name__ == "__main__":

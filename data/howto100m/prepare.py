@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import pick, read_json, read_table
+from vatt.datasets.annotations.reading import pick, read_json, read_table, to_name
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
@@ -34,9 +34,7 @@ def read_videos(paths: Sequence[Path], notes: Notes) -> dict[str, Clip]:
     """Lines of "video_id,category_1,category_2,rank,task_id", by the first."""
     videos: dict[str, Clip] = {}
     for place, row in (line for path in paths for line in read_table(path, ("video_id", *COLUMNS))):
-        name = row["video_id"]
-        if not name:
-            raise InputError(f"{place}: there is no video_id")
+        name = to_name(row["video_id"], place, "video_id")
         if name in videos:
             notes.add("Lines left out of a video that comes a second time", place)
             continue
@@ -67,6 +65,8 @@ def read_big(path: Path, size: int = PIECE) -> Iterator[tuple[str, Any]]:
         try:
             while (begin := _BEFORE_KEY.match(text, place).end()) < len(text) and text[begin] != "}":
                 key, end = decoder.raw_decode(text, begin)
+                if not isinstance(key, str):
+                    raise InputError(f"{path}: after the key {last!r}: {str(key)[:40]!r} is no text that can be a key")
                 value, place = decoder.raw_decode(text, _BEFORE_VALUE.match(text, end).end())
                 yield key, value
                 last = key
@@ -113,11 +113,15 @@ def read_single(path: Path) -> Any:
 
 def read(lists: Sequence[Path], captions: Path | None, media: Files, notes: Notes) -> Iterator[Wanted]:
     """With one big file its videos come first, in its order. Captions of videos without a file are not looked at."""
-    videos, single = read_videos(lists, notes), None
+    videos, single, seen = read_videos(lists, notes), None, set[str]()
     if captions is not None and captions.is_dir():
         single = Files(captions, frozenset((".csv", ".json")), "caption")
     elif captions is not None:
         for name, value in read_big(captions):
+            if name in seen:
+                notes.add("Captions left out of a video that comes a second time", name)
+                continue
+            seen.add(name)
             if name not in videos:
                 notes.add("Captions left out of videos that are not in the list", name)
             elif media.find(name):
@@ -132,6 +136,8 @@ def read(lists: Sequence[Path], captions: Path | None, media: Files, notes: Note
             else:
                 notes.add("Videos without captions", clip.id)
         yield Wanted(replace(clip, texts=texts), names=[clip.id])
+    for found in single.several.values() if single else ():
+        notes.add("Videos with several files of captions, of which the first is taken", ", ".join(found))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_table, to_span, to_split
+from vatt.datasets.annotations.reading import find_split, read_table, to_name, to_span, to_split
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.structures import Clip
 
@@ -18,7 +18,7 @@ from vatt.structures import Clip
 def read(path: Path, split: str | None, cuts: bool, notes: Notes) -> Iterator[Wanted]:
     """Lines of "label,youtube_id,time_start,time_end,split"; lists of test clips may have no label."""
     for place, row in read_table(path, ("youtube_id", "time_start", "time_end")):
-        name, label = row["youtube_id"], row.get("label")
+        name, label = to_name(row["youtube_id"], place, "youtube_id"), row.get("label")
         start_s, end_s = to_span(row["time_start"], row["time_end"], place)
         if not label:
             notes.add("Rows without a label", place)

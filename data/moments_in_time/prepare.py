@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_cells, to_number
+from vatt.datasets.annotations.reading import find_split, read_cells, to_name, to_number
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -33,7 +33,7 @@ def read(path: Path, classes: set[str] | None, split: str | None) -> Iterator[Wa
     for place, cells in read_cells(path):
         if len(cells) != 4:
             raise InputError(f"{place}: {','.join(cells)!r} is not 'file,label,agree,disagree'")
-        name, label = cells[:2]
+        name, label = to_name(cells[0], place, "file"), cells[1]
         if classes is not None and label not in classes:
             raise InputError(f"{place}: the file of the classes does not have {label!r}")
         agree, disagree = (int(to_number(cell, place)) for cell in cells[2:])

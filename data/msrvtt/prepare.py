@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import of_kind, pick, read_json, read_table, to_split
+from vatt.datasets.annotations.reading import of_kind, pick, read_json, read_table, to_name, to_split
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
@@ -23,32 +23,43 @@ from vatt.structures import Clip, TimedText
 Videos = dict[str, tuple[str, dict[str, Any], list[str]]]  # split, columns and sentences of each video
 
 
-def read_info(path: Path, notes: Notes) -> Videos:
-    """{"videos": [{"video_id": …, "split": …}, …], "sentences": [{"video_id": …, "caption": …}, …]}."""
-    videos: Videos = {}
+def read_info(path: Path, videos: Videos, notes: Notes) -> None:
+    """{"videos": [{"video_id": …, "split": …}, …], "sentences": [{"video_id": …, "caption": …}, …]}.
+
+    Raises:
+        InputError: not of this form, or a video is in another split already.
+    """
     listed, sentences = pick(read_json(path), str(path), "videos", "sentences")
     for number, video in enumerate(of_kind(listed, list, str(path))):
-        name, split = pick(video, f"{path}, video {number}", "video_id", "split")
-        videos[name] = to_split(split), {"x_category": video.get("category"), "x_url": video.get("url")}, []
+        place = f"{path}, video {number}"
+        name, split = pick(video, place, "video_id", "split")
+        name, split = to_name(name, place, "video_id"), to_split(to_name(split, place, "split"))
+        if name in videos:
+            notes.add("Videos listed again, whose sentences are put together", f"{place}, {name}")
+        extra = {"x_category": video.get("category"), "x_url": video.get("url")}
+        if (known := videos.setdefault(name, (split, extra, []))[0]) != split:
+            raise InputError(f"{place}: {name} is in split {known!r} already, not {split!r}")
+    earlier = {name: set(sentences) for name, (_, _, sentences) in videos.items()}
     for number, sentence in enumerate(of_kind(sentences, list, str(path))):
         place = f"{path}, sentence {number}"
         name, caption = pick(sentence, place, "video_id", "caption")
-        caption = of_kind(caption, str, place).strip()
-        if name in videos and caption:
-            videos[name][2].append(caption)
-        else:
+        name, caption = to_name(name, place, "video_id"), of_kind(caption, str, place).strip()
+        if name not in videos or not caption:
             notes.add("Sentences left out, empty or of a video that is not listed", f"{name} {caption!r}")
-    return videos
+        elif caption in earlier[name]:
+            notes.add("Sentences left out that an earlier file has", f"{name} {caption!r}")
+        else:
+            videos[name][2].append(caption)
 
 
 def read(infos: Sequence[Path], list_1ka: Path | None, notes: Notes) -> Iterator[Wanted]:
     """The rows of the JSON files, then those of the list "key,vid_key,video_id,sentence"."""
     videos: Videos = {}
     for path in infos:
-        videos |= read_info(path, notes)
+        read_info(path, videos, notes)
     test = {}
     for place, row in read_table(list_1ka, ("video_id", "sentence")) if list_1ka else ():
-        if row["video_id"] in test or not row["sentence"]:
+        if to_name(row["video_id"], place, "video_id") in test or not row["sentence"]:
             raise InputError(f"{place}: {row['video_id']} has no sentence, or comes a second time")
         test[row["video_id"]] = row["sentence"]
     for name, (split, extra, sentences) in videos.items():

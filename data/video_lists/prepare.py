@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path, PurePosixPath
 
 from vatt.datasets.annotations.finding import Files
@@ -23,6 +24,7 @@ from vatt.errors import InputError
 from vatt.structures import Clip
 
 COLUMNS = ("start_frame", "num_frames", "label")
+QUOTES = "\"'"
 USUAL = {0: (), 1: COLUMNS[2:], 2: COLUMNS[:2], 3: COLUMNS}  # by the count of numbers
 
 
@@ -35,7 +37,13 @@ def split_line(line: str) -> tuple[str, list[int]]:
     path, numbers = line, []
     while len(numbers) < len(COLUMNS) and not is_media(path) and (match := re.fullmatch(r"(.+?)[\s,]+(-?\d+)", path)):
         path, numbers = match[1], [int(match[2]), *numbers]
-    return path.strip("\"'"), numbers
+    return path.strip(QUOTES), numbers
+
+
+def after_media(line: str) -> str | None:
+    """What stands behind the path of a media file at the beginning of a line; None if there is none."""
+    gaps = re.finditer(r"[\s,]+", line)
+    return next((line[gap.end() :] for gap in gaps if is_media(line[: gap.start()].strip(QUOTES))), None)
 
 
 def name_numbers(numbers: Sequence[int], columns: Sequence[str] | None, place: str) -> dict[str, int]:
@@ -62,9 +70,11 @@ def to_labels(label: int | None, classes: Sequence[str] | None, place: str) -> t
     """The name of a class, or its number as text; none for -1, which stands for no label."""
     if label is None or label == -1:
         return ()
+    if label < 0:
+        raise InputError(f"{place}: label {label} is neither a class, from 0 on, nor -1 for none")
     if classes is None:
         return (str(label),)
-    if not 0 <= label < len(classes):
+    if label >= len(classes):
         raise InputError(f"{place}: label {label} is not one of the {len(classes)} classes")
     return (classes[label],)
 
@@ -74,6 +84,8 @@ def read(path: Path, given: Namespace, classes: Sequence[str] | None, notes: Not
     for place, line in read_lines(path):
         name, values = split_line(line)
         if not is_media(name):
+            if (rest := after_media(line)) is not None:
+                raise InputError(f"{place}: {rest!r} after the path is not up to three whole numbers")
             notes.add("Lines left out whose path is no video or sound (folders of frames?)", place)
             continue
         numbers = name_numbers(values, given.columns, place)
@@ -91,8 +103,8 @@ def read(path: Path, given: Namespace, classes: Sequence[str] | None, notes: Not
 
 def column_names(text: str) -> tuple[str, ...]:
     names = tuple(name for name in text.split(",") if name)
-    if not set(names) <= set(COLUMNS):
-        raise InputError(f"--columns {text}: the columns are {', '.join(COLUMNS)}")
+    if not set(names) <= set(COLUMNS) or len(set(names)) < len(names):
+        raise InputError(f"--columns {text}: the columns are {', '.join(COLUMNS)}, each once at most")
     return names
 
 
@@ -105,6 +117,8 @@ def main() -> None:
     parser.add_argument("--strip", default="", metavar="FOLDER", help="taken off the beginning of the paths")
     given = parser.parse_args()
     given.columns = None if given.columns is None else column_names(given.columns)
+    if given.fps is not None and not (isfinite(given.fps) and given.fps > 0):
+        raise InputError(f"--fps {given.fps:g}: a number above 0 is wanted")
     classes = [name for _, name in read_lines(given.classes)] if given.classes else None
     notes = Notes()
     rows = (row for path in given.annotations for row in read(path, given, classes, notes))

@@ -11,6 +11,7 @@ Usage:
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -95,9 +96,9 @@ def caption_of(sample: Sample, names: Sequence[str], where: str, notes: Notes) -
     return next((text.strip() for text in found if isinstance(text, str) and text.strip()), "")
 
 
-def read(path: Path, folder: Path, names: Sequence[str], split: str | None, notes: Notes) -> Iterator[Wanted]:
-    """The rows of a tar. Ids are ``<tar>/<key>``."""
-    tar = path.relative_to(folder).with_suffix("").as_posix() if path.is_relative_to(folder) else path.stem
+def read(path: Path, folder: str, names: Sequence[str], split: str | None, notes: Notes) -> Iterator[Wanted]:
+    """The rows of a tar. Ids are ``<tar>/<key>``, where the tar is named from the folder on."""
+    tar = Path(os.path.relpath(path, folder)).with_suffix("").as_posix()
     for sample in samples(path, notes):
         where = f"{tar}/{sample.key}"
         chosen = next((kind for kind in KINDS if kind in sample.places), None)
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--caption", nargs="+", default=["caption", "text"], help="names of the caption in the JSON")
     parser.add_argument("--split", help="of all rows")
     given = parser.parse_args()
-    notes, rows = Notes(), []
+    notes, paths, folders = Notes(), [], []
     for source in given.tars:
         found = sorted(source.rglob("*.tar")) if source.is_dir() else [source]
         if not found:
@@ -130,10 +131,11 @@ def main() -> None:
             raise InputError(
                 f"folder {source} holds no .tar" + (f", but {packed.name}: decompress it" if packed else "")
             )
-        folder = source if source.is_dir() else source.parent
-        rows += [(path, folder) for path in found]
-    wanted = (row for path, folder in rows for row in read(path, folder, given.caption, given.split, notes))
-    write(wanted, Files(rows[0][1]), given.output, notes)
+        folders.append(source if source.is_dir() else source.parent)
+        paths += found
+    common = os.path.commonpath(map(os.path.abspath, folders))  # tars of two folders may have the same name
+    wanted = (row for path in paths for row in read(path, common, given.caption, given.split, notes))
+    write(wanted, Files(folders[0]), given.output, notes)
 
 
 if __name__ == "__main__":

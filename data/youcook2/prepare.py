@@ -6,11 +6,21 @@ Usage:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, of_kind, pick, read_json, read_table, to_span, to_split
+from vatt.datasets.annotations.reading import (
+    find_split,
+    of_kind,
+    pick,
+    read_json,
+    read_table,
+    to_name,
+    to_span,
+    to_split,
+)
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.datasets.rows import RowIds
 from vatt.errors import InputError
@@ -23,19 +33,19 @@ def read_database(path: Path, split: str | None, notes: Notes) -> Iterator[Segme
     """{"database": {video: {"subset": …, "annotations": [{"segment": [0, 9], "sentence": …}, …], …}, …}}."""
     (videos,) = pick(read_json(path), str(path), "database")
     for name, video in of_kind(videos, dict, str(path)).items():
-        (subset,) = pick(video, f"{path}, {name}", "subset")
+        subset = split or to_name(*pick(video, f"{path}, {name}", "subset"), f"{path}, {name}", "subset")
         segments = of_kind(video.get("annotations") or [], list, f"{path}, {name}")
         if not segments:
             notes.add("Videos without annotations", name)
         for number, segment in enumerate(segments):
             place = f"{path}, {name}, segment {number}"
-            span, sentence = pick(segment, place, "segment", "sentence")
+            (span,) = pick(segment, place, "segment")
             if len(of_kind(span, list, place)) != 2:
                 raise InputError(f"{place}: {span} is not [start, end]")
             start_s, end_s = to_span(*span, place)
-            sentence = of_kind(sentence, str, place).strip()
-            recipe = str(video.get("recipe_type", ""))
-            yield place, name, start_s, end_s, sentence, to_split(split or subset), recipe
+            sentence = of_kind(segment.get("sentence", ""), str, place).strip()  # the test has none
+            recipe = "" if video.get("recipe_type") is None else str(video["recipe_type"])
+            yield place, name, start_s, end_s, sentence, to_split(subset), recipe
 
 
 def read_csv(path: Path, split: str | None) -> Iterator[Segment]:
@@ -46,10 +56,21 @@ def read_csv(path: Path, split: str | None) -> Iterator[Segment]:
         yield place, row["video_id"], start_s, end_s, row["text"], split, row.get("task", "")
 
 
-def read(path: Path, split: str | None, ids: RowIds, notes: Notes) -> Iterator[Wanted]:
+def read_file(path: Path, split: str | None, notes: Notes) -> Iterator[Segment]:
+    return read_csv(path, split) if path.suffix.lower() == ".csv" else read_database(path, split, notes)
+
+
+def read(paths: Sequence[Path], split: str | None, notes: Notes) -> Iterator[Wanted]:
     """A span may have two sentences: the second is a row whose id ends in #2."""
-    segments = read_csv(path, split) if path.suffix.lower() == ".csv" else read_database(path, split, notes)
-    for place, name, start_s, end_s, sentence, part, recipe in segments:
+    ids, seen = RowIds(), dict[tuple[str, float, float, str], str]()
+    for place, name, start_s, end_s, sentence, part, recipe in chain(*(read_file(p, split, notes) for p in paths)):
+        segment = (to_name(name, place, "video_id"), start_s, end_s, sentence)
+        if seen.get(segment, part) != part:
+            raise InputError(f"{place}: the same segment is in split {seen[segment]!r} already, not {part!r}")
+        if segment in seen:
+            notes.add("Segments left out as repeated", place)
+            continue
+        seen[segment] = part
         if not sentence:
             notes.add("Segments without a sentence", place)
         clip = Clip(
@@ -68,9 +89,8 @@ def main() -> None:
     parser = make_parser(__doc__, "youcookii_annotations_trainval.json, or a CSV such as youcook2_val.csv")
     parser.add_argument("--split", help="of all rows; in the JSON, or in the name of the CSV, without this option")
     given = parser.parse_args()
-    notes, ids = Notes(), RowIds()
-    rows = (row for path in given.annotations for row in read(path, given.split, ids, notes))
-    write(rows, Files(given.media), given.output, notes)
+    notes = Notes()
+    write(read(given.annotations, given.split, notes), Files(given.media), given.output, notes)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def test_kinetics_test_lists_without_labels(prepare: Prepare, touch: Touch, save
         ("archery,bbbbbbbbbbb,10,1,train", "line 2: the end 1 s is not after the beginning 10 s"),
         ("archery,bbbbbbbbbbb,one,2,train", "line 2: 'one' is not a number from 0 on"),
         ("archery,bbbbbbbbbbb,1", "line 2: 3 cells, but there are 5 columns"),
+        ("archery,,1,2,train", "line 2: there is no youtube_id"),
         ("archery,bbbbbbbbbbb,1,2,", "k.csv: its name does not say which split it is; give --split"),
     ],
 )
@@ -80,6 +81,16 @@ def test_moments_in_time(prepare: Prepare, touch: Touch, save: Save) -> None:
     assert f"error: {train}, line 1: the file of the classes does not have 'adult+singing'" in done.err
     done = prepare("moments_in_time", save("trainingSet.csv", "running/c_3.mp4,running,4\n"), media)
     assert "trainingSet.csv, line 1: 'running/c_3.mp4,running,4' is not 'file,label,agree,disagree'" in done.err
+
+
+def test_moments_in_the_folder_of_another_class(prepare: Prepare, touch: Touch, save: Save) -> None:
+    path = save("trainingSet.csv", "opening/f_1.mp4,opening,3,0\nclosing/f_1.mp4,closing,2,1\n")
+    done = prepare("moments_in_time", path, touch("closing/f_1.mp4"))
+    assert [clip.labels for clip in done.clips] == [("opening",), ("closing",)]
+    said = "Files found in another folder than the one named: 1 (first: 'opening/f_1.mp4' took closing/f_1.mp4)."
+    assert said in done.out
+    done = prepare("moments_in_time", save("trainingSet.csv", ",opening,3,0\n"), touch())
+    assert "trainingSet.csv, line 1: there is no file" in done.err
 
 
 @pytest.fixture
@@ -163,6 +174,8 @@ def test_hmdb51_text_files_and_csv_agree(prepare: Prepare, touch: Touch, save: S
     assert [clip.split for clip in done.clips] == ["train", "test"]
     assert "Clips that fold 2 does not use: 1" in done.out
     assert prepare("hmdb51", table, media, "--fold", "2").clips == done.clips
+    upper = save("HMDB51.CSV", table.read_text())
+    assert prepare("hmdb51", upper, media, "--fold", "2").clips == done.clips
 
     assert (
         "--fold 4: the annotations have x_fold1, x_fold2, x_fold3" in prepare("hmdb51", table, media, "--fold", 4).err
@@ -170,6 +183,11 @@ def test_hmdb51_text_files_and_csv_agree(prepare: Prepare, touch: Touch, save: S
     wrong = save("run_test_split1.txt", "C_run.avi 3\n")
     assert f"{wrong}, line 1: 'C_run.avi 3' is not" in prepare("hmdb51", wrong, media).err
     assert "is not called as the splits" in prepare("hmdb51", save("run.txt", "C_run.avi 1\n"), media).err
+    empty = save("empty/notes.txt", "").parent
+    said = f"error: folder {empty} holds no file called <class>_test_split<number>.txt\n"
+    assert prepare("hmdb51", empty, media).err == said
+    nameless = save("hmdb51.csv", "video_id,label,split1,split2,split3\n,run,1,1,1\n")
+    assert f"{nameless}, line 2: there is no video_id" in prepare("hmdb51", nameless, media).err
 
 
 def test_something_something(prepare: Prepare, touch: Touch, save: Save) -> None:
@@ -191,3 +209,39 @@ def test_something_something(prepare: Prepare, touch: Touch, save: Save) -> None
     assert f"{train}, clip 1: the file of the classes does not have 'Holding something" in done.err
     done = prepare("something_something_v2", save("train.json", '[{"label": "x"}]'), media)
     assert "train.json, clip 1: there is no 'id', only label" in done.err
+
+
+def test_something_something_without_labels(prepare: Prepare, touch: Touch, save: Save) -> None:
+    clips = [{"id": "7", "label": None, "template": None}, {"id": 8}, {"id": "9", "template": "Pushing [something]"}]
+    test, media = save("test.json", json.dumps(clips)), touch("7.webm", "8.webm", "9.webm")
+    done = prepare("something_something_v2", test, media)
+    assert [(clip.labels, clip.texts) for clip in done.clips] == [((), ()), ((), ()), (("Pushing something",), ())]
+    assert f"Rows without a label: 2 (first: {test}, clip 1)." in done.out
+
+    answers = save("test-answers.csv", '7;Pulling something, slowly\n8;"Holding [something]"\n10;Pushing something\n')
+    done = prepare("something_something_v2", test, media, "--answers", answers)
+    labels = [("Pulling something, slowly",), ("Holding something",), ("Pushing something",)]
+    assert [clip.labels for clip in done.clips] == labels
+    assert "Answers to clips that are not in the lists: 1 (first: 10)." in done.out
+    assert "without a label" not in done.out
+    done = prepare("something_something_v2", test, media, "--answers", save("test-answers.csv", "7;a\n7;b\n"))
+    assert "test-answers.csv, line 2: clip 7 has another label already" in done.err
+    done = prepare("something_something_v2", test, media, "--answers", save("test-answers.csv", "7,a\n"))
+    assert "test-answers.csv, line 1: '7,a' is not 'id;label'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        ({"id": None}, "clip 1, id: a text is wanted, not 'None'"),
+        ({"id": ""}, "clip 1: there is no id"),
+        ({"id": "7", "label": ["x"]}, "clip 1, label: a text is wanted"),
+        ({"id": "7", "template": 3}, "clip 1, template: a text is wanted, not '3'"),
+    ],
+)
+def test_something_something_of_another_type(
+    prepare: Prepare, touch: Touch, save: Save, clip: dict[str, object], said: str
+) -> None:
+    path = save("test.json", json.dumps([clip]))
+    done = prepare("something_something_v2", path, touch("7.webm"))
+    assert (done.status, done.err.startswith(f"error: {path}, {said}")) == (2, True)

@@ -71,16 +71,45 @@ def test_youcook2_csv(prepare: Prepare, touch: Touch, save: Save) -> None:
         ({"segment": [60]}, "xHr8X2Wpmno, segment 0: [60] is not [start, end]"),
         ({"sentence": None}, "xHr8X2Wpmno, segment 0: a text is wanted, not 'None'"),
         (None, "xHr8X2Wpmno, segment 0: there is no 'segment', only id"),
+        ({"subset": 3}, "xHr8X2Wpmno, subset: a text is wanted, not '3'"),
     ],
 )
 def test_youcook2_entries_that_are_wrong(
     prepare: Prepare, touch: Touch, save: Save, change: dict[str, object] | None, said: str
 ) -> None:
     segment = {"segment": [0, 9], "sentence": "boil"} | change if change else {"id": 0}
-    database = {"xHr8X2Wpmno": {"subset": "validation", "annotations": [segment]}}
+    database = {"xHr8X2Wpmno": {"subset": segment.pop("subset", "validation"), "annotations": [segment]}}
     path = save("y.json", json.dumps({"database": database}))
     done = prepare("youcook2", path, touch("xHr8X2Wpmno.mp4"))
     assert done.err == f"error: {path}, {said}\n"
+
+
+def test_youcook2_segments_that_come_again(prepare: Prepare, touch: Touch, save: Save) -> None:
+    path, media = save("trainval.json", json.dumps(YOUCOOK2)), touch("-ErPSunMfcs.mp4", "xHr8X2Wpmno.mp4")
+    text = "end,start,task,text,video_id\n9.5,0,101,boil,xHr8X2Wpmno\n9.5,0,101,stir,xHr8X2Wpmno\n"
+    table = save("youcook2_val.csv", text)
+    once = prepare("youcook2", path, media)
+    twice = prepare("youcook2", path, path, table, media)
+    assert [clip.id for clip in twice.clips] == [*(clip.id for clip in once.clips), "xHr8X2Wpmno@0-9.5#2"]
+    assert texts(twice.clips[-1]) == ["stir"]
+    first = f"{path}, -ErPSunMfcs, segment 0"
+    assert f"Segments left out as repeated: 4 (first: {first})." in twice.out
+    done = prepare("youcook2", path, save("test.csv", text), media)
+    assert "test.csv, line 2: the same segment is in split 'val' already, not 'test'" in done.err
+    done = prepare("youcook2", save("val.csv", "end,start,text,video_id\n9,0,boil,\n"), media)
+    assert "val.csv, line 2: there is no video_id" in done.err
+
+
+def test_youcook2_test_segments_have_no_sentence(prepare: Prepare, touch: Touch, save: Save) -> None:
+    segments = [{"segment": [0, 9], "id": 0}, {"segment": [9, 12], "id": 1}]
+    database = {"xHr8X2Wpmno": {"subset": "testing", "recipe_type": None, "annotations": segments}}
+    path = save("youcookii_annotations_test_segments_only.json", json.dumps({"database": database}))
+    done = prepare("youcook2", path, touch("xHr8X2Wpmno.mp4"))
+    assert [(clip.end_s, texts(clip), clip.split, clip.extra) for clip in done.clips] == [
+        (9.0, [], "test", {}),
+        (12.0, [], "test", {}),
+    ]
+    assert f"Segments without a sentence: 2 (first: {path}, xHr8X2Wpmno, segment 0)." in done.out
 
 
 MSRVTT = {
@@ -129,6 +158,41 @@ def test_msrvtt_1ka(prepare: Prepare, touch: Touch, save: Save) -> None:
     alone = prepare("msrvtt", listed, media)
     assert [(clip.id, clip.split) for clip in alone.clips] == [("video2", "test"), ("video8", "test")]
     assert "one list of 1k-A is wanted" in prepare("msrvtt", listed, media, "--split_1ka", listed).err
+
+
+def test_msrvtt_videos_that_are_listed_twice(prepare: Prepare, touch: Touch, save: Save) -> None:
+    media, info = touch("video0.mp4", "video2.mp4"), save("MSRVTT_data.json", json.dumps(MSRVTT))
+    listed = {"video_id": "video0", "split": "train"}
+    sentences = [{"video_id": "video0", "caption": caption} for caption in ("a man talks", "new", "new")]
+    more = save("more.json", json.dumps({"videos": [listed, listed], "sentences": sentences}))
+    done = prepare("msrvtt", info, more, media)
+    assert [texts(clip) for clip in done.clips] == [["a man talks", "someone speaks", "new", "new"], ["a dog"]]
+    said = f"Videos listed again, whose sentences are put together: 2 (first: {more}, video 0, video0)."
+    assert said in done.out
+    assert "Sentences left out that an earlier file has: 1 (first: video0 'a man talks')." in done.out
+
+    other = save("other.json", json.dumps({"videos": [listed | {"split": "test"}], "sentences": []}))
+    done = prepare("msrvtt", info, other, media)
+    assert done.err == f"error: {other}, video 0: video0 is in split 'train' already, not 'test'\n"
+
+
+@pytest.mark.parametrize(
+    ("video", "sentence", "said"),
+    [
+        ({"split": None}, {}, "video 0, split: a text is wanted, not 'None'"),
+        ({"video_id": ["x"]}, {}, "video 0, video_id: a text is wanted"),
+        ({"video_id": ""}, {}, "video 0: there is no video_id"),
+        ({}, {"video_id": ["x"]}, "sentence 0, video_id: a text is wanted"),
+    ],
+)
+def test_msrvtt_values_of_another_type(
+    prepare: Prepare, touch: Touch, save: Save, video: dict[str, object], sentence: dict[str, object], said: str
+) -> None:
+    videos = [{"video_id": "video0", "split": "train"} | video]
+    sentences = [{"video_id": "video0", "caption": "a man"} | sentence]
+    path = save("m.json", json.dumps({"videos": videos, "sentences": sentences}))
+    done = prepare("msrvtt", path, touch("video0.mp4"))
+    assert (done.status, done.err.startswith(f"error: {path}, {said}")) == (2, True)
 
 
 def test_msrvtt_files_that_are_wrong(prepare: Prepare, touch: Touch, save: Save) -> None:

@@ -59,7 +59,7 @@ def test_several_files_give_the_same_one_every_time_and_a_report(touch: Touch) -
 def test_only_the_named_folder_where_that_is_wanted(touch: Touch) -> None:
     files = Files(touch("run/1.mp4", "other/walk/1.mp4", "2.webm", "run/3.mp4"), anywhere=False)
     assert found(files, "run/1.mp4") == "run/1.mp4"
-    assert found(files, "walk/1.mp4") == "other/walk/1.mp4"
+    assert found(files, "walk/1.mp4") is None  # a folder of that name, but not at that place
     assert found(files, "jump/1.mp4") is None
     assert found(files, "2.mp4") == "2.webm"
     assert found(files, "3.mp4") is None
@@ -70,14 +70,35 @@ def test_links_are_followed_but_not_in_circles_or_to_nowhere(touch: Touch, tmp_p
     far = tmp_path / "far"
     far.mkdir()
     (far / "y.mp4").touch()
-    for name in ("link", "linked", "again"):  # the first by the alphabet counts
+    for name in ("val", "val_256"):
         os.symlink(far, folder / name)
     os.symlink(folder, folder / "real" / "circle")
+    os.symlink(folder, far / "back")
     os.symlink(folder / "gone.mp4", folder / "z.mp4")
     files = Files(folder)
-    assert files.paths == ["again/y.mp4", "real/x.mp4", "z.mp4"]
-    assert found(files, "y") == "again/y.mp4"
+    assert files.paths == ["real/x.mp4", "val/y.mp4", "val_256/y.mp4", "z.mp4"]
+    assert found(files, "val_256/y") == "val_256/y.mp4"  # a second name of a folder counts
+    assert found(files, "y") == "val/y.mp4"
     assert found(files, "z") is None
+    assert (files.several, files.elsewhere) == ({}, {})  # both names are of one file
+
+
+def test_a_file_in_another_folder_than_the_one_named_is_reported(touch: Touch) -> None:
+    files = Files(touch("val/closing/1.mp4", "val/opening/2.mp4", "3.mp4"))
+    assert found(files, "opening/1.mp4") == found(files, "closing/1.mp4") == "val/closing/1.mp4"
+    assert found(files, "opening/2.mp4") == "val/opening/2.mp4"
+    assert found(files, "opening/3.mp4") == "3.mp4"
+    assert found(files, "1") == "val/closing/1.mp4"
+    assert files.elsewhere == {"opening/1.mp4": "val/closing/1.mp4"}
+
+
+def test_files_whose_names_are_not_text_are_left_out(touch: Touch) -> None:
+    name = os.fsdecode(b"\xff.mp4")
+    files = Files(touch(name))
+    with pytest.raises(InputError, match=r"media holds no media file \(found .*dcff.mp4', whose name is not UTF-8\)"):
+        files.find("a")
+    files = Files(touch("a/ü.mp4"))
+    assert (files.paths, files.misnamed) == (["a/ü.mp4"], [name])
 
 
 def test_hidden_folders_keep_their_dot(touch: Touch) -> None:

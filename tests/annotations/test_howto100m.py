@@ -82,6 +82,22 @@ def test_videos_without_captions_stay(prepare: Prepare, touch: Touch, save: Save
     assert f"Lines left out of a video that comes a second time: 1 (first: {again}, line 5)." in done.out
 
 
+def test_captions_that_come_twice(prepare: Prepare, touch: Touch, save: Save, listed: Path) -> None:
+    one, two = (json.dumps({"start": [1], "end": [2], "text": [text]}) for text in ("one", "two"))
+    text = f'{{"-tCQ4tCQdWE": {one}, "gkjnR3-ZVts": {one}, "-tCQ4tCQdWE": {two}, "gkjnR3-ZVts": {two}}}'
+    done = prepare("howto100m", listed, touch("-tCQ4tCQdWE.mp4"), "--captions", save("caption.json", text))
+    assert [clip.texts for clip in done.clips] == [(TimedText("one", 1.0, 2.0),)]
+    assert "Captions left out of a video that comes a second time: 2 (first: -tCQ4tCQdWE)." in done.out
+    assert "not in the list" not in done.out
+
+    save("captions/-tCQ4tCQdWE.csv", "start,end,text\n1,2,one\n")
+    folder = save("captions/-tCQ4tCQdWE.json", two).parent
+    done = prepare("howto100m", listed, touch("-tCQ4tCQdWE.mp4"), "--captions", folder)
+    assert [clip.texts for clip in done.clips] == [(TimedText("one", 1.0, 2.0),)]
+    said = "Videos with several files of captions, of which the first is taken: 1 "
+    assert f"{said}(first: -tCQ4tCQdWE.csv, -tCQ4tCQdWE.json)." in done.out
+
+
 @pytest.mark.parametrize(
     ("captions", "said"),
     [
@@ -91,6 +107,8 @@ def test_videos_without_captions_stay(prepare: Prepare, touch: Touch, save: Save
         ('{"a": {}, "b": {"start": [1], "en', "caption.json: not JSON after the key 'a': "),
         ('{"a": {}, ', "caption.json: not JSON after the key 'a': it ends too early"),
         ('{"a": oh}', "caption.json: not JSON after the key None: "),
+        ('{"a": {}, 1: {}}', "caption.json: after the key 'a': '1' is no text that can be a key"),
+        ('{["a"]: {}}', "is no text that can be a key"),
         ("[1, 2]", "caption.json: not a JSON object but '[1, 2]'"),
         ("", "caption.json: not JSON after the key None: it ends too early"),
     ],

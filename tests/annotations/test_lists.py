@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,16 @@ def test_spans_in_frames(prepare: Prepare, touch: Touch, save: Save) -> None:
         ("a.mp4 300 12", ["--columns", "frames,label"], "--columns frames,label: the columns are start_frame"),
         ("a.mp4 0 0 1", [], "line 1: there cannot be 0 frames from frame 0 on"),
         ("a.mp4 1", ["--split", ""], "list.csv: its name does not say which split it is; give --split"),
-        ("a.mp4 dog", ["--split", "train"], "no row that can be used. Lines left out whose path is no video"),
+        ("frames/a dog", ["--split", "train"], "no row that can be used. Lines left out whose path is no video"),
+        ("a.mp4 dog", [], "line 1: 'dog' after the path is not up to three whole numbers"),
+        ("a.mp4 3.0", [], "line 1: '3.0' after the path is not up to three whole numbers"),
+        ("a.mp4 1 2 3 4", [], "line 1: '1 2 3 4' after the path is not up to three whole numbers"),
+        ("'a b.mp4',x 1", [], "line 1: 'x 1' after the path is not up to three whole numbers"),
+        ("a.mp4 -5", [], "line 1: label -5 is neither a class, from 0 on, nor -1 for none"),
+        ("a.mp4 0 30 1", ["--fps", "0"], "--fps 0: a number above 0 is wanted"),
+        ("a.mp4 0 30 1", ["--fps", "-25"], "--fps -25: a number above 0 is wanted"),
+        ("a.mp4 0 30 1", ["--fps", "nan"], "--fps nan: a number above 0 is wanted"),
+        ("a.mp4 0 30 1", ["--columns", "start_frame,start_frame,label"], "start_frame,start_frame,label: the columns"),
     ],
 )
 def test_lines_that_are_wrong(
@@ -114,6 +124,17 @@ def test_imagenet(prepare: Prepare, touch: Touch, save: Save) -> None:
 
     done = prepare("imagenet", media, "--classes", save("LOC_synset_mapping.txt", "n02012849 crane\n"))
     assert "n03126707_7.JPEG: the file of the classes does not have 'n03126707'" in done.err
+
+
+def test_imagenet_of_folders_with_two_names(prepare: Prepare, touch: Touch) -> None:
+    media = touch("train/n02012849/1.JPEG", os.fsdecode(b"train/n02012849/\xff.jpg"))
+    os.symlink(media / "train", media / "val")
+    done = prepare("imagenet", media)
+    assert [(clip.id, clip.split) for clip in done.clips] == [
+        ("train/n02012849/1.JPEG", "train"),
+        ("val/n02012849/1.JPEG", "val"),
+    ]
+    assert r"Files left out whose names are not UTF-8: 2 (first: 'train/n02012849/\udcff.jpg')." in done.out
 
 
 def test_imagenet_from_the_wrong_folder(prepare: Prepare, touch: Touch) -> None:

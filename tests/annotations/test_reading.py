@@ -12,6 +12,7 @@ from vatt.datasets.annotations.reading import (
     read_json,
     read_lines,
     read_table,
+    to_name,
     to_number,
     to_span,
     to_split,
@@ -69,6 +70,14 @@ def test_json_that_is_none(save: Save) -> None:
         pick({"a": 1}, "here", "a", "c")
     with pytest.raises(InputError, match="here: an object is wanted, not"):
         pick([1], "here", "a")
+
+
+def test_names() -> None:
+    assert to_name(" a b ", "here", "id") == "a b"
+    with pytest.raises(InputError, match="here: there is no id"):
+        to_name(" ", "here", "id")
+    with pytest.raises(InputError, match="here, id: a text is wanted, not 'None'"):
+        to_name(None, "here", "id")
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "nan", "inf", None, "1,5"])

@@ -59,6 +59,10 @@ def test_audioset_whole_videos(prepare: Prepare, touch: Touch, segments: Path, c
         "balanced/--PJHxphWEs_000030.mp4",
         "--PJHxphWEs_000030_000040.mp4",
         "--PJHxphWEs_30_40.mp4",
+        "--PJHxphWEs_30.0_40.0.mp4",
+        "--PJHxphWEs_30-40.mp4",
+        "Y--PJHxphWEs_30.0-40.0.wav",
+        "--PJHxphWEs_30.000-40.000.wav",
     ],
 )
 def test_audioset_cuts(prepare: Prepare, touch: Touch, segments: Path, classes: list[object], name: str) -> None:
@@ -86,6 +90,7 @@ def test_audioset_several_files_and_splits(prepare: Prepare, touch: Touch, save:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        (', 1.0, 11.0, "/m/09x0r"', "there is no YTID"),
         ("zzzzzzzzzzz, 1.0, 11.0", "is not 'id, start, end, \"labels\"'"),
         ('zzzzzzzzzzz, 1.0, 11.0, "/m/unknown"', "the file of the classes does not have '/m/unknown'"),
         ('zzzzzzzzzzz, 11.0, 1.0, "/m/09x0r"', "the end 1 s is not after the beginning 11 s"),
@@ -99,6 +104,18 @@ def test_audioset_lines_that_are_wrong(
     assert done.status == 2
     assert done.err.startswith(f"error: {path}, line 2: ")
     assert said in done.err
+
+
+def test_audioset_a_cut_that_two_segments_share(
+    prepare: Prepare, touch: Touch, save: Save, classes: list[object]
+) -> None:
+    path = save("eval_segments.csv", 'zzzzzzzzzzz, 1, 11, "/m/09x0r"\nzzzzzzzzzzz, 30, 40, "/m/05zppz"\n')
+    media = touch("zzzzzzzzzzz.mp4")
+    said = "Rows whose file, taken whole as a cut, is that of an earlier row too: 1 (first: zzzzzzzzzzz@30-40)."
+    assert said in prepare("audioset", path, media, *classes, "--cuts").out
+    assert "taken whole" not in prepare("audioset", path, media, *classes).out
+    touch("zzzzzzzzzzz_30.mp4")
+    assert "taken whole" not in prepare("audioset", path, media, *classes, "--cuts").out
 
 
 ESC50 = (
@@ -121,6 +138,19 @@ def test_esc50(prepare: Prepare, touch: Touch, save: Save) -> None:
     assert [(clip.id, clip.split) for clip in done.clips] == [("1-100032-A-0", "test"), ("5-9032-A-0", "train")]
     assert "2 rows (test 1, train 1), 1 labels" in done.out
     assert "--fold 2: " in prepare("esc50", path, media, "--fold", "2").err
+
+
+def test_esc50_as_other_programs_write_it(prepare: Prepare, touch: Touch, save: Save) -> None:
+    media = touch("1-100032-A-0.wav", "1-100038-A-14.wav", "5-9032-A-0.ogg")
+    path = save("esc50.csv", ESC50.replace("True", "TRUE", 1).replace("True", "true").replace("False", "FALSE"))
+    assert [clip.id for clip in prepare("esc50", path, media, "--esc10").clips] == ["1-100032-A-0", "5-9032-A-0"]
+    path = save("esc50.csv", ESC50.replace("False", "no"))
+    said = f"error: {path}, line 3: esc10 is True or False, not 'no'\n"
+    assert prepare("esc50", path, media, "--esc10").err == said
+    path = save("esc50.csv", ESC50.replace(",5,", ",²,"))
+    assert prepare("esc50", path, media).err == f"error: {path}, line 4: '²' is not the number of a fold\n"
+    path = save("esc50.csv", ESC50.replace("1-100032-A-0.wav", ""))
+    assert f"{path}, line 2: there is no filename" in prepare("esc50", path, media).err
 
 
 def test_a_copy_of_esc10(prepare: Prepare, touch: Touch, save: Save) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_samples_that_are_not_as_they_should_be(prepare: Prepare, tmp_path: Path
     done = prepare("webdataset", folder)
     assert [clip.id for clip in done.clips] == ["a/x"]
     assert "Tars that were cut off, read as far as they are whole: 1" in done.out
+
+
+def test_tars_of_one_name_in_several_folders(prepare: Prepare, tars: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    for split in ("train", "val"):
+        shutil.copytree(tars, both / split)
+    ids = [f"{split}/{clip.id}" for split in ("train", "val") for clip in prepare("webdataset", tars).clips]
+    assert [clip.id for clip in prepare("webdataset", both / "train", both / "val").clips] == ids
+    assert [clip.id for clip in prepare("webdataset", both).clips] == ids
+    done = prepare("webdataset", both, both / "val" / "00001.tar")
+    assert [clip.id for clip in done.clips] == ids
+    assert "Rows left out as repeated: 2 " in done.out
 
 
 def _folder(name: str) -> tarfile.TarInfo:

@@ -79,6 +79,14 @@ def test_names_that_fit_several_files_are_counted(prepare: Prepare, touch: Touch
     assert "Names that fit several files: 1 ('archery/-aaaaaaaaaa_000001_000011' took a/" in done.out
 
 
+def test_what_cannot_be_written_is_an_error(prepare: Prepare, touch: Touch, save: Save, output: Path) -> None:
+    done = prepare("something_something_v2", save("test.json", r'[{"id": "7", "label": "x\ud83d"}]'), touch("7.mp4"))
+    assert done.status == 2
+    assert "error: row '7': " in done.err
+    assert "cannot be written as UTF-8" in done.err
+    assert list(output.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

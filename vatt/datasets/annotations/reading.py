@@ -84,7 +84,7 @@ def read_json(path: Path) -> Any:
 
 
 def of_kind(value: Any, kind: type[T], place: str) -> T:
-    """The value of a JSON file itself; raises `InputError` unless it is a text, a list or an object as wanted."""
+    """A value of a JSON file itself; raises `InputError` unless it is a text, a list or an object as wanted."""
     if not isinstance(value, kind):
         raise InputError(f"{place}: {KINDS[kind]} is wanted, not {str(value)[:40]!r}")
     return value
@@ -96,6 +96,14 @@ def pick(record: Any, place: str, *keys: str) -> list[Any]:
         if key not in of_kind(record, dict, place):
             raise InputError(f"{place}: there is no {key!r}, only {', '.join(map(str, record))[:80] or 'nothing'}")
     return [record[key] for key in keys]
+
+
+def to_name(value: Any, place: str, key: str) -> str:
+    """A text that says something, such as the id of a video; raises `InputError` for an empty one or another type."""
+    name = of_kind(value, str, f"{place}, {key}").strip()
+    if not name:
+        raise InputError(f"{place}: there is no {key}")
+    return name
 
 
 def to_number(value: Any, place: str) -> float:

@@ -85,13 +85,14 @@ def write(rows: Iterable[Wanted], media: Files, output: Path, notes: Notes) -> N
     finally:
         unfinished.unlink(missing_ok=True)
     missing = output.with_suffix(".missing.csv")
-    with missing.open("w", newline="", encoding="utf-8") as file:
+    with missing.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([("id", "looked_for"), *tally.missing])
     print(" ".join([*_summary(output, missing, media, tally), *notes.sentences()]))
 
 
 def _find_all(rows: Iterable[Wanted], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:
     seen: dict[str, int] = {}
+    taken: set[int] = set()
     for row in rows:
         clip = row.clip
         content = hash((clip.start_s, clip.end_s, clip.texts, clip.labels, clip.split))
@@ -109,6 +110,9 @@ def _find_all(rows: Iterable[Wanted], media: Files, tally: _Tally, notes: Notes)
             clip = replace(clip, path=str(path))
             if cut:
                 clip = replace(clip, start_s=0.0, end_s=None)
+                if hash(clip.path) in taken:
+                    notes.add("Rows whose file, taken whole as a cut, is that of an earlier row too", clip.id)
+                taken.add(hash(clip.path))
             tally.spans += bool(row.cuts and not cut)
         tally.rows += 1
         tally.texts += len(clip.texts)
@@ -138,6 +142,13 @@ def _summary(output: Path, missing: Path, media: Files, tally: _Tally) -> list[s
     if media.several:
         name, found = next(iter(media.several.items()))
         said.append(f"Names that fit several files: {len(media.several)} ({name!r} took {found[0]}, not {found[1]}).")
+    if media.elsewhere:
+        name, path = next(iter(media.elsewhere.items()))
+        said.append(
+            f"Files found in another folder than the one named: {len(media.elsewhere)} (first: {name!r} took {path})."
+        )
+    if media.misnamed:
+        said.append(f"Files left out whose names are not UTF-8: {len(media.misnamed)} (first: {media.misnamed[0]!r}).")
     return said
 
 

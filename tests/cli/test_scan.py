@@ -53,6 +53,18 @@ def test_what_is_not_named_is_counted(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "report_clean.jsonl").exists()
 
 
+def test_links_and_an_earlier_manifest_are_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "broken.mp4").symlink_to("nowhere.mp4")
+    clean = tmp_path / "report_clean.jsonl"
+    clean.write_text("{}")
+    argv = ["scan", str(tmp_path / "media"), "--output", str(tmp_path / "report.csv"), "--num_workers", "1"]
+    assert main(argv) == 1
+    printed = capsys.readouterr().out
+    assert "missing: " in printed
+    assert f"not this scan's, and left as it was: {clean}" in printed
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

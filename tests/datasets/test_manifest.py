@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vatt.datasets.manifest import ManifestError, hold_out, other_files, read_manifest, write_manifest
+from vatt.datasets.manifest import (
+    MEDIA_SUFFIXES,
+    ManifestError,
+    hold_out,
+    other_files,
+    read_manifest,
+    write_manifest,
+)
 from vatt.structures import Clip, TimedText
 
 ROWS = [
@@ -92,6 +100,43 @@ def test_a_folder_is_a_manifest(folder: Path) -> None:
     clips = read_manifest(folder)
     assert [clip.id for clip in clips] == ["a b.mp4", "c.mp4", "c.wav", "deep/d.MOV"]
     assert other_files(folder) == {".txt": 1}
+
+
+def test_links_are_followed_and_none_is_lost(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "d.mp4").write_bytes(b"0")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "broken.mp4").symlink_to("nowhere.mp4")
+    (folder / "round.mp4").symlink_to("round.mp4")
+    ids = [clip.id for clip in read_manifest(folder)]
+    assert ids == ["a b.mp4", "broken.mp4", "c.mp4", "c.wav", "linked/d.mp4", "round.mp4"]
+    (elsewhere / "e.txt").touch()
+    assert other_files(folder) == {".txt": 2}
+
+
+def test_pictures_are_media_where_nothing_else_is(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.PNG", "notes.txt", "README"):
+        (tmp_path / name).touch()
+    assert [clip.id for clip in read_manifest(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert other_files(tmp_path) == {".txt": 1, "README": 1}
+    assert other_files(tmp_path, MEDIA_SUFFIXES) == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
+    (tmp_path / "c.mp4").touch()
+    assert other_files(tmp_path) == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ManifestError, match=r"locked cannot be listed: Permission denied"):
+        read_manifest(folder)
 
 
 def test_one_file_is_a_manifest(folder: Path) -> None:

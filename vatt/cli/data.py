@@ -28,20 +28,21 @@ def scan(
 
     All packets of a file are read and a few clips of it are decoded, in worker processes: a file that hangs or crashes
     a decoder is one row of the report. Files with the same packets of picture and sound are duplicates, also in
-    different containers.
+    different containers. A scan that is interrupted leaves what it found beside the report: resume goes on from there.
 
     Exit status: 0 if every file is fine, 1 if some are not or a row lies outside its file, 2 for wrong input.
 
     Args:
         path: a folder of media, one media file, or a manifest.
-        output: CSV or Parquet file that gets one row a file.
+        output: CSV or Parquet file that gets one row a file, once all are looked at.
         manifest: JSONL file that gets the rows that can be used, each content once; beside the
             report, with _clean.jsonl in place of .csv, unless given.
         num_workers: processes; one per CPU unless given.
         time_limit_s: seconds for one file.
         num_clips: stretches of 3.2 s that are decoded of a file; a shorter file is decoded whole.
         keep_damaged: take damaged and truncated files into the manifest.
-        resume: keep the rows of an existing report for files that have not changed.
+        resume: keep the rows of an existing report, and of a scan that was interrupted, for files that
+            have not changed, if num_clips is the same.
     """
     from vatt.datasets.manifest import other_files
     from vatt.datasets.scan.scanning import scan as run
@@ -66,6 +67,8 @@ def scan(
     rows = len(cleaned.clips) + cleaned.left_out.total()
     left_out = f"; left out: {counts(cleaned.left_out)}" if cleaned.left_out else ""
     print(f"manifest: {cleaned.path or 'none'} ({len(cleaned.clips)} of {rows} rows{left_out})")
+    if cleaned.stale:
+        print(f"not this scan's, and left as it was: {cleaned.stale}")
     return 0 if summary.files == summary.statuses["ok"] and not cleaned.outside else 1
 
 

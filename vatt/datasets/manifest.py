@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import compress
@@ -40,8 +42,8 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     """Read a manifest file, or take a folder of media files as one.
 
     Args:
-        source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively, sorted by path), or
-            a single media file.
+        source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively and through links,
+            sorted by path), or a single media file.
         split: keep only the rows of this split.
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
@@ -110,26 +112,61 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[ClipTable, ClipTab
     return table.take(compress(rows, map(not_, sides))), table.take(compress(rows, sides))
 
 
-def other_files(folder: str | Path) -> dict[str, int]:
-    """Files of a folder that are not taken for media, counted by suffix."""
-    counts: dict[str, int] = {}
-    for path in Path(folder).rglob("*"):
-        if path.is_file() and path.suffix.lower() not in MEDIA_SUFFIXES:
-            counts[path.suffix.lower() or path.name] = counts.get(path.suffix.lower() or path.name, 0) + 1
-    return counts
+def every_file(folder: str | Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, also links that lead nowhere.
+
+    Links to folders are followed, but for those back up to a folder that holds them.
+
+    Raises:
+        ManifestError: a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise ManifestError(f"folder {error.filename} cannot be listed: {error.strerror}") from error
+
+    above: dict[str, tuple[str, ...]] = {}  # where the folders that hold a folder really are
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real, holders = os.path.realpath(top), above.pop(top, ())
+        if real in holders:
+            folders.clear()
+            continue
+        above |= {os.path.join(top, name): (*holders, real) for name in folders}
+        yield from (Path(top, name) for name in names)
+
+
+def other_files(folder: str | Path, taken: frozenset[str] | None = None) -> dict[str, int]:
+    """Files of a folder that are not taken for media, counted by suffix.
+
+    Args:
+        folder: searched as by `read_manifest`.
+        taken: suffixes of those that are; what `read_manifest` takes unless given.
+    """
+    counts = Counter((path.suffix.lower(), path.suffix.lower() or path.name) for path in every_file(folder))
+    if taken is None:
+        taken = MEDIA_SUFFIXES if any(suffix in MEDIA_SUFFIXES for suffix, _ in counts) else PICTURE_SUFFIXES
+    return {name: number for (suffix, name), number in counts.items() if suffix not in taken}
 
 
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
-    """Write clips as JSONL, with paths relative to the manifest where they lie below its folder."""
+    """Write clips as JSONL, with paths relative to the manifest where they lie below its folder.
+
+    Raises:
+        ManifestError: a row holds what UTF-8 cannot, such as half of a pair of surrogates.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for clip in clips:
-            file.write(json.dumps(to_row(clip, path.parent), ensure_ascii=False) + "\n")
+            line = json.dumps(to_row(clip, path.parent), ensure_ascii=False) + "\n"
+            try:
+                file.write(line)
+            except UnicodeEncodeError as error:
+                around = line[max(error.start - 20, 0) : error.end + 20]
+                raise ManifestError(f"row {clip.id!r}: {around!r} cannot be written as UTF-8") from None
 
 
 def _from_folder(folder: Path) -> list[Clip]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = sorted(every_file(folder))
     paths = [p for p in files if p.suffix.lower() in MEDIA_SUFFIXES]
     paths = paths or [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     if not paths:

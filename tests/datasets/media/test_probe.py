@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import beeps, numbered_frames
+from tests.datasets.media.zoo import cut_without_encoding, write
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
@@ -175,6 +176,40 @@ def test_the_same_packets_have_the_same_hash(tmp_path: Path, video_file: Path) -
                 new.mux(packet)
     assert read_packets(str(mute)).content_hash() not in same
     assert read_packets(str(spoil(video_file, tmp_path / "other.mp4", [3], size=1))).content_hash() not in same
+
+
+def test_what_is_shown_of_the_same_packets_counts(tmp_path: Path) -> None:
+    write(tmp_path / "whole.mp4", sound=None, options={"crf": "16", "g": "1000", "x264-params": "scenecut=0"})
+    for start_s in (1.0, 4.0):
+        cut_without_encoding(tmp_path / "whole.mp4", tmp_path / f"from_{start_s}.mp4", start_s)
+    found = {path.name: read_packets(str(path)) for path in tmp_path.iterdir()}
+    assert {packets.video.packets for packets in found.values()} == {150}
+    assert len({packets.content_hash() for packets in found.values()}) == 3
+    copy = read_packets(str(remux(tmp_path / "from_4.0.mp4", tmp_path / "copy.mov")))
+    assert copy.content_hash() == found["from_4.0.mp4"].content_hash()
+
+
+def test_the_same_bytes_in_other_channels_are_another_sound(tmp_path: Path) -> None:
+    import wave
+
+    for channels in (1, 2):
+        with wave.open(str(tmp_path / f"{channels}.wav"), "wb") as file:
+            file.setparams((channels, 2, 8000, 0, "NONE", ""))
+            file.writeframes(np.random.default_rng(0).bytes(64_000))
+    found = [read_packets(str(tmp_path / f"{channels}.wav")).content_hash() for channels in (1, 2)]
+    assert found[0] != found[1]
+
+
+def test_tags_that_are_not_utf8_are_no_damage(tmp_path: Path) -> None:
+    write(tmp_path / "whole.avi", "mjpeg", sound="pcm_s16le", pix_fmt="yuvj420p", options={"q": "2"})
+    data = bytearray((tmp_path / "whole.avi").read_bytes())
+    data[data.index(b"ISFT") + 8] = 0xE9
+    (tmp_path / "old.avi").write_bytes(data)
+    path = str(tmp_path / "old.avi")
+    video = read_packets(path).video
+    assert (decode_pictures(path, video, EVERYTHING).shown, video.packets) == (150, 150)
+    with open_media(path) as media:
+        assert media.waveform(0.0, 1.0, 16_000).coverage() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import numbered_frames
+from tests.datasets.media.test_damage import write_sound
 from tests.datasets.media.test_probe import every, spoil, write_video
 from vatt.datasets.media.encoding import write_media
 from vatt.datasets.scan.file import FileFacts, clip_spans, scan_file
@@ -133,6 +134,17 @@ def test_a_long_file_is_decoded_in_clips(tmp_path: Path) -> None:
     assert inside.status == "damaged"
     assert "the first at 9." in inside.reason or "the first at 10." in inside.reason
     assert scan_file(str(tmp_path / "between.mp4"), num_clips=7, time_limit_s=60.0).status == "damaged"
+
+
+def test_a_length_that_ffmpeg_guesses_is_measured(tmp_path: Path) -> None:
+    """AAC without a container: its bits say nothing about its length."""
+    noise = 0.5 * np.random.default_rng(0).standard_normal(8 * 16_000).clip(-1, 1).astype(np.float32)
+    silence = np.zeros(8 * 16_000, np.float32)
+    for name, samples in (("late", [silence, noise]), ("early", [noise, silence])):
+        write_sound(tmp_path / f"{name}.aac", "aac", np.concatenate(samples), bit_rate=64_000)
+        facts = look(tmp_path / f"{name}.aac")
+        assert (facts.status, facts.silent) == ("ok", False)
+        assert facts.duration_s == pytest.approx(16.0, abs=0.15)
 
 
 @pytest.mark.needs_shared

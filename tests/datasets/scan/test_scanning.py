@@ -8,12 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import av
 import pytest
 
 from tests.datasets.media.test_probe import every, remux, spoil, write_video
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.scan.file import FileFacts, scan_file
-from vatt.datasets.scan.report import ReportWriter, ScanSummary, read_report
+from vatt.datasets.scan.report import ScanSummary, read_report
 from vatt.datasets.scan.scanning import Cleaned, scan
 from vatt.errors import InputError
 
@@ -160,43 +161,6 @@ def test_rows_of_a_manifest(folder: Path, tmp_path: Path) -> None:
     assert said.startswith("beyond: begins at 3.5 s")
 
 
-def test_a_resumed_scan_looks_only_at_what_changed(
-    tmp_path: Path, video_file: Path, silent_file: Path, sound_file: Path
-) -> None:
-    for number, source in enumerate((video_file, silent_file, sound_file)):
-        shutil.copy(source, tmp_path / f"{number}{source.suffix}")
-    report = tmp_path / "report.csv"
-    with ReportWriter(report) as writer:
-        for name in ("0.mp4", "1.mp4", "2.m4a"):
-            facts = scan_file(str(tmp_path / name), 1, 60.0)
-            facts.status = "timeout" if name == "2.m4a" else facts.status
-            writer.add(facts)
-    before = list(read_report(report))
-    with report.open("a") as file:
-        file.write(f"{tmp_path}/3.mp4,ok,,17")  # the scan was killed while it wrote
-    os.utime(tmp_path / "1.mp4", ns=(1, 1))
-    scan(tmp_path, report, num_workers=1, resume=True, probe=marking_probe)
-    after = list(read_report(report))
-    assert after[0] == before[0]
-    assert [row.container for row in after[1:]] == ["looked at again"] * 2
-
-    report.write_text("path,label\na.mp4,dog\n")
-    with pytest.raises(InputError, match="not a report"):
-        scan(tmp_path, report, resume=True)
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_rows_come_back_from_a_report(tmp_path: Path, suffix: str) -> None:
-    rows = [
-        FileFacts('a, "b".mp4', fps=29.97, constant_fps=False, silent=True, width=64, modified_ns=2**60 + 1),
-        FileFacts("ö.mp4", status="damaged", reason="x; y"),
-    ]
-    with ReportWriter(tmp_path / f"report{suffix}") as writer:
-        for row in rows:
-            writer.add(row)
-    assert list(read_report(tmp_path / f"report{suffix}")) == rows
-
-
 def test_a_name_that_is_not_utf8_is_a_row(tmp_path: Path, silent_file: Path) -> None:
     try:
         shutil.copy(silent_file, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
@@ -207,6 +171,72 @@ def test_a_name_that_is_not_utf8_is_a_row(tmp_path: Path, silent_file: Path) -> 
     assert summary.statuses == {"ok": 1, "unreadable": 1}
     assert "caf\\xe9.mp4" in summary.unusable[0].path
     assert [clip.id for clip in read_manifest(cleaned.path)] == ["good.mp4"]
+
+
+def test_half_a_character_in_a_path_is_a_row(tmp_path: Path, silent_file: Path) -> None:
+    shutil.copy(silent_file, tmp_path / "good.mp4")
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text('{"path": "b\\ud800.mp4"}\n{"path": "good.mp4"}\n')
+    summary, cleaned = scan(manifest, tmp_path / "report.csv", num_workers=1, probe=marking_probe)
+    assert summary.statuses == {"ok": 1, "unreadable": 1}
+    assert "b\\ud800.mp4" in summary.unusable[0].path
+    assert [clip.id for clip in read_manifest(cleaned.path)] == ["good.mp4"]
+
+
+def test_a_manifest_behind_a_url(tmp_path: Path, silent_file: Path) -> None:
+    shutil.copy(silent_file, tmp_path / "a.mp4")
+    (tmp_path / "clips.csv").write_text("path\na.mp4\n")
+    summary, _ = scan(f"file://{tmp_path}/clips.csv", tmp_path / "report.csv", num_workers=1)
+    assert summary.statuses == {"ok": 1}
+    with pytest.raises(InputError, match="local"):
+        scan(tmp_path, "memory://bucket/report.csv")
+
+
+def test_two_spellings_are_one_file(folder: Path, tmp_path: Path) -> None:
+    spelled = str(folder / "more" / ".." / "a.mp4")
+    rows = [
+        {"path": str(folder / "a.mp4"), "id": "first", "end_s": 1.5},
+        {"path": spelled, "id": "second", "start_s": 1.5},
+        {"path": str(folder / "copy.mp4"), "id": "copy"},
+    ]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary, cleaned = scan(manifest, tmp_path / "report.csv", num_workers=1)
+    assert summary.duplicates == 1
+    assert [clip.id for clip in cleaned.clips] == ["first", "second"]
+    assert cleaned.left_out == {"duplicate": 1}
+
+
+def test_the_same_packets_at_another_speed_are_no_duplicate(tmp_path: Path) -> None:
+    fast = write_video(tmp_path / "fast.mp4", every(40))
+    with av.open(str(fast)) as old, av.open(str(tmp_path / "slow.mp4"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux():
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.duration = 10 * packet.pts, 10 * packet.dts, 10 * packet.duration
+                packet.stream = stream
+                new.mux(packet)
+    remux(fast, tmp_path / "the_same.mkv")
+    summary, cleaned = scan(tmp_path, tmp_path / "report.csv", num_workers=1)
+    assert [clip.id for clip in cleaned.clips] == ["fast.mp4", "slow.mp4"]
+    assert summary.duplicates == 1
+
+
+def test_what_cannot_be_written_is_found_first(tmp_path: Path, silent_file: Path) -> None:
+    (tmp_path / "a file").touch()
+    for options in ({"manifest": tmp_path / "a file" / "clean.jsonl"}, {"output": tmp_path / "a file" / "report.csv"}):
+        with pytest.raises(InputError, match="cannot be written"):
+            scan(silent_file, **({"output": tmp_path / "report.csv"} | options), probe=marking_probe)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_a_manifest_of_another_scan_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "page.mp4").write_text("<html></html>")
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"path": "a.mp4"}\n')
+    _, cleaned = scan(tmp_path / "page.mp4", tmp_path / "report.csv", mine, num_workers=1)
+    assert (cleaned.path, cleaned.stale) == (None, mine)
+    assert mine.read_text() == '{"path": "a.mp4"}\n'
 
 
 def test_only_the_first_unusable_files_are_held(tmp_path: Path) -> None:

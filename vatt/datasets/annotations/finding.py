@@ -62,7 +62,8 @@ class Files:
             for path in ((below / name).as_posix() for name in names if _suffix(name) in self.suffixes):
                 (paths if _is_text(path) else self.misnamed).append(path)
         if not paths:
-            there = [f"{n} {suffix}" for suffix, n in sorted(other_files(self.folder).items())]
+            others = other_files(self.folder, frozenset(self.suffixes))
+            there = [f"{n} {suffix}" for suffix, n in sorted(others.items())]
             there += [f"{path!r}, whose name is not UTF-8" for path in self.misnamed[:1]]
             found = ", ".join(there) or "nothing"
             raise InputError(f"folder {self.folder} holds no {self.kind} file (found {found})")

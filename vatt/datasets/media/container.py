@@ -24,6 +24,19 @@ LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
 
+def open_input(path: str, **options: Any) -> Any:
+    """A PyAV container to read from; tags that are not UTF-8, as in old AVI and WAV files, are no reason to refuse it.
+
+    Args:
+        path: see `vatt.datasets.media.source`.
+        options: of `av.open`.
+
+    Raises:
+        av.FFmpegError, OSError, ValueError: it cannot be opened.
+    """
+    return av.open(av_input(path), metadata_errors="replace", **options)
+
+
 class Container:
     """What `vatt.datasets.media.decoding.Media` reads its frames and samples from.
 
@@ -53,7 +66,7 @@ class Container:
         try:
             if state(self.path)[0] == 0:
                 raise MediaError(self.path, "the file is empty (0 bytes)")
-            self._container = av.open(av_input(self.path), timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
+            self._container = open_input(self.path, timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
         except (av.FFmpegError, ValueError) as error:

@@ -1,17 +1,31 @@
-"""Damage in the pictures of a video, also where FFmpeg conceals it and reports no error."""
+"""Damage that FFmpeg conceals and reports no error for: in the pictures of a video, in JPEG and in MP3."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 
-from vatt.datasets.media.probe import Track
-from vatt.datasets.media.source import av_input
+from vatt.datasets.media.container import open_input
+from vatt.datasets.media.source import read_bytes
+
+if TYPE_CHECKING:
+    from vatt.datasets.media.probe import Track
 
 LOST_SHARE = 0.1  # so many pictures may be missing without damage: VP8 has packets that show nothing
+
+HEAD = 4096  # bytes before the first packet of an MP3 file in which its frames may be counted
+SCAN, END = 0xDA, b"\xff\xd9"  # markers of JPEG
+# The first frame of an MP3 file may hold no sound, but counts the frames: Xing's tag behind the header and the side
+# information, whose length depends on version and channels, or Fraunhofer's.
+_COUNTED = re.compile(
+    rb"\xff([\xe2-\xff])..(?:(?:..)?(?:.{9}|.{17}|.{32})(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"
+    rb"|.{32}VBRI.{10}(.{4}))",
+    re.DOTALL,
+)
 
 
 @dataclass
@@ -47,7 +61,7 @@ def decode_pictures(path: str, video: Track, spans: Sequence[tuple[float, float]
     found = Pictures()
     mended = failed = lost = 0
     fields = False  # two packets may make one picture
-    with av.open(av_input(path)) as container:
+    with open_input(path) as container:
         stream = container.streams[video.index]
         stream.codec_context.thread_count = 1
         for number, span in enumerate(spans):
@@ -76,6 +90,32 @@ def decode_pictures(path: str, video: Track, spans: Sequence[tuple[float, float]
     missing = max(failed, lost)
     found.tried, found.bad = found.shown + missing, mended + missing
     return found
+
+
+def jpeg_is_whole(data: bytes) -> bool:
+    """Whether a JPEG picture has its end marker, which may be followed by anything."""
+    at = 2
+    while len(data) > at + 4 and data[at] == 0xFF and data[at + 1] != SCAN:  # a thumbnail in here has an end of its own
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(END, at) > 0
+
+
+def counted_samples(path: str, first_at: int) -> int:
+    """Samples that an MP3 file should have; 0 if it does not say.
+
+    Args:
+        path: see `vatt.datasets.media.source`.
+        first_at: byte at which its first packet begins.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    begin = max(0, first_at - HEAD)
+    found = _COUNTED.search(read_bytes(path, begin, first_at - begin))
+    if found is None:
+        return 0
+    is_version_1 = found[1][0] >> 3 & 3 == 3
+    return int.from_bytes(found[2] or found[3], "big") * (1152 if is_version_1 else 576)
 
 
 def _decode(

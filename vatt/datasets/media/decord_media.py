@@ -10,11 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
-from vatt.datasets.media.container import EARLY_S, first_line
+from vatt.datasets.media.container import EARLY_S, first_line, open_input
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint
@@ -67,7 +66,7 @@ class DecordMedia(Media):
 @lru_cache(maxsize=100_000)
 def _has_open_groups(path: str, size: int, changed_ns: int) -> bool:
     """Whether pictures refer to others before their key frame."""
-    with av.open(path) as container:
+    with open_input(path) as container:
         stream, key = container.streams.video[0], None
         for packet in container.demux(stream):
             if packet.pts is None:

@@ -4,9 +4,11 @@ The header of a file says what its writer meant to write, the packets say what i
 is decoded.
 
 **Duplicates by content.** The content hash is taken over the packets of picture and sound, in order, with the names
-of the codecs, the size of the picture and the rate of the sound. It is equal for copies, and for the same streams in
-another container (MP4 and Matroska), under other tags or with another rotation. It differs as soon as anything was
-encoded anew, and for MPEG-TS, which writes the packets of H.264 differently.
+of the codecs, the size of the picture, the number of pictures that are shown (an edit list hides others), and the rate
+and the channels of the sound. It is equal for copies, and for the same streams in another container (MP4 and Matroska),
+under other tags or with another rotation. It differs as soon as anything was encoded anew, and for MPEG-TS, which
+writes the packets of H.264 differently. Containers round times, so these are not in it: whoever compares hashes must
+compare lengths and rates as well.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media.container import first_line
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.source import av_input, is_url, split_member
+from vatt.datasets.media.container import first_line, open_input
+from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
+from vatt.datasets.media.facts import SLACK_S, MediaError
+from vatt.datasets.media.source import is_url, read_bytes
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
 GAP_S = 0.5  # sound that pauses for so long has lost packets; encoders that save on silence pause for 0.4 s
 EVEN_S = 0.0015  # Matroska rounds times to milliseconds: an even frame rate strays by so much
 # Formats whose header says how long the file is; for the others FFmpeg estimates it from the data.
 PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "flac", "asf", "wav")
+PICTURES = ("image2", "jpeg_pipe")  # formats of single JPEG pictures
 
 
 class NoMedia(MediaError):
@@ -45,6 +49,8 @@ class Track:
         times_s: when the packets are shown, ascending once all are read.
         keys_s: the times of the key frames.
         timed: every packet has a time.
+        packets: how many there are.
+        first_at: byte at which the first one begins, if that is known.
         gap: beginning and end of the first long pause of a sound, in seconds.
         promised_s: the duration that the header of an AVI file promises; for others it means nothing.
     """
@@ -61,16 +67,19 @@ class Track:
         self.keys_s: list[float] = []
         self.timed = True
         self.packets = 0
+        self.first_at: int | None = None
         self.gap: tuple[float, float] | None = None
         self._base_s = float(stream.time_base)
         self.promised_s = stream.frames * self._base_s
         # In MP4 the first packets of AAC lie before the start: their samples are dropped.
         self._start_s = -math.inf if stream.start_time is None else stream.start_time * self._base_s
         self._until_s = -math.inf
-        self._hash = blake2b(f"{self.codec} {self.width} {self.height} {self.sample_rate}".encode())
+        about = f"{self.codec} {self.width} {self.height} {self.sample_rate} {self.channels}"
+        self._hash = blake2b(about.encode())
 
     def add(self, packet: av.Packet) -> None:
         """Take note of the next packet."""
+        self.first_at = self.first_at if self.packets else packet.pos
         self.packets += 1
         self._hash.update(packet)
         if packet.pts is None:
@@ -94,8 +103,11 @@ class Track:
 
     @property
     def digest(self) -> bytes:
-        """Hash of everything the packets hold."""
-        return self._hash.digest()
+        """Hash of everything the packets hold, and of how many pictures are shown."""
+        hidden = self.kind == "video" and bool(self.times_s) and self.count(-math.inf, self.begin_s - EVEN_S)
+        whole = self._hash.copy()
+        whole.update(f"{self.packets - hidden}".encode())
+        return whole.digest()
 
     @property
     def begin_s(self) -> float:
@@ -159,6 +171,21 @@ class Packets:
         """Picture and sound, as far as they are there."""
         return [track for track in (self.video, self.audio) if track is not None]
 
+    def duration_s(self, said_s: float) -> float:
+        """Length of picture and sound: what the header says, but only if it knows and the data agree.
+
+        Args:
+            said_s: by the header, or estimated by FFmpeg.
+        """
+        ends_s = [track.end_s for track in self.tracks if track.times_s]
+        found_s = max(ends_s, default=self.end_s) - self.begin_s
+        if self.cut:
+            return min(said_s, found_s)
+        is_known = self.container in PROMISING and abs(found_s - said_s) <= SLACK_S
+        if not ends_s or is_known or not all(track.timed for track in self.tracks):
+            return said_s
+        return found_s
+
     def content_hash(self) -> str:
         """Hexadecimal, 32 digits: see the head of this file."""
         return blake2b(b"".join(track.digest for track in self.tracks), digest_size=16).hexdigest()
@@ -173,9 +200,10 @@ def read_packets(path: str) -> Packets:
     Raises:
         NoMedia: the file is something else, or has neither picture nor sound.
         MediaError: it cannot be opened.
+        OSError: a server fails.
     """
     try:
-        container = av.open(av_input(path))
+        container = open_input(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _not_opened(path, error) from None
     with container:
@@ -188,7 +216,7 @@ def read_packets(path: str) -> Packets:
         found.video, found.audio = (track if track and track.packets else None for track in (video, audio))
         if not found.tracks:
             raise MediaError(path, "no packet of picture or sound is in it")
-        _look_for_an_early_end(container, found)
+        _look_for_an_early_end(path, container, found)
     return found
 
 
@@ -215,7 +243,11 @@ def _read(container: Any, found: Packets) -> None:
             if last_is_torn:
                 torn.append(end_s)
             if packet.stream_index in tracks and packet.size:
-                tracks[packet.stream_index].add(packet)
+                track = tracks[packet.stream_index]
+                track.add(packet)
+                is_jpeg = found.container in PICTURES and track.codec == "mjpeg" and track.packets == 1
+                if is_jpeg and not jpeg_is_whole(bytes(packet)):
+                    found.cut = "the picture ends before its end marker"
     except (av.FFmpegError, OSError) as error:
         found.problems.append(f"cannot be read further than {end_s:.2f} s: {first_line(error)}")
     for track in found.tracks:
@@ -231,10 +263,14 @@ def _read(container: Any, found: Packets) -> None:
         found.problems.append(f"packets that are not whole: {len(torn)}, the first at {torn[0]:.2f} s")
 
 
-def _look_for_an_early_end(container: Any, found: Packets) -> None:
-    if found.container not in PROMISING:
+def _look_for_an_early_end(path: str, container: Any, found: Packets) -> None:
+    if found.container == "mp3" and found.audio is not None:
+        # FFmpeg does not tell whether it found a count of the frames or estimated the duration.
+        promised_s = counted_samples(path, found.audio.first_at or 0) / max(found.audio.sample_rate, 1)
+    elif found.container in PROMISING:
+        promised_s = (container.duration or 0) / av.time_base
+    else:
         return
-    promised_s = (container.duration or 0) / av.time_base
     if found.container == "avi" and found.video is not None:  # FFmpeg corrects its duration by the size of the file
         promised_s = max(promised_s, found.video.promised_s)
     if promised_s - found.end_s > CUT_S:
@@ -245,11 +281,8 @@ def _not_opened(path: str, error: Exception) -> MediaError:
     """Why FFmpeg does not open a file, as far as its first bytes tell."""
     head = b""
     if not is_url(path):
-        file, offset, _ = split_member(path)
         try:
-            with open(file, "rb") as opened:
-                opened.seek(offset)
-                head = opened.read(512)
+            head = read_bytes(path, 0, 512)
         except OSError as unreadable:
             return MediaError(path, first_line(unreadable))
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):

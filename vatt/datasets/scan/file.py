@@ -18,7 +18,7 @@ SILENT_DB = -60.0  # a peak below this is silence
 FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
 
 
-@dataclass
+@dataclass(slots=True)  # a resumed scan holds those of all files
 class FileFacts:
     """One row of a scan's report. The facts of picture and sound are of the tracks that a player would choose.
 
@@ -47,7 +47,8 @@ class FileFacts:
         start_difference_s: start of the sound minus start of the picture.
         end_difference_s: end of the sound minus end of the picture.
         content_hash: see `vatt.datasets.media.probe`.
-        duplicate_of: path of the first file with the same hash.
+        duplicate_of: path of the first file with the same content: the same hash, as long and as fast.
+        num_clips: stretches that were to be decoded.
     """
 
     path: str
@@ -76,6 +77,7 @@ class FileFacts:
     end_difference_s: float | None = None
     content_hash: str = ""
     duplicate_of: str = ""
+    num_clips: int | None = None
 
 
 def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:
@@ -87,7 +89,7 @@ def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:
             them is decoded whole.
         time_limit_s: bound on each step of decoding.
     """
-    facts = FileFacts(path)
+    facts = FileFacts(path, num_clips=num_clips)
     try:
         facts.size, facts.modified_ns = state(path)
         if facts.size == 0:
@@ -143,8 +145,7 @@ def _decode(facts: FileFacts, packets: Packets, num_clips: int, time_limit_s: fl
     problems: list[str] = []
     readable = 0
     with open_media(facts.path, time_limit_s=time_limit_s) as media:
-        length_s = packets.end_s - packets.begin_s if packets.cut else math.inf
-        facts.duration_s = round(min(media.info.duration_s, length_s), 4)
+        facts.duration_s = round(packets.duration_s(media.info.duration_s), 4)
         spans = clip_spans(facts.duration_s, num_clips)
         if packets.audio is not None:
             try:

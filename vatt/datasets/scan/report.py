@@ -1,14 +1,20 @@
-"""The report of a scan: a CSV or Parquet file with a row a file, and the counts over all of them."""
+"""The report of a scan: a CSV or Parquet file with a row a file, and the counts over all of them.
+
+It appears when the scan is done, in place of an earlier one. Until then every row that is found goes into a journal
+beside it (``report.csv.part``: lines of JSON, the names of the columns first), which outlasts an interruption.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from vatt.datasets.scan.file import FileFacts
 from vatt.errors import InputError
@@ -69,17 +75,20 @@ class ScanSummary:
 
 
 class ReportWriter:
-    """Writes rows as they come; what is there after an interruption can be read.
+    """Writes rows as they come. The report is there once all of them are; an error leaves it and the journal behind.
 
     Args:
         path: a .csv or .parquet file.
+        resume: go on with the journal of a scan that was interrupted; else it begins anew.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self._path, self._unfinished = path, path.with_name(f".{path.name}.part")
         self._rows: list[dict[str, Any]] = []
         self._csv = path.suffix.lower() == ".csv"
+        self._journal = _open_journal(_journal(path), resume)
         if self._csv:
-            self._file = path.open("w", newline="", encoding="utf-8")
+            self._file = self._unfinished.open("w", newline="", encoding="utf-8")
             self._writer: Any = csv.DictWriter(self._file, COLUMNS)
             self._writer.writeheader()
         else:
@@ -88,7 +97,7 @@ class ReportWriter:
 
             types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
             self._schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
-            self._writer = pq.ParquetWriter(path, self._schema)
+            self._writer = pq.ParquetWriter(self._unfinished, self._schema)
 
     def __enter__(self) -> ReportWriter:
         return self
@@ -96,17 +105,28 @@ class ReportWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._csv:
-            self._file.close()
-        else:
+        self._journal.close()
+        if kind is None and not self._csv:
             self._write_group()
-            self._writer.close()
+        (self._file if self._csv else self._writer).close()
+        if kind is None:
+            os.replace(self._unfinished, self._path)
+            _journal(self._path).unlink()
+        else:
+            self._unfinished.unlink()
 
-    def add(self, facts: FileFacts) -> None:
-        """Write a row."""
+    def add(self, facts: FileFacts, known: bool = False) -> None:
+        """Write a row.
+
+        Args:
+            facts: the row.
+            known: it is in the earlier report or in the journal already.
+        """
+        if not known:
+            self._journal.write(json.dumps(astuple(facts)) + "\n")
+            self._journal.flush()
         if self._csv:
             self._writer.writerow(asdict(facts))
-            self._file.flush()
             return
         self._rows.append(asdict(facts))
         if len(self._rows) == ROW_GROUP:
@@ -118,6 +138,18 @@ class ReportWriter:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows = []
+
+
+def known_rows(path: Path) -> Iterator[FileFacts]:
+    """The rows of a report, if it is there, and of the journal that an interrupted scan left: the later ones count.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+    if path.exists():
+        yield from read_report(path)
+    if _journal(path).exists():
+        yield from _read_journal(_journal(path))
 
 
 def read_report(path: str | Path) -> Iterator[FileFacts]:
@@ -132,8 +164,11 @@ def read_report(path: str | Path) -> Iterator[FileFacts]:
             reader = csv.DictReader(file)
             _check_columns(path, reader.fieldnames or ())
             for row in reader:
-                if None not in row.values():  # the last row of a scan that was killed may be cut off
-                    yield FileFacts(**{name: _cell(text, COLUMNS[name]) for name, text in row.items()})
+                try:
+                    facts = FileFacts(**{name: _cell(text, COLUMNS[name]) for name, text in row.items()})
+                except (KeyError, TypeError, ValueError):
+                    raise InputError(f"{path} line {reader.line_num} is not a row of a report") from None
+                yield facts
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,10 +176,44 @@ def read_report(path: str | Path) -> Iterator[FileFacts]:
     try:
         report = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a whole Parquet file: {error}") from None
+        raise InputError(f"{path} is not a whole Parquet file, remove it: {error}") from None
     _check_columns(path, report.schema_arrow.names)
     for batch in report.iter_batches():
         yield from (FileFacts(**row) for row in batch.to_pylist())
+
+
+def _journal(report: Path) -> Path:
+    return report.with_name(f"{report.name}.part")
+
+
+def _open_journal(path: Path, resume: bool) -> IO[str]:
+    """The journal, ready for the next row."""
+    whole = 0  # bytes up to the end of the last row that is: a kill may have cut the one after it
+    if resume and path.exists():
+        with path.open("rb") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        os.truncate(path, whole)
+    journal = path.open("a" if whole else "w", encoding="utf-8")
+    if not whole:
+        journal.write(json.dumps(list(COLUMNS)) + "\n")
+        journal.flush()
+    return journal
+
+
+def _read_journal(path: Path) -> Iterator[FileFacts]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                cells = json.loads(line)
+                facts = FileFacts(*cells) if number else _check_columns(path, list(map(str, cells)))
+            except InputError:
+                raise
+            except (TypeError, ValueError):
+                raise InputError(f"{path} line {number + 1} is not a row of a report") from None
+            if facts is not None:
+                yield facts
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
@@ -152,7 +221,9 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
         raise InputError(f"{path} is not a report of this version of vatt scan: its columns are {', '.join(names)}")
 
 
-def _cell(text: str, kind: type) -> Any:
+def _cell(text: str | None, kind: type) -> Any:
+    if text is None:
+        raise ValueError("a cell is missing")
     if kind is str:
         return text
     if not text:

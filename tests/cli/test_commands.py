@@ -156,3 +156,34 @@ def test_vocabulary_and_retrieve(
         assert found[direction]["gallery"] == 2
         assert found[direction]["R@5"] == 100.0
         assert found[direction]["chance"]["R@1"] == 50.0
+
+
+def test_a_benchmarks_protocol_depends_on_neither_batches_nor_workers(
+    video_file: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five videos of MSR-VTT 1k-A, as data/msrvtt/prepare.py writes them."""
+    captions = ("a red ring", "a blue bar", "a green ring moves left", "red", "a bar moves right")
+    rows = [
+        {"id": f"video{i}", "path": str(video_file), "start_s": i / 4, "texts": [text], "split": "test"}
+        for i, text in enumerate(captions)
+    ]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    found = []
+    for batch_size, num_workers in ((2, 0), (7, 2)):
+        folder, report = tmp_path / f"e{batch_size}", tmp_path / f"r{batch_size}.json"
+        options = ["--batch_size", str(batch_size), "--num_workers", str(num_workers), "--split", "test"]
+        embed = ["embed", str(manifest), "--model", str(model_folder), "--output", str(folder), *options]
+        assert main([*embed, "--windows", "4"]) == 0
+        capsys.readouterr()
+        assert main(["retrieve", str(folder), "--protocol", "msrvtt-1ka", "--output", str(report)]) == 0
+        assert "5 of 1000 clips" in capsys.readouterr().out
+        assert "| **clips_present** | **5** |" in report.with_suffix(".md").read_text()
+        found.append(json.loads(report.read_text()))
+    assert {"code", "hardware", "training", "windows"} <= found[0].keys()
+    for direction in ("text_to_video", "video_to_text"):
+        assert found[0][direction] == found[1][direction]
+        assert found[0][direction]["gallery"] == 5
+    assert main(["embed", str(manifest), "--model", str(model_folder), "--output", str(tmp_path / "hop")]) == 0
+    assert main(["retrieve", str(tmp_path / "hop"), "--protocol", "msrvtt-1ka"]) == 2
+    assert "--windows 4" in capsys.readouterr().err

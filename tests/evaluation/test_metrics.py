@@ -19,11 +19,36 @@ def test_ranks_against_sorting_with_ties_last(q: int, g: int, levels: int, seed:
         # Sort by similarity, and among equals put the right one last: its place is its rank.
         order = sorted(range(g), key=lambda j: (-similarity[i, j], j == target[i]))
         slow.append(order.index(target[i]) + 1)
-    assert ranks(torch.from_numpy(similarity), torch.from_numpy(target)).tolist() == slow
+    right = torch.from_numpy(target)[:, None] == torch.arange(g)
+    assert ranks(torch.from_numpy(similarity), right).tolist() == slow
+
+
+@given(q=st.integers(1, 5), g=st.integers(2, 9), levels=st.integers(1, 4), seed=st.integers(0, 500))
+@settings(max_examples=100, deadline=None)
+def test_the_best_of_several_right_ones_counts(q: int, g: int, levels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    similarity, owner = rng.integers(0, levels, (q, g)).astype(float), rng.permutation(np.arange(g) % q)
+    if len(set(owner)) < q:
+        return
+    right = torch.arange(q)[:, None] == torch.from_numpy(owner)
+    slow = []
+    for i in range(q):
+        order = sorted(range(g), key=lambda j: (-similarity[i, j], owner[j] == i))
+        slow.append(next(place for place, j in enumerate(order, start=1) if owner[j] == i))
+    assert ranks(torch.from_numpy(similarity), right).tolist() == slow
+
+
+def test_chance_of_several_right_ones_is_what_guessing_finds() -> None:
+    torch.manual_seed(0)
+    owner = torch.arange(40).repeat_interleave(5)
+    found = [retrieval(torch.randn(40, 16), torch.randn(200, 16), torch.arange(40), owner) for _ in range(40)]
+    for key in ("R@1", "R@5", "R@10", "MedR"):
+        mean = sum(f[key] for f in found) / len(found)
+        assert mean == pytest.approx(found[0]["chance"][key], rel=0.15), key
 
 
 def test_all_equal_is_the_worst_rank_for_everybody() -> None:
-    assert ranks(torch.zeros(3, 5), torch.tensor([0, 2, 4])).tolist() == [5, 5, 5]
+    assert ranks(torch.zeros(3, 5), torch.eye(5, dtype=torch.bool)[[0, 2, 4]]).tolist() == [5, 5, 5]
 
 
 def test_summary_by_hand() -> None:
@@ -52,7 +77,7 @@ def test_length_of_vectors_does_not_matter_and_order_is_the_pairing() -> None:
     x = torch.randn(20, 8)
     assert retrieval(x * torch.rand(20, 1), x)["R@1"] == 100
     assert retrieval(x, x.roll(1, 0))["R@1"] < 100
-    assert retrieval(x, x.roll(1, 0), target=(torch.arange(20) + 1) % 20)["R@1"] == 100
+    assert retrieval(x, x.roll(1, 0), query_of=(torch.arange(20) + 1) % 20)["R@1"] == 100
 
 
 def test_broken_vectors_are_an_error() -> None:

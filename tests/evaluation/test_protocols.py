@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vatt.evaluation.protocols import evaluate_manifest
-from vatt.retrieval.store import EmbeddingWriter, StoreError
+from vatt.errors import InputError
+from vatt.evaluation.protocols import PROTOCOLS, evaluate
+from vatt.retrieval.store import Embeddings, EmbeddingWriter, StoreError
 
 
 def row(name: str, modality: str, space: str, vector: list[float], text: str | None = None) -> dict:
@@ -38,8 +40,9 @@ def test_windows_are_averaged_and_the_first_caption_counts(tmp_path: Path) -> No
         row("a", "text", "video_text", [-1.0, 0.0], "not looked at"),
         row("b", "text", "video_text", [0.1, 1.0], "two"),
     ]
-    report = evaluate_manifest(store(tmp_path, rows))
-    assert set(report) == {"protocol", "model", "text_to_video", "video_to_text"}
+    report = evaluate(store(tmp_path, rows))
+    assert {name for name in report if "_to_" in name} == {"text_to_video", "video_to_text"}
+    assert (report["clips_present"], report["clips_wanted"], report["windows"]) == (2, 2, "not known")
     assert report["text_to_video"]["R@1"] == report["video_to_text"]["R@1"] == 100
     assert report["text_to_video"]["gallery"] == 2
     assert report["model"] == "model1"
@@ -48,7 +51,7 @@ def test_windows_are_averaged_and_the_first_caption_counts(tmp_path: Path) -> No
 def test_clips_with_one_side_only_are_counted_out(tmp_path: Path) -> None:
     rows = [row(n, "video", "video_audio", [i, 1.0]) for i, n in enumerate("abcd")]
     rows += [row(n, "audio", "video_audio", [i, 1.0]) for i, n in enumerate("abe")]
-    report = evaluate_manifest(store(tmp_path, rows))
+    report = evaluate(store(tmp_path, rows))
     assert report["audio_to_video"]["gallery"] == 2
     assert report["audio_to_video"]["missing"] == 3
 
@@ -57,9 +60,74 @@ def test_shared_captions_are_counted(tmp_path: Path) -> None:
     rows = []
     for i, (name, text) in enumerate([("a", "x"), ("b", "x"), ("c", "y")]):
         rows += [row(name, "video", "video_text", [i, 1.0]), row(name, "text", "video_text", [i, 1.0], text)]
-    assert evaluate_manifest(store(tmp_path, rows))["text_to_video"]["same_text"] == 2
+    assert evaluate(store(tmp_path, rows))["text_to_video"]["same_text"] == 2
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nothing to compare"):
-        evaluate_manifest(store(tmp_path, [row("a", "video", "video_text", [1.0, 0.0])]))
+        evaluate(store(tmp_path, [row("a", "video", "video_text", [1.0, 0.0])]))
+
+
+def benchmark(folder: Path, clips: int, captions: int, windows: int = 4, split: str = "test", seed: int = 0) -> Path:
+    """Random embeddings as ``vatt embed --split test --windows 4`` would leave them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(clips):
+        centre = rng.normal(size=6)
+        rows += [row(f"v{i}", "video", "video_text", list(centre + rng.normal(size=6))) for _ in range(windows)]
+        texts = [list(centre + rng.normal(size=6) * 2) for _ in range(captions)]
+        rows += [row(f"v{i}", "text", "video_text", x, f"caption {i} {j}") for j, x in enumerate(texts)]
+    store(folder, rows)
+    notes = {"windows_per_clip": windows, "split": split, "clips": clips}
+    (folder / "embeddings.json").write_text(json.dumps(notes))
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["msrvtt-1ka", "msrvtt-full", "youcook2"])
+def test_protocols_against_sorting(tmp_path: Path, protocol: str) -> None:
+    split = PROTOCOLS[protocol].split
+    folder = benchmark(tmp_path, clips=30, captions=3, split=split)
+    table = Embeddings(folder)
+    video, text = table.select("video", "video_text"), table.select("text", "video_text")
+    means = np.stack([video.vectors[4 * i : 4 * i + 4].mean(axis=0) for i in range(30)])
+    step = 1 if protocol == "msrvtt-full" else 3
+    captions, owner = text.vectors[::step], np.repeat(np.arange(30), 3)[::step]
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    to_video, to_text = [], []
+    for caption, own in zip(captions, owner, strict=True):
+        order = sorted(range(30), key=lambda v: -cosine(caption, means[v]))
+        to_video.append(order.index(own) + 1)
+    for v in range(30):
+        order = sorted(range(len(captions)), key=lambda t: -cosine(captions[t], means[v]))
+        to_text.append(min(order.index(t) + 1 for t in range(len(captions)) if owner[t] == v))
+    report = evaluate(folder, protocol)
+    for direction, found in (("text_to_video", to_video), ("video_to_text", to_text)):
+        said = report[direction]
+        assert said["queries"] == len(found)
+        assert said["MedR"] == np.median(found)
+        assert said["MeanR"] == pytest.approx(np.mean(found), abs=0.01)
+        for k in (1, 5, 10):
+            assert said[f"R@{k}"] == pytest.approx(100 * np.mean(np.array(found) <= k), abs=0.01)
+    assert report["clips_present"] == 30
+    assert report["clips_wanted"] == PROTOCOLS[protocol].clips
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"windows": 2}, "4 windows of each clip of split 'test'.*has 2 of split 'test'.*--split test --windows 4"),
+        ({"split": "train"}, "4 of split 'train'"),
+        ({"clips": 1001}, "has 1000 clips, and .* 1001"),
+    ],
+)
+def test_embeddings_made_otherwise_are_refused(tmp_path: Path, made: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(benchmark(tmp_path, **{"clips": 5, "captions": 1} | made), "msrvtt-1ka")
+
+
+def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no protocol 'msrvtt'; there are manifest, youcook2"):
+        evaluate(benchmark(tmp_path, 3, 1), "msrvtt")

@@ -15,6 +15,7 @@ from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import to_float
+from vatt.errors import InputError
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
@@ -92,6 +93,18 @@ def test_windows_can_overlap(video_file: Path, model_folder: Path, tmp_path: Pat
     embed(video_file, model_folder, tmp_path / "out", hop_s=0.5, num_workers=0)
     starts = sorted({key[3] for key in vectors(tmp_path / "out")})
     assert starts == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_so_many_windows_of_each_clip(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    embed(manifest, model_folder, tmp_path / "out", num_workers=0, windows=3)
+    starts = {(name, start_s) for name, modality, _, start_s in vectors(tmp_path / "out") if modality == "video"}
+    spans = {name: sorted(s for n, s in starts if n == name) for name in ("whole", "part", "silent")}
+    assert spans == {"whole": [0.0, 1.0, 2.0], "part": [0.5, 0.75, 1.0], "silent": [0.0]}
+    notes = json.loads((tmp_path / "out" / "embeddings.json").read_text())
+    assert (notes["windows_per_clip"], notes["hop_s"]) == (3, None)
+    for wrong in ({"windows": 0}, {"windows": 3, "hop_s": 1.0}):
+        with pytest.raises(InputError, match="window"):
+            embed(manifest, model_folder, tmp_path / "wrong", num_workers=0, **wrong)
 
 
 def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_path: Path) -> None:

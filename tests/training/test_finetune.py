@@ -78,7 +78,7 @@ def test_fit_and_test_by_the_command_line(
     assert said["clips present"] == "2 of 2"
     assert said["tested"] == str(tmp_path / "model")
     assert said["fine-tuning"]["steps"] == 6
-    assert set(said) >= {"protocol", "data", "seed", "configuration", "code", "hardware", "metrics"}
+    assert set(said) >= {"protocol", "data", "seed", "configuration", "code", "hardware", "top-1 (%)"}
     assert "top-1 (%)" in (tmp_path / "test.md").read_text()
     with (tmp_path / "per_class.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)] == ["warm", "cold"]

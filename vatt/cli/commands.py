@@ -80,6 +80,7 @@ def embed(
     num_workers: int = 2,
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto",
     device: str | None = None,
+    windows: int | None = None,
 ) -> int:
     """Turn videos, sounds and texts into vectors.
 
@@ -96,11 +97,12 @@ def embed(
         num_workers: processes that read.
         decoder: what reads the frames.
         device: cpu, cuda, …; a GPU is used if there is one.
+        windows: of each clip, spread over it, in place of --hop_s; the protocols of benchmarks want 4.
     """
     from vatt.datasets.manifest import other_files
     from vatt.retrieval.embeddings import embed as run
 
-    report = run(path, model, output, split, hop_s, batch_size, num_workers, decoder, device)
+    report = run(path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows)
     for event in report.events:
         print(f"{event['kind']}: {event['path']}: {event['reason']}")
     if Path(path).is_dir() and (others := other_files(path)):
@@ -164,23 +166,41 @@ def search(
     return 0
 
 
-def retrieve(embeddings: str, output: str | None = None, protocol: Literal["manifest"] = "manifest") -> int:
-    """Measure retrieval in both directions on the vectors of a manifest.
+def retrieve(
+    embeddings: str,
+    output: str | None = None,
+    protocol: Literal["manifest", "youcook2", "msrvtt-1ka", "msrvtt-full"] = "manifest",
+) -> int:
+    """Measure retrieval in both directions on embedded clips.
 
     Args:
         embeddings: folder made by vatt embed.
-        output: JSON file that gets the numbers.
-        protocol: what is compared; manifest is one caption and one averaged vector a clip, by cosine.
+        output: JSON file that gets the numbers; a Markdown page is written beside it.
+        protocol: what is compared. manifest: the clips of any manifest, one caption and one averaged vector each, by
+            cosine. The benchmarks ask for vatt embed --windows 4 and their own split, and say how many of their clips
+            were there.
     """
-    from vatt.evaluation.protocols import evaluate_manifest
+    from vatt.evaluation.protocols import evaluate
+    from vatt.evaluation.report import write_report
 
-    report = evaluate_manifest(embeddings)
+    report = evaluate(embeddings, protocol)
     print_retrieval(report)
+    print(f"{report['about']}: {report['clips_present']} of {report['clips_wanted']} clips")
     if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        print(f"report: {output}")
+        page = write_report(output, f"Retrieval, {protocol}", report, how_made(embeddings))
+        print(f"report: {output}    {page}")
     return 0
+
+
+def how_made(embeddings: str) -> dict[str, object]:
+    """What is known of embeddings: where from, by which model, and how that was trained."""
+
+    def read(path: Path) -> dict[str, object]:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    notes = read(Path(embeddings) / "embeddings.json")
+    training = read(Path(str(notes.get("model_folder"))) / "training.json")
+    return {"source": notes.get("source"), "split": notes.get("split"), "training": training or "not known"}
 
 
 def plot(run: str, output: str) -> int:

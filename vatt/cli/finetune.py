@@ -133,7 +133,7 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
     }
     if missing:
         about["missing"] = ", ".join(missing)
-    page = write_report(folder, "test", f"Classification of {data.modality}", metrics, about)
+    page = write_report(Path(folder) / "test.json", f"Classification of {data.modality}", metrics, about)
     write_per_class(Path(folder) / "per_class.csv", data.classes.names, per_class)
     print_table(
         f"Test: {found['clips']} of {len(data.test_clips)} clips, {len(data.classes)} classes",

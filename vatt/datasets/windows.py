@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.batches import Sample
-from vatt.datasets.clips import ClipReader, start_range
+from vatt.datasets.clips import ClipReader, Views, start_range
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError
 from vatt.structures import Clip, Event
@@ -33,12 +33,16 @@ class WindowStream(IterableDataset[list[Sample]]):
         clips: rows of a manifest.
         reader: how they are read.
         hop_s: distance of the windows in seconds.
+        count: windows of each clip, spread evenly from its beginning to its end whatever its length, in place of those
+            at a distance.
     """
 
-    def __init__(self, clips: Sequence[Clip], reader: ClipReader, hop_s: float) -> None:
+    def __init__(self, clips: Sequence[Clip], reader: ClipReader, hop_s: float, count: int | None = None) -> None:
         if not hop_s > 0:
             raise InputError(f"the distance of windows must be positive, not {hop_s} s")
-        self.clips, self.reader, self.hop_s = clips, reader, hop_s
+        if count is not None and count < 1:
+            raise InputError(f"a clip has at least one window, not {count}")
+        self.clips, self.reader, self.hop_s, self.count = clips, reader, hop_s, count
 
     def __iter__(self) -> Iterator[list[Sample]]:
         worker = get_worker_info()
@@ -61,7 +65,10 @@ class WindowStream(IterableDataset[list[Sample]]):
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s)
             whole = True
-            for start_s in window_starts(first_s, last_s, self.hop_s):
+            starts = window_starts(first_s, last_s, self.hop_s)
+            if self.count is not None:
+                starts = Views.spread(first_s, last_s, self.count)
+            for start_s in starts:
                 before = sum(file.bad_packets for file in set(files))
                 sample = self.reader.read(clip, files, start_s, clip_ends_s)
                 bad = sum(file.bad_packets for file in set(files)) - before

@@ -12,14 +12,15 @@ from torchmetrics import Metric
 from vatt.errors import InputError
 
 RECALLS = (1, 5, 10)
+CHUNK = 1024  # queries at a time
 
 
-def ranks(similarity: Tensor, target: Tensor) -> Tensor:
-    """The rank of the right answer for each query, from 1; of equal similarities the right one comes last.
+def ranks(similarity: Tensor, right: Tensor) -> Tensor:
+    """The rank of the best right answer for each query, from 1; of equal similarities the right one comes last.
 
     Args:
         similarity: (Q, G) of queries to gallery.
-        target: (Q,) int64, the right gallery item of each query.
+        right: (Q, G) bool, True for the right gallery items of each query, of which there is at least one.
 
     Returns:
         (Q,) int64.
@@ -29,16 +30,17 @@ def ranks(similarity: Tensor, target: Tensor) -> Tensor:
     """
     if not similarity.isfinite().all():
         raise InputError("similarities hold NaN or infinity; the embeddings are broken")
-    right = similarity.gather(1, target.unsqueeze(1))
-    return (similarity >= right).sum(dim=1)
+    best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    return ((similarity >= best) & ~right).sum(dim=1) + 1
 
 
-def summarize(rank: Tensor, gallery: int) -> dict[str, float]:
+def summarize(rank: Tensor, gallery: int, right: Tensor | None = None) -> dict[str, float]:
     """R@1, R@5, R@10, median and mean rank, with the size of the gallery.
 
     Args:
         rank: (Q,) from 1.
         gallery: items that were ranked.
+        right: (Q,) int64, how many of them are right for each query; 1 unless given.
 
     Returns:
         ``R@k`` in per cent, ``MedR`` and ``MeanR`` as ranks, ``queries``, ``gallery``, and ``chance``, which is R@1,
@@ -50,24 +52,47 @@ def summarize(rank: Tensor, gallery: int) -> dict[str, float]:
     found: dict[str, float] = {f"R@{k}": round((rank <= k).double().mean().item() * 100, 2) for k in RECALLS}
     found["MedR"] = rank.quantile(0.5).item()
     found["MeanR"] = round(rank.mean().item(), 2)
-    chance = {f"R@{k}": round(min(1.0, k / gallery) * 100, 2) for k in RECALLS}
-    return {**found, "queries": len(rank), "gallery": gallery, "chance": {**chance, "MedR": (gallery + 1) / 2}}
+    return {**found, "queries": len(rank), "gallery": gallery, "chance": _chance(gallery, right)}
 
 
-def retrieval(queries: Tensor, gallery: Tensor, target: Tensor | None = None) -> dict[str, float]:
+def _chance(gallery: int, right: Tensor | None) -> dict[str, float]:
+    """What guessing finds: the best of m right items is among the first k unless all k are of the G - m others."""
+    counts = torch.ones(1) if right is None else right
+    missed, by_k = torch.ones(len(counts), dtype=torch.float64), [0.0]
+    for k in range(gallery):
+        missed = missed * (1 - counts / (gallery - k)).clamp(min=0)
+        by_k.append(1 - missed.mean().item())
+        if k >= max(RECALLS) and by_k[-1] >= 0.5:
+            break
+    recalls = {f"R@{k}": round(by_k[min(k, gallery)] * 100, 2) for k in RECALLS}
+    middle = next(k for k, share in enumerate(by_k) if share >= 0.5)
+    return {**recalls, "MedR": (gallery + 1) / 2 if int(counts.max()) == 1 else float(middle)}
+
+
+def retrieval(
+    queries: Tensor, gallery: Tensor, query_of: Tensor | None = None, gallery_of: Tensor | None = None
+) -> dict[str, float]:
     """Rank a gallery by cosine similarity.
 
     Args:
         queries: (Q, E), normalised here.
         gallery: (G, E), normalised here.
-        target: (Q,) right items; query i belongs to item i where it is not given.
+        query_of: (Q,) int64, the clip of each query; its place unless given.
+        gallery_of: (G,) int64, the clip of each gallery item; its place unless given.
 
     Returns:
         See `summarize`.
     """
-    target = torch.arange(len(queries), device=queries.device) if target is None else target
-    similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(gallery.float(), dim=-1).T
-    return summarize(ranks(similarity, target), len(gallery))
+    query_of = torch.arange(len(queries)) if query_of is None else query_of
+    gallery_of = torch.arange(len(gallery)) if gallery_of is None else gallery_of
+    queries, gallery = F.normalize(queries.float(), dim=-1), F.normalize(gallery.float(), dim=-1)
+    query_of, gallery_of = query_of.to(gallery.device), gallery_of.to(gallery.device)
+    found, counts = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    for part, of in zip(queries.split(CHUNK), query_of.split(CHUNK), strict=True):
+        right = of[:, None] == gallery_of
+        found.append(ranks(part @ gallery.T, right).cpu())
+        counts.append(right.sum(dim=1).cpu())
+    return summarize(torch.cat(found), len(gallery), torch.cat(counts))
 
 
 class PairedRetrieval(Metric):

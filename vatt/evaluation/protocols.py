@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,68 +11,163 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vatt.errors import InputError
 from vatt.evaluation.metrics import retrieval
-from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.store import Embeddings, Rows, StoreError
 
-# What is compared with what, in which space.
-COMPARED = (("text", "video", "video_text"), ("audio", "video", "video_audio"))
+SPACE_OF = {"text": "video_text", "audio": "video_audio"}  # where each meets video
 
 
-def evaluate_manifest(source: str | Path) -> dict[str, Any]:
-    """Retrieval among the clips of an embedded manifest.
+@dataclass(frozen=True)
+class Protocol:
+    """What of a benchmark is compared.
 
-    Each clip's windows are averaged, then compared by cosine (VATT, appendix A.3.3); a text is the first caption of
-    its clip. A direction is left out where the embeddings do not have its modalities. Clips that have only one of the
-    two sides are in neither the queries nor the gallery; ``missing`` says how many.
+    Everywhere the vectors of a clip's windows are averaged, not normalised, and compared by cosine (VATT, appendix
+    A.3.3; the released code's ``txt2vid_embd``); of equal similarities the right one comes last; R@k is in per cent.
+
+    Args:
+        name: on the command line.
+        about: a line for the report.
+        pairs: what is compared: each with video.
+        split: the rows of the manifest that are the benchmark; None takes all that were embedded.
+        clips: how many these are; None is any number.
+        windows: of each clip, spread from its beginning to its end; None is any number.
+        all_captions: every caption is a query, and the best one of a clip counts when it is looked for; otherwise a
+            clip has its first one.
+    """
+
+    name: str
+    about: str
+    pairs: tuple[str, ...] = ("text",)
+    split: str | None = None
+    clips: int | None = None
+    windows: int | None = None
+    all_captions: bool = False
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("manifest", "the clips of a manifest, the first caption of each", ("text", "audio")),
+        Protocol("youcook2", "YouCook2, segments of the validation list, a sentence each", ("text",), "val", 3350, 4),
+        Protocol("msrvtt-1ka", "MSR-VTT 1k-A (Yu et al. 2018), a sentence a video", ("text",), "test", 1000, 4),
+        Protocol("msrvtt-full", "MSR-VTT, all sentences of the test videos", ("text",), "test", 2990, 4, True),
+    )
+}
+
+
+def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
+    """Retrieval in both directions among embedded clips.
+
+    A direction is left out where the embeddings do not have its modalities. Clips that have only one of the two sides
+    are in neither the queries nor the gallery; ``missing`` says how many.
 
     Args:
         source: folder of the embeddings.
+        protocol: one of `PROTOCOLS`.
 
     Returns:
         ``text_to_video``, ``video_to_text``, ``audio_to_video``, ``video_to_audio`` as in
-        `vatt.evaluation.metrics.summarize`, each with ``missing`` and ``same_text`` (clips that share their caption
-        with another), and the ``model``.
+        `vatt.evaluation.metrics.summarize`, each with ``missing`` and, for texts, ``same_text`` (captions that another
+        clip has too); the ``protocol``, ``clips_present`` of ``clips_wanted``, and the ``model``.
 
     Raises:
+        InputError: an unknown protocol, or embeddings that were not made as it asks.
         StoreError: nothing can be compared.
     """
-    store = Embeddings(source)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    asked, store = PROTOCOLS[protocol], Embeddings(source)
+    notes = _notes(store)
+    _check(asked, notes, store)
     kinds = store.kinds()
-    report: dict[str, Any] = {"protocol": "manifest", "model": store.model}
-    for first, second, space in COMPARED:
-        if (first, space) not in kinds or (second, space) not in kinds:
+    report: dict[str, Any] = {}
+    present: set[str] = set()
+    for modality in asked.pairs:
+        space = SPACE_OF[modality]
+        if (modality, space) not in kinds or ("video", space) not in kinds:
             continue
-        a, b = _by_clip(store, first, space), _by_clip(store, second, space)
-        shared = [name for name in a if name in b]
-        if not shared:
-            continue
-        x, y = torch.stack([a[name] for name in shared]), torch.stack([b[name] for name in shared])
-        notes = {"missing": len(set(a) | set(b)) - len(shared)}
-        if first == "text":
-            texts = _first_texts(store, space)
-            said = [texts[name] for name in shared]
-            notes["same_text"] = sum(said.count(text) > 1 for text in said)
-        report[f"{first}_to_{second}"] = retrieval(x, y) | notes
-        report[f"{second}_to_{first}"] = retrieval(y, x) | notes
-    if len(report) == 2:
+        found, names = _compare(store, modality, space, asked.all_captions)
+        report |= found
+        present |= names
+    if not report:
         raise StoreError(f"{store.file}: no two modalities of the same clips in one space, so nothing to compare")
-    return report
+    wanted = asked.clips or notes.get("clips") or len(present)
+    return {
+        "protocol": protocol,
+        "about": asked.about,
+        "windows": _windows(notes),
+        "clips_present": len(present),
+        "clips_wanted": wanted,
+        "model": store.model,
+        **report,
+    }
 
 
-def _by_clip(store: Embeddings, modality: str, space: str) -> dict[str, Tensor]:
-    """One vector for each clip, in the order of the store: the mean of its windows, or its first caption."""
+def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> None:
+    """See that the embeddings were made as a benchmark's protocol asks."""
+    if asked.windows is None:
+        return
+    made = notes.get("windows_per_clip"), notes.get("split")
+    if made != (asked.windows, asked.split):
+        raise InputError(
+            f"{asked.name} compares {asked.windows} windows of each clip of split {asked.split!r}, and {store.file} "
+            f"has {made[0] or 'another number'} of split {made[1]!r}: vatt embed … --split {asked.split} "
+            f"--windows {asked.windows}"
+        )
+    ids = set(store.table.column("id").to_pylist())
+    if asked.clips is not None and len(ids) > asked.clips:
+        raise InputError(f"{asked.name} has {asked.clips} clips, and {store.file} {len(ids)}: another split?")
+
+
+def _notes(store: Embeddings) -> dict[str, Any]:
+    """What ``vatt embed`` wrote of itself beside the vectors, if it is there."""
+    path = store.file.with_name("embeddings.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _windows(notes: dict[str, Any]) -> str:
+    if notes.get("windows_per_clip"):
+        return f"{notes['windows_per_clip']} a clip"
+    return f"one every {notes['hop_s']:g} s" if "hop_s" in notes else "not known"
+
+
+def _compare(
+    store: Embeddings, modality: str, space: str, all_captions: bool
+) -> tuple[dict[str, dict[str, float]], set[str]]:
+    """Both directions between a modality and video, and the clips that were compared."""
+    video = _means(store.select("video", space))
     rows = store.select(modality, space)
+    notes: dict[str, Any] = {}
+    if modality == "text":
+        names, vectors = rows.column("id"), torch.tensor(rows.vectors)
+        first = {name: i for i, name in reversed([*enumerate(names)])}
+        chosen = range(len(names)) if all_captions else sorted(first.values())
+        queries = [(names[i], vectors[i]) for i in chosen if names[i] in video]
+        texts = rows.column("text")
+        said: dict[str, set[str]] = {}
+        for i in chosen:
+            if names[i] in video:
+                said.setdefault(texts[i], set()).add(names[i])
+        notes["same_text"] = sum(len(clips) for clips in said.values() if len(clips) > 1)
+    else:
+        queries = [(name, x) for name, x in _means(rows).items() if name in video]
+    shared = list(dict.fromkeys(name for name, _ in queries))
+    if not shared:
+        return {}, set()
+    notes["missing"] = len(set(rows.column("id")) | set(video)) - len(shared)
+    place = {name: i for i, name in enumerate(shared)}
+    x, owner = torch.stack([vector for _, vector in queries]), torch.tensor([place[name] for name, _ in queries])
+    gallery = torch.stack([video[name] for name in shared])
+    return {
+        f"{modality}_to_video": retrieval(x, gallery, owner, torch.arange(len(shared))) | notes,
+        f"video_to_{modality}": retrieval(gallery, x, torch.arange(len(shared)), owner) | notes,
+    }, set(shared)
+
+
+def _means(rows: Rows) -> dict[str, Tensor]:
+    """The mean of each clip's windows, in the order of the store."""
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(rows.column("id")):
         groups.setdefault(name, []).append(place)
-    if modality == "text":
-        groups = {name: places[:1] for name, places in groups.items()}
     return {name: torch.from_numpy(np.mean(rows.vectors[places], axis=0)) for name, places in groups.items()}
-
-
-def _first_texts(store: Embeddings, space: str) -> dict[str, str]:
-    rows = store.select("text", space)
-    texts: dict[str, str] = {}
-    for name, text in zip(rows.column("id"), rows.column("text"), strict=True):
-        texts.setdefault(name, text)
-    return texts

@@ -48,14 +48,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def write_report(
-    folder: str | Path, name: str, title: str, metrics: Mapping[str, Any], about: Mapping[str, Any]
-) -> Path:
-    """Write ``<name>.json`` and ``<name>.md``.
+def write_report(path: str | Path, title: str, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
+    """Write a JSON file, and a Markdown page beside it.
 
     Args:
-        folder: of both.
-        name: of the files.
+        path: of the JSON file.
         title: of the page.
         metrics: numbers by name.
         about: protocol, data, seed, …; `circumstances` is added.
@@ -63,15 +60,14 @@ def write_report(
     Returns:
         The Markdown file.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     about = {**about, **circumstances()}
-    whole = {"title": title, "metrics": dict(metrics), **about}
-    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps({"title": title, **metrics, **about}, indent=1, ensure_ascii=False), encoding="utf-8")
     lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| **{key}** | **{_cell(value)}** |" for key, value in metrics.items()]
     lines += [f"| {key} | {_cell(value)} |" for key, value in about.items()]
-    page = folder / f"{name}.md"
+    page = path.with_suffix(".md")
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
 

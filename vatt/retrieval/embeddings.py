@@ -73,6 +73,7 @@ def embed(
     num_workers: int = 2,
     decoder: Decoder = "auto",
     device: str | None = None,
+    windows: int | None = None,
 ) -> EmbedReport:
     """Embed a folder of media, a single file, or a manifest.
 
@@ -89,10 +90,13 @@ def embed(
         num_workers: processes that read.
         decoder: what reads the frames: see `vatt.datasets.media.decoding`.
         device: "cpu", "cuda", …; a GPU is used if there is one.
+        windows: of each clip, spread over it whatever its length, as benchmarks' protocols want; not with ``hop_s``.
 
     Returns:
         What was embedded, and which files could not be.
     """
+    if windows is not None and hop_s is not None:
+        raise InputError("give --windows or --hop_s, not both")
     if not isinstance(model, VATT):
         model = VATT.from_pretrained(model)
     clips = read_manifest(source, split=split)
@@ -102,7 +106,8 @@ def embed(
     report = EmbedReport(clips=len(clips))
     with EmbeddingWriter(output, fingerprint) as writer, torch.inference_mode():
         seen: set[str] = set()
-        for rows, batch in _windows(model, clips, hop_s, batch_size, num_workers, decoder, target):
+        stream = WindowStream(clips, ClipReader(model.format, None, decoder), hop_s or model.format.duration_s, windows)
+        for rows, batch in _windows(model, stream, batch_size, num_workers, target):
             writer.add(rows)
             seen.update(row["id"] for row in rows)
             report.windows += len({(row["id"], row["start_s"]) for row in rows})
@@ -117,7 +122,7 @@ def embed(
             writer.add(rows)
             report.events += events
         report.rows = writer.rows
-    _write_notes(Path(output), report, model, fingerprint, source, split, hop_s or model.format.duration_s)
+    _write_notes(Path(output), report, model, fingerprint, source, split, stream)
     return report
 
 
@@ -145,19 +150,12 @@ def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> t
 
 
 def _windows(
-    model: VATT,
-    clips: Sequence[Clip],
-    hop_s: float | None,
-    batch_size: int,
-    num_workers: int,
-    decoder: Decoder,
-    device: torch.device,
+    model: VATT, stream: WindowStream, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
     """Rows of video and audio vectors, batch by batch."""
-    stream = WindowStream(clips, ClipReader(model.format, None, decoder), hop_s or model.format.duration_s)
     loader = DataLoader(stream, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
     done: set[str] = set()
-    with tqdm(total=len(clips), desc="embedding", unit="clip", disable=None) as bar:
+    with tqdm(total=len(stream.clips), desc="embedding", unit="clip", disable=None) as bar:
         for batch in loader:
             valid = {m: batch[f"{m}_valid"] for m in ("video", "audio")}
             ready = finish({k: x.to(device) if isinstance(x, Tensor) else x for k, x in batch.items()})
@@ -225,7 +223,7 @@ def _write_notes(
     fingerprint: str,
     source: str | Path,
     split: str | None,
-    hop_s: float,
+    stream: WindowStream,
 ) -> None:
     with (output / "errors.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["kind", "id", "path", "reason"])
@@ -237,7 +235,8 @@ def _write_notes(
         "source": str(source),
         "split": split,
         "window_s": model.format.duration_s,
-        "hop_s": hop_s,
+        "hop_s": stream.hop_s if stream.count is None else None,
+        "windows_per_clip": stream.count,
         "spaces": list(SPACES),
         "clips": report.clips,
         "embedded": report.embedded,

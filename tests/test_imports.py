@@ -39,6 +39,7 @@ ONLY_IN = {
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/source.py"},
     "pebble": {"datasets/processes.py"},
+    "sklearn": {"evaluation/probe.py"},
     "webdataset": {"datasets/shards/writing.py"},
 }
 

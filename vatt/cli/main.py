@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
     "finetune": ("vatt.cli.finetune:finetune", (), "make a classifier of a model: finetune fit --config FILE"),
+    "probe": ("vatt.cli.probe:probe", ("manifest",), "train small classifiers on the frozen features of a model"),
     "convert": (
         "vatt.cli.models:convert",
         ("official", "output"),

@@ -1,0 +1,65 @@
+"""vatt probe, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+from vatt.cli.main import main
+from vatt.datasets.media.encoding import write_media
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise around -0.5 and 0.5, of 1.5 s in three folds, and one file that is none."""
+    folder = tmp_path_factory.mktemp("noises")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(18):
+        wave = rng.normal(size=12_000) * 0.01 + (-0.5, 0.5)[i % 2]
+        write_media(folder / f"{i}.m4a", None, 25, wave.astype(np.float32), 8000)
+        rows.append({"path": f"{i}.m4a", "id": f"noise{i}", "label": ("below", "above")[i % 2], "x_fold": 1 + i // 2 % 3})
+    (folder / "bad.m4a").write_bytes(b"nothing")
+    rows.append({"path": "bad.m4a", "id": "bad", "label": "below", "x_fold": 1})
+    (folder / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "clips.jsonl"
+
+
+def test_probes_over_folds_layers_and_shares(
+    noises: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "probe.json"
+    given = ["probe", str(noises), "--model", str(model_folder), "--output", str(output), "--modality", "audio"]
+    options = ["--folds", "[1,2,3]", "--layers", "all", "--windows", "2", "--steps", "50", "--num_workers", "0"]
+    assert main([*given, *options, "--kinds", "[linear,svm,knn,lowrank,attentive]", "--shares", "[0.5,1.0]"]) == 1
+    printed = capsys.readouterr().out
+    assert "unreadable: " in printed
+    assert "18 of 19 test clips" in " ".join(printed.split())
+    report = json.loads(output.read_text())
+    assert report["clips present"] == "18 of 19"
+    found = {name: value for name, value in report.items() if "labels" in name}
+    assert len(found) == 2 * (4 * (TINY.num_frames // 4 + 1) + 1)  # shares, kinds and layers, attentive on one
+    for name, value in found.items():
+        assert len(value["each"]) == (9 if "50%" in name else 3)
+        assert value["top-1 (%)"] == pytest.approx(np.mean(value["each"]), abs=0.01)
+    assert found["linear, layer final, 100% of the labels"]["top-1 (%)"] > 90
+    assert "| protocol |" in output.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--folds", "[4]"], "no row is to be tested in fold 4; found: 1, 2, 3"),
+        ([], "no row has split 'test'"),
+        (["--folds", "[1]", "--windows", "0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_probed_is_said(
+    noises: Path, model_folder: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    given = ["probe", str(noises), "--model", str(model_folder), "--output", str(tmp_path / "p.json")]
+    assert main([*given, "--modality", "audio", *options]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TINY, tiny_backbone
+from vatt.datasets.clips import ClipReader
+from vatt.datasets.table import ClipTable
+from vatt.retrieval.features import FINAL, extract
+from vatt.structures import Clip
+
+
+@pytest.mark.parametrize(("modality", "batch_size", "num_workers"), [("video", 3, 0), ("audio", 8, 2)])
+def test_features_are_those_of_the_backbone(
+    video_file: Path, sound_file: Path, tmp_path: Path, modality: str, batch_size: int, num_workers: int
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    paths = {"a": str(video_file), "bad": str(tmp_path / "bad.mp4"), "b": str(video_file)}
+    clips = ClipTable(Clip(id=name, path=path, start_s=float(name == "b")) for name, path in paths.items())
+    tower = tiny_backbone().tower(modality).eval()
+    reader = ClipReader(TINY, modalities=(modality,))
+    found = extract(tower, clips, reader, 2, tokens=True, batch_size=batch_size, num_workers=num_workers, device="cpu")
+    assert found.ids == ["a", "b"]
+    assert [event["id"] for event in found.events] == ["bad"]
+    assert list(found.layers) == ["1", "2", FINAL]
+    assert all(x.shape == (2, 2, 16) for x in found.layers.values())
+    torch.testing.assert_close(found.tokens[:, :, 0], found.layers[FINAL])
+    # By hand: the last window of "b".
+    with ExitStack() as stack:
+        sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0)
+    raw = sample[modality][None]
+    raw = raw.float() / 127.5 - 1 if modality == "video" else raw
+    with torch.no_grad():
+        features = tower.encode(modality, tower.tokenize(modality, raw), layers=True)
+    torch.testing.assert_close(found.layers[FINAL][1, 1], features.pooled[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.layers["1"][1, 1], features.layers[0][0, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.tokens[1, 1, 1:], features.tokens[0], rtol=1e-4, atol=1e-5)

@@ -39,7 +39,7 @@ ONLY_IN = {
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/source.py"},
     "pebble": {"datasets/processes.py"},
-    "sklearn": {"evaluation/probe.py"},
+    "sklearn": {"evaluation/probe.py", "evaluation/pictures.py"},
     "webdataset": {"datasets/shards/writing.py"},
 }
 

@@ -84,7 +84,7 @@ def test_from_files_to_answers(street: Path) -> None:
     vatt("retrieve", embeddings, "--output", str(street / "report.json"))
     report = json.loads((street / "report.json").read_text())
     assert report["text_to_video"]["gallery"] == 6
-    vatt("plot", str(street / "run"), "--output", str(street / "curves.png"))
+    vatt("plot", "curves", str(street / "run"), "--output", str(street / "curves.png"))
     assert (street / "curves.png").stat().st_size > 10_000
 
 

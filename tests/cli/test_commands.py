@@ -79,7 +79,7 @@ def test_exit_status_tells_what_came_of_it(
         (["vocabulary", "VIDEO", "--output", "OUT"], "no text"),
         (["synth", "OUT", "--num_test", "9999"], "combinations"),
         (["index", "MODEL", "--output", "OUT"], "no embeddings"),
-        (["plot", "MODEL", "--output", "OUT.png"], "metrics.csv"),
+        (["plot", "curves", "MODEL", "--output", "OUT.png"], "metrics.csv"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

@@ -21,7 +21,8 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(18):
         wave = rng.normal(size=12_000) * 0.01 + (-0.5, 0.5)[i % 2]
         write_media(folder / f"{i}.m4a", None, 25, wave.astype(np.float32), 8000)
-        rows.append({"path": f"{i}.m4a", "id": f"noise{i}", "label": ("below", "above")[i % 2], "x_fold": 1 + i // 2 % 3})
+        label = ("below", "above")[i % 2]
+        rows.append({"path": f"{i}.m4a", "id": f"noise{i}", "label": label, "x_fold": 1 + i // 2 % 3})
     (folder / "bad.m4a").write_bytes(b"nothing")
     rows.append({"path": "bad.m4a", "id": "bad", "label": "below", "x_fold": 1})
     (folder / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -29,6 +29,14 @@ def test_versions_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert read_logs(tmp_path) == {"x": [(1, 10.0)]}
 
 
+def test_a_fine_tuning_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log(tmp_path, 0, "step,train/loss,val/top1\n4,3.0,\n9,2.0,60.0\n")
+    plot_curves(tmp_path, tmp_path / "curves.svg")
+    said = (tmp_path / "curves.svg").read_text()
+    assert all(text in said for text in ("classification", "top-1", "Validation clips"))
+
+
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     lines = "step,train/video_audio,train/video_text,val/text_to_video_R@1,val/text_to_video_gallery\n"

@@ -203,20 +203,6 @@ def how_made(embeddings: str) -> dict[str, object]:
     return {"source": notes.get("source"), "split": notes.get("split"), "training": training or "not known"}
 
 
-def plot(run: str, output: str) -> int:
-    """Draw the curves of a training run.
-
-    Args:
-        run: folder of the run.
-        output: PNG or SVG file.
-    """
-    from vatt.evaluation.plots import plot_curves
-
-    plot_curves(run, output)
-    print(f"curves: {output}")
-    return 0
-
-
 def print_retrieval(report: dict[str, object]) -> None:
     """The table of a retrieval report, with chance beside every number."""
     rows = []

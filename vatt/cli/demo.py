@@ -56,7 +56,7 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
     for number, (caption, name) in enumerate(_questions(manifest), start=1):
         sheet = pictures / f"query_{number}.png"
         _vatt("search", str(index), caption, "--k", "6", "--sheet", str(sheet), "--right_id", name)
-    _vatt("plot", str(run), "--output", str(pictures / "curves.png"))
+    _vatt("plot", "curves", str(run), "--output", str(pictures / "curves.png"))
     _vatt("retrieve", str(embeddings), "--output", str(report))
     _complete(report, weights, config, time.perf_counter() - began)
     print(

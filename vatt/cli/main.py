@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "index": ("vatt.cli.commands:index", ("embeddings",), "build a searchable index from vectors"),
     "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
-    "plot": ("vatt.cli.commands:plot", ("run",), "draw the curves of a training run"),
+    "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),
     "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
 }
 

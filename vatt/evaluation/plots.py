@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 Curve = list[tuple[int, float]]
+LOSSES = {
+    "train/video_audio": "video–audio (NCE)",
+    "train/video_text": "video–text (MIL-NCE)",
+    "train/loss": "classification",
+}
+SCORES = {"val/top1": "top-1", "val/top5": "top-5", "val/mAP": "mAP", "val/AUC": "AUC"}
 
 
 def read_logs(folder: str | Path) -> dict[str, Curve]:
@@ -31,20 +37,20 @@ def read_logs(folder: str | Path) -> dict[str, Curve]:
 
 
 def plot_curves(folder: str | Path, output: str | Path) -> None:
-    """Both loss terms and retrieval on the validation clips, over the steps of a run.
+    """Losses, and what was measured on the validation clips, over the steps of a run.
 
     Args:
-        folder: of the run.
-        output: PNG or SVG file.
+        folder: of the run, a pretraining or a fine-tuning.
+        output: PNG or SVG file; without a suffix both are written.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    pyplot = _import_pyplot()
+    pyplot = import_pyplot()
     curves = read_logs(folder)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, label in (("train/video_audio", "video–audio (NCE)"), ("train/video_text", "video–text (MIL-NCE)")):
-        if name in curves:
+    for name, label in LOSSES.items():
+        if name in curves and (name != "train/loss" or "train/video_audio" not in curves):
             left.plot(*zip(*curves[name], strict=True), label=label)
     left.set(xlabel="step", ylabel="loss (nats)", title="Training loss", ylim=(0, None))
     gallery = None
@@ -56,18 +62,39 @@ def plot_curves(folder: str | Path, output: str | Path) -> None:
                 right.plot(*zip(*points, strict=True), style, color=colour, label=label)
         if f"val/{direction}_gallery" in curves:
             gallery = int(curves[f"val/{direction}_gallery"][-1][1])
+    for name, label in SCORES.items():
+        if name in curves:
+            right.plot(*zip(*curves[name], strict=True), marker=".", label=label)
     title = "Retrieval on validation clips" + (f" (of {gallery}, chance R@1 {100 / gallery:.1f} %)" if gallery else "")
-    right.set(xlabel="step", ylabel="recall (%)", title=title, ylim=(0, 102))
+    if gallery is None:
+        title = "Validation clips"
+    right.set(xlabel="step", ylabel="per cent", title=title, ylim=(0, 102))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False, fontsize=9)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
-    pyplot.close(figure)
+    if not right.lines:  # nothing was held out
+        figure.delaxes(right)
+    save(figure, output)
 
 
-def _import_pyplot() -> Any:
+def save(figure: Any, output: str | Path) -> list[Path]:
+    """Write a figure as PNG or SVG, by its suffix; without one as both."""
+    output = Path(output)
+    files = [output] if output.suffix else [output.with_name(output.name + suffix) for suffix in (".png", ".svg")]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        figure.savefig(file, dpi=120)
+    import_pyplot().close(figure)
+    return files
+
+
+def import_pyplot() -> Any:
+    """Matplotlib, drawing to files.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:

@@ -1,0 +1,55 @@
+"""vatt plot, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vatt.cli.main import main
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, video_file: Path) -> Path:
+    texts = ("a red ring", "a blue bar", "a green ring", "a red bar")
+    rows = [
+        {"id": f"clip{i}", "path": str(video_file), "start_s": i / 8, "text": texts[i % 4], "x_kind": "ab"[i % 2]}
+        for i in range(8)
+    ]
+    path = tmp_path / "clips.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_pictures_of_embeddings_and_of_a_model(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    embeddings = str(tmp_path / "embeddings")
+    given = ["--model", str(model_folder), "--output", embeddings, "--windows", "1", "--num_workers", "0"]
+    assert main(["embed", str(manifest), *given]) == 0
+    tsne = ["plot", "tsne", embeddings, "--labels", str(manifest), "--column", "x_kind"]
+    assert main([*tsne, "--output", str(tmp_path / "tsne")]) == 0
+    assert (tmp_path / "tsne.svg").is_file()
+    assert main(["plot", "similarities", embeddings, "--output", str(tmp_path / "sim.png")]) == 0
+    nodes = ["plot", "activations", str(model_folder), str(manifest), "--output", str(tmp_path / "nodes.png")]
+    assert main([*nodes, "--clips", "4"]) == 0
+    for name in ("tsne.png", "sim.png", "nodes.png"):
+        assert Image.open(tmp_path / name).size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tnse", "X"], "no picture 'tnse'; did you mean 'tsne'"),
+        (["tsne", "X"], "--labels"),
+        (["curves", "X", "Y"], "one source, not of 2"),
+        (["activations", "X"], "activations MODEL MANIFEST"),
+        (["droptoken", "CLIPS"], "not a table of vatt droptoken"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(
+    arguments: list[str], message: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(manifest) if word == "CLIPS" else word for word in arguments]
+    assert main(["plot", *given, "--output", str(tmp_path / "x.png")]) == 2
+    assert message in capsys.readouterr().err

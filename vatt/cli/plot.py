@@ -1,0 +1,138 @@
+"""``vatt plot``: the paper's pictures, of runs, embeddings and models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from vatt.errors import InputError
+
+
+def plot(
+    kind: str,
+    sources: list[str],
+    output: str,
+    labels: str | None = None,
+    column: str = "label",
+    about: str = "",
+    clips: int = 32,
+    seed: int = 0,
+) -> int:
+    """Draw a picture.
+
+    curves RUN: losses and validation of a training. tsne EMBEDDINGS …: vectors of video and text, coloured by class, a
+    panel for each folder. similarities EMBEDDINGS …: cosines of pairs that belong together and of random pairs.
+    activations MODEL MANIFEST: what the nodes of each layer do for each modality. droptoken TABLE: quality against
+    operations, of the JSON file that vatt droptoken writes.
+
+    Args:
+        kind: curves, tsne, similarities, activations or droptoken.
+        sources: what is drawn.
+        output: PNG or SVG file; without a suffix both are written.
+        labels: manifest with the classes of the embedded clips, for tsne.
+        column: of that manifest: label, or a column of its own that begins with x_.
+        about: data and protocol, for the title.
+        clips: of the manifest, for activations.
+        seed: of t-SNE, and of the random pairs.
+    """
+    drawers: dict[str, Callable[[], None]] = {
+        "curves": lambda: _curves(_one(kind, sources), output),
+        "tsne": lambda: _tsne(sources, labels, column, output, about, seed),
+        "similarities": lambda: _similarities(sources, output, about, seed),
+        "activations": lambda: _activations(sources, clips, output, about),
+        "droptoken": lambda: _tradeoff(_one(kind, sources), output, about),
+    }
+    if kind not in drawers:
+        close = get_close_matches(kind, drawers, n=1)
+        raise InputError(
+            f"there is no picture {kind!r}"
+            + (f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(drawers)}")
+        )
+    drawers[kind]()
+    print(f"{kind}: {output}" + ("" if Path(output).suffix else ".png, .svg"))
+    return 0
+
+
+def _one(kind: str, sources: list[str]) -> str:
+    if len(sources) != 1:
+        raise InputError(f"{kind} is of one source, not of {len(sources)}")
+    return sources[0]
+
+
+def _curves(run: str, output: str) -> None:
+    from vatt.evaluation.plots import plot_curves
+
+    plot_curves(run, output)
+
+
+def _titles(sources: list[str]) -> dict[str, str]:
+    """Folders by the shortest ends of their paths that differ."""
+    for length in range(1, max(len(Path(source).parts) for source in sources) + 1):
+        titles = ["/".join(Path(source).parts[-length:]) for source in sources]
+        if len(set(titles)) == len(sources):
+            return dict(zip(titles, sources, strict=True))
+    raise InputError("a folder comes twice")
+
+
+def _tsne(sources: list[str], labels: str | None, column: str, output: str, about: str, seed: int) -> None:
+    from vatt.datasets.manifest import read_manifest
+    from vatt.evaluation.pictures import plot_tsne
+
+    if labels is None:
+        raise InputError("give --labels, the manifest that says what class each clip is of")
+    classes = {}
+    for clip in read_manifest(labels, check_files=False).heads():
+        value = clip.labels[0] if column == "label" and clip.labels else clip.extra.get(column)
+        if value is not None:
+            classes[clip.id] = str(value)
+    if not classes:
+        raise InputError(f"{labels}: no row has a {column}")
+    plot_tsne(_titles(sources), classes, output, about, seed)
+
+
+def _similarities(sources: list[str], output: str, about: str, seed: int) -> None:
+    from vatt.evaluation.pictures import plot_similarities
+
+    plot_similarities(_titles(sources), output, about, seed)
+
+
+def _activations(sources: list[str], clips: int, output: str, about: str) -> None:
+    import torch
+
+    from vatt.datasets.batches import collate, finish
+    from vatt.datasets.clips import ClipDataset, ClipReader
+    from vatt.datasets.manifest import read_manifest
+    from vatt.evaluation.pictures import plot_activations
+    from vatt.models.vatt import VATT
+    from vatt.retrieval.activations import mean_activations
+    from vatt.retrieval.embeddings import model_vocabulary
+
+    if len(sources) != 2:
+        raise InputError("activations are of a model and a manifest: vatt plot activations MODEL MANIFEST")
+    model = VATT.from_pretrained(sources[0])
+    vocabulary = model_vocabulary(model) if "text" in model.backbone.modalities else None
+    dataset = ClipDataset(read_manifest(sources[1])[:clips], ClipReader(model.format, vocabulary))
+    batch = finish(collate([dataset[i] for i in range(len(dataset))]))
+    found = {}
+    for modality in model.backbone.modalities:
+        raw, valid = batch[modality], batch[f"{modality}_valid"]
+        chosen = raw[valid]
+        if len(chosen):
+            with torch.inference_mode():
+                found[modality] = mean_activations(model.backbone, modality, chosen)
+    if not found:
+        raise InputError(f"{sources[1]}: nothing of its first {clips} clips could be read")
+    plot_activations(found, output, about)
+
+
+def _tradeoff(table: str, output: str, about: str) -> None:
+    from vatt.evaluation.pictures import plot_tradeoff
+
+    try:
+        found = json.loads(Path(table).read_text(encoding="utf-8"))
+        points = found["rates"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{table} is not a table of vatt droptoken: {error}") from error
+    plot_tradeoff(points, output, about or found["about"])

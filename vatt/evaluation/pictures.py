@@ -1,0 +1,168 @@
+"""The paper's pictures: t-SNE, distributions of similarities, activations of nodes, quality against operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vatt.errors import InputError
+from vatt.evaluation.plots import import_pyplot, save
+from vatt.retrieval.store import Embeddings
+
+MARKERS = {"video": "o", "text": "x", "audio": "^"}
+MOST_COLOURS = 20
+
+
+def plot_tsne(
+    stores: Mapping[str, str | Path], classes: Mapping[str, str], output: str | Path, about: str = "", seed: int = 0
+) -> None:
+    """Vectors of video and text in their common space, drawn near each other where they are similar (VATT, figure 3).
+
+    Args:
+        stores: folders of embeddings by the title of their panel.
+        classes: class of each clip by its id; clips without one are left out.
+        output: PNG or SVG file; without a suffix both are written.
+        about: of the data, for the title.
+        seed: of t-SNE.
+
+    Raises:
+        InputError: too few clips with a class, or more classes than colours tell apart.
+        ImportError: matplotlib or scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError('t-SNE needs scikit-learn: pip install "vatt[probes]"') from error
+    pyplot = import_pyplot()
+    names = sorted(set(classes.values()))
+    if not 1 < len(names) <= MOST_COLOURS:
+        raise InputError(f"colours tell 2 to {MOST_COLOURS} classes apart, not {len(names)}")
+    colours = dict(zip(names, pyplot.get_cmap("tab10" if len(names) <= 10 else "tab20").colors, strict=False))
+    figure, axes = pyplot.subplots(
+        1, len(stores), figsize=(6 * len(stores) + 1.5, 5.6), layout="constrained", squeeze=False
+    )
+    for axis, (title, source) in zip(axes[0], stores.items(), strict=True):
+        store = Embeddings(source)
+        points, labels, kinds = [], [], []
+        for modality in ("video", "text"):
+            if (modality, "video_text") not in store.kinds():
+                continue
+            rows = store.select(modality, "video_text")
+            units = rows.vectors / np.linalg.norm(rows.vectors, axis=1, keepdims=True)
+            for name, vector in zip(rows.column("id"), units, strict=True):
+                if name in classes:
+                    points.append(vector)
+                    labels.append(classes[name])
+                    kinds.append(modality)
+        if len(points) < 10:
+            raise InputError(f"{store.file}: {len(points)} vectors have a class, too few to draw")
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        places = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(
+            np.stack(points)
+        )
+        for kind in dict.fromkeys(kinds):
+            for name in names:
+                rows_of = [i for i, pair in enumerate(zip(kinds, labels, strict=True)) if pair == (kind, name)]
+                axis.scatter(*places[rows_of].T, s=18, marker=MARKERS[kind], color=colours[name], linewidths=1)
+        axis.set(title=f"{title} ({kinds.count('video')} video, {kinds.count('text')} text)", xticks=[], yticks=[])
+    handles = [pyplot.Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
+    handles += [
+        pyplot.Line2D([], [], marker=MARKERS[kind], linestyle="", color="black", label=kind)
+        for kind in ("video", "text")
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    figure.suptitle(f"t-SNE of vectors in the video-text space{about and f', {about}'}")
+    save(figure, output)
+
+
+def plot_similarities(stores: Mapping[str, str | Path], output: str | Path, about: str = "", seed: int = 0) -> None:
+    """Cosines of pairs that belong together, and of random pairs, in both common spaces.
+
+    Args:
+        stores: folders of embeddings by the title of their row.
+        output, about, seed: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    pairs = (("text", "video", "video_text"), ("audio", "video", "video_audio"))
+    figure, axes = pyplot.subplots(
+        len(stores), 2, figsize=(10, 3.2 * len(stores) + 0.6), layout="constrained", squeeze=False, sharex=True
+    )
+    rng = np.random.default_rng(seed)
+    for row, (title, source) in zip(axes, stores.items(), strict=True):
+        store = Embeddings(source)
+        for axis, (first, second, space) in zip(row, pairs, strict=True):
+            axis.set(title=f"{title}: {first} and {second}", xlim=(-1, 1), yticks=[])
+            if not {(first, space), (second, space)} <= set(store.kinds()):
+                axis.text(0, 0.5, f"no {first} and {second} in one space", ha="center")
+                continue
+            a, b = (_first_of_each(store, modality, space) for modality in (first, second))
+            shared = [name for name in a if name in b]
+            x, y = np.stack([a[name] for name in shared]), np.stack([b[name] for name in shared])
+            positive = (x * y).sum(axis=1)
+            others = rng.integers(1, max(2, len(shared)), size=len(shared))
+            random = (x * y[(np.arange(len(shared)) + others) % len(shared)]).sum(axis=1)
+            bins = np.linspace(-1, 1, 61)
+            for values, label in ((random, "random"), (positive, "of one clip")):
+                axis.hist(values, bins, alpha=0.6, density=True, label=f"{label}, mean {values.mean():.2f}")
+            axis.legend(frameon=False, fontsize=9)
+            axis.set_title(f"{title}: {first} and {second}, {len(shared)} clips")
+    for axis in axes[-1]:
+        axis.set_xlabel("cosine")
+    figure.suptitle(f"Similarities of pairs{about and f', {about}'}")
+    save(figure, output)
+
+
+def plot_activations(activations: Mapping[str, np.ndarray], output: str | Path, about: str = "") -> None:
+    """Mean activation of every hidden node of the MLPs, by layer and modality (VATT, figure 4).
+
+    Args:
+        activations: (L, H) by modality; see `vatt.retrieval.activations.mean_activations`.
+        output, about: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    values = np.concatenate([x.ravel() for x in activations.values()])
+    low, high = float(values.min()), float(np.quantile(values, 0.995))  # a few nodes would hide all the others
+    figure, axes = pyplot.subplots(
+        1, len(activations), figsize=(3.6 * len(activations) + 1, 5), layout="constrained", squeeze=False
+    )
+    for axis, (modality, x) in zip(axes[0], activations.items(), strict=True):
+        picture = axis.imshow(x.T, aspect="auto", cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+        axis.set(title=modality, xlabel="block", xticks=range(len(x)), xticklabels=range(1, len(x) + 1))
+    axes[0][0].set_ylabel("hidden node of the MLP")
+    figure.colorbar(picture, ax=axes[0].tolist(), label="mean activation (after GELU)", extend="max")
+    figure.suptitle(f"Mean activation of nodes{about and f', {about}'}")
+    save(figure, output)
+
+
+def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about: str = "") -> None:
+    """Quality against operations at several rates of DropToken (VATT, table 5).
+
+    Args:
+        points: one for each rate: ``drop``, ``gflops`` of a training clip's forward pass, and ``metrics`` by name.
+        output, about: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    figure, axis = pyplot.subplots(figsize=(7.5, 4.8), layout="constrained")
+    ordered = sorted(points, key=lambda point: point["gflops"])
+    for name in ordered[0]["metrics"]:
+        axis.plot([p["gflops"] for p in ordered], [p["metrics"][name] for p in ordered], marker="o", label=name)
+    low, high = axis.get_ylim()
+    for point in ordered:
+        axis.axvline(point["gflops"], color="grey", linewidth=0.5, zorder=0)
+        axis.text(point["gflops"], high, f"{point['drop']:.0%} dropped", rotation=90, va="top", ha="right", fontsize=9)
+    axis.set(xlabel="GFLOPs of a clip's forward pass in training", ylabel="per cent", ylim=(low, high))
+    axis.set_title(f"DropToken{about and f', {about}'}")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    save(figure, output)
+
+
+def _first_of_each(store: Embeddings, modality: str, space: str) -> dict[str, np.ndarray]:
+    """A unit vector for each clip, of its first row."""
+    rows, found = store.select(modality, space), {}
+    for name, vector in zip(rows.column("id"), rows.vectors, strict=True):
+        found.setdefault(name, vector / np.linalg.norm(vector))
+    return found

@@ -77,3 +77,27 @@ def test_a_command_that_fails_ends_it(config: Path, tmp_path: Path, monkeypatch:
 def test_it_wants_the_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "run this in the folder of the repository" in capsys.readouterr().err
+
+
+def test_rates_of_droptoken_are_compared(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["droptoken", "--config", str(config), "--output", str(tmp_path / "drop"), "--rates", "[0.5,0]"]
+    command += ["--corpus", str(tmp_path / "corpus"), "--max_steps", "3"]
+    assert main(command) == 0
+    table = json.loads((tmp_path / "drop" / "table.json").read_text())
+    half, whole = table["rates"]
+    assert (half["drop"], whole["drop"]) == (0.5, 0)
+    # Half of the tokens are more than half of the operations: texts are not dropped, patches are all embedded.
+    assert 0.4 * whole["gflops"] < half["gflops"] < 0.9 * whole["gflops"]
+    assert set(half["metrics"]) == {f"{m} → video R@{k}" for m in ("text", "audio") for k in (1, 5)}
+    for rate, run in ((0.5, "drop_50"), (0.0, "drop_0")):
+        said = yaml.safe_load((tmp_path / "drop" / run / "config.yaml").read_text())
+        assert said["model"]["objective"]["init_args"]["drop_video"] == rate
+        assert json.loads((tmp_path / "drop" / run / "model" / "training.json").read_text())["steps"] == 3
+    assert "| 50% |" in (tmp_path / "drop" / "table.md").read_text()
+    assert Image.open(tmp_path / "drop" / "droptoken.png").size[0] > 500
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("there already") >= 5  # vocabulary, two models and their vectors
+    assert main([*command[:-2], "--rates", "[0.5,0.5]"]) == 2

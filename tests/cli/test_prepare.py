@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,28 @@ def test_the_status_tells_whether_something_was_left_out(
     assert main([*argv, "--crf", "30", "--overwrite", "true"]) == 1
     assert main(["prepare", str(tmp_path / "gone"), "--output", str(output)]) == 2
     assert "there is no manifest and no folder" in capsys.readouterr().err
+
+
+def test_options_that_begin_anew_or_only_check(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (media / "a.mp4").read_bytes()
+    (media / "a.mp4").write_bytes(b"not yet there" * 100)
+    os.utime(media / "a.mp4", (1, 1))
+    output = tmp_path / "shards"
+    argv = ["prepare", str(media), "--output", str(output), "--num_workers", "1"]
+    assert main(argv) == 1
+    assert main([*argv, "--retry", "true"]) == 1
+    assert "1 of them new" in capsys.readouterr().out
+    (media / "a.mp4").write_bytes(whole)
+    assert main([*argv, "--overwrite", "true"]) == 0
+    shutil.rmtree(media)
+    capsys.readouterr()
+    assert main(["prepare", str(output), "--check", "true"]) == 0
+    assert capsys.readouterr().out == f"shards: {output} (1, 1 of them whole)\n"
+    (output / "00000.tar").unlink()
+    assert main([*argv, "--check", "true"]) == 1
+    assert capsys.readouterr().out == f"00000.tar: gone\nshards: {output} (1, 0 of them whole)\n"
+    assert main(["prepare", str(output)]) == 2
+    assert "--output is missing" in capsys.readouterr().err
 
 
 def test_shards_are_a_source_like_any_other(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,34 +30,18 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
     if not Path(config).is_file():
         raise FileNotFoundError(f"no configuration at {config}; run this in the folder of the repository")
     run, data = Path(output), Path(corpus)
-    manifest, vocabulary = data / "manifest.jsonl", data / "vocabulary"
     model, embeddings, index, pictures = run / "model", run / "embeddings", run / "index", run / "pictures"
-    report = run / "report.json"
+    report, weights = run / "report.json", model / "training.json"
 
-    _vatt("synth", str(data), *CORPUS)
-    _vatt(
-        *("vocabulary", str(manifest), "--split", "train", "--size", "512", "--output", str(vocabulary)),
-        makes=vocabulary / "vocabulary.json",
-        source=manifest,
-    )
-    fit = ["pretrain", "fit", "--config", config, "--run.folder", str(run)]
-    fit += ["--data.manifest", str(manifest), "--data.vocabulary", str(vocabulary), "--data.cache", str(data / "cache")]
-    if (run / "checkpoints" / "last.ckpt").is_file():
-        fit += ["--ckpt_path", "last"]  # a run that was stopped goes on
-    weights = model / "training.json"
-    _vatt(*fit, makes=weights, source=manifest)
-    _vatt(
-        *("embed", str(manifest), "--split", "test", "--model", str(model), "--output", str(embeddings)),
-        makes=embeddings / "embeddings.parquet",
-        source=weights,
-    )
+    make_corpus(data)
+    train_and_embed(config, run, data)
     stored = embeddings / "embeddings.parquet"
-    _vatt("index", str(embeddings), "--output", str(index), makes=index / "index.json", source=stored)
-    for number, (caption, name) in enumerate(_questions(manifest), start=1):
+    run_command("index", str(embeddings), "--output", str(index), makes=index / "index.json", source=stored)
+    for number, (caption, name) in enumerate(_questions(data / "manifest.jsonl"), start=1):
         sheet = pictures / f"query_{number}.png"
-        _vatt("search", str(index), caption, "--k", "6", "--sheet", str(sheet), "--right_id", name)
-    _vatt("plot", "curves", str(run), "--output", str(pictures / "curves.png"))
-    _vatt("retrieve", str(embeddings), "--output", str(report))
+        run_command("search", str(index), caption, "--k", "6", "--sheet", str(sheet), "--right_id", name)
+    run_command("plot", "curves", str(run), "--output", str(pictures / "curves.png"))
+    run_command("retrieve", str(embeddings), "--output", str(report))
     _complete(report, weights, config, time.perf_counter() - began)
     print(
         f"\nmodel       {model}/        vatt.VATT.from_pretrained('{model}')\n"
@@ -67,7 +51,34 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
     return 0
 
 
-def _vatt(*argv: str, makes: Path | None = None, source: Path | None = None) -> None:
+def make_corpus(data: Path) -> None:
+    """The corpus and a vocabulary of its captions, unless they are there."""
+    manifest, vocabulary = data / "manifest.jsonl", data / "vocabulary"
+    run_command("synth", str(data), *CORPUS)
+    run_command(
+        *("vocabulary", str(manifest), "--split", "train", "--size", "512", "--output", str(vocabulary)),
+        makes=vocabulary / "vocabulary.json",
+        source=manifest,
+    )
+
+
+def train_and_embed(config: str, run: Path, data: Path, options: Sequence[str] = ()) -> None:
+    """Pretrain on the corpus and embed its test clips, unless that was done; a run that was stopped goes on."""
+    manifest, weights, embeddings = data / "manifest.jsonl", run / "model" / "training.json", run / "embeddings"
+    fit = ["pretrain", "fit", "--config", config, "--run.folder", str(run), *options]
+    fit += ["--data.manifest", str(manifest), "--data.vocabulary", str(data / "vocabulary")]
+    fit += ["--data.cache", str(data / "cache")]
+    if (run / "checkpoints" / "last.ckpt").is_file():
+        fit += ["--ckpt_path", "last"]
+    run_command(*fit, makes=weights, source=manifest)
+    run_command(
+        *("embed", str(manifest), "--split", "test", "--model", str(run / "model"), "--output", str(embeddings)),
+        makes=embeddings / "embeddings.parquet",
+        source=weights,
+    )
+
+
+def run_command(*argv: str, makes: Path | None = None, source: Path | None = None) -> None:
     """Run a command, unless what it makes is there and newer than what it is made from."""
     from vatt.cli.main import main
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),
+    "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
     "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
 }
 

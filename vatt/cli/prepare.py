@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vatt.errors import InputError
+
 SHOWN = 20  # rows left out that are named
 
 
 def prepare(
     path: str,
-    output: str,
+    output: str | None = None,
     short_side: int = 256,
     gop: int = 16,
     crf: int = 23,
@@ -19,6 +21,8 @@ def prepare(
     time_limit_s: float = 600.0,
     verify: bool = False,
     overwrite: bool = False,
+    retry: bool = False,
+    check: bool = False,
 ) -> int:
     """Make training shards: every clip small and quick to open, many clips in a file.
 
@@ -27,13 +31,13 @@ def prepare(
     also behind a URL. Rows that share a file share its clip; if they need less than half of it, their spans are cut
     out, and their times and those of their texts move along (column x_source says where a row came from).
 
-    The same command again goes on where it was stopped, and makes again what was damaged. To try the left-out clips of
-    a shard again, delete the shard.
+    The same command again goes on where it was stopped, and makes again what was damaged.
 
-    Exit status: 0 if every row is in a shard, 1 if some were left out (errors.csv says why), 2 for wrong input.
+    Exit status: 0 if every row is in a shard, 1 if some were left out (errors.csv says why) or --check has found
+    damage, 2 for wrong input.
 
     Args:
-        path: a manifest, a folder of media, or one media file.
+        path: a manifest, a folder of media, or one media file; for --check a folder of shards.
         output: folder that gets the shards (00000.tar, …), manifest.jsonl, shards.json with checksums, and errors.csv.
         short_side: pixels of the shorter side; smaller videos are not enlarged.
         gop: frames from one key frame to the next, at most. Reading that begins anywhere has to decode from the key
@@ -45,13 +49,26 @@ def prepare(
         num_workers: processes; one per CPU unless given.
         time_limit_s: seconds for one file; films need more.
         verify: compare the checksums of the shards that are there already.
-        overwrite: replace shards that other options or another manifest left in the folder.
+        overwrite: begin anew; replaces shards of other options, of another manifest, or of files that have changed.
+        retry: make the shards again from which a file was left out that could not be read, took too long or crashed
+            a decoder: the reason may have passed.
+        check: write nothing, and compare shards with their checksums. Neither the manifest nor the media are needed.
     """
     from vatt.datasets.media.transcode import Encoding
+    from vatt.datasets.shards.folder import check as find_damage
     from vatt.datasets.shards.writing import prepare as run
 
+    if check:
+        number, problems = find_damage(Path(output or path))
+        for name, problem in problems.items():
+            print(f"{name}: {problem}")
+        print(f"shards: {output or path} ({number}, {number - len(problems)} of them whole)")
+        return 1 if problems else 0
+    if output is None:
+        raise InputError("--output is missing: the folder that gets the shards")
+
     encoding = Encoding(short_side=short_side, gop=gop, crf=crf, fps=fps)
-    done = run(path, output, encoding, shard_mb, num_workers, time_limit_s, verify, overwrite)
+    done = run(path, output, encoding, shard_mb, num_workers, time_limit_s, verify, overwrite, retry)
     for event in done.left_out[:SHOWN]:
         print(f"{event['kind']}: {event['id']}: {event['path']}: {event['reason']}")
     if len(done.left_out) > SHOWN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -143,5 +144,11 @@ class Isolated(Generic[Task, Result]):
 
 
 def _start() -> None:
-    """One CPU thread, and all imports done before a clock runs."""
+    """One CPU thread, all imports done before a clock runs, and no life after the process that gives the tasks."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

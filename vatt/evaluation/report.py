@@ -90,6 +90,8 @@ def write_per_class(path: str | Path, names: Sequence[str], values: Mapping[str,
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return f"{len(value)}, see the table"
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,24 +1,27 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.conftest import ROOT, TINY, numbered_frames
 from vatt.datasets.clips import ClipDataset, ClipReader
-from vatt.datasets.media.cache import DecodedCache
+from vatt.datasets.media.cache import DecodedCache, memory_folder
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.encoding import write_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Part
+from vatt.datasets.media.pictures import Part, Square
 from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 
@@ -120,12 +123,118 @@ def test_a_cache_in_memory_is_shared_by_workers_and_gone_afterwards(video_file: 
     assert not folder.exists()
 
 
-def test_a_full_disk_is_left_alone(video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=100, free=9))
+def test_a_cache_in_memory_is_removed_after_its_process_was_killed() -> None:
+    code = (
+        "import os, signal\n"
+        "from vatt.datasets.media.cache import memory_folder\n"
+        "print(memory_folder(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    left = Path(done.stdout.strip())
+    assert left.is_dir()
+    alive, other = Path(memory_folder()), Path(memory_folder())
+    assert not left.exists()
+    assert alive.is_dir()
+    alive.rmdir()
+    other.rmdir()
+
+
+FULL = pytest.mark.parametrize(
+    "space",
+    [SimpleNamespace(total=100, free=9), SimpleNamespace(total=10**6, free=10**5 + 9)],  # without, and with the entry
+)
+
+
+@FULL
+def test_a_full_disk_is_left_alone_and_changes_no_sample(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: SimpleNamespace
+) -> None:
+    part, crop = Part(24), Square(24, place=0.0)  # of pictures of 64 x 48: cut after they were scaled
+    with DecodedCache(tmp_path / "kept", part, 8000).open(video_file) as kept:
+        expected, sound = kept.frames([1.0, 2.0], crop), kept.waveform(0.4, 1.0, 8000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: space)
+    cache = DecodedCache(tmp_path / "full", part, 8000)
+    with pytest.warns(UserWarning, match="is full"):
+        media = cache.open(video_file)
+    assert torch.equal(media.frames([1.0, 2.0], crop).frames, expected.frames)
+    assert torch.equal(media.waveform(0.4, 1.0, 8000).samples, sound.samples)
+    assert not (tmp_path / "full").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, None])
+def test_a_disk_that_fills_up_ends_nothing(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    def fill(*arrays: object) -> None:  # NumPy's own error has no number
+        raise OSError(number, "full") if number else OSError("10 requested and 0 written")
+
+    monkeypatch.setattr(np, "save", fill)
     cache = DecodedCache(tmp_path, Part(32), 8000)
-    with pytest.warns(UserWarning, match="is full"), cache.open(video_file) as media:
-        assert media.frames([1.0], Part(32)).frames.shape[-2] == 32
+    with pytest.warns(UserWarning, match="is full"):
+        cache.open(video_file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        assert cache.open(video_file).frames([1.0], Part(32)).frames.shape[-2] == 32
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_of_a_disk_are_not_hidden(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arrays: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        DecodedCache(tmp_path, Part(32), 8000).open(video_file)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["frames.npy", "samples.npy", "facts.npz"])
+@pytest.mark.parametrize("kept", [0, 200, None])
+def test_a_damaged_entry_is_made_again(video_file: Path, tmp_path: Path, name: str, kept: int | None) -> None:
+    cache = DecodedCache(tmp_path, Part(32), 8000)
+    expected = cache.open(video_file).frames([1.0]).frames
+    (entry,) = tmp_path.iterdir()
+    if kept is None:
+        (entry / name).unlink()
+    else:
+        os.truncate(entry / name, kept)
+    with pytest.warns(UserWarning, match=f"{entry} of .* is damaged"):
+        assert torch.equal(cache.open(video_file).frames([1.0]).frames, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(cache.open(video_file).frames([1.0]).frames, expected)
+
+
+def test_what_was_begun_and_left_is_removed(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (f"{'0a' * 12}.1.part", f"{'0b' * 12}.2.part", "my.part"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "frames.npy").touch()
+    for folder in (old, other):
+        os.utime(folder / "frames.npy", (1, 1))
+        os.utime(folder, (1, 1))
+    DecodedCache(tmp_path, Part(32), 8000)
+    assert set(tmp_path.iterdir()) == {new, other}
+
+
+def test_two_writers_with_the_same_number_do_not_meet(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers that share a folder."""
+    cache, save = DecodedCache(tmp_path, Part(32), 8000), np.savez
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    def save_late(*file: object, **arrays: object) -> None:
+        monkeypatch.setattr(np, "savez", save)
+        cache.open(video_file)  # another one begins and ends meanwhile
+        save(*file, **arrays)
+
+    monkeypatch.setattr(np, "savez", save_late)
+    assert cache.open(video_file).frames([1.0]).frames.shape[-2] == 32
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_kept_picture_is_shown_at_every_time(tmp_path: Path) -> None:

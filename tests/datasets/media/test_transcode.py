@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -108,6 +112,28 @@ def test_the_same_file_gives_the_same_bytes(zoo: Path) -> None:
     for name in ("h264.mp4", "mjpeg.avi", "vp9_opus.webm"):
         first = whole(zoo / name).read_bytes()
         assert whole(zoo / name).read_bytes() == first
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
+def test_no_byte_depends_on_what_memory_held_before(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from vatt.datasets.media.encoding import write_media\n"
+        "from vatt.datasets.media.transcode import Encoding, transcode\n"
+        "t, y, x = np.mgrid[:40, :256, :320]\n"
+        "waves = 127 + 100 * np.sin(x / 17 + t / 5) * np.cos(y / 23 - t / 9)\n"
+        "write_media(sys.argv[1] + '/new.mp4', waves[..., None].repeat(3, 3).astype(np.uint8), 25)\n"
+        "transcode(sys.argv[1] + '/new.mp4', sys.argv[1] + '/again.mp4', Encoding())\n"
+    )
+    found = []
+    for value in ("1", "170"):
+        folder = tmp_path / value
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)], env=os.environ | {"MALLOC_PERTURB_": value}, check=True
+        )
+        found.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,8 @@ def test_what_must_be_the_same_to_go_on(files: Path) -> None:
     assert plan(files, clips, 2.0).facts["options"] != facts["options"]
     assert plan(files, clips[::-1]).facts["manifest"] != facts["manifest"]
     assert plan(files, [clips[0], clip(0, 1, path=clips[1].path)]).facts["manifest"] != facts["manifest"]
+    os.utime(files / "0.mp4", (1, 1))
+    assert plan(files, clips).facts["files"] != facts["files"]
     (files / "0.mp4").write_bytes(bytes(400_001))
     changed = plan(files, clips).facts
     assert changed["files"] != facts["files"]

@@ -92,7 +92,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(media: Path, tmp_path: Path
     assert summary.written == 3 - done
     assert (output / "00000.tar").stat().st_mtime_ns == first
     assert contents(output) == contents(reference)
-    assert not (output / ".prepare" / "members").exists()
+    assert not list((output / ".prepare").glob("members*"))
 
     again = run(media, output, make=never)
     assert (again.written, again.rows, again.damaged) == (0, 6, [])
@@ -147,7 +147,7 @@ def test_folders_of_others_and_the_source_are_safe(media: Path, tmp_path: Path) 
         run(media, media, overwrite=True)
     output = tmp_path / "out"
     run(media, output)
-    with pytest.raises(InputError, match="would be overwritten"):
+    with pytest.raises(InputError, match="could be overwritten"):
         run(output / "manifest.jsonl", output)
     with FileLock(output / ".prepare" / "lock"), pytest.raises(InputError, match="another run is at work"):
         run(media, output)

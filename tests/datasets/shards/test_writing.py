@@ -121,7 +121,7 @@ def test_the_library_webdataset_reads_the_shards(shards: tuple[Path, Summary], z
 def samples_of(clips: list[Clip], num_workers: int, start: int = 0) -> list[dict]:
     dataset = MixedDataset([ClipDataset(clips, ClipReader(TINY), Augment(), seed=3)])
     sampler = StepSampler([Shuffled(len(clips), seed=5, whole=4)], 4, steps=12)
-    sampler.load_state_dict({"step": start, "slot": 4 * start})
+    sampler.load_state_dict(sampler.state_dict() | {"step": start, "slot": 4 * start})
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
     return list(loader)
 

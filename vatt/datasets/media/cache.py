@@ -1,7 +1,8 @@
 """Decoded files on disk or in memory, for sets small enough: the first pass decodes, every later one only reads.
 
 An entry holds all frames of a file, scaled to what a model wants, and its whole waveform, resampled. Readers use it
-like an open file, but crops that enlarge are less sharp; the workers and, on disk, later runs share it.
+like an open file, but crops that enlarge are less sharp; the workers and, on disk, later runs share it. Where there is
+no room for an entry it is made every time, and dropped after use: samples do not depend on how full the disk was.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,25 +27,34 @@ import torch
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.decoding import TIME_LIMIT_S, open_media
 from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
-from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
 from vatt.datasets.media.source import is_url, state
+from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 
 KEPT_FREE = 0.1  # share of a disk that is left alone
 VERSION = 4  # of what an entry holds
+UNFINISHED = ".part"
+ABANDONED_S = 3600.0  # an entry that is not finished after so long never will be
+SHM, MINE = Path("/dev/shm"), "vatt-cache-"  # where caches in memory are, and how their names begin
+
+Arrays = tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]  # frames, samples, facts
 
 
 class CachedMedia:
-    """A decoded file, with the interface of `vatt.datasets.media.decoding.Media`."""
+    """A decoded file, with the interface of `vatt.datasets.media.decoding.Media`.
+
+    Args:
+        path: of the file.
+        frames: (T, 3, H, W) uint8.
+        samples: (S,) int16.
+        facts: all else, as `DecodedCache` writes it.
+    """
 
     bad_packets = 0
 
-    def __init__(self, entry: Path, path: str) -> None:
-        self.path = path
-        self._frames = np.load(entry / "frames.npy", mmap_mode="r")
-        self._samples = np.load(entry / "samples.npy", mmap_mode="r")
-        facts = np.load(entry / "facts.npz")
+    def __init__(self, path: str, frames: np.ndarray, samples: np.ndarray, facts: Mapping[str, np.ndarray]) -> None:
+        self.path, self._frames, self._samples = path, frames, samples
         self._times_s, self._until_s = facts["times_s"], float(facts["until_s"])
         self._begin, self._rate = int(facts["sound_begin"]), int(facts["sample_rate"])
         self.info = MediaInfo(
@@ -82,13 +95,22 @@ class CachedMedia:
 def memory_folder() -> str:
     """A folder in memory, which this process and those it starts share, and which is gone after it ends.
 
+    A process that is killed leaves its folder behind; the next one that makes a folder removes it.
+
     Raises:
         InputError: the system has none.
     """
-    shm = Path("/dev/shm")
-    if not shm.is_dir():
+    if not SHM.is_dir():
         raise InputError("this system has no /dev/shm for a cache in memory: give data.cache a folder on disk")
-    folder, owner = tempfile.mkdtemp(prefix="vatt-", dir=shm), os.getpid()
+    for left in SHM.glob(f"{MINE}*"):
+        if (held := _lock(left, wait=False)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+    while True:
+        folder, owner = tempfile.mkdtemp(prefix=MINE, dir=SHM), os.getpid()
+        # Held until this process has ended, and those that it forked, however they end.
+        if _lock(Path(folder), wait=True) is not None and os.path.isdir(folder):
+            break  # else another process has taken it for a folder left behind
 
     def remove() -> None:
         if os.getpid() == owner:  # a forked worker that ends is not the end
@@ -98,11 +120,27 @@ def memory_folder() -> str:
     return folder
 
 
+def _lock(folder: Path, wait: bool) -> int | None:
+    """Take hold of a folder for as long as the descriptor is open; None if another process has it, or it is gone."""
+    import fcntl  # not on every system, as /dev/shm
+
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # gone, no folder, or another user's
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
 class DecodedCache:
     """A folder of decoded files.
 
-    A file is no longer added when the disk, or the memory, would have less than a tenth of its space left; it is
-    decoded every time then.
+    A file is not added if the disk, or the memory, would have less than a tenth of its space left; it is decoded every
+    time then.
 
     Args:
         folder: where; grows by frames x width x height x 3 bytes for each file. "memory" is a `memory_folder`.
@@ -115,8 +153,11 @@ class DecodedCache:
         self.folder = Path(memory_folder() if folder == "memory" else folder)
         self.part, self.sample_rate, self.time_limit_s = part, sample_rate, time_limit_s
         self._said = False
+        for left in self.folder.glob("[0-9a-f]" * 24 + f".*{UNFINISHED}"):
+            if _is_older(left, ABANDONED_S):
+                shutil.rmtree(left, ignore_errors=True)
 
-    def open(self, path: str | Path) -> CachedMedia | Media:
+    def open(self, path: str | Path) -> CachedMedia:
         """The decoded file; it is decoded now unless it has been before.
 
         Raises:
@@ -130,22 +171,17 @@ class DecodedCache:
         facts = (path if is_url(path) else str(Path(path).resolve()), size, changed_ns, self.part)
         facts = (*facts, self.sample_rate, VERSION)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
-        if not entry.is_dir():
-            if self._is_full():
-                return open_media(path, time_limit_s=self.time_limit_s)
-            self._decode(path, entry)
-        return CachedMedia(entry, path)
+        if entry.is_dir():
+            try:
+                return _read(entry, path)
+            except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+                warnings.warn(f"{entry} of {path} is damaged, and made again: {error}", stacklevel=2)
+                shutil.rmtree(entry, ignore_errors=True)
+        arrays = self._decode(path)
+        self._keep(entry, *arrays)
+        return CachedMedia(path, *arrays)
 
-    def _is_full(self) -> bool:
-        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        space = shutil.disk_usage(there)
-        full = space.free < KEPT_FREE * space.total
-        if full and not self._said:
-            self._said = True
-            warnings.warn(f"the cache at {self.folder} is full; further files are decoded every time", stacklevel=2)
-        return full
-
-    def _decode(self, path: str, entry: Path) -> None:
+    def _decode(self, path: str) -> Arrays:
         with open_media(path, time_limit_s=self.time_limit_s) as media:
             frames, times_s, until_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0), 0.0
             if media.info.has_video:
@@ -157,22 +193,58 @@ class DecodedCache:
                 raise MediaError(path, f"{media.bad_packets} damaged packets")
             duration_s, is_picture = media.info.duration_s, media.info.is_picture
         samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
-        unfinished = entry.with_name(f"{entry.name}.{os.getpid()}")
-        unfinished.mkdir(parents=True, exist_ok=True)
-        np.save(unfinished / "frames.npy", frames)
-        np.save(unfinished / "samples.npy", samples)
-        np.savez(
-            unfinished / "facts.npz",
-            times_s=times_s,
-            until_s=until_s,
-            sound_begin=sound.begin,
-            sample_rate=self.sample_rate,
-            duration_s=duration_s,
-            is_picture=is_picture,
-        )
+        facts = {
+            "times_s": times_s,
+            "until_s": until_s,
+            "sound_begin": sound.begin,
+            "sample_rate": self.sample_rate,
+            "duration_s": duration_s,
+            "is_picture": is_picture,
+        }
+        return frames, samples, {name: np.asarray(fact) for name, fact in facts.items()}
+
+    def _keep(self, entry: Path, frames: np.ndarray, samples: np.ndarray, facts: Mapping[str, np.ndarray]) -> None:
+        """Write an entry whole or not at all; not at all if there is no room for it."""
+        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        space = shutil.disk_usage(there)
+        wanted = frames.nbytes + samples.nbytes + sum(fact.nbytes for fact in facts.values())
+        if space.free - wanted < KEPT_FREE * space.total:
+            return self._say_full()
+        unfinished = entry.with_name(f"{entry.name}.{uuid4().hex}{UNFINISHED}")  # containers may have equal pids
         try:
+            unfinished.mkdir(parents=True)
+            _write(unfinished / "frames.npy", np.save, frames)
+            _write(unfinished / "samples.npy", np.save, samples)
+            _write(unfinished / "facts.npz", np.savez, **facts)
             os.replace(unfinished, entry)
-        except OSError:  # another worker was faster
-            for file in unfinished.iterdir():
-                file.unlink()
-            unfinished.rmdir()
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if error.errno in (*DISK_FULL, None):  # NumPy gives none when a disk is full
+                self._say_full()
+            elif not entry.is_dir():  # else another worker was faster
+                raise
+
+    def _say_full(self) -> None:
+        if not self._said:
+            self._said = True
+            warnings.warn(f"the cache at {self.folder} is full; further files are decoded every time", stacklevel=2)
+
+
+def _read(entry: Path, path: str) -> CachedMedia:
+    frames, samples = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("frames", "samples"))
+    with np.load(entry / "facts.npz") as facts:
+        return CachedMedia(path, frames, samples, facts)
+
+
+def _write(file: Path, save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> None:
+    with file.open("wb") as opened:
+        save(opened, *arrays, **named)
+        opened.flush()
+        os.fsync(opened.fileno())  # else a crash of the system could leave an entry of empty files
+
+
+def _is_older(path: Path, age_s: float) -> bool:
+    try:
+        return max(found.stat().st_mtime for found in (path, *path.iterdir())) < time.time() - age_s
+    except OSError:  # finished, or removed, meanwhile
+        return False

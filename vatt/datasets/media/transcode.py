@@ -22,12 +22,12 @@ import numpy as np
 from av.codec.context import Flags
 
 from vatt.datasets.media.container import EARLY_S, first_line
+from vatt.datasets.media.encoding import X264
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import GAP_S, Media
 from vatt.datasets.media.shrinking import Shown, Shrinker, cap
 
 CLOCK = 90_000  # ticks per second of the new picture track: exact for the usual frame rates, and fine for all others
-PRESET = "veryfast"
 SOUND_BITS_PER_S = 96_000  # of each channel
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 # Sound that MP4 takes as it is, out of containers whose packets have exact times and come without headers of their own.
@@ -200,7 +200,7 @@ class _Input(Media):
 
     def _add_video(self, new: Any, picture: av.VideoFrame, encoding: Encoding) -> Any:
         rate = Fraction(self._video.average_rate or 25).limit_denominator(1001)
-        options = {"preset": PRESET, "crf": str(encoding.crf), "g": str(encoding.gop)}
+        options = X264 | {"crf": str(encoding.crf), "g": str(encoding.gop)}
         stream = new.add_stream("libx264", rate=min(rate, 1000), options=options)
         stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)

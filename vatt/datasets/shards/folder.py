@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
+from vatt.datasets.media.source import split_member
 from vatt.datasets.shards.plan import Plan
 from vatt.errors import InputError
+
+TAR = re.compile(r"\d{5,}\.tar(\.part)?")  # what shards are called
 
 
 class ShardFolder:
@@ -32,10 +39,27 @@ class ShardFolder:
 
     def __init__(self, path: Path, source: str | Path) -> None:
         self.path, self.state = path, path / ".prepare"
-        if Path(source).resolve() == (path / "manifest.jsonl").resolve():
-            raise InputError(f"{source} would be overwritten: write somewhere else")
         if path.exists() and not self.state.is_dir() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} holds other things: write into a folder of its own")
+        self.keep_out([str(source)])
+
+    def keep_out(self, files: Iterable[str]) -> None:
+        """Make sure that nothing that is read lies where shards are written, and removed.
+
+        Args:
+            files: paths as in a manifest.
+
+        Raises:
+            InputError: one does.
+        """
+        here, folders = self.path.resolve(), dict[Path, Path]()
+        for file in files:
+            path = Path(split_member(file)[0].removeprefix("file://"))
+            if path.parent not in folders:
+                folders[path.parent] = path.parent.resolve()
+            found = path.resolve() if path.is_symlink() else folders[path.parent] / path.name
+            if found.is_relative_to(here):
+                raise InputError(f"{file} lies in {self.path} and could be overwritten: write somewhere else")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -54,26 +78,33 @@ class ShardFolder:
     def claim(self, plan: Plan, overwrite: bool) -> None:
         """Make sure that what is in the folder came of the same plan, or remove it.
 
+        Args:
+            plan: what the folder is to hold.
+            overwrite: remove it in any case.
+
         Raises:
             InputError: it did not, and must not be removed.
         """
         noted = self.state / "plan.json"
-        if noted.is_file():
-            then, now = json.loads(noted.read_text(encoding="utf-8")), plan.facts
+        if noted.is_file() and not overwrite:
+            then, now = read_json(noted), plan.facts
             if then == now:
                 return
-            if not overwrite:
+            if then is None:
+                changed = [f"{noted} cannot be read"]
+            else:
                 options = then["options"]
                 changed = [
                     f"{k} was {options.get(k)}, is {v}" for k, v in now["options"].items() if options.get(k) != v
                 ]
                 changed += ["the manifest has changed"] if then["manifest"] != now["manifest"] else []
-                changed = changed or ["a media file was changed, added or removed"]
-                raise InputError(
-                    f"{self.path} holds the shards of another command ({'; '.join(changed)}): write somewhere else, or "
-                    "replace them with --overwrite true"
-                )
-        for path in (*self.path.glob("[0-9]*.tar*"), *self.state.glob("*.json")):
+            changed = changed or ["a media file was changed, added or removed"]
+            raise InputError(
+                f"{self.path} holds the shards of another command ({'; '.join(changed)}): write somewhere else, or "
+                "replace them with --overwrite true"
+            )
+        tars = [path for path in self.path.iterdir() if TAR.fullmatch(path.name)]
+        for path in (*tars, *self.state.glob("*.json")):
             path.unlink()
         for name in ("manifest.jsonl", "shards.json", "errors.csv"):
             (self.path / name).unlink(missing_ok=True)
@@ -87,11 +118,61 @@ class ShardFolder:
         """What came of a shard; it is there once the shard is finished."""
         return self.state / f"{number:05d}.json"
 
+    def workplace(self) -> Path:
+        """A new folder for what is being made. Runs that were killed may have left some, and workers in them."""
+        for left in self.state.glob("members*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix="members.", dir=self.state))
+
+
+def check(folder: Path) -> tuple[int, dict[str, str]]:
+    """Compare shards with their checksums; what they were made of is not looked at.
+
+    Args:
+        folder: what `vatt prepare` has written, or a copy of it.
+
+    Returns:
+        How many there should be, and what is wrong with those that are not whole.
+
+    Raises:
+        InputError: there is no list of checksums.
+    """
+    listed = read_json(folder / "shards.json")
+    if listed is None:
+        raise InputError(f"{folder / 'shards.json'}, the list of checksums, is not there or cannot be read")
+    problems = {}
+    for shard in tqdm(listed["shards"], desc="checking", unit="shard", disable=None):
+        tar = folder / shard["name"]
+        size = tar.stat().st_size if tar.is_file() else None
+        if size is None:
+            problems[tar.name] = "gone"
+        elif size != shard["bytes"]:
+            problems[tar.name] = f"has {size} bytes, had {shard['bytes']}"
+        elif digest(tar) != shard["sha256"]:
+            problems[tar.name] = "its content has changed"
+    return len(listed["shards"]), problems
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None if it is not there, or was damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_suffix(".part")
     unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    put(unfinished, path)
+
+
+def put(unfinished: Path, path: Path) -> None:
+    """Give a file its name, once all of it is on the disk: else a crash of the system could leave the name alone."""
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 

@@ -74,7 +74,8 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
     made, first = Made(), source.clips[0]
     with ExitStack() as stack:
         media = stack.enter_context(open_media(first.path))
-        sound = stack.enter_context(open_media(first.audio_path)) if first.audio_path else None
+        apart = first.audio_path not in (None, first.path)
+        sound = stack.enter_context(open_media(first.audio_path)) if apart else None
         is_picture = media.info.is_picture and sound is None  # shown at all times
         duration_s = 0.0 if is_picture else max(file.info.duration_s for file in (media, sound) if file)
         usable = []
@@ -85,13 +86,13 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
                 )
             else:
                 usable.append((row, clip))
-        if sound is not None and not sound.info.has_audio:
+        if first.audio_path and not (sound or media).info.has_audio:
             raise MediaError(first.audio_path, "no audio track")
     if not usable:
         return made
     for start_s, end_s, rows in pieces(*zip(*usable, strict=True), duration_s):
         member = Member(member_key(rows[0]), rows, start_s, min(end_s, duration_s) - start_s)
-        stretch = Stretch(start_s, end_s, sound=sound is None)
+        stretch = Stretch(start_s, end_s, sound=sound is None or not media.info.has_video)
         try:
             member.path = _write(media, stretch, encoding, folder, member.key)
             if sound is not None:

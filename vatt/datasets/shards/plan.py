@@ -83,23 +83,25 @@ def make_plan(clips: Sequence[Clip], root: Path, encoding: Encoding, shard_mb: f
     plan, groups = Plan(), {}
     for row, clip in enumerate(clips):
         groups.setdefault((clip.path, clip.audio_path), []).append(row)
-    sizes: dict[str, int] = {}
-    filled = math.inf
+    states: dict[str, tuple[int, int]] = {}
+    filled, files = math.inf, sha256()
     for rows in groups.values():
         chosen = tuple(clips[row] for row in rows)
         try:
-            size = sum(_size(path, sizes) for path in (chosen[0].path, chosen[0].audio_path) if path is not None)
+            found = [_state(path, states) for path in (chosen[0].path, chosen[0].audio_path) if path is not None]
         except OSError as error:
             reason = error.strerror or str(error)
             plan.left_out += [Event(kind="missing", id=clip.id, path=clip.path, reason=reason) for clip in chosen]
             continue
+        size = sum(size for size, _ in found)
         expected = min(size, BYTES_PER_S * (encoding.short_side / 256) ** 2 * _seconds(chosen))
         if filled + expected > shard_mb * 1e6:
             plan.shards.append([])
             filled = 0.0
         filled += expected
         plan.shards[-1].append(Source(tuple(rows), chosen, size))
-    plan.size = sum(sizes.values())
+        files.update(repr((len(plan.shards), len(rows), found)).encode())
+    plan.size = sum(size for size, _ in states.values())
     digest = sha256()
     for clip in clips:
         try:
@@ -109,15 +111,15 @@ def make_plan(clips: Sequence[Clip], root: Path, encoding: Encoding, shard_mb: f
     plan.facts = {
         "options": asdict(encoding) | {"shard_mb": shard_mb},
         "manifest": digest.hexdigest(),
-        "files": sha256(repr([(len(s.rows), s.size) for shard in plan.shards for s in shard]).encode()).hexdigest(),
+        "files": files.hexdigest(),
     }
     return plan
 
 
-def _size(path: str, sizes: dict[str, int]) -> int:
-    if path not in sizes:
-        sizes[path] = state(path)[0]
-    return sizes[path]
+def _state(path: str, states: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if path not in states:
+        states[path] = state(path)
+    return states[path]
 
 
 def _seconds(clips: Sequence[Clip]) -> float:

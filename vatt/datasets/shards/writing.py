@@ -27,7 +27,7 @@ from vatt.datasets.media.source import member as member_path
 from vatt.datasets.media.transcode import DISK_FULL, Encoding
 from vatt.datasets.processes import Failure, Isolated
 from vatt.datasets.rows import to_row
-from vatt.datasets.shards.folder import ShardFolder, digest, write_json
+from vatt.datasets.shards.folder import ShardFolder, digest, put, read_json, write_json
 from vatt.datasets.shards.members import Made, Member, make_members, remove
 from vatt.datasets.shards.plan import Plan, Source, make_plan, member_key, shifted
 from vatt.errors import InputError, VattError
@@ -72,6 +72,7 @@ def prepare(
     time_limit_s: float = 600.0,
     verify: bool = False,
     overwrite: bool = False,
+    retry: bool = False,
     make: Make = make_members,
 ) -> Summary:
     """Write shards, ``manifest.jsonl``, ``shards.json`` (with checksums) and ``errors.csv`` into a folder.
@@ -84,7 +85,8 @@ def prepare(
         num_workers: processes, one thread each; one per CPU unless given.
         time_limit_s: for one file.
         verify: compare the checksums of the shards that are there, not only their sizes.
-        overwrite: remove what another command left in the folder.
+        overwrite: remove what is in the folder, and begin anew.
+        retry: make the shards again from which a file was left out that could not be read.
         make: writes the files of one source, in a worker process.
 
     Raises:
@@ -100,12 +102,15 @@ def prepare(
     root = Path(source) if Path(source).is_dir() else Path("." if is_url(str(source)) else source).parent
     plan = make_plan(clips, root, encoding, shard_mb)
     if not plan.shards:
-        raise InputError(f"{source}: none of its files is there, the first is {clips[0].path}")
+        hint = f"; shards alone are checked by: vatt prepare {output} --check true" if verify else ""
+        raise InputError(f"{source}: none of its files is there, the first is {clips[0].path}{hint}")
+    firsts = (source.clips[0] for shard in plan.shards for source in shard)
+    folder.keep_out(path for clip in firsts for path in (clip.path, clip.audio_path) if path is not None)
     try:
         with folder.locked():
             folder.claim(plan, overwrite)
             run = _Run(clips, root, folder, plan)
-            run.look(verify)
+            run.look(verify, retry)
             run.work(encoding, num_workers, time_limit_s, make)
             return run.finish()
     except OSError as error:
@@ -142,14 +147,16 @@ class _Run:
         self.done: dict[int, dict[str, Any]] = {}
         self.summary = Summary(size_before=plan.size, left_out=list(plan.left_out))
 
-    def look(self, verify: bool) -> None:
-        """Find out which shards are there and whole."""
+    def look(self, verify: bool, retry: bool) -> None:
+        """Find out which shards are there and whole, and are not to be tried again."""
         there = [number for number in range(len(self.plan.shards)) if self.folder.note(number).is_file()]
         for number in tqdm(there, desc="checking", unit="shard", disable=None if verify else True):
-            note = json.loads(self.folder.note(number).read_text(encoding="utf-8"))
+            note = read_json(self.folder.note(number))
             tar = self.folder.tar(number)
             size = tar.stat().st_size if tar.is_file() else 0
-            if size == note["bytes"] and (not verify or not size or digest(tar) == note["sha256"]):
+            if note and retry and any(kind != "outside" for _, kind, _ in note["left_out"]):
+                continue
+            if note and size == note["bytes"] and (not verify or not size or digest(tar) == note["sha256"]):
                 self.done[number] = note
             else:
                 self.summary.damaged.append(tar.name)
@@ -157,9 +164,7 @@ class _Run:
     def work(self, encoding: Encoding, num_workers: int | None, time_limit_s: float, make: Make) -> None:
         """Write the shards that are missing."""
         todo = [number for number in range(len(self.plan.shards)) if number not in self.done]
-        folder = self.folder.state / "members"
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        folder.mkdir(exist_ok=True)  # its workers may still be ending
+        folder = self.folder.workplace()
         sources = [source for number in todo for source in self.plan.shards[number]]
         total = sum(map(len, self.plan.shards))
         workers = Isolated(
@@ -205,7 +210,8 @@ class _Run:
                 places = {info.name: (info.offset_data, info.size) for info in written}
             note["rows"] = [(row, by_s, *map(places.get, names)) for row, by_s, *names in note["rows"]]
             note["bytes"], note["sha256"] = unfinished.stat().st_size, digest(unfinished)
-            os.replace(unfinished, tar)
+            self.folder.note(number).unlink(missing_ok=True)  # of the tar that is replaced
+            put(unfinished, tar)
         else:
             unfinished.unlink()
             tar.unlink(missing_ok=True)
@@ -259,7 +265,7 @@ class _Run:
         manifest = self.folder.path / "manifest.jsonl"
         if clips:
             write_manifest((clips[row] for row in sorted(clips)), manifest.with_suffix(".part"))
-            os.replace(manifest.with_suffix(".part"), manifest)
+            put(manifest.with_suffix(".part"), manifest)
         else:
             manifest.unlink(missing_ok=True)
         return summary

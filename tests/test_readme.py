@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shlex
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
+from vatt.cli.finetune import build_finetuning
 from vatt.cli.main import COMMANDS, make_parser
 from vatt.cli.training import VattCLI
 from vatt.datasets.datamodule import ClipDataModule
@@ -39,13 +43,27 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
         monkeypatch.chdir(ROOT)
         VattCLI(PretrainModule, ClipDataModule, args=[*options, *places], run=False, seed_everything_default=0)
         return
+    if word == "finetune":
+        (tmp_path / "a.wav").touch()
+        rows = [
+            {"path": "a.wav", "id": str(i), "label": "ab"[i % 2], "split": s} for i, s in enumerate(["train", "val"])
+        ]
+        (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        changed = {"--data.manifest": f"{tmp_path}/clips.jsonl", "--model.pretrained": None}
+        options = [changed.get(before, word) for before, word in itertools.pairwise(rest)]
+        options = [word for word in options if word not in (None, "--model.pretrained")]
+        monkeypatch.chdir(ROOT)
+        assert rest[0] in ("fit", "validate", "test")
+        with torch.device("meta"):
+            build_finetuning([*options, "--model.backbone=configs/backbone/bbs.yaml"])
+        return
     where, positional, _ = COMMANDS[word]
     module, name = where.split(":")
     make_parser(word, getattr(import_module(module), name), positional).parse_args(rest)
 
 
 def test_there_are_commands() -> None:
-    assert {shlex.split(line)[1] for line in LINES} >= {"vocabulary", "pretrain", "embed", "index", "search"}
+    assert {shlex.split(line)[1] for line in LINES} >= set(COMMANDS) - {"synth", "demo"}
 
 
 def test_make_targets_exist() -> None:

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import TINY
-from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.datamodule import ClipDataModule, Source
+from vatt.datasets.transforms import Augment
+from vatt.errors import InputError
 
 
 def manifest(folder: Path, video: Path, splits: list[str | None]) -> str:
@@ -60,3 +62,14 @@ def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Pa
     data = module(tmp_path, video_file, ["train"] * 4, val_fraction=0.0)
     with pytest.raises(ValueError, match=r"trainer\.max_steps"):
         data.train_dataloader()
+
+
+def test_speed_is_for_sound_alone(tmp_path: Path) -> None:
+    faster = Augment(speed=(0.9, 1.1))
+    with pytest.raises(InputError, match="for sound alone"):
+        ClipDataModule("clips.csv", augment=faster)
+    with pytest.raises(InputError, match="for sound alone"):
+        ClipDataModule(sources={"a": Source("clips.csv", augment=faster)})
+    ClipDataModule("clips.csv", augment=faster, modalities=["audio"])
+    with pytest.raises(InputError, match=r"data\.modalities"):
+        ClipDataModule("clips.csv", modalities=["text"])

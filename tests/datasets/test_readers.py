@@ -10,6 +10,7 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
 from vatt.datasets.sampling import seeded
 from vatt.datasets.text import WordVocabulary
+from vatt.datasets.transforms import Augment
 from vatt.structures import Clip, ClipFormat, TimedText
 
 
@@ -25,6 +26,24 @@ def test_frames_come_at_the_formats_rate(video_file: Path) -> None:
     assert video.dtype == torch.uint8
     assert video.min() < 10
     assert video.max() > 245
+
+
+def test_sound_played_faster_is_higher_and_spans_more(sound_file: Path) -> None:
+    """Beeps of 1 kHz at 0.5, 1.0 and 1.5 s: at 1.25 times the speed of 1.25 kHz, and at 0.4, 0.8 and 1.2 s."""
+    spec = ClipFormat(num_frames=4, fps=2.5, size=32, sample_rate=16_000)
+    with open_media(sound_file) as media:
+        usual, _ = AudioReader(spec)(media, 0.0, augment=Augment(), generator=seeded(0))
+        fast, heard = AudioReader(spec)(media, 0.0, augment=Augment(speed=(1.25, 1.25)), generator=seeded(0))
+        turned, _ = AudioReader(spec)(media, 0.0, augment=Augment(turn=1.0), generator=seeded(0))
+    assert heard
+    assert fast.shape == usual.shape == (25_600,)
+    torch.testing.assert_close(turned, -usual)
+    for samples, pitch, starts in ((usual, 1000, (0.5, 1.0, 1.5)), (fast, 1250, (0.4, 0.8, 1.2))):
+        spectrum = torch.fft.rfft(samples).abs()
+        assert spectrum.argmax().item() * 16_000 / len(samples) == pytest.approx(pitch, rel=0.01)
+        loud = samples.abs().unfold(0, 160, 160).amax(dim=1) > 0.1
+        begins = [i / 100 for i in range(1, len(loud)) if loud[i] and not loud[i - 1]]
+        assert begins == pytest.approx(starts, abs=0.02)
 
 
 def test_a_crop_box_keeps_the_size(video_file: Path) -> None:

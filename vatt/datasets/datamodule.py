@@ -124,6 +124,9 @@ class ClipDataModule(L.LightningDataModule):
                 "give data.manifest, or data.sources for several, and not both; if a file sets the other: "
                 "--data.manifest null"
             )
+        varied = [augment, *(source.augment for source in (sources or {}).values() if source.augment is not None)]
+        if "video" in modalities and any(each.speed != (1.0, 1.0) for each in varied):
+            raise InputError("augment.speed is for sound alone: set data.modalities [audio], or leave it at 1")
         if manifest is not None:
             sources = {"": Source(manifest, balanced=balanced)}
         elif balanced or cache:

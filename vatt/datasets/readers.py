@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Part, Square
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment, draw_view, vary_waveform
+from vatt.datasets.transforms import Augment, at_speed, draw_speed, draw_view, vary_waveform
 from vatt.structures import Clip, ClipFormat, TimedText
 
 MIN_COVERAGE = 0.5  # a picture or a sound of which less than half exists is not taken for real
@@ -81,11 +81,12 @@ class AudioReader:
         After ``end_s``, the end of the clip, there is silence.
         """
         spec = self.format
-        sound = media.waveform(start_s, spec.sound_s, spec.sample_rate)
-        inside = min(spec.num_samples, max(1, round(min(end_s - start_s, spec.sound_s) * spec.sample_rate)))
+        length_s = spec.sound_s * draw_speed(augment, generator)
+        sound = media.waveform(start_s, length_s, spec.sample_rate)
+        inside = min(len(sound.samples), max(1, round(min(end_s - start_s, length_s) * spec.sample_rate)))
         sound.samples[inside:] = 0.0
         valid = sound.coverage(inside) >= MIN_COVERAGE
-        return vary_waveform(sound.samples, augment, generator), valid
+        return vary_waveform(at_speed(sound.samples, spec.num_samples), augment, generator), valid
 
 
 class TextReader:

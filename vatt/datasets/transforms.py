@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from vatt.datasets.media.pictures import WHOLE_BOX, Box, Cut, inside
@@ -38,6 +39,9 @@ class Augment:
         colour_chance: probability that the colours of a clip are changed at all.
         gain_db: largest change of the loudness, in decibels, up or down.
         noise: standard deviation of white noise, relative to the largest sample of the clip.
+        speed: range of the factor by which the sound is played faster, and higher. For sound alone: a picture of the
+            same clip stays as fast as it was.
+        turn: probability that the waveform is turned over, which nobody hears.
     """
 
     area: tuple[float, float] = (1.0, 1.0)
@@ -52,6 +56,8 @@ class Augment:
     colour_chance: float = 1.0
     gain_db: float = 0.0
     noise: float = 0.0
+    speed: tuple[float, float] = (1.0, 1.0)
+    turn: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]):
@@ -60,7 +66,9 @@ class Augment:
             raise ValueError(f"stretch must be positive and ascending: {self.stretch}")
         if self.stretch != (1.0, 1.0) and self.area != (1.0, 1.0):
             raise ValueError("stretch is of a crop of the whole short side: set stretch or area, not both")
-        for name in ("stretch_chance", "flip", "colour_chance"):
+        if not 0 < self.speed[0] <= self.speed[1]:
+            raise ValueError(f"speed must be positive and ascending: {self.speed}")
+        for name in ("stretch_chance", "flip", "colour_chance", "turn"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, not {getattr(self, name)!r}")
 
@@ -218,10 +226,26 @@ def turn_hue(frames: Tensor, turns: float) -> Tensor:
     return out
 
 
+def draw_speed(augment: Augment | None, generator: Generator | None = None) -> float:
+    """The factor by which the sound of a clip is played faster."""
+    if augment is None or augment.speed == (1.0, 1.0):
+        return 1.0
+    return _between(augment.speed, torch.rand((), generator=generator, dtype=torch.float64).item())
+
+
+def at_speed(samples: Tensor, wanted: int) -> Tensor:
+    """A waveform (S,) played so fast that it has the ``wanted`` samples, by linear interpolation with antialiasing."""
+    if len(samples) == wanted:
+        return samples
+    return F.interpolate(samples.view(1, 1, 1, -1), (1, wanted), mode="bilinear", antialias=True).view(-1)
+
+
 def vary_waveform(samples: Tensor, augment: Augment | None, generator: Generator | None = None) -> Tensor:
-    """Change the loudness of a waveform and add noise: (S,) float32 in [-1, 1] in and out."""
+    """Change the loudness of a waveform, add noise, turn it over: (S,) float32 in [-1, 1] in and out."""
     if augment is None:
         return samples
+    if augment.turn and torch.rand((), generator=generator, dtype=torch.float64).item() < augment.turn:
+        samples = -samples
     if augment.gain_db:
         draw = torch.rand((), generator=generator, dtype=torch.float64).item()
         samples = samples * 10 ** (_between((-augment.gain_db, augment.gain_db), draw) / 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -41,3 +42,22 @@ def test_grid(tmp_path: Path, silent_file: Path) -> None:
     failed = subprocess.run(script, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stderr == f"error: {alignments}/bbaf2n.align, line 1: '0 wrong' is not 'begin end word'\n"
+
+
+def test_words_of_sentences_become_labels(tmp_path: Path, video_file: Path) -> None:
+    words = [{"word": "bin", "start": 0.95, "end": 1.18}, {"word": "blue", "start": 1.2, "end": 1.4}]
+    rows = [
+        {"path": str(video_file), "id": "a", "words": words, "text": "bin blue", "split": "train"},
+        {"path": str(video_file), "id": "b", "words": words[:1]},
+        {"path": str(video_file), "id": "c", "words": [words[0], {"word": "red", "start": 0.1, "end": 0.3}]},
+    ]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    script = [sys.executable, str(ROOT / "data/grid/label.py"), str(tmp_path / "clips.jsonl")]
+    options = ["--output", str(tmp_path / "out.jsonl"), "--seconds", "0.8"]
+    done = subprocess.run([*script, "--word", "2", *options], capture_output=True, text=True, check=True)
+    assert "2 rows (blue 1, red 1)" in done.stdout
+    assert "Rows without a word 2 with times: 1 (first: b)." in done.stdout
+    found = [(c.id, c.labels, c.start_s, c.end_s, c.split, c.words) for c in read_manifest(tmp_path / "out.jsonl")]
+    assert found == [("a", ("blue",), 0.9, 1.7, "train", ()), ("c", ("red",), 0.0, 0.8, None, ())]
+    failed = subprocess.run([*script, "--word", "3", *options], capture_output=True, text=True, check=False)
+    assert (failed.returncode, "no row has a word 3" in failed.stderr) == (2, True)

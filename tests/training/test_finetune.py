@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import TINY, tiny_backbone, tiny_model
+from tests.models.official.test_conversion import agnostic, specific
 from tests.training.runs import logged
 from vatt.cli.main import main
 from vatt.datasets.manifest import read_manifest
 from vatt.errors import InputError
+from vatt.models.official.weights import export
 from vatt.models.vatt import VATT, Classifier
 from vatt.training.finetune import FinetuneModule, Tuning, _clips_of
 from vatt.training.optim import Optimization, make_optimizer, parameter_groups
@@ -268,3 +271,23 @@ def test_the_export_is_a_classifier(tmp_path: Path) -> None:
     assert (loaded.drop_token, loaded.head.dropout.p, loaded.classes) == (0.25, 0.3, ["a", "b", "c"])
     with pytest.raises(InputError, match="holds a Classifier"):
         VATT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("make", [specific, agnostic])
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_converted_official_checkpoint_is_tuned(
+    make: Callable[[], VATT], modality: str, labelled: Path, tmp_path: Path
+) -> None:
+    """Towers with dropout, head widths and projections of their own, modality-specific and modality-agnostic."""
+    values = {f"weight/{name}": value for name, value in export(make()).items()}
+    np.savez(tmp_path / "official.npz", **values)
+    folder = tmp_path / "model"
+    assert main(["convert", str(tmp_path / "official.npz"), str(folder), "--head_width", "8"]) == 0
+    given = [*arguments(labelled, tmp_path / "run", folder, steps=2), f"--model.modality={modality}"]
+    assert main(["finetune", "fit", *given]) == 0
+    before, after = VATT.from_pretrained(folder), Classifier.from_pretrained(tmp_path / "run" / "model")
+    weights, tuned = before.backbone.tower(modality).state_dict(), after.backbone.state_dict()
+    assert weights.keys() == tuned.keys()
+    changed = {name for name, value in weights.items() if not torch.equal(value, tuned[name])}
+    assert len(changed) > len(weights) / 2
+    assert all((weights[name] - tuned[name]).abs().max() < 0.01 for name in weights)

@@ -23,6 +23,9 @@ LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one 
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
+# Tags that are not UTF-8; from version 19 on PyAV does so by itself.
+ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
 
 def open_input(path: str, **options: Any) -> Any:
     """A PyAV container to read from; tags that are not UTF-8, as in old AVI and WAV files, are no reason to refuse it.
@@ -34,7 +37,7 @@ def open_input(path: str, **options: Any) -> Any:
     Raises:
         av.FFmpegError, OSError, ValueError: it cannot be opened.
     """
-    return av.open(av_input(path), metadata_errors="replace", **options)
+    return av.open(av_input(path), **ANY_TAGS, **options)
 
 
 class Container:

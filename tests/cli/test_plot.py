@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from vatt.cli.main import main
+from vatt.cli.plot import _titles
+from vatt.errors import InputError
 
 
 @pytest.fixture
@@ -53,3 +55,20 @@ def test_what_cannot_be_drawn_is_said(
     given = [str(manifest) if word == "CLIPS" else word for word in arguments]
     assert main(["plot", *given, "--output", str(tmp_path / "x.png")]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sources", "titles"),
+    [
+        (["runs/a/embeddings", "runs/b/embeddings"], ["a", "b"]),
+        (["runs/a/embeddings"], ["embeddings"]),
+        (["x/a/one", "y/a/two"], ["one", "two"]),
+        (["x/a", "y/a", "y/b"], ["x/a", "y/a", "y/b"]),
+        (["a", "b/a"], ["a", "b/a"]),
+    ],
+)
+def test_titles_say_in_what_folders_differ(sources: list[str], titles: list[str]) -> None:
+    assert list(_titles(sources)) == titles
+    assert list(_titles(sources).values()) == sources
+    with pytest.raises(InputError, match="twice"):
+        _titles([*sources, sources[0]])

@@ -68,12 +68,16 @@ def _curves(run: str, output: str) -> None:
 
 
 def _titles(sources: list[str]) -> dict[str, str]:
-    """Folders by the shortest ends of their paths that differ."""
-    for length in range(1, max(len(Path(source).parts) for source in sources) + 1):
-        titles = ["/".join(Path(source).parts[-length:]) for source in sources]
-        if len(set(titles)) == len(sources):
-            return dict(zip(titles, sources, strict=True))
-    raise InputError("a folder comes twice")
+    """Folders by the part of their paths in which they differ: runs/a/embeddings and runs/b/embeddings are a and b."""
+    parts = [Path(source).parts for source in sources]
+    if len(set(parts)) < len(parts):
+        raise InputError("a folder comes twice")
+    same = 0
+    while len(parts) > 1 and same + 1 < min(map(len, parts)) and len({each[-same - 1] for each in parts}) == 1:
+        same += 1
+    ends = [each[: len(each) - same] for each in parts]
+    length = next(n for n in range(1, max(map(len, ends)) + 1) if len({each[-n:] for each in ends}) == len(ends))
+    return {"/".join(each[-length:]): source for each, source in zip(ends, sources, strict=True)}
 
 
 def _tsne(sources: list[str], labels: str | None, column: str, output: str, about: str, seed: int) -> None:

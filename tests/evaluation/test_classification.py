@@ -77,9 +77,9 @@ def test_top_1_and_top_5() -> None:
     order = logits.argsort(dim=1, descending=True)
     place = (order == right[:, None]).float().argmax(dim=1)
     assert accuracy(logits, right) == pytest.approx(
-        {"top1": 100 * (place < 1).float().mean().item(), "top5": 100 * (place < 5).float().mean().item()}
+        {"top1": 100 * (place < 1).float().mean().item(), "top5": 100 * (place < 5).float().mean().item()}, abs=1e-3
     )
-    assert accuracy(logits[:, :3], right % 3)["top5"] == 100.0
+    assert set(accuracy(logits[:, :5], right % 5)) == {"top1"}
 
 
 @given(st.permutations(range(12)), st.integers(1, 5), st.booleans())

@@ -28,15 +28,16 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, float]:
         target: (N,) int64.
 
     Returns:
-        ``top1`` and ``top5`` (with fewer than five classes: that of all of them, 100).
+        ``top1`` and, of more than five classes, ``top5``.
     """
     classes = logits.shape[1]
     if classes == 1:
-        return {"top1": 100.0, "top5": 100.0}
-    return {
-        f"top{k}": 100 * multiclass_accuracy(logits, target, classes, average="micro", top_k=min(k, classes)).item()
-        for k in (1, 5)
-    }
+        return {"top1": 100.0}
+
+    def top(k: int) -> float:
+        return round(100 * multiclass_accuracy(logits, target, classes, average="micro", top_k=k).item(), 4)
+
+    return {f"top{k}": top(k) for k in (1, 5) if k < classes}
 
 
 def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vatt.cli.commands import print_table
-from vatt.cli.training import SaveConfig, VattCLI, quiet
+from vatt.cli.training import VattCLI, quiet, run_cli
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.labels import Classes
 from vatt.errors import InputError
@@ -84,17 +84,7 @@ def finetune(argv: list[str]) -> int:
     Returns:
         1 if clips of the test could not be read, 0 otherwise.
     """
-    quiet()
-    cli = FinetuneCLI(
-        FinetuneModule,
-        LabelledDataModule,
-        args=argv,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs={"prog": "vatt finetune"},
-    )
+    cli = run_cli(FinetuneCLI, FinetuneModule, LabelledDataModule, argv, prog="vatt finetune")
     return 1 if cli.model.missing and cli.subcommand == "test" else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -14,6 +14,8 @@ from vatt.datasets.datamodule import ClipDataModule
 from vatt.training.checkpoint import AtomicCheckpointIO
 from vatt.training.pretrain import PretrainModule
 from vatt.training.run import Run, run_callbacks, run_loggers
+
+AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -69,18 +71,25 @@ def build_pretraining(argv: list[str]) -> VattCLI:
 
 def pretrain(argv: list[str]) -> int:
     """Run ``fit`` or ``validate`` as LightningCLI does."""
+    run_cli(VattCLI, PretrainModule, ClipDataModule, argv, prog="vatt pretrain")
+    return 0
+
+
+def run_cli(
+    kind: type[AnyCLI], module: type[L.LightningModule], data: type[L.LightningDataModule], argv: list[str], prog: str
+) -> AnyCLI:
+    """Read the configuration in `argv`, run its subcommand, and write what was read beside what came of it."""
     quiet()
-    VattCLI(
-        PretrainModule,
-        ClipDataModule,
+    return kind(
+        module,
+        data,
         args=argv,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_callback=SaveConfig,
         save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs={"prog": "vatt pretrain"},
+        parser_kwargs={"prog": prog},
     )
-    return 0
 
 
 def quiet() -> None:

@@ -26,6 +26,12 @@ from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 
 
+@pytest.fixture(autouse=True)
+def _roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests hold however full the disk of the machine is."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, free=2**39))
+
+
 def test_cached_frames_are_the_decoded_ones(video_file: Path, tmp_path: Path) -> None:
     times_s = [0.0, 0.3, 0.31, 1.7, 2.96, 9.0]
     part = Part(32, (0.25, 0.0, 0.75, 1.0))
@@ -142,7 +148,11 @@ def test_a_cache_in_memory_is_removed_after_its_process_was_killed() -> None:
 
 FULL = pytest.mark.parametrize(
     "space",
-    [SimpleNamespace(total=100, free=9), SimpleNamespace(total=10**6, free=10**5 + 9)],  # without, and with the entry
+    [
+        SimpleNamespace(total=100, free=9),
+        SimpleNamespace(total=10**6, free=10**5 + 9),  # without the entry there would be room
+        SimpleNamespace(total=10**14, free=10 * 2**30 - 1),  # of a large disk a tenth would be too much to ask for
+    ],
 )
 
 
@@ -160,6 +170,14 @@ def test_a_full_disk_is_left_alone_and_changes_no_sample(
     assert torch.equal(media.frames([1.0, 2.0], crop).frames, expected.frames)
     assert torch.equal(media.waveform(0.4, 1.0, 8000).samples, sound.samples)
     assert not (tmp_path / "full").exists()
+
+
+def test_a_large_disk_is_used_until_10_gib_are_left(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**14, free=11 * 2**30))
+    DecodedCache(tmp_path, Part(24), 8000).open(video_file)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, None])

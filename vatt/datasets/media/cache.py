@@ -32,7 +32,7 @@ from vatt.datasets.media.source import is_url, state
 from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 
-KEPT_FREE = 0.1  # share of a disk that is left alone
+KEPT_FREE, KEPT_FREE_BYTES = 0.1, 10 * 2**30  # of a disk, the lesser of this share and so much is left alone
 VERSION = 4  # of what an entry holds
 UNFINISHED = ".part"
 ABANDONED_S = 3600.0  # an entry that is not finished after so long never will be
@@ -139,8 +139,8 @@ def _lock(folder: Path, wait: bool) -> int | None:
 class DecodedCache:
     """A folder of decoded files.
 
-    A file is not added if the disk, or the memory, would have less than a tenth of its space left; it is decoded every
-    time then.
+    A file is not added if the disk, or the memory, would have less than a tenth of its space left, or 10 GiB if that is
+    less; it is decoded every time then.
 
     Args:
         folder: where; grows by frames x width x height x 3 bytes for each file. "memory" is a `memory_folder`.
@@ -208,7 +208,7 @@ class DecodedCache:
         there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         space = shutil.disk_usage(there)
         wanted = frames.nbytes + samples.nbytes + sum(fact.nbytes for fact in facts.values())
-        if space.free - wanted < KEPT_FREE * space.total:
+        if space.free - wanted < min(KEPT_FREE * space.total, KEPT_FREE_BYTES):
             return self._say_full()
         unfinished = entry.with_name(f"{entry.name}.{uuid4().hex}{UNFINISHED}")  # containers may have equal pids
         try:

@@ -41,18 +41,17 @@ def test_map_auc_and_dprime_are_their_definitions(seed: int, clips: int, classes
     scores = scores.round() if coarse else scores  # ties
     target = rng.random((clips, classes)) < rng.random(classes)
     usable = [c for c in range(classes) if 0 < target[:, c].sum() < clips]
-    if not usable:
-        with pytest.raises(InputError, match="no class"):
-            multi_label_metrics(torch.from_numpy(scores), torch.from_numpy(target))
-        return
     found = multi_label_metrics(torch.from_numpy(scores), torch.from_numpy(target))
     areas = {c: auc(scores[:, c], target[:, c]) for c in usable}
     precisions = {c: average_precision(scores[:, c], target[:, c]) for c in usable}
-    assert found["AUC"] == pytest.approx(100 * np.mean(list(areas.values())), abs=1e-4)
-    assert found["mAP"] == pytest.approx(100 * np.mean(list(precisions.values())), abs=1e-4)
+    if usable:
+        assert found["AUC"] == pytest.approx(100 * np.mean(list(areas.values())), abs=1e-4)
+        assert found["mAP"] == pytest.approx(100 * np.mean(list(precisions.values())), abs=1e-4)
+    else:  # reported, not raised
+        assert not {"mAP", "AUC", "dprime"} & set(found)
     finite = [math.sqrt(2) * norm.ppf(a) for a in areas.values() if 0 < a < 1]
     assert found["dprime_infinite"] == len(usable) - len(finite)
-    assert found["dprime"] == (pytest.approx(np.mean(finite), abs=1e-4) if finite else math.inf)
+    assert found.get("dprime") == (pytest.approx(np.mean(finite), abs=1e-4) if finite else None)
     assert found["classes"] == len(usable)
     assert found["without_positives"] == (~target.any(axis=0)).sum()
     assert found["without_negatives"] == target.all(axis=0).sum()

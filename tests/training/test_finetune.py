@@ -20,6 +20,7 @@ from tests.training.runs import logged
 from vatt.cli.main import main
 from vatt.datasets.manifest import read_manifest
 from vatt.errors import InputError
+from vatt.models.heads import LinearClassifier
 from vatt.models.official.weights import export
 from vatt.models.vatt import VATT, Classifier
 from vatt.training.finetune import FinetuneModule, Tuning, _clips_of
@@ -85,6 +86,32 @@ def test_fit_and_test_by_the_command_line(
     assert "top-1 (%)" in (tmp_path / "test.md").read_text()
     with (tmp_path / "per_class.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)] == ["warm", "cold"]
+
+
+def test_a_test_does_not_depend_on_batches_and_workers(labelled: Path, pretrained: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in labelled.read_text().splitlines()]
+    some = [
+        row | {"labels": [row.pop("label")] if n % 3 else ["cold", "warm"], "split": "test"}
+        for n, row in enumerate(rows)
+    ]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, some)))
+    torch.manual_seed(0)
+    Classifier(
+        tiny_backbone().tower("audio"), LinearClassifier(16, 2, multi_label=True), TINY, ["warm", "cold"]
+    ).save_pretrained(tmp_path / "model")
+    found = []
+    for number, (batch_size, workers) in enumerate([(2, 0), (6, 0), (64, 0), (6, 2)]):
+        given = arguments(manifest, tmp_path / str(number), tmp_path / "model")
+        given += [
+            "--model.modality=audio", "--model.multi_label=true", "--data.views.temporal=2",
+            f"--data.batch_size={batch_size}", f"--data.num_workers={workers}",
+        ]  # fmt: skip
+        assert main(["finetune", "test", *given]) == 0
+        report = json.loads((tmp_path / str(number) / "test.json").read_text())
+        found.append([report["clips present"], report["mAP (%)"], report["AUC (%)"], report["d′"]])
+    assert found[0][0] == f"{len(rows)} of {len(rows)}"
+    assert found[1:] == found[:1] * 3
 
 
 def test_what_was_not_trained_is_not_tested(labelled: Path, pretrained: Path, tmp_path: Path, capsys: Any) -> None:

@@ -19,7 +19,12 @@ from vatt.models.vatt import Classifier
 from vatt.training.finetune import FinetuneModule
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mAP": "mAP (%)", "AUC": "AUC (%)", "dprime": "d′"}
-COUNTS = ("clips", "classes", "without_positives", "without_negatives", "dprime_infinite")
+COUNTS = {
+    "classes": "classes measured",
+    "without_positives": "without positives",
+    "without_negatives": "without negatives",
+    "dprime_infinite": "d′ infinite",
+}
 
 
 class FinetuneCLI(VattCLI):
@@ -103,6 +108,7 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
     if per_class is None:
         raise InputError(f"none of the {len(data.test_clips)} test clips could be read")
     metrics = {label: found[name] for name, label in METRICS.items() if name in found}
+    counts = {label: found[name] for name, label in COUNTS.items() if name in found}
     about = {
         "protocol": f"{data.modality}, {data.views.temporal} x {data.views.spatial} views a clip, logits averaged; "
         f"{data.format.num_frames} frames at {data.format.fps:g} fps, {data.format.size} pixels"
@@ -112,7 +118,7 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
         "data": data.manifest,
         "part": f"fold {data.fold}" if data.fold is not None else f"split {data.test_split}",
         "clips present": f"{found['clips']} of {len(data.test_clips)}",
-        **{name: found[name] for name in COUNTS[1:] if name in found},
+        **counts,
         "trained on": f"{len(data.parts[''][0])} clips, {len(data.classes)} classes",
         "pretrained": model.pretrained or "nothing",
         "tested": cli.tested,
@@ -127,8 +133,8 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
     write_per_class(Path(folder) / "per_class.csv", data.classes.names, per_class)
     print_table(
         f"Test: {found['clips']} of {len(data.test_clips)} clips, {len(data.classes)} classes",
-        tuple(metrics),
-        [tuple(f"{value:.2f}" for value in metrics.values())],
+        (*metrics, *counts),
+        [(*(f"{value:.2f}" for value in metrics.values()), *counts.values())],
     )
     for name in missing[:10]:
         print(f"not read: {name}")

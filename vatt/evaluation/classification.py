@@ -44,7 +44,7 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     """mAP, AUC and d′, each the mean over the classes (VATT, table 2; d′ = √2 Φ⁻¹(AUC) of each class).
 
     A class without positive or without negative clips has no such value: it is left out of the means and counted. An
-    AUC of 1 makes an infinite d′, which is left out of its mean and counted too.
+    AUC of 1 makes an infinite d′, which is left out of its mean and counted too. A mean of nothing is left out.
 
     Args:
         scores: (N, C), the higher the likelier.
@@ -54,15 +54,10 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
         ``mAP`` and ``AUC`` in per cent, ``dprime``, ``classes`` that they are means of, ``without_positives``,
         ``without_negatives``, ``dprime_infinite`` (numbers of classes), and ``per_class`` with a list of C values or
         None for each of AP, AUC (in per cent) and dprime.
-
-    Raises:
-        InputError: no class can be evaluated.
     """
     target = target.long()
     positives = target.sum(dim=0)
     usable = ((positives > 0) & (positives < len(target))).nonzero()[:, 0]
-    if len(usable) == 0:
-        raise InputError("no class has both clips with and clips without it, so nothing can be measured")
     scores, target = scores[:, usable].double(), target[:, usable]
     auc = _each(multilabel_auroc, scores, target)
     values = {
@@ -75,10 +70,9 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     for name, found in values.items():
         for place, value in zip(usable.tolist(), found.tolist(), strict=True):
             per_class[name][place] = value
+    means = {"mAP": values["AP"], "AUC": values["AUC"], "dprime": values["dprime"][finite]}
     return {
-        "mAP": values["AP"].mean().item(),
-        "AUC": values["AUC"].mean().item(),
-        "dprime": values["dprime"][finite].mean().item() if finite.any() else math.inf,
+        **{name: found.mean().item() for name, found in means.items() if len(found)},
         "classes": len(usable),
         "without_positives": int((positives == 0).sum()),
         "without_negatives": int((positives == len(scores)).sum()),
@@ -88,6 +82,8 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
 
 
 def _each(metric: Any, scores: Tensor, target: Tensor) -> Tensor:
+    if scores.shape[1] == 0:
+        return torch.zeros(0, dtype=torch.float64)
     # A single class counts as binary for torchmetrics' shapes only with two columns or more; its own copy changes none.
     if scores.shape[1] == 1:
         return metric(scores.repeat(1, 2), target.repeat(1, 2), 2, average=None)[:1].double()

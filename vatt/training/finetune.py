@@ -178,10 +178,9 @@ class FinetuneModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.on_test_epoch_end()
-        shown = "mAP" if self.multi_label else "top1"
-        for name in ("mAP", "AUC", "dprime", "top1", "top5"):
+        for name in ("mAP", "AUC", "dprime") if self.multi_label else ("top1", "top5"):
             if name in self.found:
-                self.log(f"val/{name}", self.found[name], prog_bar=name == shown)
+                self.log(f"val/{name}", self.found[name], prog_bar=name in ("mAP", "top1"))
         self.log("val/missing", float(len(self.missing)))
 
     def on_test_epoch_end(self) -> None:

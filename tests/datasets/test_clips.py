@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
 from vatt.datasets.batches import collate
-from vatt.datasets.clips import ClipDataset, ClipReader, DataError, MixedDataset
+from vatt.datasets.clips import ClipDataset, ClipReader, DataError, MixedDataset, Views
 from vatt.datasets.sampling import Mix, Shuffled, StepSampler
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import Augment
@@ -117,3 +117,31 @@ def test_batches_do_not_depend_on_the_workers(clips: list[Clip], workers: int, c
     batches = list(loader)
     assert len(batches) == 3
     assert all(same(a, b) for a, b in zip(batches, expected, strict=True))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("modality", "file"), [("video", 0), ("audio", 1)])
+def test_windows_of_one_modality_lie_in_its_own_track(
+    uneven_files: tuple[Path, Path], tmp_path: Path, modality: str, file: int, cached: bool
+) -> None:
+    """A track of 1 s in a file of 4 s, in windows of 1 s."""
+    reader = ClipReader(TINY, modalities=(modality,), cache=str(tmp_path) if cached else None)
+    clip = Clip("a", str(uneven_files[file]))
+    dataset = ClipDataset([clip], reader, Augment())
+    for number in range(10):
+        assert dataset.draw(0, number)[0]["events"] == []
+    samples = ClipDataset([clip], reader, views=Views(temporal=4))[0]
+    assert all(sample[f"{modality}_valid"] for sample in samples)
+    assert all(sample["events"] == [] for sample in samples)
+
+
+def test_the_other_modality_is_not_opened(silent_file: Path, sound_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    for modality, clip in (
+        ("video", Clip("a", str(silent_file), audio_path=str(broken))),
+        ("audio", Clip("a", str(broken), audio_path=str(sound_file))),
+    ):
+        (sample,) = ClipDataset([clip], ClipReader(TINY, modalities=(modality,)))[0]
+        assert sample["events"] == []
+        assert sample[f"{modality}_valid"]

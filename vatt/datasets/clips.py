@@ -65,11 +65,12 @@ class ClipReader:
         self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate, time_limit_s)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
-        """The files with the clip's picture and with its sound (usually the same)."""
-        media = stack.enter_context(self._open(clip.path))
-        if clip.audio_path is None:
-            return media, media
-        return media, stack.enter_context(self._open(clip.audio_path))
+        """The files with the clip's picture and with its sound: usually the same, and so where only one is read."""
+        paths = {"video": clip.path, "audio": clip.audio_path or clip.path}
+        wanted = dict.fromkeys(paths[modality] for modality in self.modalities)
+        media = {path: stack.enter_context(self._open(path)) for path in wanted}
+        first, last = (media.get(paths[modality]) for modality in ("video", "audio"))
+        return first or last, last or first
 
     @property
     def span_s(self) -> float:
@@ -226,7 +227,7 @@ class ClipDataset(Dataset[list[Sample]]):
     def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s, end_s = start_range(clip, files, self.reader.span_s)
+            first_s, last_s, end_s = start_range(clip, files, self.reader.span_s, self.reader.modalities)
             # One draw in each of as many equal parts: the windows of a clip lie apart.
             draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
             places = (torch.arange(self.windows) + draws) / self.windows
@@ -245,7 +246,7 @@ class ClipDataset(Dataset[list[Sample]]):
         try:
             with ExitStack() as stack:
                 files = self.reader.open(clip, stack)
-                first_s, last_s, end_s = start_range(clip, files, self.reader.span_s)
+                first_s, last_s, end_s = start_range(clip, files, self.reader.span_s, self.reader.modalities)
                 samples = [
                     self.reader.read(clip, files, start_s, end_s, place=place)
                     for start_s in views.spread(first_s, last_s, views.temporal)
@@ -281,13 +282,15 @@ class MixedDataset(Dataset[list[Sample]]):
         return self.datasets[dataset].draw(index, number)
 
 
-def start_range(clip: Clip, files: Sequence[Media], duration_s: float) -> tuple[float, float, float]:
+def start_range(
+    clip: Clip, files: Sequence[Media], duration_s: float, modalities: Sequence[str] = ("video", "audio")
+) -> tuple[float, float, float]:
     """First and last second at which a window of ``duration_s`` can begin inside the clip, and the clip's end.
 
     Raises:
-        MediaError: the clip begins after the end of its file.
+        MediaError: the clip begins after the end of what is read.
     """
-    ends_s = max(file.info.duration_s for file in files)
+    ends_s = max(file.info.end_s(modalities) for file in files)
     if files[0].info.is_picture and files[0] is files[1]:
         return 0.0, 0.0, duration_s
     if clip.start_s and clip.start_s >= ends_s:

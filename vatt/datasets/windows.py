@@ -63,7 +63,7 @@ class WindowStream(IterableDataset[list[Sample]]):
         duration_s = self.reader.span_s
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s, clip_ends_s = start_range(clip, files, duration_s)
+            first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
             whole = True
             starts = window_starts(first_s, last_s, self.hop_s)
             if self.count is not None:
@@ -75,7 +75,7 @@ class WindowStream(IterableDataset[list[Sample]]):
                 if bad:
                     reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-                if whole and not (sample["video_valid"] or sample["audio_valid"]):
+                if whole and self.reader.is_empty(sample):
                     whole = False
                     reason = f"neither picture nor sound in the window at {start_s:.2f} s, of {clip_ends_s:.2f} s"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))

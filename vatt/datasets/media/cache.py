@@ -33,7 +33,7 @@ from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 
 KEPT_FREE, KEPT_FREE_BYTES = 0.1, 10 * 2**30  # of a disk, the lesser of this share and so much is left alone
-VERSION = 4  # of what an entry holds
+VERSION = 5  # of what an entry holds
 UNFINISHED = ".part"
 ABANDONED_S = 3600.0  # an entry that is not finished after so long never will be
 SHM, MINE = Path("/dev/shm"), "vatt-cache-"  # where caches in memory are, and how their names begin
@@ -63,6 +63,8 @@ class CachedMedia:
             has_audio=len(self._samples) > 0,
             sample_rate=self._rate,
             is_picture=bool(facts["is_picture"]),
+            video_s=float(facts["video_s"]),
+            audio_s=float(facts["audio_s"]),
         )
 
     def __enter__(self) -> CachedMedia:
@@ -191,15 +193,17 @@ class DecodedCache:
             sound = media.waveform(0.0, media.info.duration_s, self.sample_rate)
             if media.bad_packets:
                 raise MediaError(path, f"{media.bad_packets} damaged packets")
-            duration_s, is_picture = media.info.duration_s, media.info.is_picture
+            info = media.info
         samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
         facts = {
             "times_s": times_s,
             "until_s": until_s,
             "sound_begin": sound.begin,
             "sample_rate": self.sample_rate,
-            "duration_s": duration_s,
-            "is_picture": is_picture,
+            "duration_s": info.duration_s,
+            "is_picture": info.is_picture,
+            "video_s": info.video_s,
+            "audio_s": info.audio_s,
         }
         return frames, samples, {name: np.asarray(fact) for name, fact in facts.items()}
 

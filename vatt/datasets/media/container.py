@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,8 @@ class Container:
             is_picture=video is not None and audio is None and _is_picture(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
+            video_s=_end_s(video, self._origin_s),
+            audio_s=_end_s(audio, self._origin_s),
         )
 
     def _duration_s(self) -> float:
@@ -278,6 +281,13 @@ def _best(container: Any, kind: str) -> Any:
     if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
         return None
     return stream
+
+
+def _end_s(stream: Any, origin_s: float) -> float:
+    """When a track ends, if the header says so."""
+    if stream is None or not stream.duration:
+        return math.inf
+    return max(0.0, float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s)
 
 
 def _is_picture(format_name: str) -> bool:

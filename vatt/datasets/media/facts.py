@@ -45,6 +45,7 @@ class MediaInfo:
         sample_rate: of the sound in Hz; 0 without sound.
         is_picture: a single picture (JPEG, PNG, …), shown at every time.
         video_codec, audio_codec: names; empty where there is none.
+        video_s, audio_s: when the tracks end, as far as the header says; infinite where it does not.
     """
 
     duration_s: float
@@ -57,6 +58,14 @@ class MediaInfo:
     is_picture: bool = False
     video_codec: str = ""
     audio_codec: str = ""
+    video_s: float = math.inf
+    audio_s: float = math.inf
+
+    def end_s(self, modalities: Sequence[str]) -> float:
+        """When the last of these tracks ends: of one alone its own end, of both that of the file."""
+        if len(modalities) > 1:
+            return self.duration_s
+        return min(self.duration_s, {"video": self.video_s, "audio": self.audio_s}[modalities[0]])
 
 
 @dataclass(frozen=True)

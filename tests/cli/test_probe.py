@@ -54,7 +54,7 @@ def test_probes_over_folds_layers_and_shares(
     ("options", "message"),
     [
         (["--folds", "[4]"], "no row is to be tested in fold 4; found: 1, 2, 3"),
-        ([], "no row has split 'test'"),
+        ([], "choose a fold"),
         (["--folds", "[1]", "--windows", "0"], "at least 1"),
     ],
 )

@@ -34,10 +34,12 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6), st.booleans())
-def test_map_auc_and_dprime_are_their_definitions(seed: int, clips: int, classes: int, coarse: bool) -> None:
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6), st.booleans(), st.sampled_from([1, 3, 40]))
+def test_map_auc_and_dprime_are_their_definitions(
+    seed: int, clips: int, classes: int, coarse: bool, scale: int
+) -> None:
     rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(clips, classes)) * 3
+    scores = rng.normal(size=(clips, classes)) * scale
     scores = scores.round() if coarse else scores  # ties
     target = rng.random((clips, classes)) < rng.random(classes)
     usable = [c for c in range(classes) if 0 < target[:, c].sum() < clips]
@@ -50,7 +52,8 @@ def test_map_auc_and_dprime_are_their_definitions(seed: int, clips: int, classes
     else:  # reported, not raised
         assert not {"mAP", "AUC", "dprime"} & set(found)
     finite = [math.sqrt(2) * norm.ppf(a) for a in areas.values() if 0 < a < 1]
-    assert found["dprime_infinite"] == len(usable) - len(finite)
+    assert found["dprime_infinite"] == sum(a == 1 for a in areas.values())
+    assert found["dprime_minus_infinite"] == sum(a == 0 for a in areas.values())
     assert found.get("dprime") == (pytest.approx(np.mean(finite), abs=1e-4) if finite else None)
     assert found["classes"] == len(usable)
     assert found["without_positives"] == (~target.any(axis=0)).sum()

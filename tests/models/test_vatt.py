@@ -240,3 +240,18 @@ def test_options_of_later_versions_change_neither_hash_nor_loading(tmp_path: Pat
 def test_ids_beyond_the_vocabulary_are_named() -> None:
     with pytest.raises(ValueError, match="ids run from 0 to 10, not from 3 to 9999"):
         tiny_model()(text=torch.tensor([[3, 9999]]))
+
+
+def test_scores_keep_their_digits_where_the_backbone_has_few(inputs: dict) -> None:
+    torch.manual_seed(0)
+    model = Classifier(tiny_backbone().tower("video"), LinearClassifier(16, 5), TINY).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(video=inputs["video"])
+    assert out["logits"].dtype == torch.float32
+    assert not torch.equal(out["logits"], out["logits"].bfloat16().float())
+    assert (
+        Classifier(tiny_backbone().tower("video"), LinearClassifier(16, 5), TINY)
+        .double()(video=inputs["video"].double())["logits"]
+        .dtype
+        == torch.float64
+    )

@@ -40,6 +40,9 @@ def test_rare_classes_weigh_more() -> None:
     target = torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
     # The first class is in three clips, the second in one.
     assert rarity_weights(target).tolist() == pytest.approx([1 / 3, (1 / 3 + 1) / 2, 1 / 3, 0.0])
+    # Of a mixed clip each class counts by its share, as it does in the batch.
+    mixed = torch.tensor([[0.75, 0.25], [1.0, 0.0], [0.25, 0.75]])
+    assert rarity_weights(mixed).tolist() == pytest.approx([0.75 / 2 + 0.25, 1 / 2, 0.25 / 2 + 0.75])
 
 
 def test_mixed_clips_and_targets_have_the_same_shares() -> None:

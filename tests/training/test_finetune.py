@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -132,6 +132,7 @@ def test_an_unreadable_test_clip_is_named(labelled: Path, pretrained: Path, tmp_
     assert main(["finetune", "fit", *given]) == 0
     assert main(["finetune", "test", *given]) == 1
     assert "not read: bad" in capsys.readouterr().out
+    assert "test,unreadable,bad" in (tmp_path / "run" / "data_events.csv").read_text()
     said = json.loads((tmp_path / "run" / "test.json").read_text())
     assert said["clips present"] == "2 of 3"
     assert said["missing"] == "bad"
@@ -318,3 +319,26 @@ def test_a_converted_official_checkpoint_is_tuned(
     changed = {name for name, value in weights.items() if not torch.equal(value, tuned[name])}
     assert len(changed) > len(weights) / 2
     assert all((weights[name] - tuned[name]).abs().max() < 0.01 for name in weights)
+
+
+def test_batches_of_one_step_draw_apart(labelled: Path, pretrained: Path, tmp_path: Path) -> None:
+    """Two batches of four, accumulated: their mixtures differ, and are those of every other run."""
+    drawn: list[list[float]] = []
+    for name in "ab":
+        draws: list[float] = []
+        Draws.seen = draws
+        given = arguments(labelled, tmp_path / name, pretrained, steps=2)
+        given += ["--trainer.accumulate_grad_batches=2", "--trainer.callbacks=tests.training.test_finetune.Draws"]
+        assert main(["finetune", "fit", *given]) == 0
+        drawn.append(draws)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 4
+
+
+class Draws(L.Callback):
+    """What PyTorch's random state would give at the beginning of each batch."""
+
+    seen: ClassVar[list[float]] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seen.append(torch.rand(()).item())

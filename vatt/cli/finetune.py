@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,17 @@ from vatt.evaluation.report import config_hash, write_per_class, write_report
 from vatt.models.hub import saved_format
 from vatt.models.vatt import Classifier
 from vatt.training.finetune import FinetuneModule
+from vatt.training.history import changes, check_classifier, check_clips, history_of, in_words
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mAP": "mAP (%)", "AUC": "AUC (%)", "dprime": "d′"}
+UNKNOWN = "not known"
+FIXED = ("fps", "sample_rate", "crop_box")  # lengths and sizes are changed on purpose, these mostly by mistake
 COUNTS = {
     "classes": "classes measured",
     "without_positives": "without positives",
     "without_negatives": "without negatives",
     "dprime_infinite": "d′ infinite",
+    "dprime_minus_infinite": "d′ minus infinite",
 }
 
 
@@ -43,8 +46,24 @@ class FinetuneCLI(VattCLI):
         parser.link_arguments("model.pretrained", "data.base", compute_fn=_format_of)
         parser.link_arguments("data.classes", "model.classes", compute_fn=_names, apply_on="instantiate")
         parser.link_arguments("data.format", "model.format", apply_on="instantiate")
+        parser.set_defaults({"run.folder": "runs/finetune", "run.best_by": None})
+
+    def before_fit(self) -> None:
+        run, pretrained = self._get(self.config_init, "run"), self.model.pretrained
+        if pretrained is not None and Path(run.folder).resolve() in Path(pretrained).resolve().parents:
+            raise InputError(f"model.pretrained lies in {run.folder}, where this training writes: choose run.folder")
+        if run.best_by is not None and not self.datamodule.parts[""][1]:
+            raise InputError(f"run.best_by is {run.best_by}, and there is nothing to validate on: {self._no_val()}")
+        if pretrained is not None:
+            now, own = self.datamodule.format.to_dict(), saved_format(pretrained).to_dict()
+            kept = [change for change in changes(own, now, self.model.modality) if change.split()[0] in FIXED]
+            if kept:
+                print(f"{pretrained} was trained on clips of another kind: {', '.join(kept)}")
+        self.model.configuration = config_hash(self.config["fit"].as_dict())
 
     def before_validate(self) -> None:
+        if not self.datamodule.parts[""][1]:
+            raise InputError(f"there is nothing to validate on: {self._no_val()}")
         self._take_trained()
 
     def before_test(self) -> None:
@@ -52,27 +71,38 @@ class FinetuneCLI(VattCLI):
 
     def after_test(self) -> None:
         """Print what was found, and keep it in the folder of the run."""
-        report(self, self._get(self.config_init, "run").folder, self.config["test"].as_dict())
+        report(self, self._get(self.config_init, "run").folder)
+
+    def _no_val(self) -> str:
+        data = self.datamodule
+        return f"no row of {data.manifest} has split {data.val_split!r}; set data.val_split or data.val_fraction"
 
     def _take_trained(self) -> None:
         """What is tested: a checkpoint, else the model that ``fit`` has made, else the pretrained classifier."""
         folder = Path(self._get(self.config_init, "run").folder)
-        checkpoint = self._get(self.config_init, "ckpt_path")
-        self.tested = str(checkpoint or self.model.pretrained)
+        checkpoint, model = self._get(self.config_init, "ckpt_path"), self.model
+        self.tested = str(checkpoint or model.pretrained)
         if checkpoint:
             if checkpoint == "last" and not list((folder / "checkpoints").glob("last*.ckpt")):
                 raise InputError(f"there is no checkpoint in {folder / 'checkpoints'}")
-        elif (folder / "model").is_dir():
+            if checkpoint == "best":
+                raise InputError(f"give --ckpt_path {folder / 'checkpoints' / 'best.ckpt'}")
+            return
+        if (folder / "model").is_dir():
             self.tested = str(folder / "model")
             trained = Classifier.from_pretrained(self.tested)
-            if trained.classes != self.model.model.classes:
-                raise InputError(f"{self.tested} is for other classes than {self.datamodule.manifest}")
-            self.model.model.load_state_dict(trained.state_dict())
-        elif self.model.has_new_head:
+            facts = {"classes": trained.classes, "modality": trained.modality, "multi_label": trained.head.multi_label}
+            check_classifier(facts, model.kind, self.tested)
+            model.model.load_state_dict(trained.state_dict())
+        elif model.has_new_head:
             raise InputError(
-                f"there is no trained classifier: fit has left none in {folder}; give --ckpt_path, or a fine-tuned "
-                "model as --model.pretrained"
+                f"there is no trained classifier for {len(self.datamodule.classes)} classes such as "
+                f"{self.datamodule.classes.names[0]!r}: fit has left none in {folder}; give --ckpt_path, or a "
+                "fine-tuned model for these classes, in this order, as --model.pretrained"
             )
+        model.origin = (history_of(self.tested) or {}).get("finetuning", {})
+        if model.origin:
+            check_clips(model.origin["data"], self.datamodule.origin, self.tested)
 
 
 def _format_of(pretrained: str | None) -> dict[str, Any] | None:
@@ -99,16 +129,18 @@ def build_finetuning(argv: list[str]) -> FinetuneCLI:
     return FinetuneCLI(FinetuneModule, LabelledDataModule, args=argv, run=False, seed_everything_default=0)
 
 
-def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None:
+def report(cli: FinetuneCLI, folder: str | Path) -> None:
     """Write ``test.json``, ``test.md`` and ``per_class.csv`` of the last test."""
     model, data, found = cli.model, cli.datamodule, dict(cli.model.found)
-    missing, per_class = model.missing, found.pop("per_class", None)
+    missing, per_class, origin = model.missing, found.pop("per_class", None), cli.model.origin
     if not cli.trainer.is_global_zero:
         return
     if per_class is None:
         raise InputError(f"none of the {len(data.test_clips)} test clips could be read")
     metrics = {label: found[name] for name, label in METRICS.items() if name in found}
     counts = {label: found[name] for name, label in COUNTS.items() if name in found}
+    history = dict(history_of(cli.tested) or {})
+    history.pop("finetuning", None)
     about = {
         "protocol": f"{data.modality}, {data.views.temporal} x {data.views.spatial} views a clip, logits averaged; "
         f"{data.format.num_frames} frames at {data.format.fps:g} fps, {data.format.size} pixels"
@@ -119,13 +151,16 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
         "part": f"fold {data.fold}" if data.fold is not None else f"split {data.test_split}",
         "clips present": f"{found['clips']} of {len(data.test_clips)}",
         **counts,
-        "trained on": f"{len(data.parts[''][0])} clips, {len(data.classes)} classes",
-        "pretrained": model.pretrained or "nothing",
-        "tested": cli.tested,
-        "seed": model.seed,
-        "configuration": config_hash(config),
-        "fine-tuning": _history(Path(folder) / "model"),
-        "pretraining": _history(model.pretrained),
+        "clips with fewer views": len(model.incomplete),
+        "tested": cli.tested + (f", step {origin['step']}" if "step" in origin else ""),
+        "trained on": in_words(origin["data"]) if origin else UNKNOWN,
+        "classes": len(data.classes),
+        "pretrained": (origin["pretrained"] or "nothing") if origin else UNKNOWN,
+        "seed": origin.get("seed", UNKNOWN),
+        "configuration": origin.get("configuration") or UNKNOWN,
+        "format changed since training": ", ".join(_changes(cli)) or "no",
+        "fine-tuning": history or UNKNOWN,
+        "pretraining": origin.get("pretraining") or UNKNOWN,
     }
     if missing:
         about["missing"] = ", ".join(missing)
@@ -138,10 +173,12 @@ def report(cli: FinetuneCLI, folder: str | Path, config: dict[str, Any]) -> None
     )
     for name in missing[:10]:
         print(f"not read: {name}")
+    if len(missing) > 10:
+        print(f"and {len(missing) - 10} more, all in {page}")
+    print(f"tested: {about['tested']}    trained on: {about['trained on']}")
     print(f"report: {page}    by class: {page.with_name('per_class.csv')}")
 
 
-def _history(folder: str | Path | None) -> dict[str, Any] | str:
-    """How a model came about, as far as its folder says."""
-    file = Path(folder or "") / "training.json"
-    return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else "not known"
+def _changes(cli: FinetuneCLI) -> list[str]:
+    before = cli.model.origin.get("format")
+    return [] if before is None else changes(before, cli.datamodule.format.to_dict(), cli.model.modality)

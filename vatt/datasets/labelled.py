@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -53,7 +54,7 @@ class LabelledDataModule(ClipDataModule):
         augment: how training clips are varied.
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
         val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
-        test_split: rows to test on.
+        test_split: rows to test on; may be the same as ``val_split``.
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         fold: number of the fold to test on, while all the others are trained on (column x_fold); or of the split to use
             (columns x_fold1, x_fold2, …, with train and test). The column split does not count then.
@@ -119,54 +120,74 @@ class LabelledDataModule(ClipDataModule):
         """
         self.setup("fit")
         train, val = self.parts[""]
-        if self._class_file is None:
-            if not train:
-                raise InputError(
-                    f"{self.manifest} has nothing to train on, so give data.classes, the file of the names"
-                )
-            classes = Classes.of(train.heads(), self.multi_label)
-        else:
-            classes = Classes.read(self._class_file, self.multi_label)
-        for part in (train, val, self.test_clips):
-            try:
+        if self._class_file is None and not train:
+            raise InputError(f"{self.manifest} has nothing to train on, so give data.classes, the file of the names")
+        parts = (train, val, self.test_clips)
+        if not any(clip.labels for part in parts for clip in part.heads()):
+            raise InputError(f"{self.manifest}: no row that is used has a label, in column label or labels")
+        try:
+            if self._class_file is None:
+                classes = Classes.of(train.heads(), self.multi_label)
+            else:
+                classes = Classes.read(self._class_file, self.multi_label)
+            for part in parts:
                 classes.check(part.heads())
-            except InputError as error:
-                raise InputError(f"{self.manifest}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{self.manifest}: {error}") from error
         for reader in self.readers.values():
             reader.classes = classes
         return classes
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a model that is trained on this must say of it; plain values."""
+        train = self.parts[""][0]
+        ids = sha256("\n".join(sorted(clip.id for clip in train.heads())).encode()).hexdigest()[:12]
+        part = f"split {self.train_split}" if self.fold is None else f"all but fold {self.fold}"
+        return {"manifest": self.manifest, "part": part, "clips": len(train), "ids": ids}
+
     def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
         clips = read_manifest(manifest)
-        parts: dict[str | None, list[int]] = {"train": [], "val": [], "test": []}
+        splits = {clip.split for clip in clips.heads()}
+        columns = {column for clip in clips.heads() for column in clip.extra if column.rstrip("0123456789") == FOLD}
+        if self.fold is None and columns and splits == {None}:
+            raise ManifestError(f"{manifest} has {', '.join(sorted(columns))} and no split: choose a fold (data.fold, or --folds of vatt probe)")
+        wanted = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
+        parts: dict[str, list[int]] = {part: [] for part in wanted}
         for row, clip in enumerate(clips.heads()):
-            parts.setdefault(self._part_of(clip), []).append(row)
+            if self.fold is not None:
+                part = self._in_fold(clip)
+                if part is not None:
+                    parts[part].append(row)
+            elif splits == {None}:
+                parts["train"].append(row)
+            else:  # one split may be two of them
+                for part, split in wanted.items():
+                    if split == clip.split:
+                        parts[part].append(row)
         if self.fold is not None and not parts["test"]:
-            there = {str(clip.extra[FOLD]) for clip in clips.heads() if FOLD in clip.extra}
-            there |= {name for clip in clips.heads() for name in clip.extra if name[:-1] == FOLD}
-            found = ", ".join(sorted(there)) or "none"
+            there = {str(clip.extra[FOLD]) for clip in clips.heads() if clip.extra.get(FOLD) is not None}
+            found = ", ".join(sorted(there | columns - {FOLD})) or "none"
             raise ManifestError(f"{manifest}: no row is to be tested in fold {self.fold}; found: {found}")
-        if not any(parts[part] for part in ("train", "val", "test")):
-            there = ", ".join(sorted({str(clip.split) for clip in clips.heads()}))
-            wanted = f"{self.train_split}, {self.val_split} or {self.test_split}"
-            raise ManifestError(f"{manifest}: no row has split {wanted}; column 'split' holds {there}")
-        train, val, self.test_clips = (clips.take(parts[part]) for part in ("train", "val", "test"))
+        if not any(parts.values()):
+            there = ", ".join(sorted(map(str, splits)))
+            names = " or ".join(dict.fromkeys(wanted.values()))
+            raise ManifestError(f"{manifest}: no row has split {names}; column 'split' holds {there}")
+        train, val, self.test_clips = (clips.take(parts[part]) for part in wanted)
         if not val and self.val_fraction:
             train, val = hold_out(train, self.val_fraction)
         return train, val
 
-    def _part_of(self, clip: Clip) -> str | None:
-        """Whether a row is for "train", "val" or "test"; None is for none of them."""
-        if self.fold is None:
-            if clip.split is None:
-                return "train"
-            names = {self.train_split: "train", self.val_split: "val", self.test_split: "test"}
-            return names.get(clip.split)
+    def _in_fold(self, clip: Clip) -> str | None:
+        """Whether a row is for "train" or "test"; None is for neither."""
         own = clip.extra.get(f"{FOLD}{self.fold}")  # of splits that overlap, one column each
         if own is not None:
             return own if own in ("train", "test") else None
         fold = clip.extra.get(FOLD)
-        return None if fold is None else "test" if str(fold) == str(self.fold) else "train"
+        try:
+            return None if fold in (None, "") else "test" if float(fold) == self.fold else "train"
+        except (TypeError, ValueError):
+            raise ManifestError(f"{self.manifest}: the fold of {clip.id!r} is {fold!r}, not a number") from None
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The validation clips, all views of each."""

@@ -64,7 +64,8 @@ class Classes:
             if unknown:
                 problems.setdefault(f"label {unknown[0]!r} is none of the {len(self)} classes", []).append(clip.id)
             elif not self.multi_label and len(clip.labels) != 1:
-                problems.setdefault(f"{len(clip.labels)} labels where one is wanted", []).append(clip.id)
+                reason = f"{len(clip.labels)} labels where one is wanted (several are for multi_label)"
+                problems.setdefault(reason, []).append(clip.id)
         if problems:
             reason, ids = max(problems.items(), key=lambda found: len(found[1]))
             count = sum(map(len, problems.values()))

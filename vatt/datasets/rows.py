@@ -87,7 +87,7 @@ def to_clip(row: dict[str, Any], root: str | Path, ids: RowIds) -> Clip:
         end_s=end_s,
         texts=((TimedText(text),) if text else ()) + _timed(row, "texts", "text"),
         words=_timed(row, "words", "word"),
-        labels=((label,) if label else ()) + tuple(t.text for t in _timed(row, "labels", "label")),
+        labels=tuple(dict.fromkeys([*([label] if label else []), *(t.text for t in _timed(row, "labels", "label"))])),
         split=_text(row, "split"),
         audio_path=source.join(root, audio_path) if audio_path else None,
         extra={k: v for k, v in row.items() if str(k).startswith("x_")},

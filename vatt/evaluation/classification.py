@@ -44,7 +44,8 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     """mAP, AUC and d′, each the mean over the classes (VATT, table 2; d′ = √2 Φ⁻¹(AUC) of each class).
 
     A class without positive or without negative clips has no such value: it is left out of the means and counted. An
-    AUC of 1 makes an infinite d′, which is left out of its mean and counted too. A mean of nothing is left out.
+    AUC of 1 makes an infinite d′, one of 0 a negative infinite; both are left out of its mean, and counted apart. A
+    mean of nothing is left out.
 
     Args:
         scores: (N, C), the higher the likelier.
@@ -52,13 +53,14 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
 
     Returns:
         ``mAP`` and ``AUC`` in per cent, ``dprime``, ``classes`` that they are means of, ``without_positives``,
-        ``without_negatives``, ``dprime_infinite`` (numbers of classes), and ``per_class`` with a list of C values or
-        None for each of AP, AUC (in per cent) and dprime.
+        ``without_negatives``, ``dprime_infinite``, ``dprime_minus_infinite`` (numbers of classes), and ``per_class``
+        with a list of C values or None for each of AP, AUC (in per cent) and dprime.
     """
     target = target.long()
     positives = target.sum(dim=0)
     usable = ((positives > 0) & (positives < len(target))).nonzero()[:, 0]
-    scores, target = scores[:, usable].double(), target[:, usable]
+    # Ranks in place of scores: torchmetrics would squeeze those by a sigmoid, in which large ones become equal.
+    scores, target = _ranks(scores[:, usable]), target[:, usable]
     auc = _each(multilabel_auroc, scores, target)
     values = {
         "AP": _each(multilabel_average_precision, scores, target) * 100,
@@ -76,9 +78,16 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
         "classes": len(usable),
         "without_positives": int((positives == 0).sum()),
         "without_negatives": int((positives == len(scores)).sum()),
-        "dprime_infinite": int((~finite).sum()),
+        "dprime_infinite": int(values["dprime"].isposinf().sum()),
+        "dprime_minus_infinite": int(values["dprime"].isneginf().sum()),
         "per_class": per_class,
     }
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """(N, C) float64 in [0, 1], in the order of the scores of each class; equal ones stay equal."""
+    places = [torch.unique(column, return_inverse=True)[1].double() / len(column) for column in scores.T]
+    return torch.stack(places, dim=1) if places else scores.double()
 
 
 def _each(metric: Any, scores: Tensor, target: Tensor) -> Tensor:

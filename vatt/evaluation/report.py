@@ -16,6 +16,12 @@ import torch
 
 from vatt import __version__
 
+WITHOUT_EFFECT = (  # on the numbers: where files lie, and who does the work
+    "config", "ckpt_path", "run.folder", "run.checkpoint_steps", "data.num_workers", "data.cache", "data.time_limit_s",
+    "data.start_method", "trainer.accelerator", "trainer.devices", "trainer.logger", "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler",
+)  # fmt: skip
+
 
 def circumstances() -> dict[str, str]:
     """Version of the code, and hardware."""
@@ -44,8 +50,16 @@ def code_version() -> str:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that change with any value of a configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits that change with any value of a configuration, but for those that change no number."""
+    plain = json.loads(json.dumps(config, sort_keys=True, default=str))
+    for path in WITHOUT_EFFECT:
+        *rooms, name = path.split(".")
+        room = plain
+        for part in rooms:
+            room = room.get(part) if isinstance(room, dict) else None
+        if isinstance(room, dict):
+            room.pop(name, None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_report(path: str | Path, title: str, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> Path:

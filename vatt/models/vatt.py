@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -138,7 +140,9 @@ class Classifier(HubModel):
             table = self.backbone.tokenizers[self.modality].grid
             tokens = drop_token(tokens, self.drop_token, table, per_sample=self.per_sample, rule=self.keep_rule)
         pooled = self.backbone.encode(self.modality, tokens).pooled
-        logits = self.head(pooled)
+        # Scores that are ranked need all their digits.
+        with nullcontext() if pooled.is_meta else torch.autocast(pooled.device.type, enabled=False):
+            logits = self.head(pooled.to(next(self.head.parameters()).dtype))
         return {self.modality: pooled, "logits": logits, "probabilities": self.head.probabilities(logits)}
 
 

@@ -46,14 +46,15 @@ def rarity_weights(target: Tensor) -> Tensor:
     """Weights of clips by how rare their classes are in the batch, as the released code has them for AudioSet.
 
     Args:
-        target: (B, C), positive where the clip has the class.
+        target: (B, C), the share of each class in each clip: 0 or 1, or between where clips were mixed.
 
     Returns:
-        (B,): the mean, over the classes of a clip, of 1 / (clips of the batch with that class); 0 without a class.
+        (B,): the mean, over the classes of a clip and by their shares, of 1 / (sum of that class over the batch); 0
+        without a class.
     """
-    has = (target > 0).to(target.dtype)
-    rarity = 1 / has.sum(dim=0).clamp(min=1)
-    return (has * rarity).sum(dim=1) / has.sum(dim=1).clamp(min=1)
+    rarity = torch.where(target.sum(dim=0) > 0, 1 / target.sum(dim=0), 0.0)
+    shares = target.sum(dim=1)
+    return torch.where(shares > 0, (target * rarity).sum(dim=1) / shares, 0.0)
 
 
 def mixup(x: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

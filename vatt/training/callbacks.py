@@ -138,6 +138,17 @@ class DataReport(Callback):
     ) -> None:
         self._take(batch, "validation")
 
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._take(batch, "test")
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         counts, named = self._of_all(trainer)
         if counts and trainer.is_global_zero:
@@ -157,7 +168,7 @@ class DataReport(Callback):
         new = []
         for event in batch["events"]:
             known = (event["kind"], event["id"]) in self._named
-            self.counts[event["kind"]] += when != "validation" or not known  # the same clips are validated each time
+            self.counts[event["kind"]] += when.startswith("step") or not known  # the same clips are validated each time
             if not known:
                 self._named.add((event["kind"], event["id"]))
                 new.append([when, event["kind"], event["id"], event["path"], event["reason"]])

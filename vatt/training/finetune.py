@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from vatt.errors import InputError
@@ -15,11 +16,13 @@ from vatt.evaluation.classification import ClassificationMetrics
 from vatt.models.backbone import Backbone, grid_of
 from vatt.models.heads import LinearClassifier
 from vatt.models.selection import KeepRule
+from vatt.models.transformer import Block
 from vatt.models.vatt import VATT, Classifier, load_model
 from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
 from vatt.structures import Batch, ClipFormat
+from vatt.training.history import ConfigMismatch, check_classifier, check_clips, history_of
 from vatt.training.optim import Optimization, depth_of
-from vatt.training.pretrain import ConfigMismatch, check_finite, optimizers_of, seed_step
+from vatt.training.pretrain import check_finite, optimizers_of, seed_step
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,16 @@ class Tuning:
     clip_backbone: float | None = None
     clip_head: float | None = None
     freeze: int | None = None
+
+    def __post_init__(self) -> None:
+        shares = {"dropout": self.dropout, "drop_token": self.drop_token, "label_smoothing": self.label_smoothing}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise InputError(f"model.tuning.{name} is a share in [0, 1), not {share}")
+        if self.mixup < 0:
+            raise InputError(f"model.tuning.mixup is 0 or positive, not {self.mixup}")
+        if self.freeze is not None and self.freeze < -1:
+            raise InputError(f"model.tuning.freeze is -1, 0 or a number of blocks, not {self.freeze}")
 
 
 class FinetuneModule(L.LightningModule):
@@ -84,6 +97,8 @@ class FinetuneModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if multi_label and tuning.label_smoothing:
+            raise InputError("model.tuning.label_smoothing is for classes that exclude each other, not multi_label")
         self.tuning, self.optimization, self.seed, self.multi_label = tuning, optimization, seed, multi_label
         self.modality, self.pretrained = modality, pretrained
         if (pretrained is None) == (backbone is None):
@@ -106,34 +121,81 @@ class FinetuneModule(L.LightningModule):
         self.model = Classifier(
             tower, head, format, list(classes), tuning.drop_token, tuning.per_sample, tuning.keep_rule
         )
-        self.model.train()  # a saved model is loaded for use, without dropout
+        self._frozen: list[nn.Module] = []
         self._freeze()
+        self.train()  # a saved model is loaded for use, without dropout
         self.metrics = ClassificationMetrics(classes, multi_label)
-        self.missing: list[str] = []  # clips of an evaluation of which nothing could be read
+        self.missing: list[str] = []  # clips of an evaluation of which nothing could be read,
+        self.incomplete: list[str] = []  # and those of which not all views could
         self.found: dict[str, Any] = {}  # what the last evaluation came to
+        self.configuration = ""  # hash of what the command was told
+        self.origin: dict[str, Any] = {}  # how the weights came about; plain values
 
     def _freeze(self) -> None:
-        if self.tuning.freeze is None:
+        freeze, backbone = self.tuning.freeze, self.model.backbone
+        if freeze is None:
             return
-        for name, parameter in self.model.backbone.named_parameters():
+        blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+        if freeze > len(blocks):
+            raise InputError(f"model.tuning.freeze is {freeze}, and there are {len(blocks)} blocks")
+        for name, parameter in backbone.named_parameters():
             depth = depth_of(name)
-            if self.tuning.freeze < 0 or (depth is not None and depth <= self.tuning.freeze):
+            if freeze < 0 or (depth is not None and depth <= freeze):
                 parameter.requires_grad_(False)
+        self._frozen = [backbone] if freeze < 0 else [*backbone.tokenizers.values(), *blocks[:freeze]]
+
+    def train(self, mode: bool = True) -> FinetuneModule:
+        """As in PyTorch, but what is frozen has no dropout either."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What is told apart."""
+        return {"classes": self.model.classes, "modality": self.modality, "multi_label": self.multi_label}
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.origin = {
+                **self.kind,
+                "format": self.model.format.to_dict(),
+                "data": self.trainer.datamodule.origin,
+                "pretrained": self.pretrained,
+                "pretraining": history_of(self.pretrained),
+                "configuration": self.configuration,
+                "seed": self.seed,
+            }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["finetuning"] = self.origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that a checkpoint is of this training, or, to be tested, of these classes.
+
+        Raises:
+            ConfigMismatch: it is not.
+        """
+        found: dict[str, Any] = checkpoint.get("finetuning", {})
+        check_classifier(found, self.kind, "the checkpoint")
+        check_clips(found["data"], self.trainer.datamodule.origin, "the checkpoint")
+        self.origin = found | {"step": checkpoint["global_step"]}
 
     def export(self, format: ClipFormat) -> Classifier:
         """The model as it is saved."""
         return self.model
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self)
+        seed_step(self, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One batch: the loss."""
         how = self.tuning
         x, target = batch[self.modality], batch["target"]
-        weights = rarity_weights(target) if how.weighting == "rarity" else None
         if how.mixup:
             x, target = mixup(x, target, how.mixup)
+        weights = rarity_weights(target) if how.weighting == "rarity" else None
         logits = self.model(**{self.modality: x})["logits"]
         loss = classification_loss(logits, target, self.multi_label, how.label_smoothing, weights)
         check_finite(self, {"loss": loss}, batch)
@@ -157,9 +219,11 @@ class FinetuneModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Average the logits over the views of each clip."""
         logits = self.model(**{self.modality: batch[self.modality]})["logits"]
-        valid = batch[f"{self.modality}_valid"]
+        valid = batch[f"{self.modality}_valid"].cpu()  # as the rows that it chooses
         for rows in _clips_of(batch["id"]):
             chosen = rows[valid[rows]]
+            if 0 < len(chosen) < len(rows):
+                self.incomplete.append(batch["id"][int(rows[0])])
             if len(chosen):
                 self.metrics.update(logits[chosen].mean(dim=0, keepdim=True), batch["target"][rows[:1]])
             else:
@@ -171,7 +235,7 @@ class FinetuneModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
-        self.missing = []
+        self.missing, self.incomplete = [], []
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -214,8 +278,10 @@ def _from_pretrained(
     model = load_model(folder)
     if isinstance(model, VATT):
         return model.backbone, None
-    same = model.classes == classes or (model.classes is None and model.head.classes == len(classes))
-    return model.backbone, model.head if same and model.head.multi_label == multi_label else None
+    if model.classes is None:
+        rank_zero_warn(f"the classes of {folder} have no names, so a new classifier takes the place of its own")
+    same = model.classes == classes and model.head.multi_label == multi_label
+    return model.backbone, model.head if same else None
 
 
 def _clips_of(ids: Sequence[str]) -> Iterator[Tensor]:

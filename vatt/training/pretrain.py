@@ -14,6 +14,7 @@ from vatt.models.backbone import Backbone, grid_of
 from vatt.models.vatt import VATT
 from vatt.objectives.base import Objective
 from vatt.structures import Batch, ClipFormat
+from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization, make_optimizer
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
@@ -26,10 +27,6 @@ SHOWN = ("text_to_video", "R@1")  # beside the progress bar
 
 class NonFiniteLoss(VattError, RuntimeError):
     """A loss became NaN or infinite; the message names the terms and the clips."""
-
-
-class ConfigMismatch(VattError, ValueError):
-    """The data cannot be fed to the model; the message names the two keys that do not go together."""
 
 
 class PretrainModule(L.LightningModule):
@@ -66,7 +63,7 @@ class PretrainModule(L.LightningModule):
             check_fit(self.backbone, data.format, data.vocabulary)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self)
+        seed_step(self, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: the losses by name, and the sum that is minimised."""
@@ -107,9 +104,11 @@ class PretrainModule(L.LightningModule):
         return VATT(self.backbone, self.objective.head(), format)
 
 
-def seed_step(module: L.LightningModule) -> None:
-    """Make what a step draws depend on its number, the process and the module's ``seed`` alone."""
-    torch.manual_seed((module.seed * 1_000_003 + module.global_step) * 4_099 + module.global_rank)
+def seed_step(module: L.LightningModule, batch_idx: int) -> None:
+    """Make what a batch draws depend on its step, its number in the step, the process and ``module.seed`` alone."""
+    part = batch_idx % module.trainer.accumulate_grad_batches
+    drawn = (module.seed * 1_000_003 + module.global_step) * 4_099 + module.global_rank
+    torch.manual_seed(drawn + part * 1_073_741_827)  # of a seed 32 bits count
 
 
 def check_finite(module: L.LightningModule, losses: dict[str, Tensor], batch: Batch) -> None:

@@ -1,0 +1,207 @@
+"""What a fine-tuned model says of its training, and what is refused because of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY, tiny_backbone, tiny_model
+from tests.training.runs import logged
+from vatt.cli.main import main
+from vatt.datasets.manifest import read_manifest
+from vatt.errors import InputError
+from vatt.evaluation.report import config_hash
+from vatt.models.heads import LinearClassifier
+from vatt.models.vatt import Classifier
+from vatt.training.finetune import FinetuneModule, Tuning
+from vatt.training.history import changes
+
+
+@pytest.fixture(scope="module")
+def folds(corpus: Path) -> Path:
+    path = corpus / "folds.jsonl"
+    rows = [
+        {"path": clip.path, "id": clip.id, "label": ("warm", "cold")[number % 2], "x_fold": 1 + number % 3}
+        for number, clip in enumerate(read_manifest(corpus / "manifest.jsonl"))
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    tiny_model().save_pretrained(folder)
+    return folder
+
+
+def given(manifest: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        f"--data.manifest={manifest}", f"--run.folder={folder}", "--data.batch_size=4", "--data.num_workers=0",
+        "--run.checkpoint_steps=2", "--model.optimization.warmup_steps=1", "--trainer.accelerator=cpu",
+        "--trainer.max_steps=4", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false", "--model.modality=audio", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first_fold(folds: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on all but fold 1."""
+    run = tmp_path_factory.mktemp("run")
+    assert main(["finetune", "fit", *given(folds, run, "--data.fold=1", f"--model.pretrained={pretrained}")]) == 0
+    return run
+
+
+def test_the_report_is_of_what_was_trained(first_fold: Path, folds: Path, pretrained: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(first_fold, run)
+    tiny_model().save_pretrained(other)
+    asked = given(folds, run, "--data.fold=1", f"--model.pretrained={other}", "--seed_everything=9")
+    assert main(["finetune", "test", *asked]) == 0
+    report = json.loads((run / "test.json").read_text())
+    assert report["pretrained"] == str(pretrained)
+    assert report["seed"] == 0
+    assert report["fine-tuning"]["steps"] == 4
+    assert report["trained on"].endswith("of " + str(folds) + ", all but fold 1")
+    whole = report["configuration"]
+    assert main(["finetune", "test", *asked, f"--ckpt_path={run}/checkpoints/last.ckpt"]) == 0
+    report = json.loads((run / "test.json").read_text())
+    assert report["tested"].endswith("last.ckpt, step 4")
+    assert (report["configuration"], report["seed"], report["pretrained"]) == (whole, 0, str(pretrained))
+
+
+def test_clips_of_the_test_may_not_have_been_learned(
+    first_fold: Path, folds: Path, pretrained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    second = given(folds, first_fold, "--data.fold=2", f"--model.pretrained={pretrained}")
+    checkpoint = f"--ckpt_path={first_fold}/checkpoints/last.ckpt"
+    for words in (["test", *second], ["test", *second, checkpoint], ["fit", *second, checkpoint]):
+        assert main(["finetune", *words]) == 2
+        assert "all but fold 1" in capsys.readouterr().err
+    assert not (first_fold / "test.json").exists()
+    assert main(["finetune", "fit", *given(folds, tmp_path, f"--model.pretrained={pretrained}")]) == 2
+    assert "choose a fold" in capsys.readouterr().err
+
+
+def test_other_classes_are_refused(
+    first_fold: Path, folds: Path, pretrained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    other = tmp_path / "clips.jsonl"
+    other.write_text(folds.read_text().replace("warm", "alpha").replace("cold", "beta"))
+    asked = given(other, tmp_path, "--data.fold=1", f"--model.pretrained={pretrained}")
+    assert main(["finetune", "test", *asked, f"--ckpt_path={first_fold}/checkpoints/last.ckpt"]) == 2
+    assert "classes ['cold', 'warm'], not ['alpha', 'beta']" in capsys.readouterr().err
+    asked = given(folds, first_fold, "--data.fold=1", f"--model.pretrained={pretrained}", "--model.multi_label=true")
+    assert main(["finetune", "test", *asked]) == 2
+    assert "multi_label False, not True" in capsys.readouterr().err
+    asked = given(folds, first_fold, "--data.fold=1", f"--model.pretrained={pretrained}", "--model.modality=video")
+    assert main(["finetune", "test", *asked]) == 2
+    assert "modality audio, not video" in capsys.readouterr().err
+
+
+def test_a_classifier_without_names_is_not_taken_for_one_in_alphabetic_order(tmp_path: Path) -> None:
+    Classifier(tiny_backbone().tower("audio"), LinearClassifier(16, 2), TINY).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="have no names"):
+        module = FinetuneModule(["cold", "warm"], TINY, "audio", pretrained=str(tmp_path))
+    assert module.has_new_head
+
+
+def test_another_format_than_in_training_is_said(
+    first_fold: Path, folds: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first_fold, run)
+    asked = given(folds, run, "--data.fold=1", f"--model.pretrained={pretrained}", "--data.format.audio_s=0.5")
+    assert main(["finetune", "test", *asked]) == 0
+    assert "audio_s None -> 0.5" in json.loads((run / "test.json").read_text())["format changed since training"]
+    assert changes({"fps": 10, "crop_box": (0, 1)}, {"fps": 10, "crop_box": [0, 1]}, "video") == []
+
+
+def test_nothing_to_validate_on_is_an_error(folds: Path, pretrained: Path, tmp_path: Path, capsys: Any) -> None:
+    asked = given(folds, tmp_path, "--data.fold=1", f"--model.pretrained={pretrained}")
+    assert main(["finetune", "validate", *asked]) == 2
+    assert "nothing to validate on" in capsys.readouterr().err
+    assert main(["finetune", "fit", *asked, "--run.best_by=val/top1"]) == 2
+    assert "nothing to validate on" in capsys.readouterr().err
+
+
+def test_one_split_may_be_for_validation_and_test(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    rows = [
+        {"path": clip.path, "id": clip.id, "label": ("warm", "cold")[n % 2], "split": ("train", "val")[n % 3 == 0]}
+        for n, clip in enumerate(read_manifest(corpus / "manifest.jsonl"))
+    ]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    asked = given(manifest, tmp_path / "run", f"--model.pretrained={pretrained}", "--data.test_split=val")
+    every = ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null", "--run.best_by=val/top1"]
+    assert main(["finetune", "fit", *asked, *every]) == 0
+    assert list(logged(tmp_path / "run", "val/top1")) == [1, 3]
+    assert "best by val/top1" in json.loads((tmp_path / "run" / "model" / "training.json").read_text())["weights"]
+    assert main(["finetune", "test", *asked]) == 0
+
+
+def test_the_average_of_the_weights_survives_a_stop_after_the_last_step(
+    folds: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    asked = given(folds, run, "--data.fold=1", f"--model.pretrained={pretrained}", "--run.ema=0.9")
+    assert main(["finetune", "fit", *asked]) == 0
+    whole = Classifier.from_pretrained(run / "model").state_dict()
+    shutil.rmtree(run / "model")
+    assert main(["finetune", "fit", *asked, "--ckpt_path=last"]) == 0
+    again = Classifier.from_pretrained(run / "model").state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    raw = saved["current_model_state"]
+    assert any(not torch.equal(raw[f"model.{name}"], value) for name, value in whole.items())
+    assert "moving average" in json.loads((run / "model" / "training.json").read_text())["weights"]
+
+
+def test_a_model_of_an_earlier_training_is_put_aside(
+    first_fold: Path, folds: Path, pretrained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first_fold, run)
+    asked = given(folds, run, "--data.fold=2", f"--model.pretrained={run / 'model'}")
+    assert main(["finetune", "fit", *asked]) == 2
+    assert "where this training writes" in capsys.readouterr().err
+    asked = given(folds, run, "--data.fold=2", f"--model.pretrained={pretrained}")
+    assert main(["finetune", "fit", *asked]) == 0
+    origin = {
+        name: json.loads((run / name / "training.json").read_text())["finetuning"]["data"]["part"]
+        for name in ("model", "model.before")
+    }
+    assert origin == {"model": "all but fold 2", "model.before": "all but fold 1"}
+
+
+def test_the_hash_of_a_configuration_does_not_see_who_does_the_work() -> None:
+    config = {"data": {"num_workers": 2, "fold": 1}, "run": {"folder": "a"}, "trainer": None}
+    same = {"data": {"num_workers": 0, "fold": 1}, "run": {"folder": "b"}, "trainer": None}
+    assert config_hash(config) == config_hash(same)
+    assert config_hash(config) != config_hash({**config, "data": {"num_workers": 2, "fold": 2}})
+
+
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": -0.1}, {"dropout": 2}, {"mixup": -1}, {"freeze": -7}, {"drop_token": 1}]
+)
+def test_values_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        Tuning(**options)
+    with pytest.raises(InputError, match="99"):
+        FinetuneModule(["a", "b"], TINY, backbone=tiny_backbone(), tuning=Tuning(freeze=99))
+
+
+def test_what_is_frozen_has_no_dropout() -> None:
+    module = FinetuneModule(["a", "b"], TINY, backbone=tiny_backbone(), tuning=Tuning(freeze=1))
+    module.eval().train()
+    blocks = module.model.backbone.transformers["video"].blocks
+    assert [block.training for block in blocks] == [False, True]
+    assert not module.model.backbone.tokenizers["video"].training
+    assert module.model.training

@@ -1,0 +1,77 @@
+"""How weights came about, kept beside them as plain values, and whether they may be used for what is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vatt.errors import VattError
+
+HISTORY = "training.json"  # beside a model
+SHAPE = {"video": ("num_frames", "fps", "size", "crop_box"), "audio": ("sample_rate", "audio_s")}
+
+
+class ConfigMismatch(VattError, ValueError):
+    """Two parts of a configuration do not fit together, or saved weights do not fit to it."""
+
+
+def history_of(folder: str | Path | None) -> dict[str, Any] | None:
+    """How a saved model came about; None where its folder does not say."""
+    file = Path(folder or "") / HISTORY
+    return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else None
+
+
+def in_words(data: Mapping[str, Any]) -> str:
+    """What a classifier was trained on (`vatt.datasets.labelled.LabelledDataModule.origin`)."""
+    return f"{data['clips']} clips of {data['manifest']}, {data['part']}"
+
+
+def check_classifier(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """See that a classifier is for the same classes, in the same order, of the same modality.
+
+    Args:
+        found: ``classes``, ``modality`` and ``multi_label`` of the classifier, if they are known.
+        wanted: the same of what is asked.
+        what: the classifier, for the error.
+
+    Raises:
+        ConfigMismatch: it is not.
+    """
+    for name in ("modality", "multi_label", "classes"):
+        if found.get(name) != wanted[name]:
+            raise ConfigMismatch(f"{what} is another classifier: {name} {found.get(name)}, not {wanted[name]}")
+
+
+def check_clips(trained: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """See that weights were trained on the very clips that are set apart for training here: no test clip is among them.
+
+    A manifest that has nothing to train on cannot say, and is taken.
+
+    Args:
+        trained: `LabelledDataModule.origin` of the training.
+        now: that of what is asked.
+        what: the weights, for the error.
+
+    Raises:
+        ConfigMismatch: they were trained on other clips.
+    """
+    if now["clips"] and trained["ids"] != now["ids"]:
+        raise ConfigMismatch(
+            f"{what} was trained on {in_words(trained)}, and not on {in_words(now)}: clips of the test may have been "
+            "learned. Choose the same data.fold and splits, a run.folder for each fold, or a manifest of the test alone"
+        )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], modality: str) -> list[str]:
+    """Where two formats of clips (`ClipFormat.to_dict`) differ for a modality, in words."""
+    return [
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in SHAPE[modality]
+        if _plain(before.get(name)) != _plain(now.get(name))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -69,9 +69,10 @@ def read(infos: Sequence[Path], list_1ka: Path | None, notes: Notes) -> Iterator
             notes.add("Videos without a sentence", name)
         texts = tuple(map(TimedText, sentences))
         split = "train" if list_1ka else split
+        extra = extra | ({"x_list": "msrvtt-full"} if split == "test" else {})
         yield Wanted(Clip(id=name, path="", texts=texts, split=split, extra=extra), names=[name])
     for name, sentence in test.items():
-        extra = videos[name][1] if name in videos else {}
+        extra = (videos[name][1] if name in videos else {}) | {"x_list": "msrvtt-1ka"}
         clip = Clip(id=name, path="", texts=(TimedText(sentence),), split="test", extra=extra)
         yield Wanted(clip, names=[name])
 

@@ -48,7 +48,9 @@ def test_youcook2_json(prepare: Prepare, touch: Touch, save: Save) -> None:
         ("-ErPSunMfcs@47-60#2", 47.0, 60.0, ["chop"], "train"),
         ("xHr8X2Wpmno@0-9.5", 0.0, 9.5, ["boil"], "val"),
     ]
-    assert [clip.extra for clip in done.clips] == [{"x_recipe": "226"}] * 2 + [{"x_recipe": "101"}]
+    assert [clip.extra for clip in done.clips] == [{"x_recipe": "226"}] * 2 + [
+        {"x_recipe": "101", "x_list": "youcook2-json"}
+    ]
     assert "Videos without annotations: 1 (first: zzzzzzzzzzz)." in done.out
     assert {clip.split for clip in prepare("youcook2", path, media, "--split", "eval").clips} == {"test"}
 
@@ -58,8 +60,8 @@ def test_youcook2_csv(prepare: Prepare, touch: Touch, save: Save) -> None:
     path = save("youcook2_val.csv", text)
     done = prepare("youcook2", path, touch("-ErPSunMfcs.webm"))
     assert [(clip.id, texts(clip), clip.split, clip.extra) for clip in done.clips] == [
-        ("-ErPSunMfcs@47-60", ["pick, then chop"], "val", {"x_recipe": "226"}),
-        ("-ErPSunMfcs@3-9", [], "val", {"x_recipe": "226"}),
+        ("-ErPSunMfcs@47-60", ["pick, then chop"], "val", {"x_recipe": "226", "x_list": "youcook2"}),
+        ("-ErPSunMfcs@3-9", [], "val", {"x_recipe": "226", "x_list": "youcook2"}),
     ]
     assert f"Segments without a sentence: 1 (first: {path}, line 3)." in done.out
 
@@ -137,6 +139,7 @@ def test_msrvtt_official_splits(prepare: Prepare, touch: Touch, save: Save) -> N
         ("video2", "test", ["a dog"]),
     ]
     assert done.clips[1].extra == {"x_category": 1, "x_url": "u1"}
+    assert done.clips[2].extra == {"x_category": 2, "x_url": "u2", "x_list": "msrvtt-full"}
     assert (done.clips[0].start_s, done.clips[0].end_s) == (0.0, None)  # the files are cut already
     assert "Videos without a sentence: 1 (first: video1)." in done.out
     assert "Sentences left out, empty or of a video that is not listed: 1 (first: video9 'nobody')." in done.out

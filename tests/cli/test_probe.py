@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY
 from vatt.cli.main import main
 from vatt.datasets.media.encoding import write_media
 
@@ -42,12 +41,39 @@ def test_probes_over_folds_layers_and_shares(
     report = json.loads(output.read_text())
     assert report["clips present"] == "18 of 19"
     found = {name: value for name, value in report.items() if "labels" in name}
-    assert len(found) == 2 * (4 * (TINY.num_frames // 4 + 1) + 1)  # shares, kinds and layers, attentive on one
+    assert len(found) == 2 * 5 * 3  # shares, kinds and layers
     for name, value in found.items():
-        assert len(value["each"]) == (9 if "50%" in name else 3)
-        assert value["top-1 (%)"] == pytest.approx(np.mean(value["each"]), abs=0.01)
+        each = np.array(value["each"]).reshape(3, -1)  # folds by parts of the labels
+        assert each.shape[1] == (3 if "50%" in name else 1)
+        assert value["top-1 (%)"] == pytest.approx(each.mean(), abs=0.01)
+        spread = each.mean(axis=0) if "50%" in name else each[:, 0]
+        assert value["std"] == pytest.approx(np.std(spread, ddof=1), abs=0.01)
+        assert value["std over"] == ("parts of the labels" if "50%" in name else "folds")
+        assert value["training clips"] == (6 if "50%" in name else 12)
+    assert report["training clips present"] == "36 of 38"
+    assert set(report) >= {"configuration", "seed", "steps", "minutes", "pretraining", "code", "hardware"}
     assert found["linear, layer final, 100% of the labels"]["top-1 (%)"] > 90
     assert "| protocol |" in output.with_suffix(".md").read_text()
+
+
+def test_any_split_and_layer_whatever_the_batches(noises: Path, model_folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in noises.read_text().splitlines()[:-1]]
+    for row in rows:
+        row["split"] = "val" if row.pop("x_fold") == 1 else "train"
+    manifest, output = noises.with_name("splits.jsonl"), tmp_path / "probe.json"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    found = []
+    for size, workers in (("1", "0"), ("7", "2"), ("32", "0")):
+        given = ["probe", str(manifest), "--model", str(model_folder), "--output", str(output), "--modality", "audio"]
+        options = ["--test_split", "val", "--layers", "[1]", "--kinds", "[linear,attentive]", "--steps", "30"]
+        assert main([*given, *options, "--batch_size", size, "--num_workers", workers]) == 0
+        report = json.loads(output.read_text())
+        found.append(
+            {name: report[name]["each"] for name in report if "labels" in name} | {"": report["configuration"]}
+        )
+    assert list(found[0]) == ["linear, layer 1, 100% of the labels", "attentive, layer 1, 100% of the labels", ""]
+    assert found[0] == found[1] == found[2]
+    assert main([*given, "--layers", "[1]"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -56,6 +82,7 @@ def test_probes_over_folds_layers_and_shares(
         (["--folds", "[4]"], "no row is to be tested in fold 4; found: 1, 2, 3"),
         ([], "choose a fold"),
         (["--folds", "[1]", "--windows", "0"], "at least 1"),
+        (["--folds", "[1]", "--layers", "[3]"], "layers are numbers from 1 to 2, not [3]"),
     ],
 )
 def test_what_cannot_be_probed_is_said(

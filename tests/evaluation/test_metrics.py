@@ -51,6 +51,13 @@ def test_all_equal_is_the_worst_rank_for_everybody() -> None:
     assert ranks(torch.zeros(3, 5), torch.eye(5, dtype=torch.bool)[[0, 2, 4]]).tolist() == [5, 5, 5]
 
 
+@pytest.mark.parametrize("gallery", [5, 7, 10, 1025])
+def test_equal_vectors_are_equal_in_every_product(gallery: int) -> None:
+    x = torch.randn(1, 33).expand(gallery, 33) * torch.rand(gallery, 1)
+    found = retrieval(x, x)
+    assert (found["MeanR"], found["R@1"]) == (gallery, 0)
+
+
 def test_summary_by_hand() -> None:
     found = summarize(torch.tensor([1, 1, 3, 6, 20]), gallery=50)
     assert {k: found[k] for k in ("R@1", "R@5", "R@10", "MedR", "MeanR", "queries", "gallery")} == {

@@ -68,7 +68,15 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
         evaluate(store(tmp_path, [row("a", "video", "video_text", [1.0, 0.0])]))
 
 
-def benchmark(folder: Path, clips: int, captions: int, windows: int = 4, split: str = "test", seed: int = 0) -> Path:
+def benchmark(
+    folder: Path,
+    clips: int,
+    captions: int,
+    windows: int = 4,
+    split: str = "test",
+    seed: int = 0,
+    lists: tuple[str, ...] = ("msrvtt-1ka",),
+) -> Path:
     """Random embeddings as ``vatt embed --split test --windows 4`` would leave them."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -78,7 +86,7 @@ def benchmark(folder: Path, clips: int, captions: int, windows: int = 4, split: 
         texts = [list(centre + rng.normal(size=6) * 2) for _ in range(captions)]
         rows += [row(f"v{i}", "text", "video_text", x, f"caption {i} {j}") for j, x in enumerate(texts)]
     store(folder, rows)
-    notes = {"windows_per_clip": windows, "split": split, "clips": clips}
+    notes = {"windows_per_clip": windows, "split": split, "clips": clips, "lists": lists}
     (folder / "embeddings.json").write_text(json.dumps(notes))
     return folder
 
@@ -86,12 +94,12 @@ def benchmark(folder: Path, clips: int, captions: int, windows: int = 4, split: 
 @pytest.mark.parametrize("protocol", ["msrvtt-1ka", "msrvtt-full", "youcook2"])
 def test_protocols_against_sorting(tmp_path: Path, protocol: str) -> None:
     split = PROTOCOLS[protocol].split
-    folder = benchmark(tmp_path, clips=30, captions=3, split=split)
+    count = 20 if protocol == "msrvtt-full" else 1
+    folder = benchmark(tmp_path, clips=30, captions=count, split=split, lists=(protocol,))
     table = Embeddings(folder)
     video, text = table.select("video", "video_text"), table.select("text", "video_text")
     means = np.stack([video.vectors[4 * i : 4 * i + 4].mean(axis=0) for i in range(30)])
-    step = 1 if protocol == "msrvtt-full" else 3
-    captions, owner = text.vectors[::step], np.repeat(np.arange(30), 3)[::step]
+    captions, owner = text.vectors, np.repeat(np.arange(30), count)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -121,6 +129,9 @@ def test_protocols_against_sorting(tmp_path: Path, protocol: str) -> None:
         ({"windows": 2}, "4 windows of each clip of split 'test'.*has 2 of split 'test'.*--split test --windows 4"),
         ({"split": "train"}, "4 of split 'train'"),
         ({"clips": 1001}, "has 1000 clips, and .* 1001"),
+        ({"captions": 2}, "1 captions a clip, and v0 in .* 2"),
+        ({"lists": ("msrvtt-full",)}, "those of .* are of .'msrvtt-full'."),
+        ({"lists": ("none",)}, "--protocol manifest"),
     ],
 )
 def test_embeddings_made_otherwise_are_refused(tmp_path: Path, made: dict, message: str) -> None:
@@ -131,3 +142,14 @@ def test_embeddings_made_otherwise_are_refused(tmp_path: Path, made: dict, messa
 def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no protocol 'msrvtt'; there are manifest, youcook2"):
         evaluate(benchmark(tmp_path, 3, 1), "msrvtt")
+
+
+def test_clips_with_less_than_the_protocol_asks_for_are_counted(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, clips=4, captions=20, lists=("msrvtt-full",))
+    rows = Embeddings(folder).table.to_pylist()
+    left = [r for r in rows if (r["id"], r["modality"]) != ("v1", "video")] + [r for r in rows if r["id"] == "v1"][:2]
+    left = [r for r in left if r["text"] != "caption 2 7"]
+    store(folder, [{key: value for key, value in r.items() if key != "model"} for r in left])
+    report = evaluate(folder, "msrvtt-full")
+    assert (report["clips_with_fewer_windows"], report["clips_with_fewer_captions"]) == (1, 1)
+    assert report["clips_present"] == 4

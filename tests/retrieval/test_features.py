@@ -9,7 +9,8 @@ import torch
 from tests.conftest import TINY, tiny_backbone
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.table import ClipTable
-from vatt.retrieval.features import FINAL, extract
+from vatt.errors import InputError
+from vatt.retrieval.features import FINAL, _check_memory, extract
 from vatt.structures import Clip
 
 
@@ -22,12 +23,15 @@ def test_features_are_those_of_the_backbone(
     clips = ClipTable(Clip(id=name, path=path, start_s=float(name == "b")) for name, path in paths.items())
     tower = tiny_backbone().tower(modality).eval()
     reader = ClipReader(TINY, modalities=(modality,))
-    found = extract(tower, clips, reader, 2, tokens=True, batch_size=batch_size, num_workers=num_workers, device="cpu")
+    found = extract(
+        tower, clips, reader, 2, tokens=(FINAL, "1"), batch_size=batch_size, num_workers=num_workers, device="cpu"
+    )
     assert found.ids == ["a", "b"]
     assert [event["id"] for event in found.events] == ["bad"]
     assert list(found.layers) == ["1", "2", FINAL]
     assert all(x.shape == (2, 2, 16) for x in found.layers.values())
-    torch.testing.assert_close(found.tokens[:, :, 0], found.layers[FINAL])
+    for name, every in found.tokens.items():
+        torch.testing.assert_close(every[:, :, 0].float(), found.layers[name], rtol=1e-3, atol=1e-3)
     # By hand: the last window of "b".
     with ExitStack() as stack:
         sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0)
@@ -37,4 +41,10 @@ def test_features_are_those_of_the_backbone(
         features = tower.encode(modality, tower.tokenize(modality, raw), layers=True)
     torch.testing.assert_close(found.layers[FINAL][1, 1], features.pooled[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.layers["1"][1, 1], features.layers[0][0, 0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.tokens[1, 1, 1:], features.tokens[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.tokens[FINAL][1, 1, 1:].float(), features.tokens[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.tokens["1"][1, 1].float(), features.layers[0][0], rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_that_do_not_fit_into_memory_are_refused_before_anything_is_lost() -> None:
+    with pytest.raises(InputError, match=r"need .* GiB of memory"):
+        _check_memory(2**60, ("final",))

@@ -186,6 +186,9 @@ def retrieve(
     report = evaluate(embeddings, protocol)
     print_retrieval(report)
     print(f"{report['about']}: {report['clips_present']} of {report['clips_wanted']} clips")
+    for name in ("clips_with_fewer_windows", "clips_with_fewer_captions"):
+        if report.get(name):
+            print(f"{name.replace('_', ' ')} than the protocol asks for: {report[name]}")
     if output:
         page = write_report(output, f"Retrieval, {protocol}", report, how_made(embeddings))
         print(f"report: {output}    {page}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,15 +19,60 @@ from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.evaluation.classification import accuracy
 from vatt.evaluation.probe import KINDS, fit_and_score, subsets
-from vatt.evaluation.report import write_report
-from vatt.models.vatt import VATT, Classifier, load_model
-from vatt.retrieval.features import FINAL, FrozenFeatures, extract
+from vatt.evaluation.report import config_hash, write_report
+from vatt.models.backbone import Backbone
+from vatt.models.vatt import load_model
+from vatt.retrieval.features import FINAL, extract
 from vatt.structures import ClipFormat
+from vatt.training.history import history_of
 from vatt.training.probing import train_and_score
 
-Results = dict[tuple[str, str, float], list[float]]  # top-1 by probe, layer and share of the labels
 Kind = Literal["linear", "lowrank", "svm", "knn", "attentive"]
 SEEDS = (0, 1, 2)  # of the parts of the labels
+WITHOUT_EFFECT = ("output", "batch_size", "num_workers", "device")
+
+
+@dataclass
+class Result:
+    """What a probe came to: a row for each fold, a column for each part of the labels.
+
+    Attributes:
+        top1: per cent.
+        labels: clips that were trained on.
+        chosen: hyper-parameters, by cross-validation.
+    """
+
+    top1: list[list[float]] = field(default_factory=list)
+    labels: list[list[int]] = field(default_factory=list)
+    chosen: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def begin_fold(self) -> None:
+        for column in (self.top1, self.labels, self.chosen):
+            column.append([])
+
+    def add(self, labels: int, top1: float, chosen: dict[str, Any]) -> None:
+        """Of one part of the labels of the last fold."""
+        self.labels[-1].append(labels)
+        self.top1[-1].append(top1)
+        self.chosen[-1].append(chosen)
+
+    def summary(self) -> dict[str, Any]:
+        """Mean; sample standard deviation, of means over the folds, over the parts, or over the folds if there is one
+        part; and what it is of."""
+        parts = [statistics.fmean(column) for column in zip(*self.top1, strict=True)]
+        over, values = ("parts of the labels", parts) if len(parts) > 1 else ("folds", [row[0] for row in self.top1])
+        std = {"std": statistics.stdev(values), "std over": over} if len(values) > 1 else {}
+        each = [round(value, 2) for row in self.top1 for value in row]
+        labels = sorted({count for row in self.labels for count in row})
+        chosen = [found for row in self.chosen for found in row]
+        return {
+            "top-1 (%)": statistics.fmean(parts), **std, "each": each,
+            "training clips": labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}",
+            **({"chosen": [found or "nothing: too few clips" for found in chosen]} if any(chosen) else {}),
+        }  # fmt: skip
+
+
+Results = dict[tuple[str, str, float], Result]  # by probe, layer and share of the labels
 
 
 def probe(
@@ -35,7 +82,8 @@ def probe(
     modality: Literal["video", "audio"] = "video",
     kinds: list[Kind] = ["linear"],  # noqa: B006 (jsonargparse takes the list as it stands)
     folds: list[int] | None = None,
-    layers: Literal["final", "all"] = "final",
+    test_split: str = "test",
+    layers: Literal["final", "all"] | list[int] = "final",
     shares: list[float] | None = None,
     windows: int = 4,
     steps: int = 2_000,
@@ -60,7 +108,9 @@ def probe(
         kinds: linear is logistic regression, lowrank the paper's classifier, svm linear, knn by cosine, attentive a
             learned query over all tokens.
         folds: numbers of the folds to test on in turn (columns x_fold, or x_fold1 …); the mean is reported.
-        layers: the final feature, or a sweep over the AGG token behind every block (not for attentive).
+        test_split: rows to test on, where there are no folds.
+        layers: the final feature, a sweep over all, or some by number: behind block 1, 2, …; the AGG token there, and
+            for attentive every token, which needs memory for all tokens of all clips.
         shares: of the training labels, three random parts each, for label-efficiency runs; all labels unless given.
         windows: of each test clip.
         steps: of the training of lowrank and attentive.
@@ -69,71 +119,95 @@ def probe(
         seed: of everything.
         device: cpu, cuda, …; a GPU is used if there is one.
     """
+    began = time.perf_counter()
+    asked = {name: value for name, value in locals().items() if name not in ("began", *WITHOUT_EFFECT)}
     if windows < 1 or steps < 1:
         raise InputError("windows and steps must be at least 1")
     net = load_model(model)
     if modality not in net.backbone.modalities:
         raise InputError(f"{model} has {', '.join(net.backbone.modalities)}, not {modality}")
-    parts = _parts(manifest, modality, net.format, folds)
+    parts = _parts(manifest, modality, net.format, folds, test_split)
+    names = _layers(net.backbone.tower(modality), layers)
     options = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
+    reader = ClipReader(net.format, modalities=(modality,))
     middle, spread = (
-        _features(net, modality, manifest, parts, count, "attentive" in kinds, options) for count in (1, windows)
+        extract(net.backbone.tower(modality), clips, reader, count, names if "attentive" in kinds else (), **options)
+        for clips, count in zip(_used(manifest, parts), (1, windows), strict=True)
     )
     events = {(event["id"], event["kind"]): event for event in middle.events + spread.events}
     for event in events.values():
         print(f"{event['kind']}: {event['path']}: {event['reason']}")
     results: Results = {}
-    tested = wanted = 0
+    present, wanted = Counter[str](), Counter[str]()
     for data in parts:
         train, test = _rows(middle.ids, data.parts[""][0], data), _rows(spread.ids, data.test_clips, data)
-        tested, wanted = tested + len(test[0]), wanted + len(data.test_clips)
+        present += Counter(training=len(train[0]), test=len(test[0]))
+        wanted += Counter(training=len(data.parts[""][0]), test=len(data.test_clips))
         for kind in kinds:
-            for layer in list(middle.layers) if layers == "all" and kind != "attentive" else [FINAL]:
-                sides = [f.tokens if kind == "attentive" else f.layers[layer] for f in (middle, spread)]
+            for layer in names:
+                sides = [f.tokens[layer] if kind == "attentive" else f.layers[layer] for f in (middle, spread)]
                 x, views = sides[0][train[0]][:, 0], sides[1][test[0]]
-                for share, rows in _label_parts(train[1], shares):
-                    top1 = _top1(kind, (x[rows], train[1][rows]), (views, test[1]), len(data.classes), steps, seed)
-                    results.setdefault((kind, layer, share), []).append(top1)
+                for share in shares or [1.0]:
+                    result = results.setdefault((kind, layer, share), Result())
+                    result.begin_fold()
+                    for rows in subsets(train[1].numpy(), share, SEEDS if share < 1 else SEEDS[:1]):
+                        chosen, count = torch.from_numpy(rows), len(data.classes)
+                        learned, asked_of = (x[chosen], train[1][chosen]), (views, test[1])
+                        result.add(len(rows), *_top1(kind, learned, asked_of, count, steps, seed, device))
     about = {
-        "protocol": f"training clips: the middle window; test clips: {windows} windows, probabilities averaged; "
-        "hyper-parameters by 3-fold cross-validation among the training clips",
+        "protocol": f"training clips: the middle window; test clips: {windows} windows, probabilities (of the svm: "
+        "margins) averaged; hyper-parameters by 3-fold cross-validation among the training clips",
         "data": manifest,
-        "part": "split test" if folds is None else f"folds {', '.join(map(str, folds))}",
-        "clips present": f"{tested} of {wanted}",
+        "part": f"split {test_split}" if folds is None else f"folds {', '.join(map(str, folds))}",
+        "clips present": f"{present['test']} of {wanted['test']}",
+        "training clips present": f"{present['training']} of {wanted['training']}",
+        "classes": len(parts[0].classes),
         "model": f"{model} ({net.fingerprint()})",
+        "pretraining": history_of(model) or "not known",
+        "configuration": config_hash(asked),
         "seed": seed,
+        "steps": f"{steps} (lowrank, attentive)",
+        "minutes": round((time.perf_counter() - began) / 60, 2),
     }
     _say(results, f"Probes on frozen {modality} features", about, output)
     return 1 if any(event["kind"] == "unreadable" for event in events.values()) else 0
 
 
-def _parts(manifest: str, modality: str, format: ClipFormat, folds: list[int] | None) -> list[LabelledDataModule]:
+def _parts(
+    manifest: str, modality: str, format: ClipFormat, folds: list[int] | None, test_split: str
+) -> list[LabelledDataModule]:
     """Training and test of every fold, once their labels were looked at."""
     found = []
     for fold in folds or [None]:
-        data = LabelledDataModule(manifest, modality, base=format.to_dict(), fold=fold)
+        data = LabelledDataModule(manifest, modality, base=format.to_dict(), test_split=test_split, fold=fold)
         _ = data.classes
         if not data.test_clips:
-            raise InputError(f"{manifest}: no row has split 'test', so there is nothing to test on")
+            there = ", ".join(sorted({str(clip.split) for clip in read_manifest(manifest).heads()}))
+            raise InputError(
+                f"{manifest}: no row has split {test_split!r}; found: {there}. Give --test_split or --folds"
+            )
         found.append(data)
     return found
 
 
-def _features(
-    net: VATT | Classifier,
-    modality: str,
-    manifest: str,
-    parts: list[LabelledDataModule],
-    windows: int,
-    tokens: bool,
-    options: dict[str, Any],
-) -> FrozenFeatures:
-    """Of every clip that any of the folds uses, once."""
+def _layers(tower: Backbone, layers: str | list[int]) -> list[str]:
+    """Names of layers, as `extract` has them."""
+    (modality,) = tower.modalities
+    depth = len(getattr(tower.transformers[modality], "blocks", ()))
+    if isinstance(layers, str):
+        return [FINAL] if layers == FINAL else [*map(str, range(1, depth + 1)), FINAL]
+    wrong = [layer for layer in layers if not 1 <= layer <= depth]
+    if wrong or not layers:
+        raise InputError(f"layers are numbers from 1 to {depth}, not {wrong}")
+    return [str(layer) for layer in dict.fromkeys(layers)]
+
+
+def _used(manifest: str, parts: list[LabelledDataModule]) -> list[ClipTable]:
+    """The clips that any of the folds trains on, and those that any of them tests on."""
     clips = read_manifest(manifest)
-    used = {clip.id for data in parts for part in (data.parts[""][0], data.test_clips) for clip in part.heads()}
-    clips = clips.take(row for row, clip in enumerate(clips.heads()) if clip.id in used)
-    reader = ClipReader(net.format, modalities=(modality,))
-    return extract(net.backbone.tower(modality), clips, reader, windows, tokens, **options)
+    tables = [[data.parts[""][0] for data in parts], [data.test_clips for data in parts]]
+    used = [{clip.id for table in group for clip in table.heads()} for group in tables]
+    return [clips.take(row for row, clip in enumerate(clips.heads()) if clip.id in names) for names in used]
 
 
 def _rows(ids: list[str], part: ClipTable, data: LabelledDataModule) -> tuple[Tensor, Tensor]:
@@ -146,35 +220,39 @@ def _rows(ids: list[str], part: ClipTable, data: LabelledDataModule) -> tuple[Te
     return torch.tensor([place[clip.id] for clip in read]), torch.tensor(target)
 
 
-def _label_parts(target: Tensor, shares: list[float] | None) -> Iterator[tuple[float, Tensor]]:
-    """Shares of the labels, each with the rows that have one: three parts of each share below one."""
-    for share in shares or [1.0]:
-        for rows in subsets(target.numpy(), share, SEEDS if share < 1 else SEEDS[:1]):
-            yield share, torch.from_numpy(rows)
-
-
 def _top1(
-    kind: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, steps: int, seed: int
-) -> float:
-    """Top-1 in per cent of a probe, scores averaged over the windows (N, V, …) of the test clips."""
+    kind: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: int,
+    steps: int,
+    seed: int,
+    device: str | None,
+) -> tuple[float, dict[str, Any]]:
+    """Top-1 in per cent of a probe, scores averaged over the windows (N, V, …) of the test clips, and what it chose."""
     (x, target), (views, right) = train, test
-    flat = views.flatten(0, 1)
+    flat, chosen = views.flatten(0, 1), {}
     if kind in KINDS:
-        scores = torch.from_numpy(fit_and_score(kind, x.numpy(), target.numpy(), flat.numpy(), classes, seed)[0])
+        found, chosen = fit_and_score(kind, x.numpy(), target.numpy(), flat.numpy(), classes, seed)
+        scores = torch.from_numpy(found)
     else:
-        scores = train_and_score(kind, x, target, flat, classes, steps, seed)
-    return accuracy(scores.view(len(views), -1, classes).mean(dim=1), right)["top1"]
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        scores = train_and_score(kind, x, target, flat, classes, steps, seed, where)
+    return accuracy(scores.view(len(views), -1, classes).mean(dim=1), right)["top1"], chosen
 
 
 def _say(results: Results, title: str, about: dict[str, Any], output: str) -> None:
     """Print the table, and write the report."""
     rows, metrics = [], {}
-    for (kind, layer, share), found in results.items():
-        mean, std = statistics.fmean(found), statistics.pstdev(found)
-        rows.append((kind, layer, f"{share:.0%}", f"{mean:.1f}", f"{std:.1f}", len(found)))
-        each = [round(value, 2) for value in found]
-        metrics[f"{kind}, layer {layer}, {share:.0%} of the labels"] = {"top-1 (%)": mean, "std": std, "each": each}
-    columns = ("probe", "layer", "labels", "top-1 (%)", "std", "runs")
+    for (kind, layer, share), result in results.items():
+        found = result.summary()
+        spread = f"{found['std']:.1f} over {found['std over']}" if "std" in found else "–"
+        labels = f"{100 * share:g}%"
+        rows.append((kind, layer, labels, found["training clips"], f"{found['top-1 (%)']:.1f}", spread))
+        metrics[f"{kind}, layer {layer}, {labels} of the labels"] = found
+    columns = ("probe", "layer", "labels", "clips", "top-1 (%)", "std")
     print_table(f"{title}: {about['clips present']} test clips", columns, rows)
+    if len(set(about["training clips present"].split(" of "))) > 1:
+        print(f"of the training clips {about['training clips present']} could be read")
     page = write_report(output, title, metrics, about)
     print(f"report: {output}    {page}")

@@ -151,7 +151,8 @@ class LabelledDataModule(ClipDataModule):
         splits = {clip.split for clip in clips.heads()}
         columns = {column for clip in clips.heads() for column in clip.extra if column.rstrip("0123456789") == FOLD}
         if self.fold is None and columns and splits == {None}:
-            raise ManifestError(f"{manifest} has {', '.join(sorted(columns))} and no split: choose a fold (data.fold, or --folds of vatt probe)")
+            there = ", ".join(sorted(columns))
+            raise ManifestError(f"{manifest} has {there} and no split: choose a fold (data.fold; vatt probe --folds)")
         wanted = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
         parts: dict[str, list[int]] = {part: [] for part in wanted}
         for row, clip in enumerate(clips.heads()):

@@ -13,14 +13,16 @@ from vatt.errors import InputError
 
 RECALLS = (1, 5, 10)
 CHUNK = 1024  # queries at a time
+EQUAL = 1e-6  # cosines this close are equal: the same caption in two batches differs by less
 
 
-def ranks(similarity: Tensor, right: Tensor) -> Tensor:
+def ranks(similarity: Tensor, right: Tensor, equal: float = 0.0) -> Tensor:
     """The rank of the best right answer for each query, from 1; of equal similarities the right one comes last.
 
     Args:
         similarity: (Q, G) of queries to gallery.
         right: (Q, G) bool, True for the right gallery items of each query, of which there is at least one.
+        equal: difference up to which similarities are equal.
 
     Returns:
         (Q,) int64.
@@ -31,7 +33,7 @@ def ranks(similarity: Tensor, right: Tensor) -> Tensor:
     if not similarity.isfinite().all():
         raise InputError("similarities hold NaN or infinity; the embeddings are broken")
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    return ((similarity >= best) & ~right).sum(dim=1) + 1
+    return ((similarity >= best - equal) & ~right).sum(dim=1) + 1
 
 
 def summarize(rank: Tensor, gallery: int, right: Tensor | None = None) -> dict[str, float]:
@@ -72,7 +74,7 @@ def _chance(gallery: int, right: Tensor | None) -> dict[str, float]:
 def retrieval(
     queries: Tensor, gallery: Tensor, query_of: Tensor | None = None, gallery_of: Tensor | None = None
 ) -> dict[str, float]:
-    """Rank a gallery by cosine similarity.
+    """Rank a gallery by cosine similarity; what differs by a millionth or less counts as equal.
 
     Args:
         queries: (Q, E), normalised here.
@@ -85,12 +87,12 @@ def retrieval(
     """
     query_of = torch.arange(len(queries)) if query_of is None else query_of
     gallery_of = torch.arange(len(gallery)) if gallery_of is None else gallery_of
-    queries, gallery = F.normalize(queries.float(), dim=-1), F.normalize(gallery.float(), dim=-1)
+    queries, gallery = F.normalize(queries.double(), dim=-1), F.normalize(gallery.double(), dim=-1)
     query_of, gallery_of = query_of.to(gallery.device), gallery_of.to(gallery.device)
     found, counts = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for part, of in zip(queries.split(CHUNK), query_of.split(CHUNK), strict=True):
         right = of[:, None] == gallery_of
-        found.append(ranks(part @ gallery.T, right).cpu())
+        found.append(ranks(part @ gallery.T, right, EQUAL).cpu())
         counts.append(right.sum(dim=1).cpu())
     return summarize(torch.cat(found), len(gallery), torch.cat(counts))
 

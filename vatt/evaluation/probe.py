@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def fit_and_score(
 
     Returns:
         (M, C) probabilities, of the SVM its margins; a class without a training clip has the lowest. And what was
-        chosen.
+        chosen; nothing where no class has three clips to choose by.
 
     Raises:
         InputError: an unknown kind, or training clips of one class only.
@@ -57,13 +58,15 @@ def fit_and_score(
         last = LogisticRegression(max_iter=2_000) if kind == "linear" else LinearSVC(max_iter=10_000, random_state=seed)
         model = make_pipeline(StandardScaler(), last)
         choices = {f"{type(last).__name__.lower()}__C": STRENGTHS}
-    if counts.min() >= 3:
+    if counts.max() >= 3:
         folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-        search = GridSearchCV(model, choices, cv=folds).fit(train, target)
+        with warnings.catch_warnings():  # a class of fewer than three clips is in some of the parts alone
+            warnings.filterwarnings("ignore", "The least populated class")
+            search = GridSearchCV(model, choices, cv=folds).fit(train, target)
         model, chosen = search.best_estimator_, search.best_params_
-    else:  # too few clips to choose by
-        chosen = {name: values[len(values) // 2] for name, values in choices.items()}
-        model.set_params(**chosen).fit(train, target)
+    else:
+        middle = {name: values[len(values) // 2] for name, values in choices.items()}
+        model, chosen = model.set_params(**middle).fit(train, target), {}
     if kind == "svm":
         found = model.decision_function(test)
         found = np.stack([-found, found], axis=1) if found.ndim == 1 else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from vatt.errors import InputError
 from vatt.evaluation.metrics import retrieval
 from vatt.retrieval.store import Embeddings, Rows, StoreError
 
+TEXT = ("text",)
+VIDEO, CAPTION = ("video", "video_text"), ("text", "video_text")
 SPACE_OF = {"text": "video_text", "audio": "video_audio"}  # where each meets video
 
 
@@ -32,6 +35,7 @@ class Protocol:
         split: the rows of the manifest that are the benchmark; None takes all that were embedded.
         clips: how many these are; None is any number.
         windows: of each clip, spread from its beginning to its end; None is any number.
+        captions: of each clip; None is any number.
         all_captions: every caption is a query, and the best one of a clip counts when it is looked for; otherwise a
             clip has its first one.
     """
@@ -42,6 +46,7 @@ class Protocol:
     split: str | None = None
     clips: int | None = None
     windows: int | None = None
+    captions: int | None = None
     all_captions: bool = False
 
 
@@ -49,9 +54,11 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("manifest", "the clips of a manifest, the first caption of each", ("text", "audio")),
-        Protocol("youcook2", "YouCook2, segments of the validation list, a sentence each", ("text",), "val", 3350, 4),
-        Protocol("msrvtt-1ka", "MSR-VTT 1k-A (Yu et al. 2018), a sentence a video", ("text",), "test", 1000, 4),
-        Protocol("msrvtt-full", "MSR-VTT, all sentences of the test videos", ("text",), "test", 2990, 4, True),
+        Protocol(
+            "youcook2", "YouCook2, segments of MIL-NCE's validation list, a sentence each", TEXT, "val", 3350, 4, 1
+        ),
+        Protocol("msrvtt-1ka", "MSR-VTT 1k-A (Yu et al. 2018), a sentence a video", TEXT, "test", 1000, 4, 1),
+        Protocol("msrvtt-full", "MSR-VTT, all sentences of the test videos", TEXT, "test", 2990, 4, 20, True),
     )
 }
 
@@ -79,7 +86,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
         raise InputError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     asked, store = PROTOCOLS[protocol], Embeddings(source)
     notes = _notes(store)
-    _check(asked, notes, store)
+    short = _check(asked, notes, store)
     kinds = store.kinds()
     report: dict[str, Any] = {}
     present: set[str] = set()
@@ -96,7 +103,9 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
     return {
         "protocol": protocol,
         "about": asked.about,
+        "similarity": "cosine of the mean of a clip's windows; of equal ones the right one comes last",
         "windows": _windows(notes),
+        **short,
         "clips_present": len(present),
         "clips_wanted": wanted,
         "model": store.model,
@@ -104,10 +113,10 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
     }
 
 
-def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> None:
-    """See that the embeddings were made as a benchmark's protocol asks."""
+def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[str, int]:
+    """See that the embeddings were made as a benchmark's protocol asks, and count the clips that have less of it."""
     if asked.windows is None:
-        return
+        return {}
     made = notes.get("windows_per_clip"), notes.get("split")
     if made != (asked.windows, asked.split):
         raise InputError(
@@ -115,9 +124,22 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> None:
             f"has {made[0] or 'another number'} of split {made[1]!r}: vatt embed … --split {asked.split} "
             f"--windows {asked.windows}"
         )
-    ids = set(store.table.column("id").to_pylist())
-    if asked.clips is not None and len(ids) > asked.clips:
-        raise InputError(f"{asked.name} has {asked.clips} clips, and {store.file} {len(ids)}: another split?")
+    if notes.get("lists") != [asked.name]:
+        raise InputError(
+            f"{asked.name} is a list of clips, and those of {store.file} are of {notes.get('lists') or 'no list'} "
+            "(column x_list): make the manifest by data/youcook2/prepare.py of MIL-NCE's youcook2_val.csv, or by "
+            "data/msrvtt/prepare.py, with --split_1ka for 1k-A; for clips of yours there is --protocol manifest"
+        )
+    windows, captions = (Counter(store.select(*kind).column("id")) for kind in (VIDEO, CAPTION))
+    if asked.clips is not None and len(windows) > asked.clips:
+        raise InputError(f"{asked.name} has {asked.clips} clips, and {store.file} {len(windows)}: another split?")
+    if asked.captions is not None and captions and max(captions.values()) > asked.captions:
+        name, count = captions.most_common(1)[0]
+        raise InputError(f"{asked.name} has {asked.captions} captions a clip, and {name} in {store.file} {count}")
+    return {
+        "clips_with_fewer_windows": sum(count < asked.windows for count in windows.values()),
+        "clips_with_fewer_captions": sum(count < (asked.captions or 0) for count in captions.values()),
+    }
 
 
 def _notes(store: Embeddings) -> dict[str, Any]:

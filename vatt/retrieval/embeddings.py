@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,6 +26,8 @@ from vatt.errors import InputError
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.store import EmbeddingWriter
 from vatt.structures import Clip, Event
+
+KNOWN_TEXTS = 500_000  # whose vectors are remembered
 
 OUTPUTS = {  # of the model: modality and space
     "video_va": ("video", "video_audio"),
@@ -183,6 +186,7 @@ def _texts(model: VATT, clips: Sequence[Clip], batch_size: int) -> Iterator[tupl
         yield [], [Event(kind="skipped", id="", path=str(model.folder), reason=f"texts are not embedded: {error}")]
         return
     reader = TextReader(model.format, vocabulary)
+    known: dict[str, np.ndarray] = {}  # what is said twice has one vector, whatever the batches are
     captions = [(clip, text, len(vocabulary.encode(text.text))) for clip in clips for text in reader.candidates(clip)]
     for begin in range(0, len(captions), 8 * batch_size):
         rows, events = [], []
@@ -191,11 +195,14 @@ def _texts(model: VATT, clips: Sequence[Clip], batch_size: int) -> Iterator[tupl
                 reason = f"the vocabulary has nothing for the text {text.text!r}"
                 events.append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
         part = [(clip, text) for clip, text, length in captions[begin : begin + 8 * batch_size] if length]
-        if not part:
-            yield rows, events
-            continue
-        vectors, _ = encode_texts(model, [text.text for _, text in part], vocabulary)
-        for (clip, text), vector in zip(part, vectors.numpy(), strict=True):
+        new = [text for text in dict.fromkeys(text.text for _, text in part) if text not in known]
+        if len(known) + len(new) > KNOWN_TEXTS:
+            known.clear()
+            new = list(dict.fromkeys(text.text for _, text in part))
+        if new:
+            known |= zip(new, encode_texts(model, new, vocabulary)[0].numpy(), strict=True)
+        for clip, text in part:
+            vector = known[text.text]
             start_s = clip.start_s if text.start_s is None else text.start_s
             end_s = (clip.end_s if text.end_s is None else text.end_s) or 0.0
             rows.append(
@@ -238,6 +245,7 @@ def _write_notes(
         "hop_s": stream.hop_s if stream.count is None else None,
         "windows_per_clip": stream.count,
         "spaces": list(SPACES),
+        "lists": sorted({str(clip.extra.get("x_list", "none")) for clip in stream.clips.heads()}),
         "clips": report.clips,
         "embedded": report.embedded,
         "windows": report.windows,

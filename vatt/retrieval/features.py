@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from tqdm import tqdm
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
 from vatt.datasets.table import ClipTable
+from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.structures import Event
 
@@ -25,13 +29,13 @@ class FrozenFeatures:
     Attributes:
         ids: of the N clips that could be read.
         layers: by name, (N, V, D) float32: the AGG token behind block "1", "2", …, and the pooled feature, `FINAL`.
-        tokens: (N, V, T, D) float32, all tokens after the last norm, AGG first; None unless they were asked for.
+        tokens: by the name of a layer, (N, V, T, D) float16, all tokens, AGG first, if they were asked for.
         events: what went wrong, file by file.
     """
 
     ids: list[str]
     layers: dict[str, Tensor]
-    tokens: Tensor | None = None
+    tokens: dict[str, Tensor] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
 
@@ -40,7 +44,7 @@ def extract(
     clips: ClipTable,
     reader: ClipReader,
     windows: int,
-    tokens: bool = False,
+    tokens: Collection[str] = (),
     batch_size: int = 32,
     num_workers: int = 2,
     device: str | None = None,
@@ -52,10 +56,13 @@ def extract(
         clips: rows of a manifest.
         reader: of that modality.
         windows: of each clip, spread from its beginning to its end; one lies in the middle.
-        tokens: keep all tokens too.
+        tokens: layers of which all tokens are kept too.
         batch_size: windows at a time.
         num_workers: processes that read.
         device: "cpu", "cuda", …; a GPU is used if there is one.
+
+    Raises:
+        InputError: the tokens do not fit into the memory.
     """
     (modality,) = backbone.modalities
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -66,7 +73,7 @@ def extract(
         num_workers=num_workers,
         collate_fn=collate,
     )
-    found, parts, every = FrozenFeatures([], {}), {}, []
+    found, parts = FrozenFeatures([], {}), {}
     with torch.inference_mode(), tqdm(total=len(clips), desc="features", unit="clip", disable=None) as bar:
         for batch in loader:
             whole = batch[f"{modality}_valid"].view(-1, windows).all(dim=1)
@@ -75,16 +82,30 @@ def extract(
             found.ids += [name for name, is_whole in zip(names, whole.tolist(), strict=True) if is_whole]
             ready = finish({k: x.to(target) if isinstance(x, Tensor) else x for k, x in batch.items()})
             features = backbone.encode(modality, backbone.tokenize(modality, ready[modality]), layers=True)
-            outputs = {str(i): x[:, 0] for i, x in enumerate(features.layers, start=1)} | {FINAL: features.pooled}
-
-            def keep(x: Tensor, whole: Tensor = whole) -> Tensor:
-                return x.float().cpu().view(-1, windows, *x.shape[1:])[whole]
-
+            outputs = {str(i): x for i, x in enumerate(features.layers, start=1)}
+            outputs[FINAL] = torch.cat([features.pooled[:, None], features.tokens], dim=1)
+            if not parts:
+                _check_memory(sum(outputs[name][0].numel() for name in tokens) * 2 * windows * len(clips), tokens)
             for name, x in outputs.items():
-                parts.setdefault(name, []).append(keep(x))
-            if tokens:
-                every.append(keep(torch.cat([features.pooled[:, None], features.tokens], dim=1)))
+                kept = x.view(-1, windows, *x.shape[1:])[whole.to(x.device)]
+                parts.setdefault((name, False), []).append(kept[:, :, 0].float().cpu())
+                if name in tokens:
+                    parts.setdefault((name, True), []).append(kept.half().cpu())
             bar.update(len(names))
-    found.layers = {name: torch.cat(x) for name, x in parts.items()}
-    found.tokens = torch.cat(every) if tokens else None
+    for (name, every), x in parts.items():
+        (found.tokens if every else found.layers)[name] = torch.cat(x)
+        x.clear()
     return found
+
+
+def _check_memory(wanted: int, tokens: Collection[str]) -> None:
+    """See that so many bytes can be held, twice while they are put together."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():  # not Linux
+        return
+    free = 1024 * int(re.search(r"MemAvailable:\s*(\d+)", meminfo.read_text())[1])
+    if 2 * wanted > free:
+        raise InputError(
+            f"all tokens of {', '.join(tokens)} need {2 * wanted / 2**30:.1f} GiB of memory, and "
+            f"{free / 2**30:.1f} are free: take fewer windows or clips, or leave out the attentive probe"
+        )

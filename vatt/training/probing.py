@@ -18,9 +18,19 @@ PROBES: dict[str, tuple[Callable[[int, int], nn.Module], float, float, float]] =
 
 
 def train_and_score(
-    kind: str, train: Tensor, target: Tensor, test: Tensor, classes: int, steps: int = 2_000, seed: int = 0
+    kind: str,
+    train: Tensor,
+    target: Tensor,
+    test: Tensor,
+    classes: int,
+    steps: int = 2_000,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
     """Train a probe with batches of 64 (VATT, appendix A.3.2: Adam; V-JEPA: AdamW, cosine to 0).
+
+    Features are standardised. V-JEPA's own probe has the heads of its encoder, a schedule of the weight decay and the
+    tokens of all windows at once; here they have four heads, a constant decay, and scores averaged over windows.
 
     Args:
         kind: "lowrank", on (N, D) features, or "attentive", on (N, T, D) tokens.
@@ -30,6 +40,7 @@ def train_and_score(
         classes: C.
         steps: of the training; the paper has 50,000.
         seed: of weights, batches and dropout; the random state outside is left as it was.
+        device: where the probe is trained; the features may be larger than its memory.
 
     Returns:
         (M, C) probabilities.
@@ -37,14 +48,17 @@ def train_and_score(
     make, lr, weight_decay, penalty = PROBES[kind]
     with torch.random.fork_rng(), torch.inference_mode(False):
         torch.manual_seed(seed)
-        mean, spread = train.mean(dim=tuple(range(train.ndim - 1))), train.std(dim=tuple(range(train.ndim - 1)))
-        train, test = ((x.clone() - mean) / (spread + 1e-6) for x in (train, test))
-        probe = make(train.shape[-1], classes).train()
+        mean, spread = _moments(train)
+
+        def ready(x: Tensor) -> Tensor:
+            return ((x.float() - mean) / (spread + 1e-6)).to(device)
+
+        probe = make(train.shape[-1], classes).train().to(device)
         optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             rows = torch.randint(len(train), (min(64, len(train)),))
-            loss = F.cross_entropy(probe(train[rows]), target[rows])
+            loss = F.cross_entropy(probe(ready(train[rows])), target[rows].to(device))
             if penalty:
                 loss = loss + penalty * probe.up.weight.square().sum()
             optimizer.zero_grad()
@@ -53,4 +67,13 @@ def train_and_score(
             schedule.step()
         probe.eval()
         with torch.no_grad():
-            return torch.cat([probe(part).softmax(dim=1) for part in test.split(256)])
+            return torch.cat([probe(ready(part)).softmax(dim=1).cpu() for part in test.split(256)])
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, without a copy of everything in full precision."""
+    parts = [part.double().flatten(0, -2) for part in x.split(256)]
+    count = sum(len(part) for part in parts)
+    mean = sum(part.sum(dim=0) for part in parts) / count
+    spread = (sum((part - mean).square().sum(dim=0) for part in parts) / (count - 1)).sqrt()
+    return mean.float(), spread.float()

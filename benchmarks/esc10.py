@@ -39,7 +39,7 @@ def fold_of(given: list[object], run: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="esc10.csv, or esc50.csv")
+    parser.add_argument("table", type=Path, help="esc10.csv, or esc50.csv, of which the recordings of ESC-10 are taken")
     parser.add_argument("clips", type=Path, help="folder with the recordings")
     parser.add_argument("--pretrained", type=Path, help="model whose sound tower is fine-tuned and probed as well")
     parser.add_argument("--output", type=Path, default=Path("runs/esc10"))
@@ -47,7 +47,15 @@ def main() -> None:
     given, more = parser.parse_known_args()
     output, manifest = given.output.resolve(), given.output.resolve() / "clips.jsonl"
     if not manifest.is_file():
-        script = [sys.executable, ROOT / "data/esc50/prepare.py", given.table, given.clips, "--output", manifest]
+        script = [
+            sys.executable,
+            ROOT / "data/esc50/prepare.py",
+            given.table,
+            given.clips,
+            "--output",
+            manifest,
+            "--esc10",
+        ]
         subprocess.run([str(word) for word in script], check=True)
     ways: dict[str, list[object]] = {"from scratch": []}
     if given.pretrained is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,33 @@ def test_pictures_of_embeddings_and_of_a_model(manifest: Path, model_folder: Pat
     assert main(["embed", str(manifest), *given]) == 0
     tsne = ["plot", "tsne", embeddings, "--labels", str(manifest), "--column", "x_kind"]
     assert main([*tsne, "--output", str(tmp_path / "tsne")]) == 0
-    assert (tmp_path / "tsne.svg").is_file()
+    assert f"{manifest}, coloured by x_kind" in (tmp_path / "tsne.svg").read_text()
     assert main(["plot", "similarities", embeddings, "--output", str(tmp_path / "sim.png")]) == 0
     nodes = ["plot", "activations", str(model_folder), str(manifest), "--output", str(tmp_path / "nodes.png")]
     assert main([*nodes, "--clips", "4"]) == 0
+    # A name that ends in something else than the suffix of a picture is kept.
+    assert main([*nodes[:-1], str(tmp_path / "v1.2")]) == 0
+    assert "video, 8 clips" in (tmp_path / "v1.2.svg").read_text()
+    assert f"on {manifest}" in (tmp_path / "v1.2.svg").read_text()
     for name in ("tsne.png", "sim.png", "nodes.png"):
         assert Image.open(tmp_path / name).size[0] > 500
+
+
+def test_activations_without_words_are_those_of_the_others(
+    manifest: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "wordless"
+    shutil.copytree(model_folder, model)
+    shutil.rmtree(model / "vocabulary")
+    rows = [*manifest.read_text().splitlines(), json.dumps({"path": str(manifest), "id": "bad", "text": "a ring"})]
+    manifest.write_text("\n".join(rows))
+    given = ["plot", "activations", str(model), str(manifest), "--output", str(tmp_path / "nodes.svg")]
+    assert main(given) == 0
+    printed = capsys.readouterr().out
+    assert "text is left out" in printed
+    assert "unreadable: " in printed
+    said = (tmp_path / "nodes.svg").read_text()
+    assert "video, 8 clips" in said
 
 
 @pytest.mark.parametrize(
@@ -47,6 +69,7 @@ def test_pictures_of_embeddings_and_of_a_model(manifest: Path, model_folder: Pat
         (["curves", "X", "Y"], "one source, not of 2"),
         (["activations", "X"], "activations MODEL MANIFEST"),
         (["droptoken", "CLIPS"], "not a table of vatt droptoken"),
+        (["tsne", "X", "--labels", "CLIPS", "--column", "kind"], "no row has a kind; there may be label, x_kind"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(
@@ -61,7 +84,8 @@ def test_what_cannot_be_drawn_is_said(
     ("sources", "titles"),
     [
         (["runs/a/embeddings", "runs/b/embeddings"], ["a", "b"]),
-        (["runs/a/embeddings"], ["embeddings"]),
+        (["runs/a/embeddings"], ["a"]),
+        (["embeddings"], ["embeddings"]),
         (["x/a/one", "y/a/two"], ["one", "two"]),
         (["x/a", "y/a", "y/b"], ["x/a", "y/a", "y/b"]),
         (["a", "b/a"], ["a", "b/a"]),

@@ -40,7 +40,7 @@ def test_similarities_of_pairs(tmp_path: Path) -> None:
     said = (tmp_path / "sim.svg").read_text()
     assert "of one clip, mean 1.00" in said
     assert "random, mean 0.00" in said
-    assert "no audio and video in one space" in said
+    assert "0 clips have audio and video" in said
 
 
 def test_activations_and_the_tradeoff(tmp_path: Path) -> None:
@@ -53,4 +53,15 @@ def test_activations_and_the_tradeoff(tmp_path: Path) -> None:
     ]
     plot_tradeoff(points, tmp_path / "drop.svg", "noise")
     said = (tmp_path / "drop.svg").read_text()
-    assert all(text in said for text in ("75% dropped", "0% dropped", "GFLOPs", "text → video R@1"))
+    assert all(text in said for text in ("<!-- 75 % -->", "<!-- 0 % -->", "GFLOPs", "text → video R@1"))
+
+
+def test_every_node_of_a_wide_layer_leaves_a_trace(tmp_path: Path) -> None:
+    """One block of 4,096 nodes in which every other one is active, beside one in which all are by half."""
+    x = np.stack([np.arange(4096) % 2.0, np.full(4096, 0.5)])
+    plot_activations({"video": x}, tmp_path / "nodes.png", clips={"video": 3})
+    picture = np.asarray(Image.open(tmp_path / "nodes.png").convert("L")).astype(int)
+    height, width = picture.shape
+    left, right = picture[height // 3 : height // 2, width // 4], picture[height // 3 : height // 2, width // 2]
+    assert abs(left.mean() - right.mean()) < 12
+    assert left.std() < 40

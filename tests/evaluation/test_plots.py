@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vatt.errors import InputError
 from vatt.evaluation.plots import plot_curves, read_logs
 
 
@@ -21,6 +22,18 @@ def test_curves_go_on_over_a_resumption(tmp_path: Path) -> None:
         "train/loss": [(5, 3.0), (10, 2.0), (15, 1.4), (20, 1.0)],
         "val/x": [(10, 50.0), (20, 70.0)],
     }
+    log(tmp_path, 2, "step,train/loss,val/x\n4,9.0,\n")  # a new beginning is not drawn on with the old end
+    assert read_logs(tmp_path) == {"train/loss": [(5, 9.0)]}
+
+
+def test_what_was_logged_under_other_names_is_drawn_or_named(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log(tmp_path, 0, "step,lr\n4,3.0\n")
+    with pytest.raises(InputError, match="no loss, only lr"):
+        plot_curves(tmp_path, tmp_path / "curves.svg")
+    log(tmp_path, 1, "step,train/jepa\n4,3.0\n9,2.0\n")
+    plot_curves(tmp_path, tmp_path / "curves.svg")
+    assert "<!-- jepa -->" in (tmp_path / "curves.svg").read_text()
 
 
 def test_versions_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

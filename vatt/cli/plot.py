@@ -17,6 +17,7 @@ def plot(
     labels: str | None = None,
     column: str = "label",
     about: str = "",
+    split: str | None = None,
     clips: int = 32,
     seed: int = 0,
 ) -> int:
@@ -33,15 +34,16 @@ def plot(
         output: PNG or SVG file; without a suffix both are written.
         labels: manifest with the classes of the embedded clips, for tsne.
         column: of that manifest: label, or a column of its own that begins with x_.
-        about: data and protocol, for the title.
-        clips: of the manifest, for activations.
+        about: data and protocol, for the title; what is known of them unless given.
+        split: of the manifest, for activations.
+        clips: of the manifest, spread over it, for activations.
         seed: of t-SNE, and of the random pairs.
     """
-    drawers: dict[str, Callable[[], None]] = {
+    drawers: dict[str, Callable[[], list[Path]]] = {
         "curves": lambda: _curves(_one(kind, sources), output),
         "tsne": lambda: _tsne(sources, labels, column, output, about, seed),
         "similarities": lambda: _similarities(sources, output, about, seed),
-        "activations": lambda: _activations(sources, clips, output, about),
+        "activations": lambda: _activations(sources, split, clips, output, about),
         "droptoken": lambda: _tradeoff(_one(kind, sources), output, about),
     }
     if kind not in drawers:
@@ -50,8 +52,7 @@ def plot(
             f"there is no picture {kind!r}"
             + (f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(drawers)}")
         )
-    drawers[kind]()
-    print(f"{kind}: {output}" + ("" if Path(output).suffix else ".png, .svg"))
+    print(f"{kind}: {', '.join(map(str, drawers[kind]()))}")
     return 0
 
 
@@ -61,10 +62,20 @@ def _one(kind: str, sources: list[str]) -> str:
     return sources[0]
 
 
-def _curves(run: str, output: str) -> None:
+def _curves(run: str, output: str) -> list[Path]:
     from vatt.evaluation.plots import plot_curves
 
-    plot_curves(run, output)
+    return plot_curves(run, output)
+
+
+def _made_of(sources: list[str]) -> str:
+    """What was embedded, if all folders agree."""
+    found = set()
+    for source in sources:
+        notes = Path(source) / "embeddings.json"
+        said = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        found.add(f"{said.get('source')}{', split ' + said['split'] if said.get('split') else ''}" if said else "")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _titles(sources: list[str]) -> dict[str, str]:
@@ -76,37 +87,41 @@ def _titles(sources: list[str]) -> dict[str, str]:
     while len(parts) > 1 and same + 1 < min(map(len, parts)) and len({each[-same - 1] for each in parts}) == 1:
         same += 1
     ends = [each[: len(each) - same] for each in parts]
+    if len(ends) == 1 and ends[0][-1] == "embeddings" and len(ends[0]) > 1:
+        ends = [ends[0][:-1]]
     length = next(n for n in range(1, max(map(len, ends)) + 1) if len({each[-n:] for each in ends}) == len(ends))
     return {"/".join(each[-length:]): source for each, source in zip(ends, sources, strict=True)}
 
 
-def _tsne(sources: list[str], labels: str | None, column: str, output: str, about: str, seed: int) -> None:
+def _tsne(sources: list[str], labels: str | None, column: str, output: str, about: str, seed: int) -> list[Path]:
     from vatt.datasets.manifest import read_manifest
     from vatt.evaluation.pictures import plot_tsne
 
     if labels is None:
         raise InputError("give --labels, the manifest that says what class each clip is of")
-    classes = {}
+    classes, columns = {}, {"label"}
     for clip in read_manifest(labels, check_files=False).heads():
+        columns |= set(clip.extra)
         value = clip.labels[0] if column == "label" and clip.labels else clip.extra.get(column)
         if value is not None:
             classes[clip.id] = str(value)
     if not classes:
-        raise InputError(f"{labels}: no row has a {column}")
-    plot_tsne(_titles(sources), classes, output, about, seed)
+        raise InputError(f"{labels}: no row has a {column}; there may be {', '.join(sorted(columns))}")
+    about = about or ", ".join(filter(None, (_made_of(sources), f"coloured by {column}")))
+    return plot_tsne(_titles(sources), classes, output, about, seed)
 
 
-def _similarities(sources: list[str], output: str, about: str, seed: int) -> None:
+def _similarities(sources: list[str], output: str, about: str, seed: int) -> list[Path]:
     from vatt.evaluation.pictures import plot_similarities
 
-    plot_similarities(_titles(sources), output, about, seed)
+    return plot_similarities(_titles(sources), output, about or _made_of(sources), seed)
 
 
-def _activations(sources: list[str], clips: int, output: str, about: str) -> None:
+def _activations(sources: list[str], split: str | None, clips: int, output: str, about: str) -> list[Path]:
     import torch
 
     from vatt.datasets.batches import collate, finish
-    from vatt.datasets.clips import ClipDataset, ClipReader
+    from vatt.datasets.clips import ClipDataset, ClipReader, Views
     from vatt.datasets.manifest import read_manifest
     from vatt.evaluation.pictures import plot_activations
     from vatt.models.vatt import VATT
@@ -115,28 +130,43 @@ def _activations(sources: list[str], clips: int, output: str, about: str) -> Non
 
     if len(sources) != 2:
         raise InputError("activations are of a model and a manifest: vatt plot activations MODEL MANIFEST")
-    model = VATT.from_pretrained(sources[0])
-    vocabulary = model_vocabulary(model) if "text" in model.backbone.modalities else None
-    dataset = ClipDataset(read_manifest(sources[1])[:clips], ClipReader(model.format, vocabulary))
+    model, vocabulary = VATT.from_pretrained(sources[0]), None
+    if "text" in model.backbone.modalities:
+        try:
+            vocabulary = model_vocabulary(model)
+        except FileNotFoundError as error:
+            print(f"text is left out: {error}")
+    table = read_manifest(sources[1], split=split)
+    places = dict.fromkeys(round(x) for x in Views.spread(0, len(table) - 1, min(clips, len(table))))
+    dataset = ClipDataset(table.take(places), ClipReader(model.format, vocabulary))
     batch = finish(collate([dataset[i] for i in range(len(dataset))]))
-    found = {}
+    for event in batch["events"]:
+        print(f"{event['kind']}: {event['path']}: {event['reason']}")
+    found, counts = {}, {}
     for modality in model.backbone.modalities:
-        raw, valid = batch[modality], batch[f"{modality}_valid"]
-        chosen = raw[valid]
-        if len(chosen):
+        if modality not in batch:
+            continue
+        chosen = batch[modality][batch[f"{modality}_valid"]]
+        if not len(chosen):
+            print(f"{modality} is left out: none of {len(dataset)} clips has it")
+            continue
+        try:
             with torch.inference_mode():
-                found[modality] = mean_activations(model.backbone, modality, chosen)
+                found[modality], counts[modality] = mean_activations(model.backbone, modality, chosen), len(chosen)
+        except InputError as error:
+            print(f"{modality} is left out: {error}")
     if not found:
-        raise InputError(f"{sources[1]}: nothing of its first {clips} clips could be read")
-    plot_activations(found, output, about)
+        raise InputError(f"{sources[1]}: nothing of {len(dataset)} clips could be looked at")
+    about = about or f"{sources[0]} on {sources[1]}{', split ' + split if split else ''}"
+    return plot_activations(found, output, about, counts)
 
 
-def _tradeoff(table: str, output: str, about: str) -> None:
+def _tradeoff(table: str, output: str, about: str) -> list[Path]:
     from vatt.evaluation.pictures import plot_tradeoff
 
     try:
         found = json.loads(Path(table).read_text(encoding="utf-8"))
-        points = found["rates"]
-    except (ValueError, KeyError) as error:
+        points, known = found["rates"], found["about"]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{table} is not a table of vatt droptoken: {error}") from error
-    plot_tradeoff(points, output, about or found["about"])
+    return plot_tradeoff(points, output, about or known)

@@ -14,11 +14,12 @@ from vatt.retrieval.store import Embeddings
 
 MARKERS = {"video": "o", "text": "x", "audio": "^"}
 MOST_COLOURS = 20
+AVERAGED = {"interpolation": "antialiased", "interpolation_stage": "data"}  # there are more nodes than lines
 
 
 def plot_tsne(
     stores: Mapping[str, str | Path], classes: Mapping[str, str], output: str | Path, about: str = "", seed: int = 0
-) -> None:
+) -> list[Path]:
     """Vectors of video and text in their common space, drawn near each other where they are similar (VATT, figure 3).
 
     Args:
@@ -27,6 +28,9 @@ def plot_tsne(
         output: PNG or SVG file; without a suffix both are written.
         about: of the data, for the title.
         seed: of t-SNE.
+
+    Returns:
+        What was written.
 
     Raises:
         InputError: too few clips with a class, or more classes than colours tell apart.
@@ -58,7 +62,10 @@ def plot_tsne(
                     labels.append(classes[name])
                     kinds.append(modality)
         if len(points) < 10:
-            raise InputError(f"{store.file}: {len(points)} vectors have a class, too few to draw")
+            raise InputError(
+                f"{store.file}: {len(points)} vectors of video and text in one space have a class, too few to draw; "
+                f"its clips are such as {store.table.column('id')[0]}, those with a class such as {next(iter(classes))}"
+            )
         perplexity = min(30.0, (len(points) - 1) / 3)
         places = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(
             np.stack(points)
@@ -75,11 +82,15 @@ def plot_tsne(
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     figure.suptitle(f"t-SNE of vectors in the video-text space{about and f', {about}'}")
-    save(figure, output)
+    return save(figure, output)
 
 
-def plot_similarities(stores: Mapping[str, str | Path], output: str | Path, about: str = "", seed: int = 0) -> None:
+def plot_similarities(
+    stores: Mapping[str, str | Path], output: str | Path, about: str = "", seed: int = 0
+) -> list[Path]:
     """Cosines of pairs that belong together, and of random pairs, in both common spaces.
+
+    Of a clip's windows the mean is taken, of its captions the first, as in retrieval.
 
     Args:
         stores: folders of embeddings by the title of their row.
@@ -95,14 +106,15 @@ def plot_similarities(stores: Mapping[str, str | Path], output: str | Path, abou
         store = Embeddings(source)
         for axis, (first, second, space) in zip(row, pairs, strict=True):
             axis.set(title=f"{title}: {first} and {second}", xlim=(-1, 1), yticks=[])
-            if not {(first, space), (second, space)} <= set(store.kinds()):
-                axis.text(0, 0.5, f"no {first} and {second} in one space", ha="center")
-                continue
-            a, b = (_first_of_each(store, modality, space) for modality in (first, second))
+            there = {(first, space), (second, space)} <= set(store.kinds())
+            a, b = (_of_each(store, modality, space) if there else {} for modality in (first, second))
             shared = [name for name in a if name in b]
+            if len(shared) < 2:
+                axis.text(0, 0.5, f"{len(shared)} clips have {first} and {second}", ha="center")
+                continue
             x, y = np.stack([a[name] for name in shared]), np.stack([b[name] for name in shared])
             positive = (x * y).sum(axis=1)
-            others = rng.integers(1, max(2, len(shared)), size=len(shared))
+            others = rng.integers(1, len(shared), size=len(shared))
             random = (x * y[(np.arange(len(shared)) + others) % len(shared)]).sum(axis=1)
             bins = np.linspace(-1, 1, 61)
             for values, label in ((random, "random"), (positive, "of one clip")):
@@ -112,15 +124,18 @@ def plot_similarities(stores: Mapping[str, str | Path], output: str | Path, abou
     for axis in axes[-1]:
         axis.set_xlabel("cosine")
     figure.suptitle(f"Similarities of pairs{about and f', {about}'}")
-    save(figure, output)
+    return save(figure, output)
 
 
-def plot_activations(activations: Mapping[str, np.ndarray], output: str | Path, about: str = "") -> None:
+def plot_activations(
+    activations: Mapping[str, np.ndarray], output: str | Path, about: str = "", clips: Mapping[str, int] | None = None
+) -> list[Path]:
     """Mean activation of every hidden node of the MLPs, by layer and modality (VATT, figure 4).
 
     Args:
         activations: (L, H) by modality; see `vatt.retrieval.activations.mean_activations`.
         output, about: see `plot_tsne`.
+        clips: how many were looked at, by modality.
     """
     pyplot = import_pyplot()
     values = np.concatenate([x.ravel() for x in activations.values()])
@@ -129,15 +144,16 @@ def plot_activations(activations: Mapping[str, np.ndarray], output: str | Path, 
         1, len(activations), figsize=(3.6 * len(activations) + 1, 5), layout="constrained", squeeze=False
     )
     for axis, (modality, x) in zip(axes[0], activations.items(), strict=True):
-        picture = axis.imshow(x.T, aspect="auto", cmap="magma", vmin=low, vmax=high, interpolation="nearest")
-        axis.set(title=modality, xlabel="block", xticks=range(len(x)), xticklabels=range(1, len(x) + 1))
+        picture = axis.imshow(x.T, aspect="auto", cmap="magma", vmin=low, vmax=high, **AVERAGED)
+        count = "" if clips is None else f", {clips[modality]} {'texts' if modality == 'text' else 'clips'}"
+        axis.set(title=modality + count, xlabel="block", xticks=range(len(x)), xticklabels=range(1, len(x) + 1))
     axes[0][0].set_ylabel("hidden node of the MLP")
     figure.colorbar(picture, ax=axes[0].tolist(), label="mean activation (after GELU)", extend="max")
     figure.suptitle(f"Mean activation of nodes{about and f', {about}'}")
-    save(figure, output)
+    return save(figure, output)
 
 
-def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about: str = "") -> None:
+def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about: str = "") -> list[Path]:
     """Quality against operations at several rates of DropToken (VATT, table 5).
 
     Args:
@@ -149,20 +165,22 @@ def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about
     ordered = sorted(points, key=lambda point: point["gflops"])
     for name in ordered[0]["metrics"]:
         axis.plot([p["gflops"] for p in ordered], [p["metrics"][name] for p in ordered], marker="o", label=name)
-    low, high = axis.get_ylim()
+    above = axis.get_xaxis_transform()
     for point in ordered:
         axis.axvline(point["gflops"], color="grey", linewidth=0.5, zorder=0)
-        axis.text(point["gflops"], high, f"{point['drop']:.0%} dropped", rotation=90, va="top", ha="right", fontsize=9)
-    axis.set(xlabel="GFLOPs of a clip's forward pass in training", ylabel="per cent", ylim=(low, high))
-    axis.set_title(f"DropToken{about and f', {about}'}")
+        share = f"{100 * point['drop']:g} %"
+        axis.text(point["gflops"], 1.01, share, transform=above, va="bottom", ha="center", fontsize=9)
+    axis.set(xlabel="GFLOPs of a clip's forward pass in training", ylabel="per cent")
+    axis.set_title(f"DropToken{about and f', {about}'}\nshare of the tokens that was dropped:", fontsize=11, pad=18)
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
-    save(figure, output)
+    return save(figure, output)
 
 
-def _first_of_each(store: Embeddings, modality: str, space: str) -> dict[str, np.ndarray]:
-    """A unit vector for each clip, of its first row."""
-    rows, found = store.select(modality, space), {}
+def _of_each(store: Embeddings, modality: str, space: str) -> dict[str, np.ndarray]:
+    """A unit vector for each clip: of the mean of its windows, or of its first text."""
+    rows, groups = store.select(modality, space), dict[str, list[np.ndarray]]()
     for name, vector in zip(rows.column("id"), rows.vectors, strict=True):
-        found.setdefault(name, vector / np.linalg.norm(vector))
-    return found
+        groups.setdefault(name, []).append(vector)
+    means = {name: x[0] if modality == "text" else np.mean(x, axis=0) for name, x in groups.items()}
+    return {name: mean / np.linalg.norm(mean) for name, mean in means.items()}

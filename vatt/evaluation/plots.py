@@ -6,6 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from vatt.errors import InputError
+
+FORMATS = (".png", ".svg")
 Curve = list[tuple[int, float]]
 LOSSES = {
     "train/video_audio": "video–audio (NCE)",
@@ -18,7 +21,7 @@ SCORES = {"val/top1": "top-1", "val/top5": "top-5", "val/mAP": "mAP", "val/AUC":
 def read_logs(folder: str | Path) -> dict[str, Curve]:
     """The curves a run has logged, over its resumptions: (step, value) by name.
 
-    Where a resumed run logged a step again, the later value counts.
+    From where a later version begins, resumed or anew, it alone counts.
 
     Raises:
         FileNotFoundError: the folder has no logs.
@@ -29,28 +32,40 @@ def read_logs(folder: str | Path) -> dict[str, Curve]:
     curves: dict[str, dict[int, float]] = {}
     for path in files:
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name not in ("step", "epoch"):
-                        curves.setdefault(name, {})[int(row["step"]) + 1] = float(value)
-    return {name: sorted(points.items()) for name, points in curves.items()}
+            rows = list(csv.DictReader(file))
+        first = min((int(row["step"]) + 1 for row in rows), default=0)
+        if rows:
+            curves = {name: {k: v for k, v in points.items() if k < first} for name, points in curves.items()}
+        for row in rows:
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    curves.setdefault(name, {})[int(row["step"]) + 1] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items() if points}
 
 
-def plot_curves(folder: str | Path, output: str | Path) -> None:
+def plot_curves(folder: str | Path, output: str | Path) -> list[Path]:
     """Losses, and what was measured on the validation clips, over the steps of a run.
 
     Args:
         folder: of the run, a pretraining or a fine-tuning.
         output: PNG or SVG file; without a suffix both are written.
 
+    Returns:
+        What was written.
+
     Raises:
+        InputError: no loss was logged.
         ImportError: matplotlib is not installed.
     """
     pyplot = import_pyplot()
     curves = read_logs(folder)
+    losses = {name: label for name, label in LOSSES.items() if name in curves}
+    losses = losses or {name: name[6:] for name in curves if name.startswith("train/")}
+    if not losses:
+        raise InputError(f"{folder} has logged no loss, only {', '.join(sorted(curves)) or 'nothing'}")
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, label in LOSSES.items():
-        if name in curves and (name != "train/loss" or "train/video_audio" not in curves):
+    for name, label in losses.items():
+        if name != "train/loss" or len(losses) == 1:
             left.plot(*zip(*curves[name], strict=True), label=label)
     left.set(xlabel="step", ylabel="loss (nats)", title="Training loss", ylim=(0, None))
     gallery = None
@@ -75,13 +90,15 @@ def plot_curves(folder: str | Path, output: str | Path) -> None:
             axes.legend(frameon=False, fontsize=9)
     if not right.lines:  # nothing was held out
         figure.delaxes(right)
-    save(figure, output)
+    figure.suptitle(str(folder), fontsize=10)
+    return save(figure, output)
 
 
 def save(figure: Any, output: str | Path) -> list[Path]:
-    """Write a figure as PNG or SVG, by its suffix; without one as both."""
+    """Write a figure as PNG or SVG, by its suffix; without one of these as both."""
     output = Path(output)
-    files = [output] if output.suffix else [output.with_name(output.name + suffix) for suffix in (".png", ".svg")]
+    whole = output.suffix.lower() in FORMATS
+    files = [output] if whole else [output.with_name(output.name + suffix) for suffix in FORMATS]
     output.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         figure.savefig(file, dpi=120)

@@ -47,15 +47,9 @@ def main() -> None:
     given, more = parser.parse_known_args()
     output, manifest = given.output.resolve(), given.output.resolve() / "clips.jsonl"
     if not manifest.is_file():
-        script = [
-            sys.executable,
-            ROOT / "data/esc50/prepare.py",
-            given.table,
-            given.clips,
-            "--output",
-            manifest,
-            "--esc10",
-        ]
+        script = [sys.executable, ROOT / "data/esc50/prepare.py", given.table, given.clips, "--output", manifest]
+        if "esc10" in given.table.read_text(encoding="utf-8").splitlines()[0].split(","):
+            script.append("--esc10")  # of ESC-50
         subprocess.run([str(word) for word in script], check=True)
     ways: dict[str, list[object]] = {"from scratch": []}
     if given.pretrained is not None:

@@ -162,15 +162,22 @@ def test_a_benchmarks_protocol_depends_on_neither_batches_nor_workers(
     video_file: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Five videos of MSR-VTT 1k-A, as data/msrvtt/prepare.py writes them."""
-    captions = ("a red ring", "a blue bar", "a green ring moves left", "red", "a bar moves right")
+    captions = ("a red ring", "a blue bar", "a green ring moves left", "red", "a red ring")  # one comes twice
     rows = [
-        {"id": f"video{i}", "path": str(video_file), "start_s": i / 4, "texts": [text], "split": "test"}
+        {
+            "id": f"video{i}",
+            "path": str(video_file),
+            "start_s": i / 4,
+            "texts": [text],
+            "split": "test",
+            "x_list": "msrvtt-1ka",
+        }
         for i, text in enumerate(captions)
     ]
     manifest = tmp_path / "clips.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
     found = []
-    for batch_size, num_workers in ((2, 0), (7, 2)):
+    for batch_size, num_workers in ((1, 0), (2, 0), (7, 2)):
         folder, report = tmp_path / f"e{batch_size}", tmp_path / f"r{batch_size}.json"
         options = ["--batch_size", str(batch_size), "--num_workers", str(num_workers), "--split", "test"]
         embed = ["embed", str(manifest), "--model", str(model_folder), "--output", str(folder), *options]
@@ -182,7 +189,7 @@ def test_a_benchmarks_protocol_depends_on_neither_batches_nor_workers(
         found.append(json.loads(report.read_text()))
     assert {"code", "hardware", "training", "windows"} <= found[0].keys()
     for direction in ("text_to_video", "video_to_text"):
-        assert found[0][direction] == found[1][direction]
+        assert found[0][direction] == found[1][direction] == found[2][direction]
         assert found[0][direction]["gallery"] == 5
     assert main(["embed", str(manifest), "--model", str(model_folder), "--output", str(tmp_path / "hop")]) == 0
     assert main(["retrieve", str(tmp_path / "hop"), "--protocol", "msrvtt-1ka"]) == 2

@@ -90,7 +90,9 @@ def test_rates_of_droptoken_are_compared(
     assert (half["drop"], whole["drop"]) == (0.5, 0)
     # Half of the tokens are more than half of the operations: texts are not dropped, patches are all embedded.
     assert 0.4 * whole["gflops"] < half["gflops"] < 0.9 * whole["gflops"]
-    assert set(half["metrics"]) == {f"{m} → video R@{k}" for m in ("text", "audio") for k in (1, 5)}
+    retrieved = {f"{m} → video R@{k}" for m in ("text", "audio") for k in (1, 5)}
+    assert set(half["metrics"]) == {*retrieved, "shape, linear probe"}
+    assert (half["steps"], half["seed"]) == (3, 0)
     for rate, run in ((0.5, "drop_50"), (0.0, "drop_0")):
         said = yaml.safe_load((tmp_path / "drop" / run / "config.yaml").read_text())
         assert said["model"]["objective"]["init_args"]["drop_video"] == rate
@@ -101,3 +103,5 @@ def test_rates_of_droptoken_are_compared(
     assert main(command) == 0
     assert capsys.readouterr().out.count("there already") >= 5  # vocabulary, two models and their vectors
     assert main([*command[:-2], "--rates", "[0.5,0.5]"]) == 2
+    assert main([*command[:-1], "4"]) == 2  # what is there was trained for three steps
+    assert "training of another configuration" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def retrieve(
             were there.
     """
     from vatt.evaluation.protocols import evaluate
-    from vatt.evaluation.report import write_report
+    from vatt.evaluation.report import config_hash, write_report
 
     report = evaluate(embeddings, protocol)
     print_retrieval(report)
@@ -190,7 +190,9 @@ def retrieve(
         if report.get(name):
             print(f"{name.replace('_', ' ')} than the protocol asks for: {report[name]}")
     if output:
-        page = write_report(output, f"Retrieval, {protocol}", report, how_made(embeddings))
+        how = how_made(embeddings)
+        how["configuration"] = config_hash({"protocol": protocol, **how})
+        page = write_report(output, f"Retrieval, {protocol}", report, how)
         print(f"report: {output}    {page}")
     return 0
 
@@ -198,12 +200,13 @@ def retrieve(
 def how_made(embeddings: str) -> dict[str, object]:
     """What is known of embeddings: where from, by which model, and how that was trained."""
 
-    def read(path: Path) -> dict[str, object]:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    from vatt.training.history import history_of
 
-    notes = read(Path(embeddings) / "embeddings.json")
-    training = read(Path(str(notes.get("model_folder"))) / "training.json")
-    return {"source": notes.get("source"), "split": notes.get("split"), "training": training or "not known"}
+    file = Path(embeddings) / "embeddings.json"
+    notes = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    training = history_of(notes.get("model_folder")) or {}
+    told = {name: training.get(name, "not known") for name in ("seed", "steps", "minutes")}
+    return {"source": notes.get("source"), "split": notes.get("split"), **told, "training": training or "not known"}
 
 
 def print_retrieval(report: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ from vatt.cli.demo import make_corpus, run_command, train_and_embed
 from vatt.errors import InputError
 
 SHOWN = {"text_to_video": ("R@1", "R@5"), "audio_to_video": ("R@1", "R@5")}
+PROTOCOL = "retrieval: manifest, a caption a clip, cosine; shape: logistic regression on the frozen video feature"
 RATES = (0.75, 0.5, 0.25, 0.0)  # of the paper's table 5
 
 
@@ -21,9 +22,11 @@ def droptoken(
     rates: tuple[float, ...] = RATES,
     max_steps: int | None = None,
 ) -> int:
-    """Pretrain once for each rate of DropToken, measure retrieval, count operations, and draw both (VATT, table 5).
+    """Pretrain once for each rate of DropToken, measure, count operations, and draw both (VATT, table 5).
 
-    Every rate is that of video and audio alike. What is there is used again.
+    Every rate is that of video and audio alike. Measured are retrieval among the test clips, and how well logistic
+    regression on the frozen feature tells their shapes. What is there is used again, if it was made by the same
+    configuration.
 
     Args:
         config: training configuration.
@@ -34,6 +37,7 @@ def droptoken(
     """
     from vatt.evaluation.protocols import evaluate
     from vatt.evaluation.report import write_report
+    from vatt.training.history import history_of
 
     if not Path(config).is_file():
         raise FileNotFoundError(f"no configuration at {config}; run this in the folder of the repository")
@@ -41,26 +45,37 @@ def droptoken(
         raise InputError(f"rates are different shares in [0, 1), not {', '.join(map(str, rates))}")
     folder, data = Path(output), Path(corpus)
     make_corpus(data)
+    shapes = _label(data / "manifest.jsonl")
     points, rows = [], []
     for rate in rates:
-        run = folder / f"drop_{round(100 * rate)}"
+        run = folder / f"drop_{100 * rate:g}"
         options = [f"--model.objective.init_args.drop_{modality}={rate}" for modality in ("video", "audio")]
         options += [] if max_steps is None else [f"--trainer.max_steps={max_steps}"]
+        gflops, asked = _built(config, options, rate)
+        _claim(run, asked)
         train_and_embed(config, run, data, options)
-        found = evaluate(run / "embeddings")
-        training = json.loads((run / "model" / "training.json").read_text(encoding="utf-8"))
+        probed = run / "probe.json"
+        run_command(
+            *("probe", str(shapes), "--model", str(run / "model"), "--windows", "1", "--output", str(probed)),
+            makes=probed,
+            source=run / "model" / "training.json",
+        )
+        found, training = evaluate(run / "embeddings"), history_of(run / "model")
+        told = json.loads(probed.read_text(encoding="utf-8"))["linear, layer final, 100% of the labels"]
         metrics = {
             f"{direction.replace('_to_', ' → ')} {key}": found[direction][key]
             for direction, keys in SHOWN.items()
             for key in keys
-        }
-        gflops = _gflops(config, rate)
-        points.append({"drop": rate, "gflops": gflops, "minutes": training["minutes"], "metrics": metrics})
-        rows.append((f"{rate:.0%}", f"{gflops:.3f}", training["minutes"], *(f"{x:.1f}" for x in metrics.values())))
-    about = f"synthetic shapes, {found['clips_present']} test clips of unseen combinations, {training['steps']} steps"
+        } | {"shape, linear probe": told["top-1 (%)"]}
+        how = {key: training[key] for key in ("steps", "seed", "minutes")}
+        points.append({"drop": rate, "gflops": gflops, **how, "metrics": metrics})
+        share = f"{100 * rate:g}%"
+        rows.append((share, f"{gflops:.3f}", training["minutes"], *(f"{x:.1f}" for x in metrics.values())))
+    clips, steps, seed = found["clips_present"], training["steps"], training["seed"]
+    about = f"synthetic shapes, {clips} test clips of unseen combinations, {steps} steps, seed {seed}"
     columns = ("dropped", "GFLOPs", "minutes", *points[0]["metrics"])
     print_table(f"DropToken, {about}", columns, rows)
-    circumstances = {"config": config, "seed": training["seed"], "protocol": "manifest: a caption a clip, cosine"}
+    circumstances = {"config": config, "seed": training["seed"], "protocol": PROTOCOL}
     page = write_report(folder / "table.json", "DropToken", {"about": about, "rates": points}, circumstances)
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
     page.write_text(page.read_text(encoding="utf-8") + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -69,16 +84,41 @@ def droptoken(
     return 0
 
 
-def _gflops(config: str, rate: float) -> float:
-    """Of one clip's way through all towers in training, its texts once each."""
+def _label(manifest: Path) -> Path:
+    """The manifest with the shapes as labels, beside it."""
+    labelled = manifest.with_name("shapes.jsonl")
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(row | {"label": row["x_shape"]}) for row in rows if row["split"] != "val"]
+    labelled.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return labelled
+
+
+def _claim(run: Path, asked: str) -> None:
+    """Take a folder for a configuration, given by its hash.
+
+    Raises:
+        InputError: it has a training of another configuration.
+    """
+    stamp = run / "droptoken.json"
+    known = json.loads(stamp.read_text(encoding="utf-8"))["configuration"] if stamp.is_file() else None
+    if known != asked and any((run / part).exists() for part in ("model", "checkpoints")):
+        raise InputError(f"{run} has a training of another configuration: choose another --output, or delete it")
+    run.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(json.dumps({"configuration": asked}), encoding="utf-8")
+
+
+def _built(config: str, options: list[str], rate: float) -> tuple[float, str]:
+    """GFLOPs of one clip's way through all towers in training, its texts once each; and the configuration's hash."""
     import torch
 
     from vatt.cli.training import build_pretraining
+    from vatt.evaluation.report import config_hash
     from vatt.models.flops import count_flops
 
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     with torch.device("meta"):
-        cli = build_pretraining(["--config", config, "--data.manifest=none", "--data.vocabulary=null"])
+        cli = build_pretraining(["--config", config, *options, "--data.manifest=none", "--data.vocabulary=null"])
     backbone, format = cli.model.backbone, cli.datamodule.format
     counted = count_flops(backbone, format, {"video": rate, "audio": rate})
-    return sum((format.num_texts if found.modality == "text" else 1) * found.all for found in counted) / 1e9
+    gflops = sum((format.num_texts if found.modality == "text" else 1) * found.all for found in counted) / 1e9
+    return gflops, config_hash(cli.config.as_dict())

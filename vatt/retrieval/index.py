@@ -99,7 +99,9 @@ class Index:
     def save(self, folder: str | Path) -> None:
         """Write the index into a folder, whole or not at all; an index that is there is replaced."""
         faiss = _import_faiss()
-        folder = Path(folder)
+        folder = Path(folder).resolve()
+        if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} exists and is no index; choose another --output")
         unfinished = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -113,8 +115,6 @@ class Index:
         says = {"model": self.model, "model_folder": model_folder, "measure": "cosine", "parts": parts}
         (unfinished / FILE).write_text(json.dumps(says, indent=1), encoding="utf-8")
         if folder.exists():
-            if not (folder / FILE).is_file() and any(folder.iterdir()):
-                raise FileExistsError(f"{folder} exists and is no index; choose another --output")
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
+from vatt.errors import InputError
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import encode_texts, model_vocabulary
 from vatt.retrieval.index import Hit, Index
@@ -68,7 +69,12 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         hits: in the order to be drawn.
         output: PNG file.
         right_id: id of the clip that the query describes.
+
+    Raises:
+        InputError: not a PNG file by its name.
     """
+    if Path(output).suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG file, not {output}")
     title, small = ImageFont.load_default(22), ImageFont.load_default(15)
     margin, label, columns = 16, 44, 2
     cell_width, cell_height = STRIP * FRAME + margin, FRAME + label + margin

@@ -255,3 +255,16 @@ def test_scores_keep_their_digits_where_the_backbone_has_few(inputs: dict) -> No
         .dtype
         == torch.float64
     )
+
+
+def test_tokens_may_be_dropped_in_use_and_always_the_same(inputs: dict, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = tiny_backbone().tower("video"), LinearClassifier(16, 5), TINY
+    whole = Classifier(*made, drop_token=0.5).eval()
+    less = Classifier(*made, drop_token=0.5, drop_in_use=True).eval()
+    first = less(video=inputs["video"])["logits"]
+    assert not torch.allclose(first, whole(video=inputs["video"])["logits"])
+    alone = torch.cat([less(video=clip[None])["logits"] for clip in inputs["video"]])
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-5)
+    less.save_pretrained(tmp_path)
+    assert torch.equal(Classifier.from_pretrained(tmp_path)(video=inputs["video"])["logits"], first)

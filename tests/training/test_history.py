@@ -16,8 +16,8 @@ from vatt.cli.main import main
 from vatt.datasets.manifest import read_manifest
 from vatt.errors import InputError
 from vatt.evaluation.report import config_hash
-from vatt.models.heads import LinearClassifier
-from vatt.models.vatt import Classifier
+from vatt.models.heads import HierarchicalProjection, LinearClassifier
+from vatt.models.vatt import VATT, Classifier
 from vatt.training.finetune import FinetuneModule, Tuning
 from vatt.training.history import changes
 
@@ -103,6 +103,16 @@ def test_other_classes_are_refused(
     asked = given(folds, first_fold, "--data.fold=1", f"--model.pretrained={pretrained}", "--model.modality=video")
     assert main(["finetune", "test", *asked]) == 2
     assert "modality audio, not video" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_size_is_named(first_fold: Path, folds: Path, tmp_path: Path, capsys: Any) -> None:
+    torch.manual_seed(0)
+    VATT(
+        tiny_backbone(width=32), HierarchicalProjection(dict.fromkeys(("video", "audio", "text"), 32), 12, 8), TINY
+    ).save_pretrained(tmp_path / "wide")
+    asked = given(folds, tmp_path, "--data.fold=1", f"--model.pretrained={tmp_path / 'wide'}")
+    assert main(["finetune", "test", *asked, f"--ckpt_path={first_fold}/checkpoints/last.ckpt"]) == 2
+    assert "model.backbone.agg.audio it has (16,), and this configuration has (32,)" in capsys.readouterr().err
 
 
 def test_a_classifier_without_names_is_not_taken_for_one_in_alphabetic_order(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vatt.evaluation.report import config_hash, write_per_class, write_report
 from vatt.models.hub import saved_format
 from vatt.models.vatt import Classifier
 from vatt.training.finetune import FinetuneModule
-from vatt.training.history import changes, check_classifier, check_clips, history_of, in_words
+from vatt.training.history import changes, check_classifier, check_clips, check_shapes, history_of, in_words
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mAP": "mAP (%)", "AUC": "AUC (%)", "dprime": "d′"}
 UNKNOWN = "not known"
@@ -93,6 +93,7 @@ class FinetuneCLI(VattCLI):
             trained = Classifier.from_pretrained(self.tested)
             facts = {"classes": trained.classes, "modality": trained.modality, "multi_label": trained.head.multi_label}
             check_classifier(facts, model.kind, self.tested)
+            check_shapes(trained.state_dict(), model.model, self.tested)
             model.model.load_state_dict(trained.state_dict())
         elif model.has_new_head:
             raise InputError(

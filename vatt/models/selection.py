@@ -14,9 +14,15 @@ KeepRule = Literal["tokens", "table"]
 
 
 def drop_token(
-    tokens: Tokens, drop: float, table: tuple[int, ...], *, per_sample: bool = False, rule: KeepRule = "tokens"
+    tokens: Tokens,
+    drop: float,
+    table: tuple[int, ...],
+    *,
+    per_sample: bool = False,
+    rule: KeepRule = "tokens",
+    generator: torch.Generator | None = None,
 ) -> Tokens:
-    """DropToken (VATT, section 3.2): leave out a random part of the tokens. For training only.
+    """DropToken (VATT, section 3.2): leave out a random part of the tokens.
 
     Args:
         tokens: all tokens of a modality.
@@ -25,12 +31,14 @@ def drop_token(
         per_sample: other tokens in every clip; False drops the same places in the whole batch, as the released code.
         rule: "tokens" keeps a share of the tokens there are; "table" keeps as many as the share of the tables' places,
             as the released code does, which is another share where the clip is larger or longer than the tables.
+        generator: on the CPU, in place of PyTorch's random state.
     """
     if drop == 0:
         return tokens
     b, n, _ = tokens.x.shape
     kept = num_kept(math.prod(table) if rule == "table" else n, drop)
-    return tokens.take(random_keep(b, n, min(kept, n), per_sample=per_sample, device=tokens.x.device))
+    keep = random_keep(b, n, min(kept, n), per_sample=per_sample, device=tokens.x.device, generator=generator)
+    return tokens.take(keep)
 
 
 def num_kept(num_tokens: int, drop: float) -> int:
@@ -45,7 +53,13 @@ def num_kept(num_tokens: int, drop: float) -> int:
 
 
 def random_keep(
-    batch: int, num_tokens: int, kept: int, *, per_sample: bool = False, device: torch.device | None = None
+    batch: int,
+    num_tokens: int,
+    kept: int,
+    *,
+    per_sample: bool = False,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """A random subset of the places.
 
@@ -55,10 +69,15 @@ def random_keep(
         kept: M.
         per_sample: draw for every clip of the batch.
         device: where the indices live.
+        generator: see `drop_token`.
 
     Returns:
         (B, M) int64, ascending within each row.
     """
-    scores = torch.rand(batch if per_sample else 1, num_tokens, device=device)
+    shape = (batch if per_sample else 1, num_tokens)
+    if generator is None:
+        scores = torch.rand(shape, device=device)
+    else:
+        scores = torch.rand(shape, generator=generator).to(device)
     keep = scores.topk(kept, dim=1).indices.sort(dim=1).values
     return keep.expand(batch, -1)

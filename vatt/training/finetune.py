@@ -20,7 +20,7 @@ from vatt.models.transformer import Block
 from vatt.models.vatt import VATT, Classifier, load_model
 from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
 from vatt.structures import Batch, ClipFormat
-from vatt.training.history import ConfigMismatch, check_classifier, check_clips, history_of
+from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
 from vatt.training.optim import Optimization, depth_of
 from vatt.training.pretrain import check_finite, optimizers_of, seed_step
 
@@ -33,6 +33,7 @@ class Tuning:
         dropout: before the classifier (the released code: 0.5 for video, none for audio).
         drop_token: share of the tokens that training drops (the paper's table 6).
         per_sample, keep_rule: see `vatt.models.selection.drop_token`.
+        drop_in_use: see `vatt.models.vatt.Classifier`.
         label_smoothing: share of every target that is spread over all classes.
         mixup: alpha of the Beta distribution by which clips are mixed; 0 mixes none.
         weighting: "rarity" weighs clips as `vatt.objectives.classification.rarity_weights` says.
@@ -46,6 +47,7 @@ class Tuning:
     drop_token: float = 0.0
     per_sample: bool = False
     keep_rule: KeepRule = "tokens"
+    drop_in_use: bool = False
     label_smoothing: float = 0.0
     mixup: float = 0.0
     weighting: Weighting = "none"
@@ -118,9 +120,8 @@ class FinetuneModule(L.LightningModule):
         if head is None:
             head = LinearClassifier(tower.width(modality), len(classes), tuning.dropout, multi_label)
         head.dropout.p = tuning.dropout
-        self.model = Classifier(
-            tower, head, format, list(classes), tuning.drop_token, tuning.per_sample, tuning.keep_rule
-        )
+        drops = (tuning.drop_token, tuning.per_sample, tuning.keep_rule, tuning.drop_in_use)
+        self.model = Classifier(tower, head, format, list(classes), *drops)
         self._frozen: list[nn.Module] = []
         self._freeze()
         self.train()  # a saved model is loaded for use, without dropout
@@ -179,6 +180,7 @@ class FinetuneModule(L.LightningModule):
         """
         found: dict[str, Any] = checkpoint.get("finetuning", {})
         check_classifier(found, self.kind, "the checkpoint")
+        check_shapes(checkpoint["state_dict"], self, "the checkpoint")
         check_clips(found["data"], self.trainer.datamodule.origin, "the checkpoint")
         self.origin = found | {"step": checkpoint["global_step"]}
 

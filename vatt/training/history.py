@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from vatt.errors import VattError
 
 HISTORY = "training.json"  # beside a model
@@ -62,6 +64,27 @@ def check_clips(trained: Mapping[str, Any], now: Mapping[str, Any], what: str) -
             f"{what} was trained on {in_words(trained)}, and not on {in_words(now)}: clips of the test may have been "
             "learned. Choose the same data.fold and splits, a run.folder for each fold, or a manifest of the test alone"
         )
+
+
+def check_shapes(weights: Mapping[str, Tensor], module: nn.Module, what: str) -> None:
+    """See that weights are those of a module of this size.
+
+    Args:
+        weights: by name.
+        module: what they are for.
+        what: the weights, for the error.
+
+    Raises:
+        ConfigMismatch: tensors are missing, too many, or of other shapes; the first one is named.
+    """
+    own = module.state_dict()
+    for name in sorted(set(own) | set(weights)):
+        found, wanted = (tuple(x[name].shape) if name in x else None for x in (weights, own))
+        if found != wanted:
+            said = [f"has {shape}" if shape is not None else "has none" for shape in (found, wanted)]
+            raise ConfigMismatch(
+                f"{what} is of another model: of {name} it {said[0]}, and this configuration {said[1]}"
+            )
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], modality: str) -> list[str]:

@@ -14,7 +14,7 @@ from vatt.models.backbone import Backbone, grid_of
 from vatt.models.vatt import VATT
 from vatt.objectives.base import Objective
 from vatt.structures import Batch, ClipFormat
-from vatt.training.history import ConfigMismatch
+from vatt.training.history import ConfigMismatch, check_shapes
 from vatt.training.optim import Optimization, make_optimizer
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
@@ -61,6 +61,14 @@ class PretrainModule(L.LightningModule):
         data = self.trainer.datamodule
         if data is not None:
             check_fit(self.backbone, data.format, data.vocabulary)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that a checkpoint is of this model.
+
+        Raises:
+            ConfigMismatch: it is not.
+        """
+        check_shapes(checkpoint["state_dict"], self, "the checkpoint")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_step(self, batch_idx)

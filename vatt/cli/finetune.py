@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
         "data": data.manifest,
         "part": f"fold {data.fold}" if data.fold is not None else f"split {data.test_split}",
         "clips present": f"{found['clips']} of {len(data.test_clips)}",
+        "not found when the manifest was made": _not_found(data.manifest),
         **counts,
         "clips with fewer views": len(model.incomplete),
         "tested": cli.tested + (f", step {origin['step']}" if "step" in origin else ""),
@@ -178,6 +180,15 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
         print(f"and {len(missing) - 10} more, all in {page}")
     print(f"tested: {about['tested']}    trained on: {about['trained on']}")
     print(f"report: {page}    by class: {page.with_name('per_class.csv')}")
+
+
+def _not_found(manifest: str) -> str:
+    """What the script that made a manifest could not find of its benchmark, in all splits."""
+    listed = Path(manifest).with_suffix(".missing.csv")
+    if not listed.is_file():
+        return UNKNOWN
+    with listed.open(newline="", encoding="utf-8", errors="replace") as file:
+        return f"{sum(1 for _ in csv.reader(file)) - 1} clips of all splits, in {listed.name}"
 
 
 def _changes(cli: FinetuneCLI) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.annotations.conftest import Done
+from vatt.evaluation.protocols import evaluate
+from vatt.retrieval.store import EmbeddingWriter
 
 pytestmark = pytest.mark.needs_shared
 Prepare, Touch, Save = Callable[..., Done], Callable[..., Path], Callable[[str, str], Path]
@@ -112,3 +116,32 @@ def test_audioset_classes(prepare: Prepare, touch: Touch, save: Save, annotation
     (clip,) = prepare("audioset", path, touch("-aaaaaaaaaa.wav"), "--classes", classes).clips
     assert clip.labels == tuple(names.values())
     assert len(set(clip.labels)) == 527
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "protocol", "count"),
+    [("youcook2", "youcook2_val.csv", "youcook2", 3350), ("msrvtt", "msrvtt_1ka_test.csv", "msrvtt-1ka", 1000)],
+)
+def test_lists_are_what_their_protocols_ask_for(
+    prepare: Prepare, touch: Touch, annotations: Path, tmp_path: Path, name: str, file: str, protocol: str, count: int
+) -> None:
+    videos = {row["video_id"] for row in table(annotations / file)}
+    clips = prepare(name, annotations / file, touch(*(f"{video}.mp4" for video in videos))).clips
+    rng = np.random.default_rng(0)
+    with EmbeddingWriter(tmp_path / "embeddings", "random") as writer:
+        for clip in clips:
+            where = {"id": clip.id, "path": clip.path, "start_s": 0.0, "end_s": 1.0, "space": "video_text"}
+            texts = [text.text for text in clip.texts]
+            rows = [where | {"modality": "video", "vector": rng.normal(size=4)} for _ in range(4)]
+            writer.add(rows + [where | {"modality": "text", "text": t, "vector": rng.normal(size=4)} for t in texts])
+    notes = {
+        "windows_per_clip": 4,
+        "split": clips[0].split,
+        "lists": sorted({clip.extra["x_list"] for clip in clips}),
+        "clips": len(clips),
+    }
+    (tmp_path / "embeddings" / "embeddings.json").write_text(json.dumps(notes))
+    report = evaluate(tmp_path / "embeddings", protocol)
+    assert report["clips_present"] == report["clips_wanted"] == count
+    assert report["text_to_video"]["queries"] == report["text_to_video"]["gallery"] == count
+    assert (report["clips_with_fewer_windows"], report["clips_with_fewer_captions"]) == (0, 0)

@@ -186,6 +186,12 @@ def retrieve(
     report = evaluate(embeddings, protocol)
     print_retrieval(report)
     print(f"{report['about']}: {report['clips_present']} of {report['clips_wanted']} clips")
+    for direction in ("text_to_video", "audio_to_video"):
+        side, found = direction.partition("_")[0], report.get(direction, {})
+        if found.get("missing"):
+            print(f"clips without {side} or without video, compared in neither direction: {found['missing']}")
+        if found.get("same_text"):
+            print(f"captions that another clip has too: {found['same_text']}")
     for name in ("clips_with_fewer_windows", "clips_with_fewer_captions"):
         if report.get(name):
             print(f"{name.replace('_', ' ')} than the protocol asks for: {report[name]}")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -89,3 +92,17 @@ def test_the_box_is_cut_from_the_upright_picture() -> None:
         small = media.frames([0.0], Part(32, (0.0, 0.0, 1.0, 0.5))).frames
     assert torch.equal(upper, whole[..., : round(whole.shape[-2] / 2), :])
     assert min(small.shape[-2:]) == 32
+
+
+def test_pictures_are_freed_without_the_help_of_the_garbage_collector(video_file: Path) -> None:
+    """Of many that were looked at hardly one may live on: a loader of large videos would grow by gigabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+        with open_media(video_file) as media:
+            media.frames([i / 25 for i in range(50)], Square(32))
+        alive = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) - before
+    finally:
+        gc.enable()
+    assert alive <= 2  # of 50

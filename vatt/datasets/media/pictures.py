@@ -126,6 +126,7 @@ class Painter:
         self._frames: Tensor | None = None
         self._last: Any = None
         self._size: tuple[int, int] | None = None
+        self._orientation: tuple[int, tuple[int, bool]] | None = None  # by the rotation
         self._convert: tuple[tuple[Any, ...], Callable[[Any, Tensor], None]] | None = None
 
     def add(self, frame: Any) -> None:
@@ -154,7 +155,10 @@ class Painter:
 
     def _converter(self, frame: Any) -> Callable[[Any, Tensor], None]:
         """What writes frames of this kind into a tensor."""
-        kind = (frame.width, frame.height, frame.format.name, orientation(frame), frame.colorspace)
+        # A frame whose side data were looked at lives until Python collects cycles: only the first of a kind.
+        if self._orientation is None or self._orientation[0] != frame.rotation:
+            self._orientation = frame.rotation, orientation(frame)
+        kind = (frame.width, frame.height, frame.format.name, self._orientation[1], frame.colorspace)
         if self._convert is None or self._convert[0] != kind:  # the first, or a stream that changes midway
             self._convert = kind, self._new_converter(frame, *kind[3])
         return self._convert[1]

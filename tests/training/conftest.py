@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.conftest import tiny_model
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.synthetic import Plan, synthesize
 from vatt.datasets.text import make_vocabulary
@@ -16,4 +18,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = synthesize(folder, Plan(clips_per_combination=1, num_test=2, num_val=4, num_train=10), num_workers=2)
     texts = [text.text for clip in read_manifest(manifest) for text in clip.texts]
     make_vocabulary(texts, folder / "vocabulary", "words", size=11)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    tiny_model().save_pretrained(folder)
     return folder

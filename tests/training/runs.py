@@ -10,6 +10,7 @@ import lightning as L
 
 from tests.conftest import SMALL_HEAD, TINY, tiny_backbone
 from vatt.datasets.datamodule import ClipDataModule, Source
+from vatt.datasets.manifest import read_manifest
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.checkpoint import AtomicCheckpointIO
@@ -102,3 +103,11 @@ def logged(folder: Path, name: str) -> dict[int, float]:
                 if row.get(name):
                     found[int(row["step"])] = float(row[name])
     return found
+
+
+def labelled_rows(corpus: Path) -> list[dict[str, Any]]:
+    """Rows of the corpus with one of two labels each, for a manifest without its texts."""
+    return [
+        {"path": clip.path, "id": clip.id, "label": ("warm", "cold")[number % 2], "split": clip.split}
+        for number, clip in enumerate(read_manifest(corpus / "manifest.jsonl"))
+    ]

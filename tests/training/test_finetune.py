@@ -13,17 +13,18 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tests.conftest import TINY, tiny_backbone, tiny_model
 from tests.models.official.test_conversion import agnostic, specific
-from tests.training.runs import logged
+from tests.training.runs import labelled_rows, logged
 from vatt.cli.main import main
-from vatt.datasets.manifest import read_manifest
 from vatt.errors import InputError
 from vatt.models.heads import LinearClassifier
 from vatt.models.official.weights import export
 from vatt.models.vatt import VATT, Classifier
 from vatt.training.finetune import FinetuneModule, Tuning, _clips_of
+from vatt.training.history import in_words
 from vatt.training.optim import Optimization, make_optimizer, parameter_groups
 from vatt.training.pretrain import ConfigMismatch
 
@@ -32,20 +33,8 @@ from vatt.training.pretrain import ConfigMismatch
 def labelled(corpus: Path) -> Path:
     """The corpus with labels."""
     path = corpus / "labelled.jsonl"
-    rows = []
-    for number, clip in enumerate(read_manifest(corpus / "manifest.jsonl")):
-        label = ("warm", "cold")[number % 2]
-        rows.append({"path": clip.path, "id": clip.id, "label": label, "split": clip.split})
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, labelled_rows(corpus))))
     return path
-
-
-@pytest.fixture(scope="session")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(0)
-    tiny_model().save_pretrained(folder)
-    return folder
 
 
 def arguments(labelled: Path, folder: Path, pretrained: Path, steps: int = 6) -> list[str]:
@@ -342,3 +331,18 @@ class Draws(L.Callback):
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.seen.append(torch.rand(()).item())
+
+
+def test_it_is_trained_on_clips_that_come_otherwise() -> None:
+    """A module without configuration, data module or manifest: a loader of batches is enough."""
+    batch = {"id": ["a", "b"], "video": torch.randn(2, 8, 3, 32, 32), "target": torch.eye(2), "events": []}
+    batch["video_valid"] = torch.tensor([True, True])
+    tuner = FinetuneModule(["a", "b"], TINY, backbone=tiny_backbone(), optimization=Optimization(warmup_steps=1))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="cpu", max_steps=2, enable_model_summary=False, **quiet)
+    trainer.fit(tuner, DataLoader([batch, batch], batch_size=None))
+    assert tuner.origin["data"] is None
+    assert in_words(tuner.origin["data"]) == "clips of no manifest"
+    kept = {"state_dict": tuner.state_dict(), "finetuning": tuner.origin, "global_step": 2}
+    tuner.on_load_checkpoint(kept)
+    assert tuner.origin["step"] == 2

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY, tiny_backbone, tiny_model
-from tests.training.runs import logged
+from tests.training.runs import labelled_rows, logged
 from vatt.cli.main import main
-from vatt.datasets.manifest import read_manifest
 from vatt.errors import InputError
 from vatt.evaluation.report import config_hash
 from vatt.models.heads import HierarchicalProjection, LinearClassifier
@@ -25,20 +24,9 @@ from vatt.training.history import changes
 @pytest.fixture(scope="module")
 def folds(corpus: Path) -> Path:
     path = corpus / "folds.jsonl"
-    rows = [
-        {"path": clip.path, "id": clip.id, "label": ("warm", "cold")[number % 2], "x_fold": 1 + number % 3}
-        for number, clip in enumerate(read_manifest(corpus / "manifest.jsonl"))
-    ]
+    rows = [row | {"split": None, "x_fold": 1 + number % 3} for number, row in enumerate(labelled_rows(corpus))]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(0)
-    tiny_model().save_pretrained(folder)
-    return folder
 
 
 def given(manifest: Path, folder: Path, *more: str) -> list[str]:
@@ -143,10 +131,7 @@ def test_nothing_to_validate_on_is_an_error(folds: Path, pretrained: Path, tmp_p
 
 def test_one_split_may_be_for_validation_and_test(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "clips.jsonl"
-    rows = [
-        {"path": clip.path, "id": clip.id, "label": ("warm", "cold")[n % 2], "split": ("train", "val")[n % 3 == 0]}
-        for n, clip in enumerate(read_manifest(corpus / "manifest.jsonl"))
-    ]
+    rows = [row | {"split": ("train", "val")[n % 3 == 0]} for n, row in enumerate(labelled_rows(corpus))]
     manifest.write_text("\n".join(map(json.dumps, rows)))
     asked = given(manifest, tmp_path / "run", f"--model.pretrained={pretrained}", "--data.test_split=val")
     every = ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null", "--run.best_by=val/top1"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from vatt.errors import InputError
 from vatt.evaluation.plots import import_pyplot, save
+from vatt.evaluation.protocols import means
 from vatt.retrieval.store import Embeddings
 
 MARKERS = {"video": "o", "text": "x", "audio": "^"}
@@ -179,8 +180,11 @@ def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about
 
 def _of_each(store: Embeddings, modality: str, space: str) -> dict[str, np.ndarray]:
     """A unit vector for each clip: of the mean of its windows, or of its first text."""
-    rows, groups = store.select(modality, space), dict[str, list[np.ndarray]]()
-    for name, vector in zip(rows.column("id"), rows.vectors, strict=True):
-        groups.setdefault(name, []).append(vector)
-    means = {name: x[0] if modality == "text" else np.mean(x, axis=0) for name, x in groups.items()}
-    return {name: mean / np.linalg.norm(mean) for name, mean in means.items()}
+    rows = store.select(modality, space)
+    if modality == "text":
+        found: dict[str, np.ndarray] = {}
+        for name, vector in zip(rows.column("id"), rows.vectors, strict=True):
+            found.setdefault(name, vector)
+    else:
+        found = {name: mean.numpy() for name, mean in means(rows).items()}
+    return {name: vector / np.linalg.norm(vector) for name, vector in found.items()}

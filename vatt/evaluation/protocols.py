@@ -158,7 +158,7 @@ def _compare(
     store: Embeddings, modality: str, space: str, all_captions: bool
 ) -> tuple[dict[str, dict[str, float]], set[str]]:
     """Both directions between a modality and video, and the clips that were compared."""
-    video = _means(store.select("video", space))
+    video = means(store.select("video", space))
     rows = store.select(modality, space)
     notes: dict[str, Any] = {}
     if modality == "text":
@@ -173,7 +173,7 @@ def _compare(
                 said.setdefault(texts[i], set()).add(names[i])
         notes["same_text"] = sum(len(clips) for clips in said.values() if len(clips) > 1)
     else:
-        queries = [(name, x) for name, x in _means(rows).items() if name in video]
+        queries = [(name, x) for name, x in means(rows).items() if name in video]
     shared = list(dict.fromkeys(name for name, _ in queries))
     if not shared:
         return {}, set()
@@ -187,7 +187,7 @@ def _compare(
     }, set(shared)
 
 
-def _means(rows: Rows) -> dict[str, Tensor]:
+def means(rows: Rows) -> dict[str, Tensor]:
     """The mean of each clip's windows, in the order of the store."""
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(rows.column("id")):

@@ -162,12 +162,16 @@ class FinetuneModule(L.LightningModule):
             self.origin = {
                 **self.kind,
                 "format": self.model.format.to_dict(),
-                "data": self.trainer.datamodule.origin,
+                "data": self._clips(),
                 "pretrained": self.pretrained,
                 "pretraining": history_of(self.pretrained),
                 "configuration": self.configuration,
                 "seed": self.seed,
             }
+
+    def _clips(self) -> dict[str, Any] | None:
+        """`LabelledDataModule.origin`; None of batches that came without."""
+        return getattr(self.trainer.datamodule, "origin", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["finetuning"] = self.origin
@@ -181,7 +185,7 @@ class FinetuneModule(L.LightningModule):
         found: dict[str, Any] = checkpoint.get("finetuning", {})
         check_classifier(found, self.kind, "the checkpoint")
         check_shapes(checkpoint["state_dict"], self, "the checkpoint")
-        check_clips(found["data"], self.trainer.datamodule.origin, "the checkpoint")
+        check_clips(found["data"], self._clips(), "the checkpoint")
         self.origin = found | {"step": checkpoint["global_step"]}
 
     def export(self, format: ClipFormat) -> Classifier:

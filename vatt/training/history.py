@@ -25,8 +25,10 @@ def history_of(folder: str | Path | None) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else None
 
 
-def in_words(data: Mapping[str, Any]) -> str:
-    """What a classifier was trained on (`vatt.datasets.labelled.LabelledDataModule.origin`)."""
+def in_words(data: Mapping[str, Any] | None) -> str:
+    """What a classifier was trained on (`vatt.datasets.labelled.LabelledDataModule.origin`), None where not told."""
+    if data is None:
+        return "clips of no manifest"
     return f"{data['clips']} clips of {data['manifest']}, {data['part']}"
 
 
@@ -46,20 +48,20 @@ def check_classifier(found: Mapping[str, Any], wanted: Mapping[str, Any], what: 
             raise ConfigMismatch(f"{what} is another classifier: {name} {found.get(name)}, not {wanted[name]}")
 
 
-def check_clips(trained: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+def check_clips(trained: Mapping[str, Any] | None, now: Mapping[str, Any] | None, what: str) -> None:
     """See that weights were trained on the very clips that are set apart for training here: no test clip is among them.
 
-    A manifest that has nothing to train on cannot say, and is taken.
+    A manifest that has nothing to train on cannot say, and is taken; so are batches that came without one.
 
     Args:
-        trained: `LabelledDataModule.origin` of the training.
-        now: that of what is asked.
+        trained: `LabelledDataModule.origin` of the training, None of batches that came without a manifest.
+        now: that of what is asked, or None.
         what: the weights, for the error.
 
     Raises:
         ConfigMismatch: they were trained on other clips.
     """
-    if now["clips"] and trained["ids"] != now["ids"]:
+    if trained is not None and now is not None and now["clips"] and trained["ids"] != now["ids"]:
         raise ConfigMismatch(
             f"{what} was trained on {in_words(trained)}, and not on {in_words(now)}: clips of the test may have been "
             "learned. Choose the same data.fold and splits, a run.folder for each fold, or a manifest of the test alone"

@@ -3,18 +3,22 @@
 Usage:
     python benchmarks/esc10.py esc10.csv clips --pretrained runs/grid/model --output runs/esc10
 
-What is there is used again. The configuration is configs/finetune_esc10.yaml; the folds are those of the dataset, each
-tested once, and nothing is chosen by them.
+The configuration is configs/finetune_esc10.yaml; the folds are those of the dataset. With a pretrained model, its sound
+tower is fine-tuned in the same way, and beside it a tower of the same kind from scratch, on sounds at the model's rate.
+What is there is used again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDS = (1, 2, 3, 4, 5)
@@ -54,12 +58,17 @@ def main() -> None:
     ways: dict[str, list[object]] = {"from scratch": []}
     if given.pretrained is not None:
         model = given.pretrained.resolve()
-        ways["pretrained"] = ["--model.pretrained", model, "--model.backbone", "null"]
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        rate = config["format"]["sample_rate"]
+        (output / "backbone.yaml").write_text(yaml.safe_dump(config["backbone"]), encoding="utf-8")
+        same = ["--data.format.sample_rate", rate]
+        ways[f"pretrained, {rate} Hz"] = [*same, "--model.pretrained", model, "--model.backbone", "null"]
+        ways[f"from scratch, same tower, {rate} Hz"] = [*same, "--model.backbone", output / "backbone.yaml"]
     cache = ["--data.manifest", manifest, "--data.cache", output / "cache"]
     rows = []
     for way, options in ways.items():
         found = [
-            fold_of([*cache, *options, "--data.fold", fold, *more], output / way.replace(" ", "_") / str(fold))
+            fold_of([*cache, *options, "--data.fold", fold, *more], output / re.sub(r"\W+", "_", way) / str(fold))
             for fold in FOLDS
         ]
         top1 = [report["top-1 (%)"] for report in found]

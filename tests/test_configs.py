@@ -149,7 +149,7 @@ def test_the_papers_sizes(size: str, parameters: int) -> None:
 def test_every_backbone_is_built(path: Path) -> None:
     with torch.device("meta"):
         backbone = from_config(load(path))
-    assert backbone.modalities == ("video", "audio", "text")
+    assert backbone.modalities == (("audio",) if path.name == "sounds.yaml" else ("video", "audio", "text"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("backbone/transformer/*.yaml")), ids=lambda path: path.name)

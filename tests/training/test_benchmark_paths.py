@@ -188,5 +188,5 @@ def test_esc10(tmp_path: Path) -> None:
     assert main(["finetune", "test", *given, *SHORT]) == 0
     report = json.loads((run / "test.json").read_text())
     assert (report["clips present"], report["part"]) == ("2 of 2", "fold 2")
-    assert "4 windows a clip, logits averaged; 4 s at 8000 Hz" in report["protocol"]
+    assert "4 windows a clip, logits averaged; 4 s at 16000 Hz" in report["protocol"]
     assert report["not found when the manifest was made"].startswith("0 clips")

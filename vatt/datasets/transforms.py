@@ -237,6 +237,8 @@ def at_speed(samples: Tensor, wanted: int) -> Tensor:
     """A waveform (S,) played so fast that it has the ``wanted`` samples, by linear interpolation with antialiasing."""
     if len(samples) == wanted:
         return samples
+    if len(samples) < wanted:  # there is nothing to filter
+        return F.interpolate(samples.view(1, 1, -1), wanted, mode="linear").view(-1)
     return F.interpolate(samples.view(1, 1, 1, -1), (1, wanted), mode="bilinear", antialias=True).view(-1)
 
 

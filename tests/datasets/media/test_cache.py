@@ -209,7 +209,7 @@ def test_other_faults_of_a_disk_are_not_hidden(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["frames.npy", "samples.npy", "facts.npz"])
+@pytest.mark.parametrize("name", ["frames.npy", "samples.npy", "facts.json"])
 @pytest.mark.parametrize("kept", [0, 200, None])
 def test_a_damaged_entry_is_made_again(video_file: Path, tmp_path: Path, name: str, kept: int | None) -> None:
     cache = DecodedCache(tmp_path, Part(32), 8000)

@@ -8,18 +8,19 @@ no room for an entry it is made every time, and dropped after use: samples do no
 from __future__ import annotations
 
 import atexit
+import json
 import math
 import os
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, BinaryIO
 from uuid import uuid4
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -33,12 +34,12 @@ from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 
 KEPT_FREE, KEPT_FREE_BYTES = 0.1, 10 * 2**30  # of a disk, the lesser of this share and so much is left alone
-VERSION = 5  # of what an entry holds
+VERSION = 6  # of what an entry holds
 UNFINISHED = ".part"
 ABANDONED_S = 3600.0  # an entry that is not finished after so long never will be
 SHM, MINE = Path("/dev/shm"), "vatt-cache-"  # where caches in memory are, and how their names begin
 
-Arrays = tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]  # frames, samples, facts
+Decoded = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # frames, samples, facts
 
 
 class CachedMedia:
@@ -53,18 +54,18 @@ class CachedMedia:
 
     bad_packets = 0
 
-    def __init__(self, path: str, frames: np.ndarray, samples: np.ndarray, facts: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, path: str, frames: np.ndarray, samples: np.ndarray, facts: dict[str, Any]) -> None:
         self.path, self._frames, self._samples = path, frames, samples
-        self._times_s, self._until_s = facts["times_s"], float(facts["until_s"])
-        self._begin, self._rate = int(facts["sound_begin"]), int(facts["sample_rate"])
+        self._times_s, self._until_s = np.asarray(facts["times_s"], np.float64), facts["until_s"]
+        self._begin, self._rate = facts["sound_begin"], facts["sample_rate"]
         self.info = MediaInfo(
-            duration_s=float(facts["duration_s"]),
+            duration_s=facts["duration_s"],
             has_video=len(self._times_s) > 0,
             has_audio=len(self._samples) > 0,
             sample_rate=self._rate,
-            is_picture=bool(facts["is_picture"]),
-            video_s=float(facts["video_s"]),
-            audio_s=float(facts["audio_s"]),
+            is_picture=facts["is_picture"],
+            video_s=facts["video_s"],
+            audio_s=facts["audio_s"],
         )
 
     def __enter__(self) -> CachedMedia:
@@ -176,14 +177,14 @@ class DecodedCache:
         if entry.is_dir():
             try:
                 return _read(entry, path)
-            except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+            except (OSError, ValueError, EOFError, KeyError) as error:
                 warnings.warn(f"{entry} of {path} is damaged, and made again: {error}", stacklevel=2)
                 shutil.rmtree(entry, ignore_errors=True)
         arrays = self._decode(path)
         self._keep(entry, *arrays)
         return CachedMedia(path, *arrays)
 
-    def _decode(self, path: str) -> Arrays:
+    def _decode(self, path: str) -> Decoded:
         with open_media(path, time_limit_s=self.time_limit_s) as media:
             frames, times_s, until_s = np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0), 0.0
             if media.info.has_video:
@@ -196,7 +197,7 @@ class DecodedCache:
             info = media.info
         samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
         facts = {
-            "times_s": times_s,
+            "times_s": times_s.tolist(),
             "until_s": until_s,
             "sound_begin": sound.begin,
             "sample_rate": self.sample_rate,
@@ -205,21 +206,21 @@ class DecodedCache:
             "video_s": info.video_s,
             "audio_s": info.audio_s,
         }
-        return frames, samples, {name: np.asarray(fact) for name, fact in facts.items()}
+        return frames, samples, facts
 
-    def _keep(self, entry: Path, frames: np.ndarray, samples: np.ndarray, facts: Mapping[str, np.ndarray]) -> None:
+    def _keep(self, entry: Path, frames: np.ndarray, samples: np.ndarray, facts: dict[str, Any]) -> None:
         """Write an entry whole or not at all; not at all if there is no room for it."""
         there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        space = shutil.disk_usage(there)
-        wanted = frames.nbytes + samples.nbytes + sum(fact.nbytes for fact in facts.values())
+        space, said = shutil.disk_usage(there), json.dumps(facts).encode()
+        wanted = frames.nbytes + samples.nbytes + len(said)
         if space.free - wanted < min(KEPT_FREE * space.total, KEPT_FREE_BYTES):
             return self._say_full()
         unfinished = entry.with_name(f"{entry.name}.{uuid4().hex}{UNFINISHED}")  # containers may have equal pids
         try:
             unfinished.mkdir(parents=True)
-            _write(unfinished / "frames.npy", np.save, frames)
-            _write(unfinished / "samples.npy", np.save, samples)
-            _write(unfinished / "facts.npz", np.savez, **facts)
+            _write(unfinished / "frames.npy", lambda file: np.save(file, frames))
+            _write(unfinished / "samples.npy", lambda file: np.save(file, samples))
+            _write(unfinished / "facts.json", lambda file: file.write(said))
             os.replace(unfinished, entry)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -236,13 +237,12 @@ class DecodedCache:
 
 def _read(entry: Path, path: str) -> CachedMedia:
     frames, samples = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("frames", "samples"))
-    with np.load(entry / "facts.npz") as facts:
-        return CachedMedia(path, frames, samples, facts)
+    return CachedMedia(path, frames, samples, json.loads((entry / "facts.json").read_bytes()))
 
 
-def _write(file: Path, save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> None:
+def _write(file: Path, save: Callable[[BinaryIO], Any]) -> None:
     with file.open("wb") as opened:
-        save(opened, *arrays, **named)
+        save(opened)
         opened.flush()
         os.fsync(opened.fileno())  # else a crash of the system could leave an entry of empty files
 

@@ -1,7 +1,8 @@
-"""Two and four processes on gloo: the same loss and gradients as one process on the whole batch."""
+"""One, two and four processes on gloo: the same loss and gradients as one process on the whole batch."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -16,34 +17,61 @@ from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.distributed import gather
 
 CLIPS = 8
+TERMS = {"nce": (1.0, 0.0), "mil_nce": (0.0, 1.0), "both": (1.0, 2.0)}
+CASES = list(itertools.product(TERMS, ("asymmetric", "symmetric"), ("none", "audio", "text"), (None, 1)))
 
 
-def parts() -> tuple:
+def parts(terms: str, form: str, gone: str, micro_batch: int | None) -> tuple:
+    """A backbone, an objective, and a batch whose last quarter, that of the last rank of four, lacks a modality."""
     torch.manual_seed(3)
-    backbone, objective = tiny_backbone(), Contrastive(SMALL_HEAD, drop_video=0.0, drop_audio=0.0)
+    audio, text = TERMS[terms]
+    backbone = tiny_backbone()
+    objective = Contrastive(
+        SMALL_HEAD, drop_video=0.0, drop_audio=0.0, video_audio_weight=audio, video_text_weight=text, form=form,
+        learn_temperature=True, micro_batch=micro_batch,
+    )  # fmt: skip
     objective.build(backbone)
     batch = tiny_batch(CLIPS)
-    batch["text_valid"][CLIPS // 2 :] = False  # the last ranks have no text at all
     batch["audio_valid"][1] = False
+    if gone != "none":
+        batch[f"{gone}_valid"][-CLIPS // 4 :] = False
     return backbone, objective, batch
 
 
-def gradients(*modules: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
+def step(backbone: torch.nn.Module, objective: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and gradients, those of parameters that have none as zeros."""
+    loss = objective(backbone, batch)["loss"]
+    loss.backward()
+    every = [p for module in (backbone, objective) for p in module.parameters()]
+    return loss.detach(), torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in every])
 
 
 def work(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     torch.set_num_threads(1)
-    backbone, objective, batch = parts()
     share = slice(rank * CLIPS // world, (rank + 1) * CLIPS // world)
-    mine = {name: value[share] for name, value in batch.items()}
-    loss = objective(backbone, mine)["loss"]
-    loss.backward()
-    flat = gradients(backbone, objective)
-    dist.all_reduce(flat)  # DDP's mean
+    found = []
+    for case in CASES:
+        backbone, objective, batch = parts(*case)
+        loss, gradients = step(backbone, objective, {name: value[share] for name, value in batch.items()})
+        dist.all_reduce(gradients)  # DDP's mean
+        found.append((loss, gradients / world))
+    said = []
+    backbone, objective, batch = parts(*CASES[0])
+    for rest in ("later", "at once"):
+        mine = {name: value[share] for name, value in batch.items() if rank or not name.startswith("audio")}
+        if rest == "at once":
+            backbone, objective, _ = parts(*CASES[0])
+        else:
+            objective(backbone, {name: value[share] for name, value in batch.items()})
+            dist.barrier()
+        try:
+            if rank == 0 or rest == "at once":
+                objective(backbone, mine)
+        except ValueError as error:
+            said.append(str(error))
     if rank == 0:
-        torch.save({"loss": loss.detach(), "gradients": flat / world}, Path(folder) / "found.pt")
+        torch.save({"found": found, "said": said}, Path(folder) / "found.pt")
     dist.barrier()  # nobody leaves while another one still talks to it
     dist.destroy_process_group()
 
@@ -53,13 +81,17 @@ def test_several_processes_equal_one(world: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         mp.start_processes(work, (world, folder), nprocs=world, start_method="spawn")
-        found = torch.load(Path(folder) / "found.pt", weights_only=True)
-    backbone, objective, batch = parts()
-    loss = objective(backbone, batch)["loss"]
-    loss.backward()
-    expected = gradients(backbone, objective)
-    assert torch.allclose(found["loss"], loss, rtol=1e-5)
-    assert (found["gradients"] - expected).norm() <= 1e-5 * expected.norm()
+        reached = torch.load(Path(folder) / "found.pt", weights_only=True)
+    for case, (loss, gradients) in zip(CASES, reached["found"], strict=True):
+        expected = step(*parts(*case[:-1], None))
+        assert torch.allclose(loss, expected[0], rtol=1e-5), case
+        assert (gradients - expected[1]).norm() <= 1e-5 * expected[1].norm(), case
+        assert expected[1].norm() > 0
+    # A modality that one process does not know of would make all of them wait.
+    if world > 1:
+        later, at_once = reached["said"]
+        assert later.startswith("this batch has video and text, and those before had video and audio and text")
+        assert at_once.startswith("processes have different modalities in the batches (process 0: ('video', 'text')")
 
 
 def test_alone_a_batch_is_left_as_it_is() -> None:

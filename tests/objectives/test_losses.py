@@ -57,6 +57,30 @@ def test_mil_nce_against_the_definition(
     assert found.item() == pytest.approx(slow(x, y, temperature, x_valid, y_valid, form), rel=1e-4, abs=1e-5)
 
 
+@given(
+    b=st.integers(1, 9),
+    k=st.integers(1, 3),
+    max_logits=st.integers(1, 60),
+    missing=st.floats(0, 1),
+    form=st.sampled_from(FORMS),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_logits_in_parts_give_the_same(b: int, k: int, max_logits: int, missing: float, form: str, seed: int) -> None:
+    def found(most: int | None) -> list[torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(b, 6, generator=draw), torch.randn(b, k, 6, generator=draw)
+        temperature = torch.tensor(0.1)
+        valid = torch.rand(b, generator=draw) >= missing / 2, torch.rand(b, k, generator=draw) >= missing
+        given = [value.requires_grad_() for value in (x, y, temperature)]
+        loss = mil_nce(*given, *valid, form, max_logits=most)
+        loss.backward()
+        return [loss, *(torch.zeros(()) if value.grad is None else value.grad for value in given)]
+
+    for part, whole in zip(found(max_logits), found(None), strict=True):
+        assert torch.allclose(part, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_nce_is_mil_nce_with_one_candidate() -> None:
     x, y, valid = torch.randn(5, 4), torch.randn(5, 4), torch.tensor([True, True, False, True, True])
     for form in FORMS:

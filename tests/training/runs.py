@@ -14,6 +14,7 @@ from vatt.datasets.manifest import read_manifest
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.compute import Compute
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 from vatt.training.run import Run, run_callbacks, run_loggers
@@ -27,10 +28,12 @@ def train(
     resume: bool = False,
     lr: float = 1e-3,
     num_workers: int = 0,
+    batch_size: int = 4,
     text: bool = True,
     val_fraction: float = 0.3,
     sources: dict[str, Source] | None = None,
     watch: L.Callback | None = None,
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
     """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
@@ -43,13 +46,14 @@ def train(
         tiny_backbone(),
         Contrastive(SMALL_HEAD, drop_video=0.5, drop_audio=0.5, per_sample=True),
         Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
+        compute=compute,
     )
     data = ClipDataModule(
         manifest=None if sources else str(corpus / "manifest.jsonl" if text else corpus / "clips"),
         sources=sources,
         format=TINY,
         vocabulary=str(corpus / "vocabulary") if text else None,
-        batch_size=4,
+        batch_size=batch_size,
         augment=Augment(area=(0.5, 1.0), gain_db=6, noise=0.01),
         val_fraction=val_fraction,
         num_workers=num_workers,
@@ -64,13 +68,12 @@ def train(
         val_check_interval=4,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
         enable_model_summary=False,
         callbacks=callbacks,
         logger=run_loggers(run),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
-        **trainer,
+        **{"log_every_n_steps": 1, **trainer},
     )
     try:
         last.fit(module, data, ckpt_path="last" if resume else None, weights_only=True)

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
 from tests.training.runs import logged, train
 from vatt.datasets.text import load_vocabulary
 from vatt.models.vatt import VATT
-from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.checkpoint import AtomicCheckpointIO, DamagedCheckpoint
 
 
 def test_the_best_weights_are_exported(corpus: Path, tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_the_best_weights_are_exported(corpus: Path, tmp_path: Path) -> None:
 
 def test_no_model_is_exported_before_the_end(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, steps=8, stop_after=4)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert not (tmp_path / "model").exists()
 
 
@@ -71,3 +74,73 @@ def test_without_validation_the_last_weights_are_exported(corpus: Path, tmp_path
         torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=0)
     says = json.loads((tmp_path / "model" / "training.json").read_text())
     assert says["weights"] == "of the last step"
+
+
+class Terminate(L.Callback):
+    """Tells the process to end, as a cluster does, in a step or in the validation after it."""
+
+    def __init__(self, step: int, in_validation: bool = False) -> None:
+        self.step, self.in_validation = step, in_validation
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step + 1 == self.step and not self.in_validation:
+            signal.raise_signal(signal.SIGTERM)
+
+    def on_validation_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and self.in_validation:
+            signal.raise_signal(signal.SIGTERM)
+
+
+# Checkpoints every 2 steps, validation every 4.
+@pytest.mark.parametrize(("step", "in_validation", "kept"), [(3, False, 3), (4, False, 2), (4, True, 2), (8, True, 6)])
+def test_it_ends_when_it_is_told_to_and_goes_on_as_if_it_had_not(
+    corpus: Path, tmp_path: Path, step: int, in_validation: bool, kept: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    _, whole = train(corpus, tmp_path / "whole", steps=10)
+    with pytest.raises(SystemExit) as ended:
+        train(corpus, tmp_path / "parts", steps=10, watch=Terminate(step, in_validation))
+    assert ended.value.code == 143
+    assert f"SIGTERM: ended after step {step}; --ckpt_path last goes on" in capsys.readouterr().out
+    assert torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == kept
+    _, resumed = train(corpus, tmp_path / "parts", steps=10, resume=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    for name in ("train/loss", "val/rsum"):
+        assert logged(tmp_path / "parts", name) == logged(tmp_path / "whole", name), name
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("left", [0, 10, 0.5, 0.99])
+def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(corpus: Path, tmp_path: Path, left: float) -> None:
+    _, whole = train(corpus, tmp_path / "whole", steps=8)
+    train(corpus, tmp_path / "parts", steps=8, stop_after=5)
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in checkpoints.glob("*s*.ckpt")}
+    assert (steps["last.ckpt"], steps["previous.ckpt"]) == (4, 2)
+    size = (checkpoints / "last.ckpt").stat().st_size
+    os.truncate(checkpoints / "last.ckpt", int(left if left > 1 else left * size))
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read .*The one before it is taken: .*previous.ckpt"):
+        _, resumed = train(corpus, tmp_path / "parts", steps=8, resume=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_there_may_be_no_other_one(tmp_path: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
+        with pytest.raises(DamagedCheckpoint, match=f"{name} cannot be read .*Choose another with --ckpt_path"):
+            AtomicCheckpointIO().load_checkpoint(tmp_path / name, weights_only=True)
+    with pytest.raises(FileNotFoundError):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_files_cannot_always_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    for step in (1, 2, 3):
+        AtomicCheckpointIO().save_checkpoint({"step": step}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "previous.ckpt", weights_only=True) == {"step": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vatt.datasets.datamodule import ClipDataModule
@@ -45,6 +46,8 @@ class VattCLI(LightningCLI):
         run: Run = self._get(self.config_init, "run")
         given = self._get(self.config_init, "trainer")
         logger = given.logger if given.logger is not None else run_loggers(run)
+        if given.precision is None:
+            kwargs["precision"] = precision_for(given.accelerator)
         return super().instantiate_trainer(
             default_root_dir=run.folder,
             callbacks=[
@@ -56,6 +59,15 @@ class VattCLI(LightningCLI):
             use_distributed_sampler=False,  # ours knows the processes itself
             **kwargs,
         )
+
+
+def precision_for(accelerator: Any) -> str:
+    """What a training computes in unless it is told: bf16 where the device has it, else single precision.
+
+    Weights, statistics of norms, heads and losses are in single precision either way.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def _listed(given: Any) -> list[Any]:

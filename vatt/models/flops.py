@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vatt.models.backbone import Backbone
+from vatt.models.part import from_config, to_config
 from vatt.models.selection import drop_token
 from vatt.structures import MODALITIES, ClipFormat
 
@@ -33,6 +34,12 @@ class Flops:
     kept: int
     all: int
     scores: int
+
+
+def without_weights(backbone: Backbone) -> Backbone:
+    """The same backbone on the device "meta", on which counting costs nothing."""
+    with torch.device("meta"):
+        return from_config(to_config(backbone))
 
 
 def count_flops(backbone: Backbone, format: ClipFormat, drop: dict[str, float] | None = None) -> list[Flops]:

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
@@ -149,12 +149,22 @@ class HubModel(
         missing = [name for name in cls.parts if name not in config]
         if missing:
             raise InputError(f"{folder}/{CONFIG} has no {missing[0]!r}")
-        model = cls(**{name: _decode(name, config[name]) for name in cls.parts})
         try:
-            model.load_state_dict(weights)
+            model = cls.assemble(config, weights)
         except RuntimeError as error:
             raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
         model.folder = folder
+        return model
+
+    @classmethod
+    def assemble(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> Self:
+        """The model that `config` describes, with these weights, in evaluation mode.
+
+        Raises:
+            RuntimeError: they do not fit; the message names the tensors.
+        """
+        model = cls(**{name: _decode(name, config[name]) for name in cls.parts})
+        model.load_state_dict(weights)
         return model.eval()
 
 

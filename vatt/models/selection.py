@@ -31,14 +31,31 @@ def drop_token(
         per_sample: other tokens in every clip; False drops the same places in the whole batch, as the released code.
         rule: "tokens" keeps a share of the tokens there are; "table" keeps as many as the share of the tables' places,
             as the released code does, which is another share where the clip is larger or longer than the tables.
-        generator: on the CPU, in place of PyTorch's random state.
+        generator: in place of PyTorch's random state.
     """
-    if drop == 0:
-        return tokens
     b, n, _ = tokens.x.shape
-    kept = num_kept(math.prod(table) if rule == "table" else n, drop)
-    keep = random_keep(b, n, min(kept, n), per_sample=per_sample, device=tokens.x.device, generator=generator)
-    return tokens.take(keep)
+    how = {"per_sample": per_sample, "rule": rule, "device": tokens.x.device, "generator": generator}
+    keep = draw_keep(b, n, drop, table, **how)
+    return tokens if keep is None else tokens.take(keep)
+
+
+def draw_keep(
+    batch: int,
+    num_tokens: int,
+    drop: float,
+    table: tuple[int, ...],
+    *,
+    per_sample: bool = False,
+    rule: KeepRule = "tokens",
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor | None:
+    """The places that DropToken keeps of ``num_tokens``, (B, M); None where nothing is dropped. See `drop_token`."""
+    if drop == 0:
+        return None
+    kept = num_kept(math.prod(table) if rule == "table" else num_tokens, drop)
+    kept = min(kept, num_tokens)
+    return random_keep(batch, num_tokens, kept, per_sample=per_sample, device=device, generator=generator)
 
 
 def num_kept(num_tokens: int, drop: float) -> int:
@@ -78,6 +95,6 @@ def random_keep(
     if generator is None:
         scores = torch.rand(shape, device=device)
     else:
-        scores = torch.rand(shape, generator=generator).to(device)
+        scores = torch.rand(shape, generator=generator, device=generator.device).to(device)
     keep = scores.topk(kept, dim=1).indices.sort(dim=1).values
     return keep.expand(batch, -1)

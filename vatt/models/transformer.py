@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vatt.models.part import Part
 from vatt.models.positions import RelativeBias
@@ -167,6 +168,9 @@ class Transformer(Encoder):
             in the end, layer norm before the MLPs, as the released text encoder has them.
         relative: buckets and largest distance of a `RelativeBias`, which the first block owns and all blocks use;
             None has none.
+
+    Attributes:
+        checkpointing: blocks keep their input only, and are computed again for their gradient.
     """
 
     def __init__(
@@ -192,6 +196,7 @@ class Transformer(Encoder):
         self.relative = None if relative is None else RelativeBias(heads, *relative)
         self.norm = _norm(width, norm != "layer")
         self.dropout = nn.Dropout(dropout)
+        self.checkpointing = False
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, causal: bool = False, layers: bool = False
@@ -210,7 +215,10 @@ class Transformer(Encoder):
         outputs: list[Tensor] = []
         added = None if self.relative is None else self.relative(x.shape[1])
         for block in self.blocks:
-            x = block(x, valid, causal, added)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, valid, causal, added, use_reentrant=False)
+            else:
+                x = block(x, valid, causal, added)
             if layers:
                 outputs.append(x)
         return self.dropout(self.norm(x)), tuple(outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
@@ -12,7 +13,24 @@ from vatt.structures import Batch
 
 
 class Objective(nn.Module, ABC):
-    """Base of the objectives; a new one is one file beside this."""
+    """Base of the objectives; a new one is one file beside this.
+
+    Attributes:
+        compares_clips: the loss of a batch is more than the mean of its clips' losses: it depends on which they are.
+        draws: random numbers that all processes share, begun anew with every step; None uses PyTorch's own. What is
+            drawn from it for the clips of all processes does not depend on how many these are.
+        watched: fill ``health`` in the next forward pass.
+        health: signs of collapse, scalars by name; of vectors ``name`` there are ``name_spread`` and ``name_rank``, see
+            `vatt.objectives.health`, and ``name_count``, of how many.
+    """
+
+    compares_clips: bool = False
+    draws: torch.Generator | None = None
+    watched: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.health: dict[str, Tensor] = {}
 
     def build(self, backbone: Backbone) -> None:
         """Make the layers that depend on the backbone's widths. Called once, before anything else."""

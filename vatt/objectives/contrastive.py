@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, Projection
-from vatt.models.selection import KeepRule, drop_token
+from vatt.models.selection import KeepRule, draw_keep
 from vatt.objectives.base import Objective
-from vatt.objectives.distributed import gather
+from vatt.objectives.caching import in_micro_batches
+from vatt.objectives.distributed import agree, gather, rank, world_size
+from vatt.objectives.health import effective_rank, similarities, spread
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
 
@@ -42,10 +44,14 @@ class Contrastive(Objective):
         mean: "pairs" or "official"; see there.
         per_sentence: each of a clip's texts is valid by itself. False, the released code: a clip has text or has not,
             and an empty sentence of a clip that has some is a positive like any other.
+        micro_batch: clips that training encodes at a time; loss and gradients are those of the whole batch, with the
+            memory of a micro-batch and a second forward pass. See `vatt.objectives.caching`. None encodes all at once.
 
     A term whose modality the batch does not have, or has nowhere valid, counts 0 and leaves the other's weight as it
     is.
     """
+
+    compares_clips = True
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class Contrastive(Objective):
         form: Form = "asymmetric",
         mean: Mean = "pairs",
         per_sentence: bool = True,
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         if not video_audio_weight + video_text_weight > 0:
@@ -76,6 +83,10 @@ class Contrastive(Objective):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be {' or '.join(known)}, not {value!r}")
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, not {micro_batch}")
+        self.micro_batch = micro_batch
+        self._present: tuple[str, ...] | None = None  # modalities of all batches
         self.make_head: Callable[[dict[str, int]], Projection] | None = head
         self.statistics = statistics
         self.weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
@@ -114,12 +125,26 @@ class Contrastive(Objective):
 
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``loss``, ``video_audio``, ``video_text``, learned temperatures, and how many ``tokens`` were encoded."""
+        present = tuple(modality for modality in backbone.modalities if modality in batch)
+        if self._present is None:
+            agree(present, "modalities in the batches")
+            self._present = present
+        if world_size() > 1 and present != self._present:  # the others would wait for it forever
+            raise ValueError(
+                f"this batch has {' and '.join(present)}, and those before had {' and '.join(self._present)}: with "
+                "several processes give zeros that are not valid in place of what is not there"
+            )
         pooled, valid, tokens = self._features(backbone, batch)
         # Heads and losses see the batch of all processes: its negatives and its batch statistics.
         pooled = {modality: gather(x) for modality, x in pooled.items()}
         valid = {modality: gather(x) for modality, x in valid.items()}
-        z = self._project(pooled, valid)
-        zero = pooled["video"].sum() * 0.0
+        with torch.autocast(pooled["video"].device.type, enabled=False):
+            z = self._project(pooled, valid)
+        # What has no part in the loss has gradients of 0: with DDP, every weight must have one.
+        used = [*pooled.values(), *z.values()]
+        if present != backbone.modalities:
+            used += [*backbone.parameters(), *self.projection.parameters()]
+        zero = sum(x.sum() for x in used) * 0.0
         terms = dict.fromkeys(PAIRS, zero)
         how = {"form": self.form, "mean": self.mean}
         if "audio" in pooled and self.weights["video_audio"]:
@@ -130,6 +155,8 @@ class Contrastive(Objective):
             text = z["text_vt"].view(rows, texts, -1)
             terms["video_text"] = mil_nce(z["video_vt"], text, tau, valid["video"], valid["text"], **how)
         loss = sum(self.weights[name] * term for name, term in terms.items()) / sum(self.weights.values())
+        if self.watched:
+            self.health = self._health(z, valid)
         learned = {f"temperature_{name}": self.temperature(name) for name in self.log_temperature}
         return {"loss": loss, **terms, **learned, "tokens": loss.new_tensor(tokens)}
 
@@ -137,15 +164,18 @@ class Contrastive(Objective):
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``video_va``, ``audio_va``, ``video_vt`` and ``text_vt``, the last one of each clip's first text."""
         pooled, _, _ = self._features(backbone, batch, texts=1)
-        return self.projection(pooled)
+        with torch.autocast(pooled["video"].device.type, enabled=False):
+            return self.projection(pooled)
 
     def _features(
         self, backbone: Backbone, batch: Batch, texts: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-        """Pooled features (text: (B K, D)), validity, and how many tokens went through the transformers."""
+        """Pooled features (text: (B K, D)) in the head's precision; which are valid; and how many tokens went through
+        the transformers.
+        """
         pooled: dict[str, Tensor] = {}
         valid: dict[str, Tensor] = {}
-        tokens = 0
+        tokens, precision = 0, next(self.projection.parameters()).dtype
         for modality in MODALITIES:
             if modality not in batch or modality not in backbone.modalities:
                 continue
@@ -154,13 +184,49 @@ class Contrastive(Objective):
                 raw, valid[modality] = raw[:, :texts].flatten(0, 1), valid[modality][:, :texts]
                 if not self.per_sentence:
                     valid[modality] = valid[modality].any(dim=1, keepdim=True).expand_as(valid[modality])
-            parts = backbone.tokenize(modality, raw)
-            if self.training:
-                how = {"per_sample": self.per_sample, "rule": self.keep_rule}
-                parts = drop_token(parts, self.drop[modality], backbone.tokenizers[modality].grid, **how)
-            pooled[modality] = backbone.encode(modality, parts).pooled
-            tokens += pooled[modality].shape[0] * (parts.x.shape[1] + 1)
+            rows_per_clip = valid[modality].numel() // len(valid[modality])
+            features, encoded = self._encode(backbone, modality, raw, rows_per_clip)
+            pooled[modality], tokens = features.to(precision), tokens + encoded
         return pooled, valid, tokens
+
+    @torch.no_grad()
+    def _health(self, z: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
+        rows = {name: valid[name.partition("_")[0]].flatten() for name in z}
+        found: dict[str, Tensor] = {}
+        for name, x in z.items():
+            real = x[rows[name]]
+            found[f"{name}_count"] = real.new_tensor(len(real))
+            if len(real) > 1:
+                found |= {f"{name}_spread": spread(real), f"{name}_rank": effective_rank(real)}
+        for pair, short in zip(PAIRS, ("va", "vt"), strict=True):
+            x, y = f"video_{short}", f"{pair.partition('_')[2]}_{short}"
+            if x not in z or y not in z or not self.weights[pair]:
+                continue
+            first = len(rows[y]) // len(rows[x])  # of a clip's texts
+            both = rows[x] & rows[y][::first]
+            if both.any():
+                own, others = similarities(z[x][both], z[y][::first][both])
+                temperature = torch.as_tensor(self.temperature(pair))
+                found |= {f"positive_{pair}": own, f"negative_{pair}": others, f"temperature_{pair}": temperature}
+        return found
+
+    def _encode(self, backbone: Backbone, modality: str, raw: Tensor, rows_per_clip: int) -> tuple[Tensor, int]:
+        """The pooled features of a raw signal, and how many tokens went through the transformer."""
+        tokenizer, keep, size = backbone.tokenizers[modality], None, None
+        num_tokens = tokenizer.patchify(raw[:1]).x.shape[1]
+        if self.training:
+            how = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device}
+            every = len(raw) * world_size()  # process r has the clips r, r + world, …: see vatt.datasets.sampling
+            keep = draw_keep(every, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **how)
+            keep = None if keep is None else keep[rank() :: world_size()]
+            size = None if self.micro_batch is None else self.micro_batch * rows_per_clip
+
+        def encode(raw: Tensor, keep: Tensor | None) -> Tensor:
+            tokens = backbone.tokenize(modality, raw)
+            return backbone.encode(modality, tokens if keep is None else tokens.take(keep)).pooled
+
+        encoded = num_tokens if keep is None else keep.shape[1]
+        return in_micro_batches(encode, size, raw, keep), len(raw) * (encoded + 1)
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
         """Project; what is not valid does not enter the batch statistics, and gets zeros."""

@@ -9,6 +9,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def world_size() -> int:
+    """How many processes train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def agree(value: Any, what: str) -> None:
+    """See that all processes have the same.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if world_size() > 1:
+        values: list[Any] = [None] * world_size()
+        dist.all_gather_object(values, value)
+        if any(other != value for other in values):
+            found = ", ".join(f"process {number}: {other}" for number, other in enumerate(values))
+            raise ValueError(f"processes have different {what} ({found}), and would wait for each other forever")
+
+
 def gather(x: Tensor) -> Tensor:
     """Concatenate (B, …) of all processes, in order of their rank: (B * world, …).
 
@@ -16,9 +40,7 @@ def gather(x: Tensor) -> Tensor:
     process computes the same loss on the gathered batch, and gradients are then averaged over the processes as DDP
     does, the result is the gradient of that loss. Without a process group this is the identity.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    return _Gather.apply(x)
+    return x if world_size() == 1 else _Gather.apply(x)
 
 
 class _Gather(torch.autograd.Function):

@@ -7,6 +7,9 @@ y_jl the l-th candidate of clip j in the other one.
   positives stand in the denominator twice, so the loss of a perfect model is ln 2.
 - ``symmetric``: the sum of both directions, each against its own negatives; its floor is 0.
 
+Similarities of B clips with B K candidates are more than memory holds where B is large: above `MAX_LOGITS` they are
+made in parts, forgotten, and made again for the gradient.
+
 What is not valid is no positive and no negative. The mean is taken over the pairs of which both sides are valid
 (``mean="pairs"``). The released code multiplies by B over the number of valid rows once for each side, which is the
 same where only one side has gaps, and too much where both have (``mean="official"``; its asymmetric form knows no gaps
@@ -20,6 +23,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+MAX_LOGITS = 2**22  # 16 MiB, a few times over
 
 Form = Literal["asymmetric", "symmetric"]
 Mean = Literal["pairs", "official"]
@@ -33,6 +39,7 @@ def nce(
     y_valid: Tensor | None = None,
     form: Form = "asymmetric",
     mean: Mean = "pairs",
+    max_logits: int | None = MAX_LOGITS,
 ) -> Tensor:
     """Noise-contrastive estimation between paired rows.
 
@@ -42,12 +49,13 @@ def nce(
         temperature: of the similarities.
         x_valid, y_valid: (B,) bool; an invalid row is no positive and no negative.
         form, mean: see the module.
+        max_logits: see `log_sums`.
 
     Returns:
         Scalar: the mean over the pairs of which both sides are valid; 0 without any.
     """
     y_valid = None if y_valid is None else y_valid.unsqueeze(1)
-    return mil_nce(x, y.unsqueeze(1), temperature, x_valid, y_valid, form, mean)
+    return mil_nce(x, y.unsqueeze(1), temperature, x_valid, y_valid, form, mean, max_logits)
 
 
 def mil_nce(
@@ -58,6 +66,7 @@ def mil_nce(
     y_valid: Tensor | None = None,
     form: Form = "asymmetric",
     mean: Mean = "pairs",
+    max_logits: int | None = MAX_LOGITS,
 ) -> Tensor:
     """Multiple-instance NCE: each row of ``x`` has K candidates, of which some may be wrong.
 
@@ -69,6 +78,7 @@ def mil_nce(
         y_valid: (B, K) bool; an invalid candidate is no positive and no negative. A row without any valid candidate
             has no loss of its own, and its ``x`` stays a negative for the others.
         form, mean: see the module.
+        max_logits: see `log_sums`.
 
     Returns:
         Scalar: the mean over the rows that are valid and have a candidate; 0 without any.
@@ -82,19 +92,50 @@ def mil_nce(
         x_valid = x.new_ones(b, dtype=torch.bool) if x_valid is None else x_valid
         y_valid = x.new_ones(b, k, dtype=torch.bool) if y_valid is None else y_valid
         x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
-        similarity = torch.einsum("ie,jke->ijk", x, y) / temperature
-        similarity = similarity.masked_fill(~(x_valid[:, None, None] & y_valid[None]), -torch.inf)
-
         rows = (x_valid & y_valid.any(dim=1)).nonzero().squeeze(1)
         if len(rows) == 0:
             return (x.sum() + y.sum()) * 0.0
-        positive = similarity[rows, rows].logsumexp(dim=1)
-        to_all_y = similarity[rows].flatten(1)  # (R, B K): x_i against every candidate
-        to_all_x = similarity[:, rows].transpose(0, 1).flatten(1)  # (R, B K): the candidates of i against every x
+        never = x.new_tensor(-torch.inf)
+        # s(x_i, y_i1), s(x_i, y_i2), …: (R, K)
+        own = (torch.einsum("ie,ike->ik", x[rows], y[rows]) / temperature).where(y_valid[rows], never)
+        positive = own.logsumexp(dim=1)
+        of_x, of_y = log_sums(x[x_valid], y[y_valid], temperature, max_logits)
+        to_all_y = never.expand(b).index_put((x_valid,), of_x)[rows]  # (R,): x_i against every candidate
+        to_all_x = never.expand(b, k).index_put((y_valid,), of_y)[rows].logsumexp(dim=1)  # its candidates and every x
         if form == "asymmetric":
-            loss = (torch.cat([to_all_y, to_all_x], dim=1).logsumexp(dim=1) - positive).mean()
+            loss = (torch.logaddexp(to_all_y, to_all_x) - positive).mean()
         else:
-            loss = (to_all_y.logsumexp(dim=1) + to_all_x.logsumexp(dim=1) - 2 * positive).mean()
+            loss = (to_all_y + to_all_x - 2 * positive).mean()
         if mean == "official":
             loss = loss * len(rows) * b / (x_valid.sum() * y_valid.any(dim=1).sum())
         return loss
+
+
+def log_sums(
+    x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None = MAX_LOGITS
+) -> tuple[Tensor, Tensor]:
+    """The logarithm of the sum of exp(x y' / temperature), over all y for each x, and over all x for each y.
+
+    Args:
+        x: (M, E).
+        y: (N, E).
+        temperature: of the dot products.
+        max_logits: most dot products that are in memory at once; the same comes out. None: all M N of them.
+
+    Returns:
+        (M,) and (N,).
+    """
+    rows = len(x) if max_logits is None else max(1, max_logits // len(y))
+    if rows >= len(x):
+        return _log_sums(x, y, temperature)
+    parts = [
+        checkpoint(_log_sums, part, y, temperature, use_reentrant=False, preserve_rng_state=False)
+        for part in x.split(rows)
+    ]
+    of_x, of_y = zip(*parts, strict=True)
+    return torch.cat(of_x), torch.stack(of_y).logsumexp(dim=0)
+
+
+def _log_sums(x: Tensor, y: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
+    logits = x @ y.T / temperature
+    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)

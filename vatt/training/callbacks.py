@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.structures import Batch
+from vatt.training.health import peak_flops
 
 DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
 
@@ -35,6 +36,11 @@ class Throughput(Callback):
     """Logs ``speed/data_wait`` (share of the time spent waiting for the loader), ``speed/tokens_per_s``,
     ``speed/clips_per_s`` and ``speed/steps_per_s``, over the steps since the last log and without validation.
 
+    Of one process also ``speed/tflops_per_s``, 10^12 operations of the backbone a second: of a forward pass, and of a
+    backward pass of twice as many; what is computed a second time to save memory is not counted. ``speed/mfu`` is that
+    as a share of what the device can do by its datasheet, where that is known (model-FLOPs utilisation, Chowdhery et
+    al. 2022, "PaLM", appendix B).
+
     Attributes:
         train_s: seconds of training so far, those before a resumption included.
     """
@@ -42,6 +48,8 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self.train_s = 0.0
         self._warned = False
+        self._flops_per_clip: float | None = None
+        self._peak: float | None = None
         self._restart()
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,6 +59,7 @@ class Throughput(Callback):
         self.train_s = state_dict["train_s"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._flops_per_clip, self._peak = pl_module.flops_per_clip(), peak_flops(trainer)
         self._restart()
 
     def on_train_batch_start(
@@ -81,6 +90,11 @@ class Throughput(Callback):
         share = self._wait_s / whole
         rates = {"tokens": self._tokens, "clips": self._clips, "steps": self._steps}
         pl_module.log_dict({f"speed/{name}_per_s": count / whole for name, count in rates.items()})
+        if self._flops_per_clip is not None:
+            flops = 3 * self._flops_per_clip * self._clips / whole
+            pl_module.log("speed/tflops_per_s", flops / 1e12)
+            if self._peak is not None:
+                pl_module.log("speed/mfu", flops / self._peak)
         pl_module.log("speed/data_wait", share, prog_bar=True)
         if share > DATA_BOUND and not self._warned and trainer.global_step > 2 * trainer.log_every_n_steps:
             self._warned = True

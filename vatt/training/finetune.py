@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -14,15 +13,17 @@ from torch import Tensor, nn
 from vatt.errors import InputError
 from vatt.evaluation.classification import ClassificationMetrics
 from vatt.models.backbone import Backbone, grid_of
+from vatt.models.flops import count_flops, without_weights
 from vatt.models.heads import LinearClassifier
 from vatt.models.selection import KeepRule
 from vatt.models.transformer import Block
 from vatt.models.vatt import VATT, Classifier, load_model
 from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
 from vatt.structures import Batch, ClipFormat
+from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
+from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, depth_of
-from vatt.training.pretrain import check_finite, optimizers_of, seed_step
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Tuning:
             raise InputError(f"model.tuning.freeze is -1, 0 or a number of blocks, not {self.freeze}")
 
 
-class FinetuneModule(L.LightningModule):
+class FinetuneModule(TrainingModule):
     """Fine-tuning.
 
     Args:
@@ -79,7 +80,7 @@ class FinetuneModule(L.LightningModule):
         multi_label: a clip has any number of classes.
         tuning: how.
         optimization: optimizer and schedule.
-        seed: of dropout, DropToken and mixup; what is drawn depends on it, the step and the process alone.
+        seed, compute: see `vatt.training.module.TrainingModule`.
 
     Raises:
         InputError: both or neither of ``pretrained`` and ``backbone``, or a model without the modality.
@@ -97,12 +98,12 @@ class FinetuneModule(L.LightningModule):
         tuning: Tuning = Tuning(),
         optimization: Optimization = Optimization(),  # noqa: B008 (frozen)
         seed: int = 0,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__()
+        super().__init__(optimization, seed, compute)
         if multi_label and tuning.label_smoothing:
             raise InputError("model.tuning.label_smoothing is for classes that exclude each other, not multi_label")
-        self.tuning, self.optimization, self.seed, self.multi_label = tuning, optimization, seed, multi_label
-        self.modality, self.pretrained = modality, pretrained
+        self.tuning, self.multi_label, self.modality, self.pretrained = tuning, multi_label, modality, pretrained
         if (pretrained is None) == (backbone is None):
             raise InputError(
                 "give model.pretrained, the folder of a model, or model.backbone to begin from scratch, and not both; "
@@ -158,6 +159,7 @@ class FinetuneModule(L.LightningModule):
         return {"classes": self.model.classes, "modality": self.modality, "multi_label": self.multi_label}
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             self.origin = {
                 **self.kind,
@@ -174,6 +176,7 @@ class FinetuneModule(L.LightningModule):
         return getattr(self.trainer.datamodule, "origin", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["finetuning"] = self.origin
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -182,6 +185,7 @@ class FinetuneModule(L.LightningModule):
         Raises:
             ConfigMismatch: it is not.
         """
+        super().on_load_checkpoint(checkpoint)
         found: dict[str, Any] = checkpoint.get("finetuning", {})
         check_classifier(found, self.kind, "the checkpoint")
         check_shapes(checkpoint["state_dict"], self, "the checkpoint")
@@ -192,8 +196,9 @@ class FinetuneModule(L.LightningModule):
         """The model as it is saved."""
         return self.model
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self, batch_idx)
+    def flops_per_clip(self) -> float | None:
+        backbone, drop = without_weights(self.model.backbone), {self.modality: self.tuning.drop_token}
+        return float(count_flops(backbone, self.model.format, drop)[0].all)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One batch: the loss."""
@@ -204,23 +209,18 @@ class FinetuneModule(L.LightningModule):
         weights = rarity_weights(target) if how.weighting == "rarity" else None
         logits = self.model(**{self.modality: x})["logits"]
         loss = classification_loss(logits, target, self.multi_label, how.label_smoothing, weights)
-        check_finite(self, {"loss": loss}, batch)
+        losses = self.guard.watch({"loss": loss}, batch)
         self.log("train/loss", loss.detach())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        return {"loss": loss}
+        return losses
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, **of_trainer: Any) -> None:
         """Backbone and classifier apart, as the released code; all together if the trainer is given a value."""
         model, how = self.model, self.tuning
         for part, largest in ((model.backbone, how.clip_backbone), (model.head, how.clip_head)):
             if largest is not None:
                 nn.utils.clip_grad_norm_(part.parameters(), largest)
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.clip_gradients(optimizer, **of_trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Average the logits over the views of each clip."""
@@ -255,9 +255,6 @@ class FinetuneModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.found = self.metrics.compute() if self.metrics.update_called else {}
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return optimizers_of(self)
 
 
 def check_format(tower: Backbone, modality: str, format: ClipFormat) -> None:

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from vatt.errors import InputError, VattError
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone, grid_of
+from vatt.models.flops import count_flops, without_weights
 from vatt.models.vatt import VATT
 from vatt.objectives.base import Objective
-from vatt.structures import Batch, ClipFormat
+from vatt.structures import MODALITIES, Batch, ClipFormat
+from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_shapes
-from vatt.training.optim import Optimization, make_optimizer
+from vatt.training.module import TrainingModule
+from vatt.training.optim import Optimization
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
 PAIRS = {
     "text_video": ("text_vt", "video_vt", "text", "video"),
     "audio_video": ("audio_va", "video_va", "audio", "video"),
 }
+SHARED = 4_098  # the stream of random numbers that is the same in all processes
 SHOWN = ("text_to_video", "R@1")  # beside the progress bar
 
 
-class NonFiniteLoss(VattError, RuntimeError):
-    """A loss became NaN or infinite; the message names the terms and the clips."""
-
-
-class PretrainModule(L.LightningModule):
+class PretrainModule(TrainingModule):
     """Pretraining.
 
     Args:
         backbone: tokenizers and transformers.
         objective: what is learned; see `vatt.objectives`.
         optimization: optimizer and schedule.
-        seed: of DropToken and dropout. What is drawn depends on it, the step and the process alone, so that a
-            resumed run draws what an uninterrupted one would have drawn.
+        seed, compute: see `vatt.training.module.TrainingModule`. What DropToken draws does not depend on the number of
+            processes.
     """
 
     def __init__(
@@ -46,9 +45,10 @@ class PretrainModule(L.LightningModule):
         objective: Objective,
         optimization: Optimization = Optimization(),  # noqa: B008 (frozen)
         seed: int = 0,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__()
-        self.backbone, self.objective, self.optimization, self.seed = backbone, objective, optimization, seed
+        super().__init__(optimization, seed, compute)
+        self.backbone, self.objective = backbone, objective
         self.objective.build(backbone)
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 
@@ -61,6 +61,7 @@ class PretrainModule(L.LightningModule):
         data = self.trainer.datamodule
         if data is not None:
             check_fit(self.backbone, data.format, data.vocabulary)
+        super().setup(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that a checkpoint is of this model.
@@ -69,20 +70,40 @@ class PretrainModule(L.LightningModule):
             ConfigMismatch: it is not.
         """
         check_shapes(checkpoint["state_dict"], self, "the checkpoint")
+        super().on_load_checkpoint(checkpoint)
+
+    def on_fit_start(self) -> None:
+        parts = self.trainer.accumulate_grad_batches
+        if parts > 1 and self.objective.compares_clips:
+            rank_zero_warn(
+                f"trainer.accumulate_grad_batches={parts}: each part is compared with its own clips only, so this is "
+                f"not the loss of a batch {parts} times as large, which has {parts} times as many negatives. For that, "
+                "raise data.batch_size, and set model.objective.micro_batch to what fits in memory"
+            )
+
+    def flops_per_clip(self) -> float | None:
+        data = self.trainer.datamodule
+        if data is None:
+            return None
+        counted = count_flops(without_weights(self.backbone), data.format, getattr(self.objective, "drop", None))
+        there = ("video", "audio") if data.vocabulary is None else MODALITIES
+        texts = {"text": data.format.num_texts}
+        return float(sum(part.all * texts.get(part.modality, 1) for part in counted if part.modality in there))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self, batch_idx)
+        super().on_train_batch_start(batch, batch_idx)
+        self.objective.draws = torch.Generator(self.device).manual_seed(self.draws(batch_idx, SHARED))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One batch: the losses by name, and the sum that is minimised."""
-        losses = self.objective(self.backbone, batch)
-        check_finite(self, losses, batch)
+        losses = self.guard.watch(self.objective(self.backbone, batch), batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.objective.after_step(self.backbone)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(self.backbone)  # before anything is written to a checkpoint
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Embed the clips that both sides of a pair have."""
@@ -104,42 +125,9 @@ class PretrainModule(L.LightningModule):
             metric.reset()
         self.log("val/rsum", rsum)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        return optimizers_of(self)
-
     def export(self, format: ClipFormat) -> VATT:
         """The model as it is saved."""
         return VATT(self.backbone, self.objective.head(), format)
-
-
-def seed_step(module: L.LightningModule, batch_idx: int) -> None:
-    """Make what a batch draws depend on its step, its number in the step, the process and ``module.seed`` alone."""
-    part = batch_idx % module.trainer.accumulate_grad_batches
-    drawn = (module.seed * 1_000_003 + module.global_step) * 4_099 + module.global_rank
-    torch.manual_seed(drawn + part * 1_073_741_827)  # of a seed 32 bits count
-
-
-def check_finite(module: L.LightningModule, losses: dict[str, Tensor], batch: Batch) -> None:
-    """Raise `NonFiniteLoss` if one of the losses is not finite."""
-    broken = [f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value)]
-    if broken:
-        raise NonFiniteLoss(
-            f"step {module.global_step}: {', '.join(broken)}; clips: {', '.join(batch['id'])}. "
-            "Lower model.optimization.lr, or set trainer.gradient_clip_val"
-        )
-
-
-def optimizers_of(module: L.LightningModule) -> dict[str, Any]:
-    """Optimizer and schedule of a module's ``optimization``, as Lightning wants them.
-
-    Raises:
-        InputError: ``trainer.max_steps`` is not set.
-    """
-    steps = module.trainer.max_steps
-    if steps < 1:
-        raise InputError("set trainer.max_steps: the learning-rate schedule is counted in steps")
-    optimizer, schedule = make_optimizer(module, module.optimization, steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) -> None:

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.training.callbacks import DataReport, StepBar, Throughput
-from vatt.training.checkpoint import ExportModel
+from vatt.training.checkpoint import ExportModel, LastCheckpoint
+from vatt.training.health import Health
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,11 @@ def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callbac
         *([StepBar()] if bar else []),
         Throughput(),
         DataReport(run.folder),
+        Health(),
         *([LearningRateMonitor("step")] if logs else []),
         *([EMAWeightAveraging(decay=run.ema)] if run.ema is not None else []),
         *([best] if run.best_by is not None else []),
-        ModelCheckpoint(
-            checkpoints, filename="last", every_n_train_steps=run.checkpoint_steps, enable_version_counter=False
-        ),
+        LastCheckpoint(checkpoints, run.checkpoint_steps),
         ExportModel(run.folder),
     ]
 

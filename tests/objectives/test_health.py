@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vatt.objectives.health import effective_rank, similarities, spread
+
+
+def test_spread_is_that_of_the_mean_cosine() -> None:
+    x = torch.randn(7, 5) + torch.tensor([2.0, 0, 0, 0, 0])
+    unit = x / x.norm(dim=1, keepdim=True)
+    assert spread(x).item() == pytest.approx(math.sqrt(1 - (unit @ unit.T).mean()), rel=1e-5)
+    assert spread(torch.ones(4, 3)).item() == pytest.approx(0, abs=1e-4)
+    assert spread(torch.cat([torch.eye(6), -torch.eye(6)]) * torch.rand(12, 1)).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_effective_rank_is_the_entropy_of_singular_values(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape, dtype=torch.float64)
+    unit = (x / x.norm(dim=1, keepdim=True)).numpy()
+    singular = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)
+    shares = singular[singular > 1e-9] / singular.sum()
+    assert effective_rank(x).item() == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+
+
+def test_effective_rank_counts_dimensions() -> None:
+    plane = torch.randn(50, 2) @ torch.linalg.qr(torch.randn(8, 8))[0][:2]
+    assert 1.8 < effective_rank(plane).item() < 2.01
+    crossed = torch.cat([torch.eye(6), -torch.eye(6)])
+    assert effective_rank(crossed).item() == pytest.approx(6, rel=1e-3)
+    assert effective_rank(torch.ones(5, 3)).item() == pytest.approx(1, abs=0.01)
+
+
+def test_similarities_of_partners_and_of_others() -> None:
+    x, y = torch.randn(6, 4), torch.randn(6, 4)
+    every = torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=-1)
+    own, others = similarities(x, y)
+    assert own.item() == pytest.approx(every.diag().mean().item(), abs=1e-6)
+    assert others.item() == pytest.approx(every[~torch.eye(6, dtype=torch.bool)].mean().item(), abs=1e-6)
+    assert similarities(x[:1], y[:1])[1].item() == pytest.approx(0, abs=1e-6)

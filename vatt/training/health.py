@@ -1,0 +1,87 @@
+"""Whether a training is well: what its vectors and gradients look like, and how much of the hardware it uses."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import defaultdict
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from vatt.structures import MODALITIES, Batch
+from vatt.training.finite import norm_of
+
+COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 2.0  # below them the log says so in words
+MANY = 8  # vectors from which on these say something
+HALF = {"16-mixed": torch.float16, "16-true": torch.float16, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+
+
+class Health(Callback):
+    """Logs every ``trainer.log_every_n_steps`` steps
+
+    - of the vectors that the loss compares ``health/<vectors>_spread``, ``health/<vectors>_rank`` and, of how many,
+      ``health/<vectors>_count``; their mean similarities ``health/positive_<pair>`` and ``health/negative_<pair>``, and
+      ``health/temperature_<pair>``: see `vatt.objectives.health`;
+    - ``gradient/<tower>``, the norm of the gradient of each tower, before it is clipped;
+
+    and says in words when vectors have collapsed.
+    """
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        objective = getattr(pl_module, "objective", None)
+        if objective is not None:
+            objective.watched = (batch_idx + 1) % trainer.log_every_n_steps == 0
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            pl_module.log_dict({f"gradient/{tower}": norm for tower, norm in gradient_norms(pl_module).items()})
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        objective = getattr(pl_module, "objective", None)
+        if objective is None or not objective.watched:
+            return
+        found = {name: float(value) for name, value in objective.health.items()}
+        pl_module.log_dict({f"health/{name}": value for name, value in found.items()})
+        if trainer.global_step <= max(pl_module.optimization.warmup_steps, 2 * trainer.log_every_n_steps):
+            return  # at first all vectors are alike
+        for name in {name.rpartition("_")[0] for name in found if name.endswith("_spread")} - self._warned:
+            spread, rank = found[f"{name}_spread"], found[f"{name}_rank"]
+            if found[f"{name}_count"] >= MANY and (spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK):
+                self._warned.add(name)
+                rank_zero_warn(
+                    f"step {trainer.global_step}: the vectors {name} of all clips are almost the same (spread "
+                    f"{spread:.2f} of 1, effective rank {rank:.1f}): the training has collapsed. Lower "
+                    "model.optimization.lr, warm up longer, or raise data.batch_size"
+                )
+
+
+def gradient_norms(module: nn.Module) -> dict[str, float]:
+    """The norm of the gradient of each tower, by modality ("shared": the transformer of all), and of the "head"."""
+    towers = defaultdict(list)
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            part = re.search(rf"\bbackbone\.\w+\.({'|'.join(MODALITIES)}|shared)\b", name)
+            towers[part[1] if part else "head"].append(parameter.grad)
+    return {tower: float(norm_of(gradients)) for tower, gradients in towers.items()}
+
+
+def peak_flops(trainer: L.Trainer) -> float | None:
+    """Operations a second that the device can do by its datasheet, for the precision of the training; None: unknown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not known
+        return get_available_flops(trainer.strategy.root_device, HALF.get(trainer.precision, torch.float32))

@@ -21,12 +21,14 @@ from vatt.models.part import from_config
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.structures import Batch, ClipFormat
 from vatt.training.pretrain import check_fit
+from vatt.training.sharding import Sharded
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("finetune_"))
 FINETUNING = sorted(CONFIGS.glob("finetune_*.yaml"))
 PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
 MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
+SHARDED = CONFIGS / "trainer" / "fsdp.yaml"
 RELEASED = CONFIGS / "data" / "augment" / "released.yaml"
 # Parameters of the backbones without the word embeddings.
 PAPER = {
@@ -160,6 +162,12 @@ def test_every_transformer_encodes(path: Path) -> None:
     assert x.shape == (2, 5, encoder.out_width)
 
 
+def test_a_model_can_be_shared_among_processes(needs: list[str]) -> None:
+    here = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
+    cli = build("--config", str(CONFIGS / "pretrain_lbs.yaml"), *needs, "--trainer", str(SHARDED), *here)
+    assert isinstance(cli.trainer.strategy, Sharded)
+
+
 def test_every_part_is_used() -> None:
     """By an experiment, or by a part that is; towers, backbones and objectives may also be there to choose from."""
 
@@ -176,6 +184,7 @@ def test_every_part_is_used() -> None:
     used = set().union(*(files(path) for path in [*EXPERIMENTS, *FINETUNING, MIX])) | {
         MIX,
         RELEASED,
+        SHARDED,
     }  # built in a test of their own
     assert EXPERIMENTS
     assert {path for path in PARTS if not {"backbone", "objective"} & set(path.parts)} <= used

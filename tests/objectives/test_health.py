@@ -32,6 +32,7 @@ def test_effective_rank_counts_dimensions() -> None:
     crossed = torch.cat([torch.eye(6), -torch.eye(6)])
     assert effective_rank(crossed).item() == pytest.approx(6, rel=1e-3)
     assert effective_rank(torch.ones(5, 3)).item() == pytest.approx(1, abs=0.01)
+    assert effective_rank(torch.full((5, 3), torch.nan)).isnan()
 
 
 def test_similarities_of_partners_and_of_others() -> None:

@@ -120,7 +120,7 @@ def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(corpus: Path,
     assert (steps["last.ckpt"], steps["previous.ckpt"]) == (4, 2)
     size = (checkpoints / "last.ckpt").stat().st_size
     os.truncate(checkpoints / "last.ckpt", int(left if left > 1 else left * size))
-    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read .*The one before it is taken: .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read: .*The one before it is taken: .*previous.ckpt"):
         _, resumed = train(corpus, tmp_path / "parts", steps=8, resume=True)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(corpus: Path,
 def test_there_may_be_no_other_one(tmp_path: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
-        with pytest.raises(DamagedCheckpoint, match=f"{name} cannot be read .*Choose another with --ckpt_path"):
+        with pytest.raises(DamagedCheckpoint, match=f"{name} cannot be read: .*Choose another with --ckpt_path"):
             AtomicCheckpointIO().load_checkpoint(tmp_path / name, weights_only=True)
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")

@@ -27,9 +27,10 @@ def effective_rank(x: Tensor) -> Tensor:
     unit = F.normalize(x.float(), dim=-1)
     unit = unit - unit.mean(dim=0)
     small = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
-    singular = torch.linalg.eigvalsh(small).clamp(min=0).sqrt()
+    singular = torch.linalg.eigvalsh(small.nan_to_num()).clamp(min=0).sqrt()
     shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
-    return torch.special.entr(shares).sum().exp()
+    rank = torch.special.entr(shares).sum().exp()
+    return rank.where(small.isfinite().all(), torch.nan)
 
 
 @torch.no_grad()

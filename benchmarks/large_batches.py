@@ -25,7 +25,7 @@ from vatt.models.heads import HierarchicalProjection
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.losses import mil_nce, nce
+from vatt.objectives.losses import MAX_LOGITS, mil_nce, nce
 from vatt.structures import Batch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,8 +53,7 @@ def loss_of(b: int, k: int, e: int, max_logits: int | None) -> Callable[[], None
 
     def do() -> None:
         x.grad = y.grad = None
-        given = {"max_logits": max_logits} if max_logits != 0 else {}
-        loss = nce(x, y[:, 0], **given) if k == 1 else mil_nce(x, y, **given)
+        loss = nce(x, y[:, 0], max_logits=max_logits) if k == 1 else mil_nce(x, y, max_logits=max_logits)
         loss.backward()
 
     return do
@@ -96,7 +95,7 @@ def main() -> None:
         f"torch {torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, float32, medians of {ROUNDS} rounds"
     )
     for b, k, e in LOSSES:
-        ways = {"all similarities at once": loss_of(b, k, e, None), "in parts": loss_of(b, k, e, 0)}
+        ways = {"all similarities at once": loss_of(b, k, e, None), "in parts": loss_of(b, k, e, MAX_LOGITS)}
         compare(f"Loss and gradients of {b:,} clips with {k} candidates each, {e} dimensions", ways, ROUNDS)
     steps: dict[str, Callable[[], object]] = {"the whole batch": step_of(None)}
     steps |= {f"micro-batches of {size}": step_of(size) for size in MICRO_BATCHES}

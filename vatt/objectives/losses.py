@@ -18,12 +18,11 @@ in x at all).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 MAX_LOGITS = 2**22  # 16 MiB, a few times over
 
@@ -127,15 +126,39 @@ def log_sums(
     """
     rows = len(x) if max_logits is None else max(1, max_logits // len(y))
     if rows >= len(x):
-        return _log_sums(x, y, temperature)
-    parts = [
-        checkpoint(_log_sums, part, y, temperature, use_reentrant=False, preserve_rng_state=False)
-        for part in x.split(rows)
-    ]
-    of_x, of_y = zip(*parts, strict=True)
-    return torch.cat(of_x), torch.stack(of_y).logsumexp(dim=0)
+        logits = x @ y.T / temperature
+        return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+    scale = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reciprocal()
+    return _LogSums.apply(x, y, scale, rows)
 
 
-def _log_sums(x: Tensor, y: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
-    logits = x @ y.T / temperature
-    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+class _LogSums(torch.autograd.Function):
+    """The same in parts of some rows of x, none of which is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        parts, of_y = [], y.new_full((len(y),), -torch.inf)
+        for part in x.split(rows):
+            logits = (part @ y.T).mul_(scale)
+            parts.append(logits.logsumexp(dim=1))
+            of_y = torch.logaddexp(of_y, logits.logsumexp(dim=0))
+        of_x = torch.cat(parts)
+        ctx.rows = rows
+        ctx.save_for_backward(x, y, scale, of_x, of_y)
+        return of_x, of_y
+
+    @staticmethod
+    def backward(ctx: Any, to_x: Tensor, to_y: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, y, scale, of_x, of_y = ctx.saved_tensors
+        x_gradient, y_gradient, scale_gradient = torch.empty_like(x), torch.zeros_like(y), torch.zeros_like(scale)
+        for begin in range(0, len(x), ctx.rows):
+            here = slice(begin, begin + ctx.rows)
+            products = x[here] @ y.T
+            logits = products * scale
+            shares = (logits - of_x[here, None]).exp_().mul_(to_x[here, None])
+            shares += logits.sub_(of_y).exp_().mul_(to_y)
+            scale_gradient += products.mul_(shares).sum()
+            shares *= scale
+            x_gradient[here] = shares @ y
+            y_gradient.addmm_(shares.T, x[here])
+        return x_gradient, y_gradient, scale_gradient, None

@@ -25,9 +25,10 @@ if __name__ == "__main__":
 
 from lightning.fabric.utilities.throughput import get_available_flops
 
+from benchmarks.timing import random_clips
 from vatt.cli.training import build_pretraining
 from vatt.models.flops import count_flops, without_weights
-from vatt.structures import Batch, ClipFormat
+from vatt.structures import ClipFormat
 from vatt.training.compute import Compute, prepare
 from vatt.training.optim import Optimization, make_optimizer
 from vatt.training.pretrain import PretrainModule
@@ -63,22 +64,6 @@ def module_of(size: str, compute: Compute, micro_batch: int | None) -> tuple[Pre
     return module, cli.datamodule.format
 
 
-def clips_of(format: ClipFormat, clips: int) -> Batch:
-    """Random clips on the GPU."""
-    text = torch.randint(1, 1000, (clips, format.num_texts, format.num_words), device=DEVICE)
-    valid = torch.ones(clips, dtype=torch.bool, device=DEVICE)
-    frames = (clips, format.num_frames, 3, format.size, format.size)
-    return {
-        "id": [str(i) for i in range(clips)],
-        "video": torch.empty(frames, device=DEVICE, dtype=torch.bfloat16).uniform_(-1, 1),
-        "audio": torch.empty(clips, format.num_samples, device=DEVICE).uniform_(-1, 1),
-        "text": text,
-        "video_valid": valid,
-        "audio_valid": valid,
-        "text_valid": valid[:, None].expand(-1, format.num_texts),
-    }
-
-
 def measure(size: str, clips: int, compute: Compute, micro_batch: int | None, rate: float) -> str:
     """A row of the table; that memory did not suffice is a row as well."""
     named = (
@@ -90,7 +75,7 @@ def measure(size: str, clips: int, compute: Compute, micro_batch: int | None, ra
         optimizer, _ = make_optimizer(module, Optimization(warmup_steps=1), 100)
         counted = count_flops(without_weights(module.backbone), format, DROP)
         flops = 3 * sum(part.all * (format.num_texts if part.modality == "text" else 1) for part in counted)
-        batch = clips_of(format, clips)
+        batch = random_clips(format, clips, DEVICE)
         torch.cuda.reset_peak_memory_stats()
         times = []
         for number in range(WARM + STEPS):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vatt.structures import Batch, ClipFormat
+
 
 def medians(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Seconds of each, the median of several rounds in which they take turns, after one that does not count."""
@@ -47,3 +49,20 @@ def peak_bytes(do: Callable[[], object]) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+def random_clips(format: ClipFormat, clips: int, device: str) -> Batch:
+    """Clips of random numbers."""
+    valid = torch.ones(clips, dtype=torch.bool, device=device)
+    frames = (clips, format.num_frames, 3, format.size, format.size)
+    half = torch.bfloat16 if device == "cuda" else torch.float32
+    return {
+        "id": [str(i) for i in range(clips)],
+        "events": [],
+        "video": torch.empty(frames, device=device, dtype=half).uniform_(-1, 1),
+        "audio": torch.empty(clips, format.num_samples, device=device).uniform_(-1, 1),
+        "text": torch.randint(1, 1000, (clips, format.num_texts, format.num_words), device=device),
+        "video_valid": valid,
+        "audio_valid": valid,
+        "text_valid": valid[:, None].expand(-1, format.num_texts),
+    }

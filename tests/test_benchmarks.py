@@ -20,3 +20,10 @@ def test_the_papers_operations_are_met() -> None:
     results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     for _, *numbers in rows:
         assert " | ".join(numbers) in results
+
+
+def test_the_page_on_scaling_is_what_its_model_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/scaling.py")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (ROOT / "benchmarks/SCALING.md").read_text(encoding="utf-8")

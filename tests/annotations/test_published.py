@@ -13,7 +13,7 @@ import pytest
 
 from tests.annotations.conftest import Done
 from vatt.evaluation.protocols import evaluate
-from vatt.retrieval.store import EmbeddingWriter
+from vatt.retrieval.store import write_shard
 
 pytestmark = pytest.mark.needs_shared
 Prepare, Touch, Save = Callable[..., Done], Callable[..., Path], Callable[[str, str], Path]
@@ -128,12 +128,13 @@ def test_lists_are_what_their_protocols_ask_for(
     videos = {row["video_id"] for row in table(annotations / file)}
     clips = prepare(name, annotations / file, touch(*(f"{video}.mp4" for video in videos))).clips
     rng = np.random.default_rng(0)
-    with EmbeddingWriter(tmp_path / "embeddings", "random") as writer:
-        for clip in clips:
-            where = {"id": clip.id, "path": clip.path, "start_s": 0.0, "end_s": 1.0, "space": "video_text"}
-            texts = [text.text for text in clip.texts]
-            rows = [where | {"modality": "video", "vector": rng.normal(size=4)} for _ in range(4)]
-            writer.add(rows + [where | {"modality": "text", "text": t, "vector": rng.normal(size=4)} for t in texts])
+    rows = []
+    for clip in clips:
+        where = {"id": clip.id, "path": clip.path, "start_s": 0.0, "end_s": 1.0, "space": "video_text"}
+        rows += [where | {"modality": "video", "vector": rng.normal(size=4)} for _ in range(4)]
+        texts = [text.text for text in clip.texts]
+        rows += [where | {"modality": "text", "text": text, "vector": rng.normal(size=4)} for text in texts]
+    write_shard(tmp_path / "embeddings", "random", rows)
     notes = {
         "windows_per_clip": 4,
         "split": clips[0].split,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -37,8 +37,7 @@ def test_a_folder_is_embedded_indexed_and_searched(
     assert f"unreadable: {media / 'broken.mp4'}: " in printed
     assert "not media by their names: 1 .txt" in printed
     assert "embedded 3 of 4 clips" in printed
-    with open(f"{embeddings}/errors.csv") as file:
-        assert [row["id"] for row in csv.DictReader(file)] == ["broken.mp4"]
+    assert [row["id"] for row in pq.read_table(f"{embeddings}/errors.parquet").to_pylist()] == ["broken.mp4"]
 
     assert main(["index", embeddings, "--output", index]) == 0
     assert "video in video_text" in capsys.readouterr().out
@@ -66,7 +65,12 @@ def test_exit_status_tells_what_came_of_it(
     assert "nowhere" in capsys.readouterr().err
     assert main(["embed", str(media), "--model", str(tmp_path / "no_model"), "--output", output]) == 2
     assert "no_model" in capsys.readouterr().err
-    assert main(["embed", str(media / "broken.mp4"), "--model", str(model_folder), "--output", output]) == 1
+    broken = ["embed", str(media / "broken.mp4"), "--model", str(model_folder), "--output", output]
+    assert main(broken) == 2
+    assert "has other embeddings (files differ)" in capsys.readouterr().err
+    assert main([*broken, "--part", "1-2"]) == 2
+    assert "one of so many, as 3/8" in capsys.readouterr().err
+    assert main([*broken, "--overwrite", "true"]) == 1
     assert "embedded 0 of 1 clips" in capsys.readouterr().out
 
 

@@ -6,9 +6,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
-from vatt.datasets.batches import collate
 from vatt.datasets.clips import ClipReader
-from vatt.datasets.windows import WindowStream, window_starts
+from vatt.datasets.windows import ShardedWindows, Windows, window_starts
+from vatt.errors import InputError
 from vatt.structures import Clip
 
 
@@ -20,13 +20,16 @@ def test_windows_cover_a_clip_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_stream_gives_every_window_and_every_error(clips: list[Clip], tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("size", "batch_size"), [(100, 4), (2, 1), (3, 4)])
+def test_every_window_and_every_error_comes_once(
+    clips: list[Clip], tmp_path: Path, workers: int, size: int, batch_size: int
+) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     rows = [*clips, Clip(id="bad", path=str(tmp_path / "broken.mp4"))]
-    loader = DataLoader(
-        WindowStream(rows, ClipReader(TINY), hop_s=1.0), batch_size=4, num_workers=workers, collate_fn=collate
-    )
-    batches = list(loader)
+    shards = range(-(-len(rows) // size))
+    stream = ShardedWindows(rows, Windows(ClipReader(TINY), hop_s=1.0), shards, size, batch_size)
+    parts = list(DataLoader(stream, batch_size=None, num_workers=workers))
+    batches = [part["batch"] for part in parts if part["batch"] is not None]
     found = sorted(
         (n, round(s, 2), round(e, 2))
         for b in batches
@@ -46,3 +49,29 @@ def test_the_stream_gives_every_window_and_every_error(clips: list[Clip], tmp_pa
         ("whole", 2.0, 3.0),
     ]
     assert [e["id"] for b in batches for e in b["events"]] == ["bad"]
+    for shard in shards:
+        mine = [part for part in parts if part["shard"] == shard]
+        names = {name for part in mine if part["batch"] for name in part["batch"]["id"]}
+        assert names == {clip.id for clip in stream.clips_of(shard)}
+        assert sum(part["ends"] for part in mine) == max(1, workers)
+        assert all(len(part["batch"]["id"]) <= batch_size for part in mine if part["batch"])
+
+
+def test_a_shard_is_read_in_the_same_batches_whatever_else_is_read(clips: list[Clip]) -> None:
+    windows = Windows(ClipReader(TINY), hop_s=1.0)
+
+    def batches(*shards: int) -> list[list[tuple[str, float]]]:
+        parts = ShardedWindows(clips, windows, shards, size=2, batch_size=3)
+        read = [part["batch"] for part in parts if part["shard"] == 1 and part["batch"]]
+        return [list(zip(batch["id"], batch["start_s"], strict=True)) for batch in read]
+
+    assert batches(0, 1) == batches(1)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="distance"):
+        Windows(ClipReader(TINY), hop_s=0.0)
+    with pytest.raises(InputError, match="at least one window"):
+        Windows(ClipReader(TINY), hop_s=1.0, count=0)
+    with pytest.raises(InputError, match="at least one, not 0 and 2"):
+        ShardedWindows([], Windows(ClipReader(TINY), hop_s=1.0), [], size=2, batch_size=0)

@@ -8,7 +8,7 @@ import pytest
 
 from vatt.errors import InputError
 from vatt.evaluation.protocols import PROTOCOLS, evaluate
-from vatt.retrieval.store import Embeddings, EmbeddingWriter, StoreError
+from vatt.retrieval.store import Embeddings, StoreError, write_shard
 
 
 def row(name: str, modality: str, space: str, vector: list[float], text: str | None = None) -> dict:
@@ -25,8 +25,7 @@ def row(name: str, modality: str, space: str, vector: list[float], text: str | N
 
 
 def store(folder: Path, rows: list[dict]) -> Path:
-    with EmbeddingWriter(folder, "model1") as writer:
-        writer.add(rows)
+    write_shard(folder, "model1", rows)
     return folder
 
 

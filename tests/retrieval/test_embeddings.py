@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-import csv
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import TINY, tiny_backbone, tiny_model
+from tests.conftest import ROOT, TINY, tiny_backbone, tiny_model
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
@@ -18,8 +20,10 @@ from vatt.datasets.transforms import to_float
 from vatt.errors import InputError
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
-from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
-from vatt.retrieval.store import Embeddings
+from vatt.retrieval.embedder import Embedder
+from vatt.retrieval.embeddings import embed
+from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.texts import encode_texts, model_vocabulary
 
 CORRUPTED = "corrupted.mp4"
 
@@ -89,6 +93,82 @@ def test_neighbours_batches_and_workers_change_nothing(
         np.testing.assert_allclose(second[key], vector, atol=1e-5, err_msg=str(key))
 
 
+class Stop(Exception):
+    pass
+
+
+def test_what_was_stopped_is_gone_on_with(
+    manifest: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, nothing comes twice, and every vector is the same to the last bit."""
+    whole = embed(manifest, model_folder, tmp_path / "whole", num_workers=0, shard_clips=1, batch_size=2)
+    write = Embedder.write
+
+    def stop(self: Embedder, shard: int) -> None:
+        if shard == 2:
+            raise Stop
+        write(self, shard)
+
+    monkeypatch.setattr(Embedder, "write", stop)
+    with pytest.raises(Stop):
+        embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, batch_size=2)
+    monkeypatch.undo()
+    first = tmp_path / "parts" / "embeddings.parquet" / "00000.parquet"
+    written = first.stat().st_mtime_ns
+    with pytest.raises(StoreError, match="2 of 4 shards"):
+        Embeddings(tmp_path / "parts")
+    report = embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, batch_size=2)
+    assert report == whole
+    assert first.stat().st_mtime_ns == written
+    tables = [Embeddings(tmp_path / name).table for name in ("whole", "parts")]
+    assert tables[0].equals(tables[1])
+    assert json.loads((tmp_path / "parts/embeddings.json").read_text())["complete"]
+    assert embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1) == whole  # all is there
+
+
+def test_embeddings_of_other_files_or_options_are_not_mixed(
+    video_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    media.mkdir()
+    shutil.copy(video_file, media / "a.mp4")
+    embed(media, model_folder, out, num_workers=0)
+    with pytest.raises(StoreError, match=r"\(hop_s differ\)"):
+        embed(media, model_folder, out, num_workers=0, hop_s=0.5)
+    (media / "a.mp4").touch()
+    with pytest.raises(StoreError, match=r"\(files differ\)"):
+        embed(media, model_folder, out, num_workers=0)
+    assert embed(media, model_folder, out, num_workers=0, hop_s=0.5, overwrite=True).windows == 5
+    assert json.loads((out / "embeddings.json").read_text())["hop_s"] == 0.5
+
+
+def test_parts_together_are_the_whole(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    whole = embed(manifest, model_folder, tmp_path / "whole", num_workers=0, shard_clips=1)
+    for number, missing in ((2, 3), (3, 2)):
+        report = embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, part=(number, 3))
+        assert report.missing == missing
+        with pytest.raises(StoreError, match="was stopped"):
+            Embeddings(tmp_path / "parts")
+    assert embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, part=(1, 3)) == whole
+    assert Embeddings(tmp_path / "whole").table.equals(Embeddings(tmp_path / "parts").table)
+    for part in ((0, 3), (4, 3)):
+        with pytest.raises(InputError, match="one of so many"):
+            embed(manifest, model_folder, tmp_path / "parts", part=part)
+    with pytest.raises(InputError, match="cannot overwrite"):
+        embed(manifest, model_folder, tmp_path / "parts", part=(1, 3), overwrite=True)
+
+
+@pytest.mark.slow
+def test_processes_share_the_shards(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    embed(manifest, model_folder, tmp_path / "one", num_workers=0, shard_clips=1)
+    command = [sys.executable, "-m", "vatt", "embed", str(manifest), "--model", str(model_folder), "--output"]
+    command += [str(tmp_path / "two"), "--num_workers", "0", "--shard_clips", "1", "--devices", "2", "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("embedded 4 of 4 clips (8 windows, 22 vectors)") == 1
+    assert Embeddings(tmp_path / "one").table.equals(Embeddings(tmp_path / "two").table)
+
+
 def test_windows_can_overlap(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
     embed(video_file, model_folder, tmp_path / "out", hop_s=0.5, num_workers=0)
     starts = sorted({key[3] for key in vectors(tmp_path / "out")})
@@ -117,8 +197,7 @@ def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_
     report = embed(folder, model_folder, tmp_path / "out", num_workers=0)
     assert {event["id"] for event in report.unreadable} == {"empty.mp4", "page.mp4", "half.mp4"}
     assert {key[0] for key in vectors(tmp_path / "out")} == {"good.mp4"}
-    with (tmp_path / "out" / "errors.csv").open() as file:
-        rows = {row["id"]: row["reason"] for row in csv.DictReader(file)}
+    rows = {row["id"]: row["reason"] for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()}
     assert rows.keys() == {"empty.mp4", "page.mp4", "half.mp4"}
     assert all(rows.values())
 

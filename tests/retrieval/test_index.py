@@ -8,7 +8,7 @@ import pytest
 
 from tests.evaluation.test_protocols import row
 from vatt.retrieval.index import Index, IndexMismatch
-from vatt.retrieval.store import EmbeddingWriter, StoreError
+from vatt.retrieval.store import StoreError, write_shard
 
 pytest.importorskip("faiss")
 RNG = np.random.default_rng(0)
@@ -16,9 +16,9 @@ VIDEO, AUDIO = RNG.normal(size=(30, 8)).astype(np.float32), RNG.normal(size=(20,
 
 
 def embeddings(folder: Path, model: str = "m", names: str = "v") -> Path:
-    with EmbeddingWriter(folder, model) as writer:
-        writer.add(row(f"{names}{i}", "video", "video_text", VIDEO[i]) | {"start_s": i * 1.5} for i in range(30))
-        writer.add(row(f"a{i}", "audio", "video_audio", AUDIO[i]) for i in range(20))
+    rows = [row(f"{names}{i}", "video", "video_text", VIDEO[i]) | {"start_s": i * 1.5} for i in range(30)]
+    write_shard(folder, model, rows)
+    write_shard(folder, model, [row(f"a{i}", "audio", "video_audio", AUDIO[i]) for i in range(20)], shard=1)
     (folder / "embeddings.json").write_text(json.dumps({"model_folder": str(folder.parent / "model")}))
     return folder
 
@@ -42,18 +42,19 @@ def test_search_is_cosine_over_everything(index: Index) -> None:
 
 
 def _elsewhere(folder: Path, query: np.ndarray) -> Path:
-    with EmbeddingWriter(folder / "elsewhere", "m") as writer:
-        place = {"path": "elsewhere/a.mp4", "start_s": 0.4, "end_s": 2.0}
-        writer.add([row("a", "video", "video_text", query[0]) | place])
+    place = {"path": "elsewhere/a.mp4", "start_s": 0.4, "end_s": 2.0}
+    write_shard(folder / "elsewhere", "m", [row("a", "video", "video_text", query[0]) | place])
     return folder / "elsewhere"
 
 
 def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
     """Clip a has windows at 0.0, 0.4 and 1.6 s, and clip b one at 0.4 s, worse in this order."""
-    with EmbeddingWriter(tmp_path / "embeddings", "m") as writer:
-        for place, (name, start_s) in enumerate([("a", 0.4), ("a", 0.0), ("b", 0.4), ("a", 1.6)]):
-            vector = np.array([1.0, place], np.float32)
-            writer.add([row(name, "video", "video_text", vector) | {"start_s": start_s, "end_s": start_s + 1.6}])
+    spans = enumerate([("a", 0.4), ("a", 0.0), ("b", 0.4), ("a", 1.6)])
+    rows = [
+        row(name, "video", "video_text", np.array([1.0, place], np.float32)) | {"start_s": begin, "end_s": begin + 1.6}
+        for place, (name, begin) in spans
+    ]
+    write_shard(tmp_path / "embeddings", "m", rows)
     index = Index.build([tmp_path / "embeddings"])
     query = np.array([[1.0, 0.0]], np.float32)
     found = index.search(query, "m", k=3, distinct=True)[0]

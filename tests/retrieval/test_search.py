@@ -10,10 +10,11 @@ from PIL import Image
 
 from tests.conftest import tiny_model
 from vatt.models.vatt import VATT
-from vatt.retrieval.embeddings import embed, encode_texts, model_vocabulary
+from vatt.retrieval.embeddings import embed
 from vatt.retrieval.index import Hit, Index, IndexMismatch
 from vatt.retrieval.search import RIGHT, draw_sheet, search, search_texts
 from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.texts import encode_texts, model_vocabulary
 
 pytest.importorskip("faiss")
 QUERIES = ["a red ring", "a blue bar moves left"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
+
+from vatt.errors import InputError
 
 
 def synth(
@@ -81,8 +84,13 @@ def embed(
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto",
     device: str | None = None,
     windows: int | None = None,
+    overwrite: bool = False,
+    devices: int = 1,
+    nodes: int = 1,
+    part: str = "1/1",
+    shard_clips: int = 512,
 ) -> int:
-    """Turn videos, sounds and texts into vectors.
+    """Turn videos, sounds and texts into vectors. What was stopped is gone on with.
 
     Exit status: 0 if every file was read whole, 1 if some were not or only in part (they are named), 2 for wrong
     input.
@@ -90,7 +98,7 @@ def embed(
     Args:
         path: a folder of media, one media file, or a manifest.
         model: folder of a trained model.
-        output: folder that gets embeddings.parquet, errors.csv and embeddings.json.
+        output: folder that gets embeddings.parquet, errors.parquet and embeddings.json.
         split: only these rows of a manifest.
         hop_s: distance of the windows in seconds; the model's clip length unless given.
         batch_size: windows at a time.
@@ -98,17 +106,32 @@ def embed(
         decoder: what reads the frames.
         device: cpu, cuda, …; a GPU is used if there is one.
         windows: of each clip, spread over it, in place of --hop_s; the protocols of benchmarks want 4.
+        overwrite: delete other embeddings that are in the folder.
+        devices: processes (GPUs) on this machine that share the work.
+        nodes: machines that do, each with so many devices, started by SLURM or torchrun.
+        part: 3/8 does the third of eight parts, in jobs of their own that write into one folder.
+        shard_clips: clips of a shard, which is what is lost at most when all is stopped.
     """
     from vatt.datasets.manifest import other_files
     from vatt.retrieval.embeddings import embed as run
 
-    report = run(path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows)
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    if found is None:
+        raise InputError(f"--part is one of so many, as 3/8, not {part}")
+    report = run(
+        path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows, overwrite, devices, nodes,
+        (int(found[1]), int(found[2])), shard_clips,
+    )  # fmt: skip
+    if not report.first:
+        return 0
     for event in report.events:
         print(f"{event['kind']}: {event['path']}: {event['reason']}")
     if Path(path).is_dir() and (others := other_files(path)):
         print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
     made = f"{report.windows} windows, {report.rows} vectors"
     print(f"embedded {report.embedded} of {report.clips} clips ({made}): {output}")
+    if report.missing:
+        print(f"{report.missing} shards are still to be written, by other parts; the last one completes the folder")
     return 1 if report.incomplete else 0
 
 
@@ -205,11 +228,10 @@ def retrieve(
 
 def how_made(embeddings: str) -> dict[str, object]:
     """What is known of embeddings: where from, by which model, and how that was trained."""
-
+    from vatt.retrieval.store import read_notes
     from vatt.training.history import history_of
 
-    file = Path(embeddings) / "embeddings.json"
-    notes = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    notes = read_notes(embeddings)
     training = history_of(notes.get("model_folder")) or {}
     told = {name: training.get(name, "not known") for name in ("seed", "steps", "minutes")}
     return {"source": notes.get("source"), "split": notes.get("split"), **told, "training": training or "not known"}

@@ -35,7 +35,7 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
 
     make_corpus(data)
     train_and_embed(config, run, data)
-    stored = embeddings / "embeddings.parquet"
+    stored = embeddings / "embeddings.json"
     run_command("index", str(embeddings), "--output", str(index), makes=index / "index.json", source=stored)
     for number, (caption, name) in enumerate(_questions(data / "manifest.jsonl"), start=1):
         sheet = pictures / f"query_{number}.png"
@@ -73,7 +73,8 @@ def train_and_embed(config: str, run: Path, data: Path, options: Sequence[str] =
     run_command(*fit, makes=weights, source=manifest)
     run_command(
         *("embed", str(manifest), "--split", "test", "--model", str(run / "model"), "--output", str(embeddings)),
-        makes=embeddings / "embeddings.parquet",
+        *("--overwrite", "true"),
+        makes=embeddings / "embeddings.json",
         source=weights,
     )
 

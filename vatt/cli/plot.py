@@ -70,10 +70,11 @@ def _curves(run: str, output: str) -> list[Path]:
 
 def _made_of(sources: list[str]) -> str:
     """What was embedded, if all folders agree."""
+    from vatt.retrieval.store import read_notes
+
     found = set()
     for source in sources:
-        notes = Path(source) / "embeddings.json"
-        said = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        said = read_notes(source)
         found.add(f"{said.get('source')}{', split ' + said['split'] if said.get('split') else ''}" if said else "")
     return found.pop() if len(found) == 1 else ""
 
@@ -126,7 +127,7 @@ def _activations(sources: list[str], split: str | None, clips: int, output: str,
     from vatt.evaluation.pictures import plot_activations
     from vatt.models.vatt import VATT
     from vatt.retrieval.activations import mean_activations
-    from vatt.retrieval.embeddings import model_vocabulary
+    from vatt.retrieval.texts import model_vocabulary
 
     if len(sources) != 2:
         raise InputError("activations are of a model and a manifest: vatt plot activations MODEL MANIFEST")

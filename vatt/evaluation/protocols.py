@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     asked, store = PROTOCOLS[protocol], Embeddings(source)
-    notes = _notes(store)
+    notes = store.notes
     short = _check(asked, notes, store)
     kinds = store.kinds()
     report: dict[str, Any] = {}
@@ -140,12 +139,6 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[st
         "clips_with_fewer_windows": sum(count < asked.windows for count in windows.values()),
         "clips_with_fewer_captions": sum(count < (asked.captions or 0) for count in captions.values()),
     }
-
-
-def _notes(store: Embeddings) -> dict[str, Any]:
-    """What ``vatt embed`` wrote of itself beside the vectors, if it is there."""
-    path = store.file.with_name("embeddings.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _windows(notes: dict[str, Any]) -> str:

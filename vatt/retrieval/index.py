@@ -92,8 +92,7 @@ class Index:
             index.add(vectors)
             rows = pa.concat_tables([rows.table for rows in chosen])
             parts[kind] = _Part(index, rows.select(["id", "path", "start_s", "end_s", "text"]))
-        notes = stores[0].file.parent / "embeddings.json"
-        folder = json.loads(notes.read_text(encoding="utf-8"))["model_folder"] if notes.is_file() else None
+        folder = stores[0].notes.get("model_folder")
         return cls(parts, stores[0].model, Path(folder) if folder else None)
 
     def save(self, folder: str | Path) -> None:

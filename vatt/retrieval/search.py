@@ -15,9 +15,9 @@ from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
 from vatt.errors import InputError
 from vatt.models.vatt import VATT
-from vatt.retrieval.embeddings import encode_texts, model_vocabulary
 from vatt.retrieval.index import Hit, Index
 from vatt.retrieval.store import StoreError
+from vatt.retrieval.texts import encode_texts, model_vocabulary
 
 FRAME = 144  # pixels of a picture in a contact sheet
 STRIP = 4  # pictures for each answer

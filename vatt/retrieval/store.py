@@ -1,17 +1,23 @@
-"""The file embeddings are kept in: one Parquet row a vector, readable by anything that reads Parquet.
+"""The folder embeddings are kept in: Parquet, one row a vector, readable by anything that reads Parquet.
+
+``embeddings.parquet`` and ``errors.parquet`` are folders of shards, ``00000.parquet`` and so on, one for so many clips
+of the manifest. A shard is written whole or not at all, its errors first, so that what was stopped is gone on with at
+the first shard that is not there. ``embeddings.json`` says of what, by which model and how they were made.
 
 Columns: ``id`` of the clip, ``path``, ``start_s``, ``end_s``, ``modality`` (video, audio, text), ``space``
 (video_audio, video_text), ``text`` (for texts), ``vector`` (float32, not normalised: compare by cosine) and ``model``
-(fingerprint of the model that made it).
+(fingerprint of the model that made it). Of errors: ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path``
+and ``reason``.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,8 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vatt.errors import VattError
+from vatt.structures import Event
 
-FILE = "embeddings.parquet"
+Row = dict[str, Any]
+FILE, ERRORS, NOTES = "embeddings.parquet", "errors.parquet", "embeddings.json"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -35,6 +43,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
     ]
 )
+ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "id", "path", "reason")])
 
 
 class StoreError(VattError, ValueError):
@@ -57,58 +66,122 @@ class Rows:
         return self.table.column(name).to_pylist()
 
 
-class EmbeddingWriter:
-    """Writes a store, whole or not at all. Use it in a ``with`` statement.
+def write_shard(
+    folder: str | Path, model: str, rows: Iterable[Row], events: Iterable[Event] = (), shard: int = 0
+) -> None:
+    """Write a shard, whole or not at all.
 
     Args:
-        folder: gets ``embeddings.parquet``.
+        folder: of the embeddings.
         model: fingerprint that every row bears.
+        rows: dicts with the columns of the store, but for ``model``.
+        events: what went wrong with its clips.
+        shard: its number.
     """
+    filled = [{"text": None, **row, "model": model} for row in rows]
+    for kind, table in (
+        (ERRORS, pa.Table.from_pylist(list(events), schema=ERROR_SCHEMA)),
+        (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # the last: it says that the shard is done
+    ):
+        file = _shard(folder, kind, shard)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part")  # readers of folders leave out such names
+        pq.write_table(table, unfinished, compression="zstd")
+        os.replace(unfinished, file)
 
-    def __init__(self, folder: str | Path, model: str) -> None:
-        self.file, self.model, self.rows = Path(folder) / FILE, model, 0
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished = self.file.with_suffix(".part")
-        self._writer = pq.ParquetWriter(self._unfinished, SCHEMA, compression="zstd")
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows as dicts with the columns of the store, but for ``model``."""
-        rows = [{"text": None, **row, "model": self.model} for row in rows]
-        if rows:
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            self.rows += len(rows)
+def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False) -> None:
+    """Take a folder for what is going to be embedded, or go on with what was begun there.
 
-    def __enter__(self) -> EmbeddingWriter:
-        return self
+    Args:
+        folder: of the embeddings.
+        plan: all that the vectors depend on, and the number of ``shards``.
+        notes: what else is noted beside them.
+        overwrite: delete embeddings that are there.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-        if kind is None:
-            os.replace(self._unfinished, self.file)
-        else:
-            self._unfinished.unlink()
+    Raises:
+        StoreError: the folder has other embeddings.
+    """
+    folder = Path(folder)
+    if (folder / FILE).exists():
+        known = read_notes(folder).get("plan", {})
+        other = sorted(key for key in {*known, *plan} if known.get(key) != plan.get(key))
+        if other and not overwrite:
+            raise StoreError(
+                f"{folder} has other embeddings ({', '.join(other)} differ): choose another --output, or give "
+                "--overwrite true"
+            )
+        if overwrite:
+            for name in (NOTES, FILE, ERRORS):
+                shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    if read_notes(folder).get("plan") != plan:
+        write_notes(folder, {"plan": plan, "complete": False, **notes})
+
+
+def missing_shards(folder: str | Path, count: int) -> list[int]:
+    """The numbers of the shards, of so many, that are not there."""
+    return [shard for shard in range(count) if not _shard(folder, FILE, shard).is_file()]
+
+
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """What is noted beside embeddings; nothing, if there are no notes."""
+    file = Path(folder) / NOTES
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def write_notes(folder: str | Path, notes: dict[str, Any]) -> None:
+    """Note something beside embeddings, in place of what was noted."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{NOTES}.{os.getpid()}.part"
+    unfinished.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    os.replace(unfinished, folder / NOTES)
+
+
+def read_errors(folder: str | Path) -> list[Event]:
+    """What went wrong, shard by shard.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+    return _read(sorted((Path(folder) / ERRORS).glob("*.parquet")), ERROR_SCHEMA).to_pylist()
+
+
+def _shard(folder: str | Path, kind: str, shard: int) -> Path:
+    return Path(folder) / kind / f"{shard:05d}.parquet"
+
+
+def _read(files: Sequence[Path], schema: pa.Schema) -> pa.Table:
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file, schema=schema))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            raise StoreError(f"{file} is damaged or holds no embeddings: {error}") from error
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 class Embeddings:
     """A store that is read.
 
     Args:
-        source: the folder, or the Parquet file in it.
+        source: the folder, or a Parquet file.
 
     Raises:
-        StoreError: there is none, it is damaged or empty, or rows come from several models.
+        StoreError: there is none, it is not complete, damaged or empty, or rows come from several models.
     """
 
     def __init__(self, source: str | Path) -> None:
-        self.file = Path(source) / FILE if Path(source).is_dir() else Path(source)
-        if not self.file.is_file():
-            raise StoreError(f"no embeddings at {self.file}; make them with: vatt embed PATH --model DIR --output DIR")
-        try:
-            self.table = pq.read_table(self.file, schema=SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-            raise StoreError(f"{self.file} is damaged or holds no embeddings: {error}") from error
+        source = Path(source)
+        self.file = source / FILE if (source / FILE).exists() else source
+        self.notes = read_notes(self.file.parent)
+        files = sorted(self.file.glob("*.parquet")) if self.file.is_dir() else [self.file]
+        if not files or not files[0].is_file():
+            raise StoreError(f"no embeddings at {source}; make them with: vatt embed PATH --model DIR --output DIR")
+        if not self.notes.get("complete", True):
+            there = f"{len(files)} of {self.notes['plan']['shards']} shards"
+            raise StoreError(f"{source} has {there}: vatt embed was stopped, and the same command goes on with it")
+        self.table = _read(files, SCHEMA)
         if self.table.num_rows == 0:
             raise StoreError(f"{self.file} holds no embedding")
         models = pc.unique(self.table.column("model")).to_pylist()

@@ -1,0 +1,165 @@
+"""Prediction by Lightning: shards of windows and texts through a model, on one or many devices, into a store."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from vatt.datasets.batches import finish
+from vatt.datasets.windows import Part, ShardedWindows
+from vatt.errors import InputError
+from vatt.models.vatt import VATT
+from vatt.retrieval.store import Row, claim, missing_shards, write_shard
+from vatt.retrieval.texts import embed_texts
+from vatt.structures import Batch, Event
+
+OUTPUTS = {  # of the model for a window: modality and space
+    "video_va": ("video", "video_audio"),
+    "video_vt": ("video", "video_text"),
+    "audio_va": ("audio", "video_audio"),
+}
+
+
+class Embedder(L.LightningModule):
+    """Embeds the shards that are not there yet, those of this process, and writes each when it has all of it.
+
+    Args:
+        model: whose vectors they are.
+        stream: of all clips.
+        output: folder of the embeddings.
+        plan, notes, overwrite: see `vatt.retrieval.store.claim`.
+        part: which of how many parts of the shards.
+        num_workers: processes that read.
+    """
+
+    def __init__(
+        self,
+        model: VATT,
+        stream: ShardedWindows,
+        output: Path,
+        plan: dict[str, Any],
+        notes: dict[str, Any],
+        overwrite: bool,
+        part: tuple[int, int],
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.stream, self.output = model, stream, output
+        self.plan, self.notes, self.overwrite = plan, notes, overwrite
+        self.part, self.num_workers = part, num_workers
+        self.rows: dict[int, list[Row]] = defaultdict(list)
+        self.events: dict[int, list[Event]] = defaultdict(list)
+        self.seen: dict[int, set[str]] = defaultdict(set)  # clips that the bar has counted
+        self.ended: dict[int, int] = defaultdict(int)
+
+    def setup(self, stage: str) -> None:
+        """Take the folder, and see what is left to do."""
+        if self.trainer.is_global_zero:
+            claim(self.output, self.plan, self.notes, self.overwrite)
+        self.trainer.strategy.barrier("the folder is taken")
+        number, parts = self.part
+        left = [shard for shard in missing_shards(self.output, self.plan["shards"]) if shard % parts == number - 1]
+        self.stream.shards = left[self.global_rank :: self.trainer.world_size]
+        self.trainer.strategy.barrier("all know what is left")  # before anybody writes
+        clips = sum(len(self.stream.clips_of(shard)) for shard in self.stream.shards)
+        self.bar = tqdm(total=clips, desc="embedding", unit="clip", disable=None if self.global_rank == 0 else True)
+
+    def predict_dataloader(self) -> DataLoader[Part]:
+        return DataLoader(self.stream, batch_size=None, num_workers=self.num_workers)
+
+    def predict_step(self, part: Part, batch_idx: int) -> int:
+        """Embed a batch; write the shard, if this was its last one. Returns how many windows it had."""
+        shard, batch = part["shard"], part["batch"]
+        if batch is not None:
+            self.rows[shard] += self.rows_of(batch)
+            self.events[shard] += batch["events"]
+            new = set(batch["id"]) - self.seen[shard]
+            self.seen[shard] |= new
+            self.bar.update(len(new))
+        self.ended[shard] += part["ends"]
+        if self.ended[shard] == max(1, self.num_workers):
+            self.write(shard)
+        return 0 if batch is None else len(batch["id"])
+
+    def on_predict_end(self) -> None:
+        self.bar.close()
+        self.trainer.strategy.barrier("all is written")
+
+    def rows_of(self, batch: Batch) -> list[Row]:
+        """Rows of what a batch has of pictures and sounds."""
+        ready = finish(batch)
+        valid = {modality: ready[f"{modality}_valid"] for modality in ("video", "audio")}  # type: ignore[literal-required]
+        present = {m: ready[m] for m in valid if m in self.model.backbone.modalities and valid[m].any()}  # type: ignore[literal-required]
+        rows = []
+        for output, x in self.model(**present).items():
+            if output in OUTPUTS:
+                modality, space = OUTPUTS[output]
+                vectors, real = x.float().cpu().numpy(), valid[modality].tolist()
+                rows += [
+                    {key: batch[key][i] for key in ("id", "path", "start_s", "end_s")}  # type: ignore[literal-required]
+                    | {"modality": modality, "space": space, "vector": vectors[i]}
+                    for i in range(len(vectors))
+                    if real[i]
+                ]
+        return rows
+
+    def write(self, shard: int) -> None:
+        """Write a shard: windows in the order of the clips and of time, then texts."""
+        clips, rows, events = self.stream.clips_of(shard), self.rows.pop(shard, []), self.events.pop(shard, [])
+        order = {clip.id: i for i, clip in enumerate(clips)}
+        rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))
+        known = {row["id"] for row in rows} | {event["id"] for event in events if event["kind"] == "unreadable"}
+        for clip in clips:
+            if clip.id not in known:
+                reason = (
+                    f"no window of it has anything that the model takes ({', '.join(self.model.backbone.modalities)})"
+                )
+                events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
+        text_rows, text_events = embed_texts(self.model, clips)
+        if shard and not text_rows:  # that there is no vocabulary is said once
+            text_events = [event for event in text_events if event["id"]]
+        events.sort(key=lambda event: order.get(event["id"], -1))
+        write_shard(self.output, self.plan["model"], rows + text_rows, events + text_events, shard)
+        self.bar.update(len(clips) - len(self.seen.pop(shard, ())))
+
+
+def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) -> bool:
+    """Run it, on a GPU if there is one and no other device is named. Returns whether this is the first process."""
+    kind, _, number = (device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
+    if number and devices > 1:
+        raise InputError(f"{devices} devices, or {device}: not both")
+    with _silence():
+        trainer = L.Trainer(
+            accelerator="gpu" if kind == "cuda" else kind,
+            devices=[int(number)] if number else devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.predict(embedder, return_predictions=False)
+    return trainer.is_global_zero
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What Lightning says of devices is not asked for."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""Texts to vectors in the video-text space: queries, and every caption of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from vatt.datasets.readers import TextReader
+from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.errors import InputError
+from vatt.models.vatt import VATT
+from vatt.retrieval.store import Row
+from vatt.structures import Clip, Event, TimedText
+
+BATCH = 64
+
+
+def model_vocabulary(model: VATT) -> Vocabulary:
+    """The vocabulary that was saved with a model.
+
+    Raises:
+        FileNotFoundError: the model has none, or was not loaded from a folder.
+    """
+    if model.folder is None:
+        raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
+    if not (model.folder / "vocabulary").is_dir():
+        raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
+    return load_vocabulary(model.folder / "vocabulary")
+
+
+def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:
+    """Texts to vectors (N, E) in the video-text space, not normalised, and how many texts were cut to fit."""
+    ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
+    if not valid.all():
+        empty = texts[int((~valid).nonzero()[0])]
+        raise InputError(f"the text {empty!r} has no word that the model's vocabulary could encode")
+    device = next(model.parameters()).device
+    return model(text=ids.to(device))["text_vt"].float().cpu(), cut
+
+
+def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Event]]:
+    """Rows of text vectors: every text that training would take of a clip, in the order of the manifest."""
+    if not any(clip.texts or clip.words for clip in clips):
+        return [], []
+    try:
+        vocabulary = model_vocabulary(model)
+    except FileNotFoundError as error:
+        return [], [Event(kind="skipped", id="", path=str(model.folder), reason=f"texts are not embedded: {error}")]
+    reader = TextReader(model.format, vocabulary)
+    captions, events = [], []
+    for clip in clips:
+        for text in reader.candidates(clip):
+            length = len(vocabulary.encode(text.text))
+            if length == 0:
+                reason = f"the vocabulary has nothing for the text {text.text!r}"
+                events.append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
+            elif length > model.format.num_words:
+                reason = f"text cut to {model.format.num_words} ids: {text.text}"
+                events.append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
+            if length:
+                captions.append((clip, text))
+    vectors = _vectors(model, list(dict.fromkeys(text.text for _, text in captions)), vocabulary)
+    return [_row(clip, text, vectors[text.text]) for clip, text in captions], events
+
+
+def _vectors(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """Vectors of different texts, in batches of one size, so that a text has the same vector in all of them."""
+    found: dict[str, np.ndarray] = {}
+    for begin in range(0, len(texts), BATCH):
+        some = list(texts[begin : begin + BATCH])
+        filled = some + [some[0]] * (BATCH - len(some))
+        found |= zip(some, encode_texts(model, filled, vocabulary)[0].numpy(), strict=False)
+    return found
+
+
+def _row(clip: Clip, text: TimedText, vector: np.ndarray) -> Row:
+    start_s = clip.start_s if text.start_s is None else text.start_s
+    end_s = (clip.end_s if text.end_s is None else text.end_s) or 0.0
+    return {
+        "id": clip.id, "path": clip.path, "start_s": start_s, "end_s": end_s, "modality": "text",
+        "space": "video_text", "text": text.text, "vector": vector,
+    }  # fmt: skip

@@ -131,8 +131,9 @@ def step(size: Size, clips: int, gpus: int) -> Step:
     every, texts = clips * gpus, ClipFormat().num_texts
     others = (gpus - 1) / gpus
     features = every * size.features * 4
-    # A forward pass, and two for its gradients; similarities are made twice (in parts) and differentiated twice.
-    similarities = 8 * every**2 * (VIDEO_AUDIO + texts * VIDEO_TEXT)
+    # A forward pass, and two for its gradients; similarities are made twice (in parts) and differentiated twice, and
+    # each process makes some for its rows and some for its columns.
+    similarities = 8 * every**2 * (VIDEO_AUDIO + texts * VIDEO_TEXT) * min(1, 2 / gpus)
     return Step(
         compute=3 * clips * size.flops / (given("half") * given("half_share")),
         # The features of all to all, and, on the way back, the sum of the gradients that all have for them.
@@ -201,9 +202,9 @@ to expect, and which part would have to be wrong for something else. A step is
 
     max(data, backbone (1 + fixed) + gather + heads and loss + what is left of the all-reduce + optimizer)
 
-DDP, bf16, no activation checkpointing. All processes compute heads and losses of the whole batch: a ring carries 4
-bytes for every feature forward and 8 back, and the similarities of B clips cost every GPU 8 B² (512 + 5 · 256)
-operations, however many share the batch.
+DDP, bf16, no activation checkpointing. The heads see the whole batch in every process: a ring carries 4 bytes for every
+feature forward and 8 back. The similarities of B clips are 8 B² (512 + 5 · 256) operations with their gradients, and
+each of N processes does 2 / N of them.
 """
 
 READ = """
@@ -214,10 +215,10 @@ READ = """
   written, a core reads a third to a tenth as many: prepare them.
 - **The gather is small**: some kilobytes a clip, for which the backbone takes milliseconds. The same holds for the
   all-reduce, as long as the backward pass is longer.
-- **The loss of the whole batch in every process** grows with the square of the batch: nothing up to 2,048 clips, 4 % at
-  4,096, a third of the step at 16,384 and nearly all of it at 65,536. Beyond 4,096 clips it should be divided among the
-  processes, which it is not; `torch.set_float32_matmul_precision("high")` (TF32) makes it several times as fast, with
-  similarities that are exact to about three digits.
+- **The loss** grows with the square of the batch and is divided among the processes, so that it grows with the batch
+  where every GPU has the same share of it: an eighth of the step at 65,536 clips on 1,024 GPUs. Computed in every
+  process, as CLIP-like code usually does, it would be a third of the step at 16,384 clips on 256 GPUs and nearly all of
+  it at 65,536.
 - **FSDP** (`trainer.strategy: sharded`) sends every weight twice and its gradient once: in bf16 about as many bytes as
   DDP's all-reduce in float32, of which more can hide, for it is spread over both passes. It is for models that do not
   fit, not for speed.

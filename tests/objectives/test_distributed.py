@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.distributed import gather
+from vatt.objectives.distributed import gather, shared_log_sums
 
 CLIPS = 8
 TERMS = {"nce": (1.0, 0.0), "mil_nce": (0.0, 1.0), "both": (1.0, 2.0)}
@@ -56,6 +57,8 @@ def work(rank: int, world: int, folder: str) -> None:
         loss, gradients = step(backbone, objective, {name: value[share] for name, value in batch.items()})
         dist.all_reduce(gradients)  # DDP's mean
         found.append((loss, gradients / world))
+    with FlopCounterMode(display=False) as counted:
+        shared_log_sums(torch.ones(12, 4), torch.ones(24, 4), 1.0, None)
     said = []
     backbone, objective, batch = parts(*CASES[0])
     for rest in ("later", "at once"):
@@ -71,7 +74,7 @@ def work(rank: int, world: int, folder: str) -> None:
         except ValueError as error:
             said.append(str(error))
     if rank == 0:
-        torch.save({"found": found, "said": said}, Path(folder) / "found.pt")
+        torch.save({"found": found, "said": said, "flops": counted.get_total_flops()}, Path(folder) / "found.pt")
     dist.barrier()  # nobody leaves while another one still talks to it
     dist.destroy_process_group()
 
@@ -87,6 +90,7 @@ def test_several_processes_equal_one(world: int) -> None:
         assert torch.allclose(loss, expected[0], rtol=1e-5), case
         assert (gradients - expected[1]).norm() <= 1e-5 * expected[1].norm(), case
         assert expected[1].norm() > 0
+    assert reached["flops"] == 2 * 12 * 24 * 4 * (1 if world == 1 else 2 / world)
     # A modality that one process does not know of would make all of them wait.
     if world > 1:
         later, at_once = reached["said"]

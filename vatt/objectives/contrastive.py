@@ -14,7 +14,7 @@ from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.selection import KeepRule, draw_keep
 from vatt.objectives.base import Objective
 from vatt.objectives.caching import in_micro_batches
-from vatt.objectives.distributed import agree, gather, rank, world_size
+from vatt.objectives.distributed import agree, gather, rank, shared_log_sums, world_size
 from vatt.objectives.health import effective_rank, similarities, spread
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
@@ -146,7 +146,7 @@ class Contrastive(Objective):
             used += [*backbone.parameters(), *self.projection.parameters()]
         zero = sum(x.sum() for x in used) * 0.0
         terms = dict.fromkeys(PAIRS, zero)
-        how = {"form": self.form, "mean": self.mean}
+        how = {"form": self.form, "mean": self.mean, "sums": shared_log_sums}
         if "audio" in pooled and self.weights["video_audio"]:
             tau = self.temperature("video_audio")
             terms["video_audio"] = nce(z["video_va"], z["audio_va"], tau, valid["video"], valid["audio"], **how)

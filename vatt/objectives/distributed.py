@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+
+from vatt.objectives.losses import log_sums
 
 
 def world_size() -> int:
@@ -41,6 +44,23 @@ def gather(x: Tensor) -> Tensor:
     does, the result is the gradient of that loss. Without a process group this is the identity.
     """
     return x if world_size() == 1 else _Gather.apply(x)
+
+
+def shared_log_sums(x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None) -> tuple[Tensor, Tensor]:
+    """`vatt.objectives.losses.log_sums` of vectors that all processes have, of which each computes its share.
+
+    All have all of the result, with a gradient as `gather` has it. Of N processes each makes 2 / N of the similarities.
+    """
+    if world_size() == 1:
+        return log_sums(x, y, temperature, max_logits)
+    return _share(x, y, temperature, max_logits), _share(y, x, temperature, max_logits)
+
+
+def _share(x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None) -> Tensor:
+    """(M,): for each x over all y."""
+    rows = -(-len(x) // world_size())  # of all but the last
+    mine, _ = log_sums(x[rows * rank() : rows * (rank() + 1)], y, temperature, max_logits, both=False)
+    return gather(F.pad(mine, (0, rows - len(mine))))[: len(x)]
 
 
 class _Gather(torch.autograd.Function):

@@ -18,6 +18,7 @@ in x at all).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ MAX_LOGITS = 2**22  # 16 MiB, a few times over
 
 Form = Literal["asymmetric", "symmetric"]
 Mean = Literal["pairs", "official"]
+LogSums = Callable[[Tensor, Tensor, "float | Tensor", "int | None"], tuple[Tensor, Tensor]]
 
 
 def nce(
@@ -39,6 +41,7 @@ def nce(
     form: Form = "asymmetric",
     mean: Mean = "pairs",
     max_logits: int | None = MAX_LOGITS,
+    sums: LogSums | None = None,
 ) -> Tensor:
     """Noise-contrastive estimation between paired rows.
 
@@ -49,12 +52,13 @@ def nce(
         x_valid, y_valid: (B,) bool; an invalid row is no positive and no negative.
         form, mean: see the module.
         max_logits: see `log_sums`.
+        sums: in place of `log_sums`; see `vatt.objectives.distributed.shared_log_sums`.
 
     Returns:
         Scalar: the mean over the pairs of which both sides are valid; 0 without any.
     """
     y_valid = None if y_valid is None else y_valid.unsqueeze(1)
-    return mil_nce(x, y.unsqueeze(1), temperature, x_valid, y_valid, form, mean, max_logits)
+    return mil_nce(x, y.unsqueeze(1), temperature, x_valid, y_valid, form, mean, max_logits, sums)
 
 
 def mil_nce(
@@ -66,6 +70,7 @@ def mil_nce(
     form: Form = "asymmetric",
     mean: Mean = "pairs",
     max_logits: int | None = MAX_LOGITS,
+    sums: LogSums | None = None,
 ) -> Tensor:
     """Multiple-instance NCE: each row of ``x`` has K candidates, of which some may be wrong.
 
@@ -78,6 +83,7 @@ def mil_nce(
             has no loss of its own, and its ``x`` stays a negative for the others.
         form, mean: see the module.
         max_logits: see `log_sums`.
+        sums: in place of `log_sums`; see `vatt.objectives.distributed.shared_log_sums`.
 
     Returns:
         Scalar: the mean over the rows that are valid and have a candidate; 0 without any.
@@ -98,7 +104,7 @@ def mil_nce(
         # s(x_i, y_i1), s(x_i, y_i2), …: (R, K)
         own = (torch.einsum("ie,ike->ik", x[rows], y[rows]) / temperature).where(y_valid[rows], never)
         positive = own.logsumexp(dim=1)
-        of_x, of_y = log_sums(x[x_valid], y[y_valid], temperature, max_logits)
+        of_x, of_y = (sums or log_sums)(x[x_valid], y[y_valid], temperature, max_logits)
         to_all_y = never.expand(b).index_put((x_valid,), of_x)[rows]  # (R,): x_i against every candidate
         to_all_x = never.expand(b, k).index_put((y_valid,), of_y)[rows].logsumexp(dim=1)  # its candidates and every x
         if form == "asymmetric":
@@ -111,7 +117,7 @@ def mil_nce(
 
 
 def log_sums(
-    x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None = MAX_LOGITS
+    x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None = MAX_LOGITS, both: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The logarithm of the sum of exp(x y' / temperature), over all y for each x, and over all x for each y.
 
@@ -120,35 +126,37 @@ def log_sums(
         y: (N, E).
         temperature: of the dot products.
         max_logits: most dot products that are in memory at once; the same comes out. None: all M N of them.
+        both: False leaves the second out.
 
     Returns:
-        (M,) and (N,).
+        (M,) and (N,), or (0,) without the second.
     """
     rows = len(x) if max_logits is None else max(1, max_logits // len(y))
     if rows >= len(x):
         logits = x @ y.T / temperature
-        return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+        return logits.logsumexp(dim=1), logits.logsumexp(dim=0) if both else logits.new_empty(0)
     scale = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reciprocal()
-    return _LogSums.apply(x, y, scale, rows)
+    return _LogSums.apply(x, y, scale, rows, both)
 
 
 class _LogSums(torch.autograd.Function):
     """The same in parts of some rows of x, none of which is kept for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        parts, of_y = [], y.new_full((len(y),), -torch.inf)
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: int, both: bool) -> tuple[Tensor, Tensor]:
+        parts, of_y = [], y.new_full((len(y) if both else 0,), -torch.inf)
         for part in x.split(rows):
             logits = (part @ y.T).mul_(scale)
             parts.append(logits.logsumexp(dim=1))
-            of_y = torch.logaddexp(of_y, logits.logsumexp(dim=0))
+            if both:
+                of_y = torch.logaddexp(of_y, logits.logsumexp(dim=0))
         of_x = torch.cat(parts)
-        ctx.rows = rows
+        ctx.rows, ctx.both = rows, both
         ctx.save_for_backward(x, y, scale, of_x, of_y)
         return of_x, of_y
 
     @staticmethod
-    def backward(ctx: Any, to_x: Tensor, to_y: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, to_x: Tensor, to_y: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, of_x, of_y = ctx.saved_tensors
         x_gradient, y_gradient, scale_gradient = torch.empty_like(x), torch.zeros_like(y), torch.zeros_like(scale)
         for begin in range(0, len(x), ctx.rows):
@@ -156,9 +164,10 @@ class _LogSums(torch.autograd.Function):
             products = x[here] @ y.T
             logits = products * scale
             shares = (logits - of_x[here, None]).exp_().mul_(to_x[here, None])
-            shares += logits.sub_(of_y).exp_().mul_(to_y)
+            if ctx.both:
+                shares += logits.sub_(of_y).exp_().mul_(to_y)
             scale_gradient += products.mul_(shares).sum()
             shares *= scale
             x_gradient[here] = shares @ y
             y_gradient.addmm_(shares.T, x[here])
-        return x_gradient, y_gradient, scale_gradient, None
+        return x_gradient, y_gradient, scale_gradient, None, None

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),
     "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
+    "doctor": ("vatt.cli.doctor:doctor", (), "look at this installation, and say what to do about what is missing"),
     "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
 }
 

@@ -30,7 +30,7 @@ ONLY_IN = {
     "av": {f"datasets/media/{path.name}" for path in (PACKAGE / "datasets/media").iterdir()},
     "decord": {"datasets/media/decord_media.py"},
     "torchcodec": {"datasets/media/torchcodec_media.py"},
-    "faiss": {"retrieval/index.py"},
+    "faiss": {"retrieval/vectors.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
     "tensorflow": {"models/official/tensorflow_reader.py"},

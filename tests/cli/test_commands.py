@@ -56,6 +56,30 @@ def test_a_folder_is_embedded_indexed_and_searched(
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
 
+def test_an_index_is_added_to_and_left_out_of(
+    media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, both = str(tmp_path / "index"), str(tmp_path / "both")
+    for name in ("a.mp4", "more/b.mp4"):
+        output = str(tmp_path / Path(name).stem)
+        assert main(["embed", str(media / name), "--model", str(model_folder), "--output", output]) == 0
+    assert main(["index", str(tmp_path / "a"), "--output", index]) == 0
+    assert main(["index", index, str(tmp_path / "b"), "--output", both, "--kind", "hnsw"]) == 0
+    assert "4 video in video_text (hnsw)" in capsys.readouterr().out
+    assert main(["index", str(tmp_path / "b"), "--output", index, "--add", "true"]) == 0
+    printed = capsys.readouterr().out
+    assert "added 2 vectors" in printed
+    assert "4 video in video_text (flat)" in printed
+    assert main(["index", index, "--output", index, "--remove", "*/a.mp4"]) == 0
+    assert "removed 9 vectors" in capsys.readouterr().out
+    assert main(["index", index, "--output", index, "--compact", "true"]) == 0
+    assert "index: " in capsys.readouterr().out
+    assert main(["search", index, "a red ring"]) == 0
+    printed = capsys.readouterr().out
+    assert "b.mp4" in printed
+    assert "a.mp4" not in printed
+
+
 def test_exit_status_tells_what_came_of_it(
     media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

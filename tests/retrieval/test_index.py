@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.evaluation.test_protocols import row
+from vatt.errors import InputError
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.store import StoreError, write_shard
+from vatt.retrieval.vectors import FLAT_UP_TO, HNSW_UP_TO, choose, unit
 
 pytest.importorskip("faiss")
 RNG = np.random.default_rng(0)
@@ -112,16 +116,124 @@ def test_a_damaged_index_is_refused_by_name(index: Index, tmp_path: Path) -> Non
     folder = tmp_path / "index"
     with pytest.raises(StoreError, match="vatt index EMBEDDINGS"):
         Index.load(tmp_path)
-    whole = (folder / "video.video_text.faiss").read_bytes()
-    (folder / "video.video_text.faiss").write_bytes(whole[: len(whole) // 2])
+    video, audio = folder / "video.video_text.1.faiss", folder / "audio.video_audio.1.parquet"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=r"video.video_text is missing or damaged: .* should have \d+ bytes"):
+        Index.load(folder)
+    video.write_bytes(b"?" * len(whole))
     with pytest.raises(StoreError, match=r"video.video_text is missing or damaged"):
         Index.load(folder)
-    (folder / "video.video_text.faiss").write_bytes((folder / "audio.video_audio.faiss").read_bytes())
-    with pytest.raises(StoreError, match="20 vectors, 30 rows"):
-        Index.load(folder)
-    (folder / "audio.video_audio.parquet").unlink()
+    video.write_bytes(whole)
+    table = pq.read_table(audio)
+    audio.unlink()
     with pytest.raises(StoreError, match=r"audio.video_audio is missing"):
         Index.load(folder)
+    pq.write_table(table.slice(0, 19), audio)
+    says = json.loads((folder / "index.json").read_text())
+    for part in says["parts"]:
+        if part["modality"] == "audio":
+            part["files"][audio.name] = audio.stat().st_size
+    (folder / "index.json").write_text(json.dumps(says))
+    with pytest.raises(StoreError, match=r"audio.video_audio has 20 vectors, 19 rows, and was saved with 20"):
+        Index.load(folder)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(StoreError, match=r"index.json is damaged"):
+        Index.load(folder)
+    (folder / "index.json").write_text('{"model": "m", "parts": []}')
+    with pytest.raises(StoreError, match="another version of vatt"):
+        Index.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
+def test_every_kind_finds_adds_removes_and_compacts(tmp_path: Path, kind: str) -> None:
+    """Against brute force, through the disk each time. Vectors lie in clusters, as those of videos do."""
+    draw = np.random.default_rng(1)
+    centres = draw.normal(size=(20, 16))
+    x = (centres[draw.integers(20, size=900)] + 0.5 * draw.normal(size=(900, 16))).astype(np.float32)
+
+    def store(folder: str, numbers: range) -> Path:
+        rows = [row(f"v{i}", "video", "video_text", x[i]) | {"path": f"{'ab'[i % 2]}/{i}.mp4"} for i in numbers]
+        write_shard(tmp_path / folder, "m", rows)
+        return tmp_path / folder
+
+    def recall(index: Index, there: list[int], **options: str) -> float:
+        expected = np.argsort(-(unit(x[:50]) @ unit(x[there]).T), axis=1)[:, :10]
+        found = index.search(x[:50], "m", 10, **options)
+        names = [{hit.id for hit in hits} for hits in found]
+        right = [{f"v{there[i]}" for i in best} for best in expected]
+        return float(np.mean([len(some & all_) / 10 for some, all_ in zip(names, right, strict=True)]))
+
+    def saved(index: Index) -> Index:
+        index.save(tmp_path / "index")
+        return Index.load(tmp_path / "index")
+
+    index = saved(Index.build([store("first", range(600))], kind))
+    assert index.parts["video", "video_text"].kind == kind
+    assert recall(index, list(range(600))) >= (1.0 if kind == "flat" else 0.97)
+    index = Index.load(tmp_path / "index", mapped=False)
+    assert index.add([store("second", range(550, 900))]) == 350
+    index = saved(index)
+    assert len(index) == 900  # those that came twice were replaced
+    assert recall(index, list(range(900))) >= (1.0 if kind == "flat" else 0.97)
+    even = [i for i in range(900) if i % 2 == 0]
+    assert recall(index, even, path="a/*") >= (1.0 if kind == "flat" else 0.97)
+    assert index.search(x[:1], "m", path="a/4?.mp4", k=99)[0][-1].path in {f"a/{i}.mp4" for i in range(40, 50)}
+    assert index.remove("b/*") == 450
+    index = saved(index)
+    assert len(index) == 450
+    assert recall(index, even) >= (1.0 if kind == "flat" else 0.97)
+    index.compact("flat" if kind == "ivfpq" else kind)
+    index = saved(index)
+    assert recall(index, even) >= (1.0 if kind == "flat" else 0.97)
+    assert index.parts["video", "video_text"].total == 450
+    assert len(list((tmp_path / "index").iterdir())) == (4 if kind == "hnsw" else 3)  # nothing of the earlier ones
+
+
+def test_indexes_are_put_together(index: Index, tmp_path: Path) -> None:
+    both = Index.build([tmp_path / "index", embeddings(tmp_path / "two", names="w")])
+    assert len(both) == 100
+    assert {hit.id for hit in both.search(VIDEO[:1], "m", 2)[0]} == {"v0", "w0"}
+    index.save(tmp_path / "moved" / "index")
+    with pytest.raises(IndexMismatch, match="made by model other, the index by m"):
+        index.add([embeddings(tmp_path / "three", model="other")])
+
+
+def test_an_index_that_is_not_written_to_its_end_is_the_one_before(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    index.remove("v*")
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        index.save(tmp_path / "index")
+    monkeypatch.undo()
+    assert len(Index.load(tmp_path / "index")) == 50
+    index.save(tmp_path / "index")
+    assert len(Index.load(tmp_path / "index")) == 20
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "audio.video_audio.2.faiss",
+        "audio.video_audio.2.parquet",
+        "index.json",
+        "video.video_text.2.faiss",
+        "video.video_text.2.parquet",
+    ]
+
+
+def test_a_kind_is_chosen_by_size_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    assert [choose(n) for n in (10, FLAT_UP_TO, FLAT_UP_TO + 1, HNSW_UP_TO + 1)] == ["flat", "flat", "hnsw", "ivfpq"]
+    folder = embeddings(tmp_path / "embeddings")
+    with pytest.raises(InputError, match="flat, hnsw, ivfpq, not 'tree'"):
+        Index.build([folder], "tree")
+    with pytest.raises(InputError, match="needs at least 256 vectors, not 20"):
+        Index.build([folder], "ivfpq")
+
+
+def test_rows_are_chosen_by_a_function(index: Index) -> None:
+    late = index.search(VIDEO[:1], "m", 30, where=lambda rows: rows.column("start_s").to_numpy() > 30)
+    assert {hit.id for hit in late[0]} == {f"v{i}" for i in range(21, 30)}
 
 
 def test_more_answers_than_there_are_is_no_error(index: Index) -> None:

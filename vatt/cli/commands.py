@@ -135,18 +135,41 @@ def embed(
     return 1 if report.incomplete else 0
 
 
-def index(embeddings: list[str], output: str) -> int:
-    """Build a searchable index (FAISS, exact, cosine).
+def index(
+    sources: list[str],
+    output: str,
+    kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto",
+    add: bool = False,
+    remove: str | None = None,
+    compact: bool = False,
+) -> int:
+    """Build a searchable index (FAISS, cosine), put several together, or change one.
 
     Args:
-        embeddings: one or several folders made by vatt embed with the same model.
+        sources: folders made by vatt embed with the same model, or indexes. The index of --output alone is changed as
+            the other options say.
         output: folder that gets the index.
+        kind: flat compares with every vector, hnsw walks a graph, ivfpq looks into clusters of compressed vectors and
+            compares the best exactly; auto takes flat while that is fast enough.
+        add: to the index that is in the folder, in place of making it anew; clips that it has already are replaced.
+        remove: leave out clips whose path or id matches this pattern (* and ?).
+        compact: build it anew from what was not removed or replaced.
     """
     from vatt.retrieval.index import Index
 
-    made = Index.build(embeddings)
+    if [Path(source).resolve() for source in sources] == [Path(output).resolve()]:
+        made = Index.load(output)
+    elif add:
+        made = Index.load(output, mapped=False)
+        print(f"added {made.add(sources)} vectors")
+    else:
+        made = Index.build(sources, kind)
+    if remove is not None:
+        print(f"removed {made.remove(remove)} vectors")
+    if compact:
+        made.compact(kind)
     made.save(output)
-    parts = ", ".join(f"{count} {modality} in {space}" for modality, space, count in made.kinds())
+    parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
     print(f"index: {output} ({parts}; model {made.model})")
     return 0
 

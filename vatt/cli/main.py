@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "flops": ("vatt.cli.models:flops", (), "count the operations of a configuration's towers: flops --config FILE"),
     "embed": ("vatt.cli.commands:embed", ("path",), "turn videos, sounds and texts into vectors"),
-    "index": ("vatt.cli.commands:index", ("embeddings",), "build a searchable index from vectors"),
+    "index": ("vatt.cli.commands:index", ("sources",), "build a searchable index from vectors"),
     "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),

@@ -1,157 +1,169 @@
-"""FAISS indexes that know which file and second a vector is from, and which model made it."""
+"""Indexes that know which file and second a vector is from, and which model made it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from vatt.errors import InputError, VattError
+from vatt.errors import InputError
+from vatt.retrieval.hits import FIELDS, Hit, hits_of, matches
 from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors
 
 FILE = "index.json"
-
-
-class IndexMismatch(VattError, ValueError):
-    """Vectors of another model, or of another kind, than the index holds."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer.
-
-    Args:
-        rank: from 1.
-        score: cosine similarity in [-1, 1].
-        id: of the clip.
-        path: of the file.
-        start_s, end_s: where in the file.
-        text: the caption, for indexed texts.
-    """
-
-    rank: int
-    score: float
-    id: str
-    path: str
-    start_s: float
-    end_s: float
-    text: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The index of one modality in one space, and what its rows mean."""
-
-    index: Any
-    rows: pa.Table
+Choice = Kind | Literal["auto"]
 
 
 class Index:
-    """Exact cosine search, one FAISS index for each modality and space.
+    """Cosine search over windows and texts, one structure for each modality and space.
 
     Attributes:
         model: fingerprint of the model whose vectors it holds.
         model_folder: where that model was when the index was built, or None.
+        parts: by modality and space.
     """
 
-    def __init__(self, parts: dict[tuple[str, str], _Part], model: str, model_folder: Path | None) -> None:
-        self._parts, self.model, self.model_folder = parts, model, model_folder
+    def __init__(self, parts: dict[tuple[str, str], Vectors], model: str, model_folder: Path | None) -> None:
+        self.parts, self.model, self.model_folder = parts, model, model_folder
 
     @classmethod
-    def build(cls, sources: Sequence[str | Path]) -> Index:
-        """Index the embeddings in one or several folders.
+    def build(cls, sources: Sequence[str | Path], kind: Choice = "auto") -> Index:
+        """Index the embeddings in one or several folders, or put indexes together.
+
+        Args:
+            sources: folders of embeddings, or of indexes.
+            kind: "flat" (exact), "hnsw", "ivfpq", or what `vatt.retrieval.vectors.choose` says for so many.
 
         Raises:
-            StoreError: a folder holds no embeddings.
+            StoreError: a folder holds neither.
             IndexMismatch: the folders hold vectors of different models.
         """
-        faiss = _import_faiss()
-        stores = [Embeddings(source) for source in sources]
-        for store in stores[1:]:
-            if store.model != stores[0].model:
-                raise IndexMismatch(
-                    f"{store.file} was made by model {store.model}, {stores[0].file} by {stores[0].model}; "
-                    "vectors of different models cannot be compared"
-                )
-        parts: dict[tuple[str, str], _Part] = {}
-        for kind in sorted({kind for store in stores for kind in store.kinds()}):
-            chosen = [store.select(*kind) for store in stores if kind in store.kinds()]
-            vectors = _unit(np.concatenate([rows.vectors for rows in chosen]))
-            index = faiss.IndexFlatIP(vectors.shape[1])
-            index.add(vectors)
-            rows = pa.concat_tables([rows.table for rows in chosen])
-            parts[kind] = _Part(index, rows.select(["id", "path", "start_s", "end_s", "text"]))
-        folder = stores[0].notes.get("model_folder")
-        return cls(parts, stores[0].model, Path(folder) if folder else None)
+        given = [_Source.read(source) for source in sources]
+        for source in given[1:]:
+            _same_model(source, given[0])
+        parts = {
+            part: Vectors.build(
+                np.concatenate([source.vectors(part)[0] for source in given if part in source.kinds]),
+                pa.concat_tables([source.vectors(part)[1] for source in given if part in source.kinds]),
+                kind,
+            )
+            for part in sorted({part for source in given for part in source.kinds})
+        }
+        return cls(parts, given[0].model, next((s.model_folder for s in given if s.model_folder), None))
+
+    def add(self, sources: Sequence[str | Path]) -> int:
+        """Add embeddings, or other indexes; clips whose id and file are there already are replaced.
+
+        Use an index that was loaded with ``mapped=False``, and `save` it.
+
+        Returns:
+            How many vectors were added.
+        """
+        added = 0
+        for source in map(_Source.read, sources):
+            _same_model(source, self)
+            for part in source.kinds:
+                vectors, rows = source.vectors(part)
+                added += len(vectors)
+                if part not in self.parts:
+                    self.parts[part] = Vectors.build(vectors, rows)
+                    continue
+                there = self.parts[part]
+                new = pc.unique(_clip(rows))
+                there.keep(~pc.is_in(_clip(there.rows), new).to_numpy())
+                self.parts[part] = there.extended(vectors, rows)
+        return added
+
+    def remove(self, path: str) -> int:
+        """Leave out every clip whose file or id matches a pattern (``*``, ``?``).
+
+        Returns:
+            How many vectors that were.
+        """
+        removed = 0
+        for part in self.parts.values():
+            gone = part.kept & (matches(part.rows, "path", path) | matches(part.rows, "id", path))
+            part.keep(~gone)
+            removed += int(gone.sum())
+        return removed
+
+    def compact(self, kind: Choice = "auto") -> None:
+        """Build it anew from what was not removed, exactly; parts without anything are gone."""
+        self.parts = {name: part.compact(kind) for name, part in self.parts.items() if len(part)}
 
     def save(self, folder: str | Path) -> None:
-        """Write the index into a folder, whole or not at all; an index that is there is replaced."""
-        faiss = _import_faiss()
-        folder = Path(folder).resolve()
-        if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} exists and is no index; choose another --output")
-        unfinished = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        parts = []
-        for (modality, space), part in self._parts.items():
-            name = f"{modality}.{space}"
-            faiss.write_index(part.index, str(unfinished / f"{name}.faiss"))
-            pq.write_table(part.rows, unfinished / f"{name}.parquet")
-            parts.append({"modality": modality, "space": space, "vectors": part.index.ntotal, "width": part.index.d})
-        model_folder = os.path.relpath(self.model_folder, folder) if self.model_folder else None
-        says = {"model": self.model, "model_folder": model_folder, "measure": "cosine", "parts": parts}
-        (unfinished / FILE).write_text(json.dumps(says, indent=1), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
+        """Write the index, whole or not at all; one that is there is replaced.
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Index:
-        """Read an index.
+        Files have new names; that they are the index is written last, in one piece, and then the old ones are deleted.
 
         Raises:
-            StoreError: there is none, or a part of it is missing or damaged.
+            FileExistsError: the folder has something else.
         """
-        faiss = _import_faiss()
+        folder = Path(folder).resolve()
+        if folder.exists() and not (folder / FILE).is_file() and any(_strange(path) for path in folder.iterdir()):
+            raise FileExistsError(f"{folder} exists and is no index; choose another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        number = _number(folder) + 1
+        parts = []
+        for (modality, space), part in self.parts.items():
+            files = part.save(folder / f"{modality}.{space}.{number}")
+            for file in files:
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            sizes = {file.name: file.stat().st_size for file in files}
+            facts = {"kind": part.kind, "vectors": len(part), "removed": int((~part.kept).sum()), "width": part.width}
+            parts.append({"modality": modality, "space": space, **facts, "files": sizes})
+        model_folder = os.path.relpath(self.model_folder, folder) if self.model_folder else None
+        says = {
+            "version": 2, "number": number, "model": self.model, "model_folder": model_folder, "measure": "cosine",
+            "parts": parts,
+        }  # fmt: skip
+        unfinished = folder / f".{FILE}.part"
+        unfinished.write_text(json.dumps(says, indent=1), encoding="utf-8")
+        os.replace(unfinished, folder / FILE)
+        named = {name for part in parts for name in part["files"]}
+        for file in folder.iterdir():
+            if file.name != FILE and file.name not in named and not _strange(file):
+                file.unlink()
+
+    @classmethod
+    def load(cls, folder: str | Path, mapped: bool = True) -> Index:
+        """Read an index.
+
+        Args:
+            folder: where it was saved.
+            mapped: leave vectors on disk until they are looked at. False to `add` to it.
+
+        Raises:
+            StoreError: there is none, it is of another version, or a file of it is missing or damaged.
+        """
         folder = Path(folder)
         if not (folder / FILE).is_file():
             raise StoreError(f"no index at {folder}; make one with: vatt index EMBEDDINGS --output {folder}")
-        says = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        parts: dict[tuple[str, str], _Part] = {}
-        for part in says["parts"]:
-            name = f"{part['modality']}.{part['space']}"
-            try:
-                index = faiss.read_index(str(folder / f"{name}.faiss"))
-                rows = pq.read_table(folder / f"{name}.parquet")
-            except (RuntimeError, OSError, pa.ArrowInvalid) as error:
-                raise StoreError(f"{folder}: {name} is missing or damaged: {str(error).splitlines()[0]}") from error
-            counts = (index.ntotal, rows.num_rows, part["vectors"])
-            if len(set(counts)) > 1:
-                raise StoreError(
-                    f"{folder}: {name} has {counts[0]} vectors, {counts[1]} rows, and was saved with {counts[2]}"
-                )
-            parts[part["modality"], part["space"]] = _Part(index, rows)
+        try:
+            says = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            if says.get("version") != 2:
+                raise StoreError(f"{folder} was made by another version of vatt: make it again with vatt index")
+            parts = {(part["modality"], part["space"]): _load(folder, part, mapped) for part in says["parts"]}
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{folder / FILE} is damaged: {error}") from error
         model_folder = (folder / says["model_folder"]).resolve() if says["model_folder"] else None
         return cls(parts, says["model"], model_folder)
 
     def __len__(self) -> int:
-        return sum(part.index.ntotal for part in self._parts.values())
+        return sum(map(len, self.parts.values()))
 
     def kinds(self) -> list[tuple[str, str, int]]:
         """Modality, space and number of vectors of each part."""
-        return [(*kind, part.index.ntotal) for kind, part in sorted(self._parts.items())]
+        return [(*name, len(part)) for name, part in sorted(self.parts.items())]
 
     def search(
         self,
@@ -161,6 +173,8 @@ class Index:
         modality: str = "video",
         space: str = "video_text",
         distinct: bool = False,
+        path: str | None = None,
+        where: Callable[[pa.Table], np.ndarray] | None = None,
     ) -> list[list[Hit]]:
         """The nearest vectors by cosine.
 
@@ -170,6 +184,8 @@ class Index:
             k: answers to each.
             modality, space: what to search.
             distinct: leave out what mostly overlaps, in the same clip, with a better answer.
+            path: only files whose paths match this pattern (``*``, ``?``).
+            where: only rows for which this gives True: from the table of rows to (N,) bool.
 
         Returns:
             For each query its hits, best first.
@@ -180,51 +196,93 @@ class Index:
         """
         if model != self.model:
             raise IndexMismatch(f"the index holds vectors of model {self.model}, the query is of model {model}")
-        if (modality, space) not in self._parts:
+        if (modality, space) not in self.parts:
             there = ", ".join(f"{m} in {s}" for m, s, _ in self.kinds())
             raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {there}")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
-        part = self._parts[modality, space]
-        if vectors.ndim != 2 or vectors.shape[1] != part.index.d:
-            raise IndexMismatch(f"queries must be (Q, {part.index.d}), not {vectors.shape}")
-        vectors, count, total = _unit(vectors), k, part.index.ntotal
+        part = self.parts[modality, space]
+        allowed = None if path is None else matches(part.rows, "path", path)
+        if where is not None:
+            chosen = np.asarray(where(part.rows), bool)
+            allowed = chosen if allowed is None else allowed & chosen
+        count, total = k, len(part.rows)
         while True:
-            answers = [_hits(part, vector, min(count, total), distinct) for vector in vectors]
-            if count >= total or all(len(hits) >= k for hits in answers):
-                break
+            scores, places = part.search(vectors, min(count, total), allowed)
+            answers = [hits_of(part.columns, *found, k, distinct) for found in zip(scores, places, strict=True)]
+            if not distinct or count >= total or all(len(hits) >= k for hits in answers):
+                return answers
             count *= 4
-        return [[replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)] for hits in answers]
 
 
-def _hits(part: _Part, vector: np.ndarray, count: int, distinct: bool) -> list[Hit]:
-    """The nearest rows, those that `Index.search` calls not distinct left out."""
-    scores, places = part.index.search(vector[None], count)
-    hits: list[Hit] = []
-    for score, row in zip(scores[0].tolist(), part.rows.take(pa.array(places[0])).to_pylist(), strict=True):
-        hit = Hit(0, score, **row)
-        if not (distinct and any(_same_moment(hit, other) for other in hits)):
-            hits.append(hit)
-    return hits
+@dataclass(frozen=True)
+class _Source:
+    """Vectors to be indexed: of embeddings, or of an index."""
+
+    name: str
+    model: str
+    model_folder: Path | None
+    kinds: list[tuple[str, str]]
+    vectors: Callable[[tuple[str, str]], tuple[np.ndarray, pa.Table]]
+
+    @classmethod
+    def read(cls, source: str | Path) -> _Source:
+        if (Path(source) / FILE).is_file():
+            index = Index.load(source)
+
+            def of_index(name: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
+                part = index.parts[name]
+                return part.exact()[part.kept], part.rows.filter(pa.array(part.kept))
+
+            return cls(str(source), index.model, index.model_folder, list(index.parts), of_index)
+        store = Embeddings(source)
+
+        def of_store(name: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
+            rows = store.select(*name)
+            return rows.vectors, rows.table.select(FIELDS)
+
+        folder = store.notes.get("model_folder")
+        return cls(str(store.file), store.model, Path(folder) if folder else None, store.kinds(), of_store)
 
 
-def _same_moment(a: Hit, b: Hit) -> bool:
-    """Whether two hits in one clip share more than half of the shorter one."""
-    shared = min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
-    return (a.id, a.path) == (b.id, b.path) and shared > min(a.end_s - a.start_s, b.end_s - b.start_s) / 2
+def _same_model(source: _Source, other: _Source | Index) -> None:
+    if source.model != other.model:
+        name = other.name if isinstance(other, _Source) else "the index"
+        raise IndexMismatch(
+            f"{source.name} was made by model {source.model}, {name} by {other.model}; "
+            "vectors of different models cannot be compared"
+        )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32 and contiguous as FAISS wants them."""
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(vectors).all():
-        raise IndexMismatch("vectors hold NaN or infinity")
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _import_faiss() -> Any:
+def _load(folder: Path, says: dict[str, Any], mapped: bool) -> Vectors:
+    name = f"{says['modality']}.{says['space']}"
+    files = [folder / file for file in says["files"]]
+    for file, size in zip(files, says["files"].values(), strict=True):
+        if not file.is_file() or file.stat().st_size != size:
+            raise StoreError(f"{folder}: {name} is missing or damaged: {file.name} should have {size} bytes")
     try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('the index needs FAISS: pip install "vatt[search]"') from error
-    return faiss
+        part = Vectors.load(files, says["kind"], mapped)
+    except (RuntimeError, OSError, pa.ArrowInvalid, KeyError, IndexError) as error:
+        raise StoreError(f"{folder}: {name} is missing or damaged: {str(error).splitlines()[0]}") from error
+    counts = (part.total, len(part.rows), says["vectors"] + says["removed"])
+    if len(set(counts)) > 1:
+        raise StoreError(f"{folder}: {name} has {counts[0]} vectors, {counts[1]} rows, and was saved with {counts[2]}")
+    return part
+
+
+def _strange(path: Path) -> bool:
+    """Whether a file is none of an index, finished or not."""
+    return not (path.name == f".{FILE}.part" or path.suffix in (".parquet", ".faiss", ".hnsw", ".ivfpq"))
+
+
+def _number(folder: Path) -> int:
+    """Of the files of the index that is there."""
+    try:
+        return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["number"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return 0
+
+
+def _clip(rows: pa.Table) -> pa.ChunkedArray:
+    """What a clip is known by: id and file."""
+    return pc.binary_join_element_wise(rows.column("id"), rows.column("path"), "\n")

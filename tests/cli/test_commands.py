@@ -51,6 +51,10 @@ def test_a_folder_is_embedded_indexed_and_searched(
 
     assert main(["search", index, "a red ring moves left", "--k", "4", "--format", "json"]) == 0
     hits = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in hits] == [1, 2]  # the windows of a.mp4 are one span
+    windows = ["search", index, "a red ring moves left", "--k", "4", "--format", "json", "--spans", "false"]
+    assert main(windows) == 0
+    hits = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]  # three windows of a.mp4, one of b.mp4
     assert sorted({Path(hit["path"]).name for hit in hits}) == ["a.mp4", "b.mp4"]
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.conftest import tiny_model
+from vatt.errors import InputError
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.index import Hit, Index, IndexMismatch
-from vatt.retrieval.search import RIGHT, draw_sheet, search, search_texts
+from vatt.retrieval.files import encode_file
+from vatt.retrieval.index import Index, IndexMismatch
+from vatt.retrieval.search import search, search_texts
 from vatt.retrieval.store import Embeddings, StoreError
 from vatt.retrieval.texts import encode_texts, model_vocabulary
 
@@ -38,7 +40,7 @@ def test_a_text_finds_the_windows_nearest_to_it(index: Path, model_folder: Path,
         assert [hit.start_s for hit in hits] == [windows.column("start_s")[i] for i in order]
         assert [hit.score for hit in hits] == pytest.approx(expected[order].tolist(), abs=1e-5)
     best = sorted(cosine[0].tolist(), reverse=True)[:2]
-    assert [hit.score for hit in search(index, QUERIES[0], k=2)] == pytest.approx(best, abs=1e-5)
+    assert [hit.score for hit in search(index, QUERIES[0], k=2, spans=False)] == pytest.approx(best, abs=1e-5)
 
 
 def test_the_model_is_found_again_or_asked_for(index: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -62,17 +64,63 @@ def test_an_empty_query_is_refused(index: Path) -> None:
         search(index, "   ")
 
 
-def test_a_sheet_frames_the_right_answer_and_no_other(video_file: Path, tmp_path: Path) -> None:
-    hits = [Hit(rank, 0.5, name, str(video_file), 0.0, 2.0) for rank, name in ((1, "wrong"), (2, "right"))]
-    for right_id, count in (("right", 1), (None, 0)):
-        draw_sheet("a query", hits, tmp_path / "sheet.png", right_id)
-        picture = np.asarray(Image.open(tmp_path / "sheet.png"))
-        green = (picture == RIGHT).all(axis=-1)
-        columns = np.flatnonzero(green.sum(axis=0) > 100)  # the uprights of a frame
-        assert len(columns) == 10 * count
-        assert all(columns > 590)  # the right half, with its margin
+@pytest.fixture
+def many(model_folder: Path, video_file: Path, silent_file: Path, sound_file: Path, tmp_path: Path) -> Path:
+    rows = [
+        {"id": "loud", "path": str(video_file), "text": "a red ring", "label": "ring", "split": "test"},
+        {"id": "silent", "path": str(silent_file), "text": "a blue bar moves left", "split": "train"},
+        {"id": "heard", "path": str(sound_file)},
+    ]
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    embed(tmp_path / "clips.jsonl", model_folder, tmp_path / "all", num_workers=0, hop_s=0.5)
+    Index.build([tmp_path / "all"]).save(tmp_path / "many")
+    return tmp_path / "many"
 
 
-def test_a_sheet_is_drawn_when_a_file_is_gone(tmp_path: Path) -> None:
-    draw_sheet("a query", [Hit(1, 0.5, "gone", str(tmp_path / "gone.mp4"), 0.0, 2.0)], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").is_file()
+def test_a_file_finds_itself(many: Path, video_file: Path, silent_file: Path, sound_file: Path) -> None:
+    """By picture and by sound, among videos, sounds and with words."""
+    best = search(many, video=silent_file, k=1)[0]  # of one window, unlike the others
+    assert (best.id, best.score) == ("silent", pytest.approx(1.0, abs=1e-5))
+    assert {hit.id for hit in search(many, video=video_file)} == {"loud", "silent"}
+    assert {hit.id for hit in search(many, audio=sound_file, answers="audio")} == {"loud", "heard"}
+    found = search(many, "a red ring", video=video_file, audio=sound_file, k=9, spans=False)
+    assert {hit.id for hit in found} == {"loud", "silent"}
+    with pytest.raises(InputError, match="has no sound"):
+        search(many, audio=silent_file)
+    with pytest.raises(InputError, match="has no picture"):
+        search(many, video=sound_file)
+    with pytest.raises(InputError, match="ask for something"):
+        search(many)
+    with pytest.raises(IndexMismatch, match="no audio in the video_text space"):
+        search(many, "a red ring", answers="audio")
+    with pytest.raises(InputError, match=r"nowhere\.mp4"):
+        search(many, video="nowhere.mp4")
+
+
+def test_several_spaces_are_averaged(many: Path, model_folder: Path, video_file: Path, tmp_path: Path) -> None:
+    model, store = VATT.from_pretrained(model_folder), Embeddings(tmp_path / "all")
+    text = search(many, "a red ring", k=50, spans=False)
+    file = encode_file(model, video_file)
+    expected = {}
+    sounds = store.select("video", "video_audio")
+    for name, start_s, vector in zip(sounds.column("id"), sounds.column("start_s"), sounds.vectors, strict=True):
+        cosine = float(vector @ file.pooled("audio", "video_audio").numpy()) / np.linalg.norm(vector)
+        same = [hit.score for hit in text if (hit.id, hit.start_s) == (name, start_s)]
+        if same:
+            expected[name, start_s] = (cosine + same[0]) / 2
+    both = search(many, "a red ring", audio=video_file, k=50, spans=False)
+    assert len(both) > 2
+    for hit in both:
+        if (hit.id, hit.start_s) in expected:
+            assert hit.score == pytest.approx(expected[hit.id, hit.start_s], abs=1e-5)
+
+
+def test_answers_are_filtered_and_merged(many: Path) -> None:
+    assert {hit.id for hit in search(many, "a red ring", k=20, where="labels=ring")} == {"loud"}
+    assert {hit.id for hit in search(many, "a red ring", k=20, where="split=train")} == {"silent"}
+    assert search(many, "a red ring", k=20, path="*.nothing") == []
+    assert [hit.text for hit in search(many, "a red ring", k=1, answers="text")] == ["a red ring"]
+    spans = search(many, "a red ring", k=20)
+    assert {(hit.id, hit.start_s) for hit in spans} == {("loud", 0.0), ("silent", 0.0)}
+    assert max(hit.end_s - hit.start_s for hit in spans) > 2.5  # longer than the model's second
+    assert [hit.rank for hit in spans] == [1, 2]

@@ -30,9 +30,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "turn a checkpoint of the official TensorFlow VATT into a model",
     ),
     "flops": ("vatt.cli.models:flops", (), "count the operations of a configuration's towers: flops --config FILE"),
-    "embed": ("vatt.cli.commands:embed", ("path",), "turn videos, sounds and texts into vectors"),
-    "index": ("vatt.cli.commands:index", ("sources",), "build a searchable index from vectors"),
-    "search": ("vatt.cli.commands:search", ("index", "query"), "find videos by words"),
+    "embed": ("vatt.cli.retrieval:embed", ("path",), "turn videos, sounds and texts into vectors"),
+    "index": ("vatt.cli.retrieval:index", ("sources",), "build a searchable index from vectors"),
+    "search": ("vatt.cli.retrieval:search", ("index", "query"), "find videos by words"),
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),
     "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
@@ -93,7 +93,8 @@ def make_parser(word: str, function: Callable[..., int], positional: tuple[str, 
     parser = ArgumentParser(prog=f"vatt {word}", description=about)
     said = {parameter.arg_name: parameter.description for parameter in doc.params}
     for name in positional:
-        several = {"nargs": "+"} if "list" in str(function.__annotations__[name]) else {}
+        kind = str(function.__annotations__[name])
+        several = {"nargs": "+"} if "list" in kind else {"nargs": "?"} if "None" in kind else {}
         parser.add_argument(name, type=str, help=said[name], **several)
     parser.add_function_arguments(function, as_positional=False, skip=set(positional))
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,15 +19,10 @@ from vatt.datasets.batches import finish
 from vatt.datasets.windows import Part, ShardedWindows
 from vatt.errors import InputError
 from vatt.models.vatt import VATT
+from vatt.retrieval.files import OUTPUTS
 from vatt.retrieval.store import Row, claim, missing_shards, write_shard
 from vatt.retrieval.texts import embed_texts
-from vatt.structures import Batch, Event
-
-OUTPUTS = {  # of the model for a window: modality and space
-    "video_va": ("video", "video_audio"),
-    "video_vt": ("video", "video_text"),
-    "audio_va": ("audio", "video_audio"),
-}
+from vatt.structures import Batch, Clip, Event
 
 
 class Embedder(L.LightningModule):
@@ -128,8 +124,17 @@ class Embedder(L.LightningModule):
         if shard and not text_rows:  # that there is no vocabulary is said once
             text_events = [event for event in text_events if event["id"]]
         events.sort(key=lambda event: order.get(event["id"], -1))
-        write_shard(self.output, self.plan["model"], rows + text_rows, events + text_events, shard)
+        extras = {clip.id: _extra(clip) for clip in clips}
+        rows = [row | {"extra": extras[row["id"]]} for row in rows + text_rows]
+        write_shard(self.output, self.plan["model"], rows, events + text_events, shard)
         self.bar.update(len(clips) - len(self.seen.pop(shard, ())))
+
+
+def _extra(clip: Clip) -> str | None:
+    """What the manifest says of a clip beside its texts."""
+    said = {"split": clip.split, "labels": list(clip.labels), **clip.extra}
+    said = {key: value for key, value in said.items() if value not in (None, [])}
+    return json.dumps(said, ensure_ascii=False, default=str) if said else None
 
 
 def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vatt.errors import InputError
-from vatt.retrieval.hits import FIELDS, Hit, hits_of, matches
+from vatt.retrieval.hits import Hit, allowed_rows, hits_of, matches
 from vatt.retrieval.store import Embeddings, StoreError
-from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors
+from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
 
 FILE = "index.json"
 Choice = Kind | Literal["auto"]
@@ -29,10 +28,13 @@ class Index:
         model: fingerprint of the model whose vectors it holds.
         model_folder: where that model was when the index was built, or None.
         parts: by modality and space.
+        name: the folder it was read from.
     """
 
-    def __init__(self, parts: dict[tuple[str, str], Vectors], model: str, model_folder: Path | None) -> None:
-        self.parts, self.model, self.model_folder = parts, model, model_folder
+    def __init__(
+        self, parts: dict[tuple[str, str], Vectors], model: str, model_folder: Path | None, name: str = "the index"
+    ) -> None:
+        self.parts, self.model, self.model_folder, self.name = parts, model, model_folder, name
 
     @classmethod
     def build(cls, sources: Sequence[str | Path], kind: Choice = "auto") -> Index:
@@ -46,17 +48,14 @@ class Index:
             StoreError: a folder holds neither.
             IndexMismatch: the folders hold vectors of different models.
         """
-        given = [_Source.read(source) for source in sources]
+        given = [_read(source) for source in sources]
         for source in given[1:]:
             _same_model(source, given[0])
-        parts = {
-            part: Vectors.build(
-                np.concatenate([source.vectors(part)[0] for source in given if part in source.kinds]),
-                pa.concat_tables([source.vectors(part)[1] for source in given if part in source.kinds]),
-                kind,
-            )
-            for part in sorted({part for source in given for part in source.kinds})
-        }
+        parts = {}
+        for kind_ in sorted({kind_[:2] for source in given for kind_ in source.kinds()}):
+            found = [source.vectors(kind_) for source in given if kind_ in {known[:2] for known in source.kinds()}]
+            vectors, rows = (np.concatenate([x for x, _ in found]), pa.concat_tables([rows for _, rows in found]))
+            parts[kind_] = Vectors.build(vectors, rows, kind)
         return cls(parts, given[0].model, next((s.model_folder for s in given if s.model_folder), None))
 
     def add(self, sources: Sequence[str | Path]) -> int:
@@ -68,18 +67,17 @@ class Index:
             How many vectors were added.
         """
         added = 0
-        for source in map(_Source.read, sources):
+        for source in map(_read, sources):
             _same_model(source, self)
-            for part in source.kinds:
-                vectors, rows = source.vectors(part)
+            for kind in (known[:2] for known in source.kinds()):
+                vectors, rows = source.vectors(kind)
                 added += len(vectors)
-                if part not in self.parts:
-                    self.parts[part] = Vectors.build(vectors, rows)
+                if kind not in self.parts:
+                    self.parts[kind] = Vectors.build(vectors, rows)
                     continue
-                there = self.parts[part]
-                new = pc.unique(_clip(rows))
-                there.keep(~pc.is_in(_clip(there.rows), new).to_numpy())
-                self.parts[part] = there.extended(vectors, rows)
+                there = self.parts[kind]
+                there.keep(~pc.is_in(_clip(there.rows), pc.unique(_clip(rows))).to_numpy())
+                self.parts[kind] = there.extended(vectors, rows)
         return added
 
     def remove(self, path: str) -> int:
@@ -156,10 +154,15 @@ class Index:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{folder / FILE} is damaged: {error}") from error
         model_folder = (folder / says["model_folder"]).resolve() if says["model_folder"] else None
-        return cls(parts, says["model"], model_folder)
+        return cls(parts, says["model"], model_folder, str(folder))
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
+
+    def vectors(self, kind: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
+        """(N, E) of a modality in a space, of length 1, and their rows, without what was removed."""
+        part = self.parts[kind]
+        return part.exact()[part.kept], part.rows.filter(pa.array(part.kept))
 
     def kinds(self) -> list[tuple[str, str, int]]:
         """Modality, space and number of vectors of each part."""
@@ -174,7 +177,7 @@ class Index:
         space: str = "video_text",
         distinct: bool = False,
         path: str | None = None,
-        where: Callable[[pa.Table], np.ndarray] | None = None,
+        where: str | None = None,
     ) -> list[list[Hit]]:
         """The nearest vectors by cosine.
 
@@ -185,15 +188,61 @@ class Index:
             modality, space: what to search.
             distinct: leave out what mostly overlaps, in the same clip, with a better answer.
             path: only files whose paths match this pattern (``*``, ``?``).
-            where: only rows for which this gives True: from the table of rows to (N,) bool.
+            where: only clips of whose manifest a column has a value: ``x_shape=ring``.
 
         Returns:
             For each query its hits, best first.
 
         Raises:
             IndexMismatch: the vectors are another model's, or the index has no such part or width.
-            InputError: k is below 1.
+            InputError: k is below 1, or nothing like the condition.
         """
+        part = self._part(model, modality, space, k)
+        allowed, count = allowed_rows(part.rows, path, where), k
+        while True:
+            scores, places = part.search(vectors, min(count, part.total), allowed)
+            answers = [hits_of(part.columns, *found, k, distinct) for found in zip(scores, places, strict=True)]
+            if not distinct or count >= part.total or all(len(hits) >= k for hits in answers):
+                return answers
+            count *= 4
+
+    def search_spaces(
+        self,
+        vectors: dict[str, np.ndarray],
+        model: str,
+        k: int = 10,
+        modality: str = "video",
+        distinct: bool = False,
+        path: str | None = None,
+        where: str | None = None,
+    ) -> list[Hit]:
+        """The nearest to one query in several spaces at once, by the mean of the cosines.
+
+        Compared are the best 32 k of each space.
+
+        Args:
+            vectors: (E,) by space.
+            model, k, modality, distinct, path, where: see `search`.
+
+        Raises:
+            IndexMismatch, InputError: see there.
+        """
+        parts = {space: self._part(model, modality, space, k) for space in vectors}
+        if len(vectors) == 1:
+            ((space, vector),) = vectors.items()
+            return self.search(vector[None], model, k, modality, space, distinct, path, where)[0]
+        first, *others = parts.values()
+        if any(part.columns[:3] != first.columns[:3] for part in others):
+            raise IndexMismatch(f"{' and '.join(vectors)} have other rows of {modality}: ask for one of them at a time")
+        allowed = allowed_rows(first.rows, path, where)
+        found = [parts[s].search(v[None], min(32 * k, first.total), allowed)[1] for s, v in vectors.items()]
+        places = np.unique(np.concatenate(found, axis=1))
+        places = places[places >= 0]
+        scores = np.mean([parts[s].exact(places) @ unit(v[None])[0] for s, v in vectors.items()], axis=0)
+        order = np.argsort(-scores, kind="stable")
+        return hits_of(first.columns, scores[order], places[order], k, distinct)
+
+    def _part(self, model: str, modality: str, space: str, k: int) -> Vectors:
         if model != self.model:
             raise IndexMismatch(f"the index holds vectors of model {self.model}, the query is of model {model}")
         if (modality, space) not in self.parts:
@@ -201,55 +250,17 @@ class Index:
             raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {there}")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
-        part = self.parts[modality, space]
-        allowed = None if path is None else matches(part.rows, "path", path)
-        if where is not None:
-            chosen = np.asarray(where(part.rows), bool)
-            allowed = chosen if allowed is None else allowed & chosen
-        count, total = k, len(part.rows)
-        while True:
-            scores, places = part.search(vectors, min(count, total), allowed)
-            answers = [hits_of(part.columns, *found, k, distinct) for found in zip(scores, places, strict=True)]
-            if not distinct or count >= total or all(len(hits) >= k for hits in answers):
-                return answers
-            count *= 4
+        return self.parts[modality, space]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Vectors to be indexed: of embeddings, or of an index."""
-
-    name: str
-    model: str
-    model_folder: Path | None
-    kinds: list[tuple[str, str]]
-    vectors: Callable[[tuple[str, str]], tuple[np.ndarray, pa.Table]]
-
-    @classmethod
-    def read(cls, source: str | Path) -> _Source:
-        if (Path(source) / FILE).is_file():
-            index = Index.load(source)
-
-            def of_index(name: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
-                part = index.parts[name]
-                return part.exact()[part.kept], part.rows.filter(pa.array(part.kept))
-
-            return cls(str(source), index.model, index.model_folder, list(index.parts), of_index)
-        store = Embeddings(source)
-
-        def of_store(name: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
-            rows = store.select(*name)
-            return rows.vectors, rows.table.select(FIELDS)
-
-        folder = store.notes.get("model_folder")
-        return cls(str(store.file), store.model, Path(folder) if folder else None, store.kinds(), of_store)
+def _read(source: str | Path) -> Index | Embeddings:
+    return Index.load(source) if (Path(source) / FILE).is_file() else Embeddings(source)
 
 
-def _same_model(source: _Source, other: _Source | Index) -> None:
+def _same_model(source: Index | Embeddings, other: Index | Embeddings) -> None:
     if source.model != other.model:
-        name = other.name if isinstance(other, _Source) else "the index"
         raise IndexMismatch(
-            f"{source.name} was made by model {source.model}, {name} by {other.model}; "
+            f"{source.name} was made by model {source.model}, {other.name} by {other.model}; "
             "vectors of different models cannot be compared"
         )
 

@@ -1,113 +1,116 @@
-"""Questions to an index: a text in, ranked files with time spans out, and a picture of them."""
+"""Questions to an index: a text, a video, a sound or several of them in, ranked files with time spans out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Square
 from vatt.errors import InputError
-from vatt.models.vatt import VATT
-from vatt.retrieval.index import Hit, Index
+from vatt.models.vatt import SPACES, VATT
+from vatt.retrieval.files import encode_file
+from vatt.retrieval.hits import Hit, merged
+from vatt.retrieval.index import Index
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.texts import encode_texts, model_vocabulary
+from vatt.retrieval.vectors import unit
 
-FRAME = 144  # pixels of a picture in a contact sheet
-STRIP = 4  # pictures for each answer
-INK, PAPER, RIGHT, DIM = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110)
+Answers = Literal["video", "audio", "text"]
 
 
-def search(index: Index | str | Path, query: str, k: int = 10, model: VATT | str | Path | None = None) -> list[Hit]:
-    """Find the stretches of video that a text describes.
+def search(
+    index: Index | str | Path,
+    query: str | None = None,
+    k: int = 10,
+    model: VATT | str | Path | None = None,
+    video: str | Path | None = None,
+    audio: str | Path | None = None,
+    answers: Answers = "video",
+    path: str | None = None,
+    where: str | None = None,
+    spans: bool = True,
+) -> list[Hit]:
+    """Find the stretches of video (or of sound, or the captions) that are like what is given.
+
+    What is given together is looked for together: vectors of one space are averaged, and of several spaces the cosines.
+    Texts are compared in the video-text space, sounds in the video-audio space, a video in those of what it is given
+    with, or in all.
 
     Args:
         index: the index, or its folder.
-        query: what to look for.
+        query: words.
         k: number of answers.
         model: the model that made the index, or its folder; where the index was built from is taken unless given.
+        video, audio: files, or URLs, as examples; of a long one the mean of its windows.
+        answers: what is looked for.
+        path: only files whose paths match this pattern (``*``, ``?``).
+        where: only clips of whose manifest a column has a value: ``split=test``, ``x_shape=ring``, ``labels=dog``.
+        spans: windows that follow each other among the best 2 k (of a small index: a tenth of it, or k) are one answer,
+            and of the next ones those that touch none. Otherwise windows are answers, without those that mostly
+            overlap with a better one.
 
     Returns:
-        Hits, best first; windows that mostly overlap with a better one are left out.
+        Hits, best first.
 
     Raises:
         StoreError: the model is not where it was, or the index cannot be read.
-        IndexMismatch: the model is not the one the index was made with.
-        ValueError: the query is empty.
+        IndexMismatch: the model is not the one the index was made with, or the index has nothing of that kind.
+        InputError: nothing is asked, the query is empty, or a file cannot be read.
     """
-    return search_texts(index, [query], k, model)[0]
+    index, model = _opened(index, model)
+    asked = _vectors(index, model, query, video, audio, answers)
+    how = {"modality": answers, "path": path, "where": where}
+    if not spans or answers == "text":
+        return index.search_spaces(asked, model.fingerprint(), k, distinct=answers != "text", **how)
+    total = index.parts[answers, next(iter(asked))].total if (answers, next(iter(asked))) in index.parts else 0
+    best = max(k, min(2 * k, total // 10))
+    return merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **how), best)[:k]
 
 
 def search_texts(
     index: Index | str | Path, queries: Sequence[str], k: int = 10, model: VATT | str | Path | None = None
 ) -> list[list[Hit]]:
-    """`search` for several texts at once."""
+    """Windows of video for several texts at once."""
+    index, model = _opened(index, model)
+    with torch.inference_mode():
+        vectors, _ = encode_texts(model, queries, model_vocabulary(model))
+    return index.search(vectors.numpy(), model.fingerprint(), k, distinct=True)
+
+
+def _opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[Index, VATT]:
     if not isinstance(index, Index):
         index = Index.load(index)
     if model is None:
         if index.model_folder is None or not index.model_folder.is_dir():
             raise StoreError(f"the model of this index is not at {index.model_folder}; give it with --model DIR")
         model = index.model_folder
-    if not isinstance(model, VATT):
-        model = VATT.from_pretrained(model)
-    with torch.inference_mode():
-        vectors, _ = encode_texts(model, queries, model_vocabulary(model))
-    return index.search(vectors.numpy(), model.fingerprint(), k, distinct=True)
+    return index, model if isinstance(model, VATT) else VATT.from_pretrained(model)
 
 
-def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> None:
-    """A contact sheet: for each hit some frames of its span, its score and its file; the right answer is framed.
-
-    Args:
-        query: the title.
-        hits: in the order to be drawn.
-        output: PNG file.
-        right_id: id of the clip that the query describes.
-
-    Raises:
-        InputError: not a PNG file by its name.
-    """
-    if Path(output).suffix.lower() != ".png":
-        raise InputError(f"a contact sheet is a PNG file, not {output}")
-    title, small = ImageFont.load_default(22), ImageFont.load_default(15)
-    margin, label, columns = 16, 44, 2
-    cell_width, cell_height = STRIP * FRAME + margin, FRAME + label + margin
-    rows = math.ceil(len(hits) / columns)
-    sheet = Image.new("RGB", (columns * cell_width + 2 * margin, rows * cell_height + 64 + margin), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((margin, 18), f"“{query}”", INK, title)
-    for place, hit in enumerate(hits):
-        x = margin + (place % columns) * cell_width
-        y = 64 + (place // columns) * cell_height
-        for number, frame in enumerate(_frames(hit)):
-            sheet.paste(frame, (x + number * FRAME, y))
-        good = hit.id == right_id
-        if good:
-            draw.rectangle((x - 5, y - 5, x + STRIP * FRAME + 4, y + FRAME + 4), outline=RIGHT, width=5)
-        head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f} to {hit.end_s:.1f} s"
-        draw.text((x, y + FRAME + 7), head + ("   right answer" if good else ""), RIGHT if good else INK, small)
-        draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
-
-
-def _frames(hit: Hit) -> list[Image.Image]:
-    """Squares from the span of a hit; a grey one where the file cannot be read any more."""
-    times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
-    try:
-        with open_media(hit.path) as media:
-            frames = media.frames(times_s.tolist(), Square(FRAME)).frames
-    except MediaError:
-        return [Image.new("RGB", (FRAME - 2, FRAME), (200, 200, 200))] * STRIP
-    squares = frames[..., :-2]  # a white line between them
-    return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else "…" + text[-length + 1 :]
+def _vectors(
+    index: Index, model: VATT, query: str | None, video: str | Path | None, audio: str | Path | None, answers: Answers
+) -> dict[str, np.ndarray]:
+    """(E,) of length 1 by space: the mean of what is asked there."""
+    wanted = {"video_text": query is not None, "video_audio": audio is not None}
+    found: dict[str, list[np.ndarray]] = {}
+    if query is not None:
+        with torch.inference_mode():
+            found["video_text"] = [unit(encode_texts(model, [query], model_vocabulary(model))[0].numpy())[0]]
+    if audio is not None:
+        heard = encode_file(model, audio)
+        if ("audio", "video_audio") not in heard.vectors:
+            raise InputError(f"{audio} has no sound")
+        found["video_audio"] = [heard.pooled("audio", "video_audio").numpy()]
+    if video is not None:
+        seen = encode_file(model, video)
+        there = [space for space in SPACES if (answers, space) in index.parts and ("video", space) in seen.vectors]
+        if not any(("video", space) in seen.vectors for space in SPACES):
+            raise InputError(f"{video} has no picture")
+        for space in [space for space in there if wanted[space]] or there:
+            found.setdefault(space, []).append(seen.pooled("video", space).numpy())
+    if not found:
+        raise InputError("ask for something: words, a video or a sound")
+    return {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in found.items()}

@@ -5,9 +5,9 @@ of the manifest. A shard is written whole or not at all, its errors first, so th
 the first shard that is not there. ``embeddings.json`` says of what, by which model and how they were made.
 
 Columns: ``id`` of the clip, ``path``, ``start_s``, ``end_s``, ``modality`` (video, audio, text), ``space``
-(video_audio, video_text), ``text`` (for texts), ``vector`` (float32, not normalised: compare by cosine) and ``model``
-(fingerprint of the model that made it). Of errors: ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path``
-and ``reason``.
+(video_audio, video_text), ``text`` (for texts), ``extra`` (what else the manifest says of the clip, as JSON: split,
+labels and columns x_…), ``vector`` (float32, not normalised: compare by cosine) and ``model`` (fingerprint of the model
+that made it). Of errors: ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path`` and ``reason``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vatt.errors import VattError
+from vatt.retrieval.hits import ROWS
 from vatt.structures import Event
 
 Row = dict[str, Any]
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         ("modality", pa.string()),
         ("space", pa.string()),
         ("text", pa.string()),
+        ("extra", pa.string()),
         ("vector", pa.list_(pa.float32())),
         ("model", pa.string()),
     ]
@@ -78,7 +80,7 @@ def write_shard(
         events: what went wrong with its clips.
         shard: its number.
     """
-    filled = [{"text": None, **row, "model": model} for row in rows]
+    filled = [{"text": None, "extra": None, **row, "model": model} for row in rows]
     for kind, table in (
         (ERRORS, pa.Table.from_pylist(list(events), schema=ERROR_SCHEMA)),
         (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # the last: it says that the shard is done
@@ -174,7 +176,7 @@ class Embeddings:
     def __init__(self, source: str | Path) -> None:
         source = Path(source)
         self.file = source / FILE if (source / FILE).exists() else source
-        self.notes = read_notes(self.file.parent)
+        self.notes, self.name = read_notes(self.file.parent), str(self.file)
         files = sorted(self.file.glob("*.parquet")) if self.file.is_dir() else [self.file]
         if not files or not files[0].is_file():
             raise StoreError(f"no embeddings at {source}; make them with: vatt embed PATH --model DIR --output DIR")
@@ -210,3 +212,14 @@ class Embeddings:
             raise StoreError(f"{self.file}: vectors of {modality} in {space} differ in length: {lengths}")
         vectors = column.flatten().to_numpy().reshape(chosen.num_rows, lengths[0])
         return Rows(chosen.drop_columns(["vector"]), np.ascontiguousarray(vectors, dtype=np.float32))
+
+    def vectors(self, kind: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
+        """(N, E) float32 of a modality in a space, and their rows as an index keeps them."""
+        rows = self.select(*kind)
+        return rows.vectors, rows.table.select(ROWS)
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where the model was, if that was noted."""
+        folder = self.notes.get("model_folder")
+        return Path(folder) if folder else None

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vatt.errors import InputError, VattError
-from vatt.retrieval.hits import FIELDS
+from vatt.retrieval.hits import FIELDS, ROWS
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 # Up to so many vectors each kind is fast enough and fits; see benchmarks/search.py.
@@ -76,7 +76,7 @@ class Vectors:
         else:
             flat.add(vectors)
             fast = _clusters(faiss, vectors) if kind == "ivfpq" else None
-        return cls(rows.select(FIELDS), flat, fast, kind, np.ones(len(vectors), bool))
+        return cls(rows.select(ROWS), flat, fast, kind, np.ones(len(vectors), bool))
 
     def __len__(self) -> int:
         return self._count
@@ -95,9 +95,9 @@ class Vectors:
         """Vectors, removed ones included."""
         return self._flat.ntotal
 
-    def exact(self) -> np.ndarray:
-        """All (N, E) vectors, of length 1, removed ones included."""
-        return self._flat.reconstruct_n(0, self._flat.ntotal)
+    def exact(self, places: np.ndarray | None = None) -> np.ndarray:
+        """Vectors (N, E) of length 1: all, removed ones included, or those of some rows."""
+        return self._flat.reconstruct_n(0, self.total) if places is None else self._flat.reconstruct_batch(places)
 
     def search(self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest by cosine of each query: scores (Q, k) and numbers of rows (Q, k), -1 where there are no more.
@@ -142,7 +142,7 @@ class Vectors:
         """
         if self._mapped:
             raise InputError("nothing can be added to an index whose files are mapped: load it with mapped=False")
-        vectors, rows = unit(vectors), rows.select(FIELDS)
+        vectors, rows = unit(vectors), rows.select(ROWS)
         if len(vectors) and vectors.shape[1] != self.width:
             raise IndexMismatch(f"vectors have {vectors.shape[1]} dimensions, and those of the index {self.width}")
         if self.kind != "hnsw":  # whose graph adds to them itself

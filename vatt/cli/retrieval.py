@@ -1,0 +1,178 @@
+"""``vatt embed``, ``vatt index`` and ``vatt search``: files to vectors, vectors to an index, questions to it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from vatt.cli.commands import print_table
+from vatt.errors import InputError
+
+
+def embed(
+    path: str,
+    model: str,
+    output: str,
+    split: str | None = None,
+    hop_s: float | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto",
+    device: str | None = None,
+    windows: int | None = None,
+    overwrite: bool = False,
+    devices: int = 1,
+    nodes: int = 1,
+    part: str = "1/1",
+    shard_clips: int = 512,
+) -> int:
+    """Turn videos, sounds and texts into vectors. What was stopped is gone on with.
+
+    Exit status: 0 if every file was read whole, 1 if some were not or only in part (they are named), 2 for wrong
+    input.
+
+    Args:
+        path: a folder of media, one media file, or a manifest.
+        model: folder of a trained model.
+        output: folder that gets embeddings.parquet, errors.parquet and embeddings.json.
+        split: only these rows of a manifest.
+        hop_s: distance of the windows in seconds; the model's clip length unless given.
+        batch_size: windows at a time.
+        num_workers: processes that read.
+        decoder: what reads the frames.
+        device: cpu, cuda, …; a GPU is used if there is one.
+        windows: of each clip, spread over it, in place of --hop_s; the protocols of benchmarks want 4.
+        overwrite: delete other embeddings that are in the folder.
+        devices: processes (GPUs) on this machine that share the work.
+        nodes: machines that do, each with so many devices, started by SLURM or torchrun.
+        part: 3/8 does the third of eight parts, in jobs of their own that write into one folder.
+        shard_clips: clips of a shard, which is what is lost at most when all is stopped.
+    """
+    from vatt.datasets.manifest import other_files
+    from vatt.retrieval.embeddings import embed as run
+
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    if found is None:
+        raise InputError(f"--part is one of so many, as 3/8, not {part}")
+    report = run(
+        path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows, overwrite, devices, nodes,
+        (int(found[1]), int(found[2])), shard_clips,
+    )  # fmt: skip
+    if not report.first:
+        return 0
+    for event in report.events:
+        print(f"{event['kind']}: {event['path']}: {event['reason']}")
+    if Path(path).is_dir() and (others := other_files(path)):
+        print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
+    made = f"{report.windows} windows, {report.rows} vectors"
+    print(f"embedded {report.embedded} of {report.clips} clips ({made}): {output}")
+    if report.missing:
+        print(f"{report.missing} shards are still to be written, by other parts; the last one completes the folder")
+    return 1 if report.incomplete else 0
+
+
+def index(
+    sources: list[str],
+    output: str,
+    kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto",
+    add: bool = False,
+    remove: str | None = None,
+    compact: bool = False,
+) -> int:
+    """Build a searchable index (FAISS, cosine), put several together, or change one.
+
+    Args:
+        sources: folders made by vatt embed with the same model, or indexes. The index of --output alone is changed as
+            the other options say.
+        output: folder that gets the index.
+        kind: flat compares with every vector, hnsw walks a graph, ivfpq looks into clusters of compressed vectors and
+            compares the best exactly; auto takes flat while that is fast enough.
+        add: to the index that is in the folder, in place of making it anew; clips that it has already are replaced.
+        remove: leave out clips whose path or id matches this pattern (* and ?).
+        compact: build it anew from what was not removed or replaced.
+    """
+    from vatt.retrieval.index import Index
+
+    if [Path(source).resolve() for source in sources] == [Path(output).resolve()]:
+        made = Index.load(output)
+    elif add:
+        made = Index.load(output, mapped=False)
+        print(f"added {made.add(sources)} vectors")
+    else:
+        made = Index.build(sources, kind)
+    if remove is not None:
+        print(f"removed {made.remove(remove)} vectors")
+    if compact:
+        made.compact(kind)
+    made.save(output)
+    parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
+    print(f"index: {output} ({parts}; model {made.model})")
+    return 0
+
+
+def search(
+    index: str,
+    query: str | None = None,
+    k: int = 10,
+    model: str | None = None,
+    video: str | None = None,
+    audio: str | None = None,
+    answers: Literal["video", "audio", "text"] = "video",
+    path: str | None = None,
+    where: str | None = None,
+    spans: bool = True,
+    sheet: str | None = None,
+    play: str | None = None,
+    right_id: str | None = None,
+    format: Literal["table", "json"] = "table",
+) -> int:
+    """Find videos, sounds or captions by words, a video, a sound, or several of them together.
+
+    Args:
+        index: folder of an index.
+        query: what to look for, in words.
+        k: number of answers.
+        model: folder of the model, if it is not where it was when the index was built.
+        video: a file, or a URL, to which answers are alike.
+        audio: the same, of which the sound counts.
+        answers: what is looked for.
+        path: only files whose paths match this pattern (* and ?).
+        where: only clips of whose manifest a column has a value, as x_shape=ring, split=test or labels=dog.
+        spans: windows that follow each other are one answer.
+        sheet: PNG file that gets a contact sheet of the answers.
+        play: M3U file that gets a list to play, each answer from its beginning to its end (VLC).
+        right_id: id of the clip that the query describes, to be framed in the sheet.
+        format: of what is printed.
+    """
+    from vatt.retrieval.search import search as run
+    from vatt.retrieval.sheet import draw_sheet, write_playlist
+
+    hits = run(index, query, k, model, video, audio, answers, path, where, spans)
+    asked = [f"“{query}”"] if query else []
+    title = " + ".join(asked + [Path(file).name for file in (video, audio) if file])
+    if format == "json":
+        print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
+    else:
+        said = ("text",) if answers == "text" else ()
+        rows = [
+            (
+                hit.rank,
+                f"{hit.score:.3f}",
+                f"{hit.start_s:.2f}–{hit.end_s:.2f}",
+                hit.path,
+                *((hit.text,) if said else ()),
+            )
+            for hit in hits
+        ]
+        print_table(title, ("rank", "score", "span (s)", "file", *said), rows)
+    if sheet:
+        draw_sheet(title, hits, sheet, right_id)
+    if play:
+        write_playlist(hits, play)
+    if format == "table":
+        for what, file in (("contact sheet", sheet), ("to play", play)):
+            if file:
+                print(f"{what}: {file}")
+    return 0

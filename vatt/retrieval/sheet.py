@@ -1,0 +1,90 @@
+"""Answers for people: a contact sheet, and a list that a player plays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Square
+from vatt.errors import InputError
+from vatt.retrieval.hits import Hit
+
+FRAME = 144  # pixels of a picture in a contact sheet
+STRIP = 4  # pictures for each answer
+INK, PAPER, RIGHT, DIM = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110)
+
+
+def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> None:
+    """A contact sheet: for each hit some frames of its span, its score and its file; the right answer is framed.
+
+    Args:
+        query: the title, as it is.
+        hits: in the order to be drawn.
+        output: PNG file.
+        right_id: id of the clip that the query describes.
+
+    Raises:
+        InputError: not a PNG file by its name.
+    """
+    if Path(output).suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG file, not {output}")
+    title, small = ImageFont.load_default(22), ImageFont.load_default(15)
+    margin, label, columns = 16, 44, 2
+    cell_width, cell_height = STRIP * FRAME + margin, FRAME + label + margin
+    rows = math.ceil(len(hits) / columns)
+    sheet = Image.new("RGB", (columns * cell_width + 2 * margin, rows * cell_height + 64 + margin), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, 18), query, INK, title)
+    for place, hit in enumerate(hits):
+        x = margin + (place % columns) * cell_width
+        y = 64 + (place // columns) * cell_height
+        for number, frame in enumerate(_frames(hit)):
+            sheet.paste(frame, (x + number * FRAME, y))
+        good = hit.id == right_id
+        if good:
+            draw.rectangle((x - 5, y - 5, x + STRIP * FRAME + 4, y + FRAME + 4), outline=RIGHT, width=5)
+        head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f} to {hit.end_s:.1f} s"
+        draw.text((x, y + FRAME + 7), head + ("   right answer" if good else ""), RIGHT if good else INK, small)
+        draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(output)
+
+
+def _frames(hit: Hit) -> list[Image.Image]:
+    """Squares from the span of a hit; a grey one where the file cannot be read any more."""
+    times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
+    try:
+        with open_media(hit.path) as media:
+            frames = media.frames(times_s.tolist(), Square(FRAME)).frames
+    except MediaError:
+        return [Image.new("RGB", (FRAME - 2, FRAME), (200, 200, 200))] * STRIP
+    squares = frames[..., :-2]  # a white line between them
+    return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[-length + 1 :]
+
+
+def write_playlist(hits: Sequence[Hit], output: str | Path) -> None:
+    """An extended M3U list of the spans, which VLC and mpv (through its playlist options) begin and end in time.
+
+    Raises:
+        InputError: not an M3U file by its name.
+    """
+    if Path(output).suffix.lower() not in (".m3u", ".m3u8"):
+        raise InputError(f"a list to play is an M3U file, not {output}")
+    lines = ["#EXTM3U"]
+    for hit in hits:
+        lines.append(
+            f"#EXTINF:{math.ceil(hit.end_s - hit.start_s)},{hit.rank}. {Path(hit.path).name} ({hit.score:.3f})"
+        )
+        lines += [f"#EXTVLCOPT:start-time={hit.start_s:.2f}", f"#EXTVLCOPT:stop-time={hit.end_s:.2f}", hit.path]
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text("\n".join(lines) + "\n", encoding="utf-8")

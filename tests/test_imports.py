@@ -31,6 +31,8 @@ ONLY_IN = {
     "decord": {"datasets/media/decord_media.py"},
     "torchcodec": {"datasets/media/torchcodec_media.py"},
     "faiss": {"retrieval/vectors.py"},
+    "gradio": {"retrieval/app.py"},
+    "fastapi": {"retrieval/app.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
     "tensorflow": {"models/official/tensorflow_reader.py"},

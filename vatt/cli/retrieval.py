@@ -176,3 +176,24 @@ def search(
             if file:
                 print(f"{what}: {file}")
     return 0
+
+
+def app(index: str, model: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> int:
+    """A web page on which to search an index.
+
+    Only files of the index are served, to everyone who can reach the address: 127.0.0.1 is this machine alone.
+
+    Args:
+        index: folder of an index.
+        model: folder of the model, if it is not where it was when the index was built.
+        host: address to listen at; 0.0.0.0 is all of this machine's.
+        port: to listen at.
+    """
+    from vatt.retrieval.app import make_app
+
+    made = make_app(index, model)
+    import uvicorn
+
+    print(f"http://{host}:{port}    (stop with Ctrl+C)", flush=True)
+    uvicorn.run(made, host=host, port=port, log_level="warning")
+    return 0

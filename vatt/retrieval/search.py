@@ -60,7 +60,7 @@ def search(
         IndexMismatch: the model is not the one the index was made with, or the index has nothing of that kind.
         InputError: nothing is asked, the query is empty, or a file cannot be read.
     """
-    index, model = _opened(index, model)
+    index, model = opened(index, model)
     asked = _vectors(index, model, query, video, audio, answers)
     how = {"modality": answers, "path": path, "where": where}
     if not spans or answers == "text":
@@ -74,13 +74,18 @@ def search_texts(
     index: Index | str | Path, queries: Sequence[str], k: int = 10, model: VATT | str | Path | None = None
 ) -> list[list[Hit]]:
     """Windows of video for several texts at once."""
-    index, model = _opened(index, model)
+    index, model = opened(index, model)
     with torch.inference_mode():
         vectors, _ = encode_texts(model, queries, model_vocabulary(model))
     return index.search(vectors.numpy(), model.fingerprint(), k, distinct=True)
 
 
-def _opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[Index, VATT]:
+def opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[Index, VATT]:
+    """An index and its model, from their folders.
+
+    Raises:
+        StoreError: the index cannot be read, or the model is not where it was.
+    """
     if not isinstance(index, Index):
         index = Index.load(index)
     if model is None:

@@ -33,7 +33,7 @@ STYLE = """
 .answer {border: 1px solid #8884; border-radius: 8px; overflow: hidden; padding-bottom: .5rem}
 .answer .strip {display: flex; gap: 2px; cursor: pointer}
 .answer .strip img {width: 33.33%; aspect-ratio: 1; object-fit: cover; background: #8882}
-.answer video {width: 100%; display: block}
+.answer video {width: 100%; height: 14rem; display: block; background: #000}
 .answer video[hidden] {display: none}
 .answer p {margin: .4rem .8rem 0; overflow-wrap: anywhere; font-size: .9rem}
 .answer .score {opacity: .7}

@@ -31,7 +31,7 @@ from vatt.models.transformer import Transformer
 from vatt.structures import ClipFormat
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROUNDS = 7
+ROUNDS = 9
 SIZES = {"Small": (512, 6, 8), "Base": (768, 12, 12)}  # D, depth, heads
 TOKENS, CLIPS = 785, 2  # half of 32 frames of 224 x 224, and AGG
 

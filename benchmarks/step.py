@@ -76,8 +76,8 @@ class Clock(L.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="bbs")
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     given = parser.parse_args()
     steps = WARM + given.steps + 1  # a step has ended when the next one begins
     with tempfile.TemporaryDirectory() as folder:

@@ -85,7 +85,8 @@ class Attention(nn.Module):
         ``added`` (1, heads, N, N) goes on top of the scores.
         """
         b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(x).chunk(3, dim=-1)  # of a split the gradient is put together in one piece
+        q, k, v = (part.view(b, n, self.heads, self.head_width).transpose(1, 2) for part in parts)
         seen = None if valid is None else valid[:, None, None, :]
         if causal and (seen is not None or added is not None):
             earlier = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_LOGITS = 2**22  # 16 MiB, a few times over
+MAX_LOGITS = 2**21  # 8 MiB, a few times over
 
 Form = Literal["asymmetric", "symmetric"]
 Mean = Literal["pairs", "official"]

@@ -52,10 +52,10 @@ class Index:
         for source in given[1:]:
             _same_model(source, given[0])
         parts = {}
-        for kind_ in sorted({kind_[:2] for source in given for kind_ in source.kinds()}):
-            found = [source.vectors(kind_) for source in given if kind_ in {known[:2] for known in source.kinds()}]
-            vectors, rows = (np.concatenate([x for x, _ in found]), pa.concat_tables([rows for _, rows in found]))
-            parts[kind_] = Vectors.build(vectors, rows, kind)
+        for part in sorted({found[:2] for source in given for found in source.kinds()}):
+            have = [source.vectors(part) for source in given if part in {found[:2] for found in source.kinds()}]
+            vectors, rows = np.concatenate([x for x, _ in have]), pa.concat_tables([rows for _, rows in have])
+            parts[part] = Vectors.build(vectors, rows, kind)
         return cls(parts, given[0].model, next((s.model_folder for s in given if s.model_folder), None))
 
     def add(self, sources: Sequence[str | Path]) -> int:

@@ -276,3 +276,23 @@ def test_pieces_of_one_file_are_held_out_together() -> None:
     assert not {clip.extra.get("x_source", clip.path) for clip in train} & {
         clip.extra.get("x_source", clip.path) for clip in held
     }
+
+
+def test_a_pattern_takes_the_media_files_that_match(tmp_path: Path) -> None:
+    for name in ("a/x.mp4", "a/b/y.mp4", "a/b/z.wav", "a/notes.txt", "c/w.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {
+        pattern: [clip.id for clip in read_manifest(tmp_path / pattern)]
+        for pattern in ("a/*", "a/**/*.mp4", "*/?.mp4", "**")
+    }
+    assert found == {
+        "a/*": ["x.mp4"],
+        "a/**/*.mp4": ["b/y.mp4", "x.mp4"],
+        "*/?.mp4": ["a/x.mp4", "c/w.mp4"],
+        "**": ["a/b/y.mp4", "a/b/z.wav", "a/x.mp4", "c/w.mp4"],
+    }
+    with pytest.raises(ManifestError, match=r"no media file matches .*\.txt \(1 other files do\)"):
+        read_manifest(tmp_path / "a" / "*.txt")
+    (tmp_path / "odd [1].mp4").touch()  # a file of that very name is that file
+    assert [clip.id for clip in read_manifest(tmp_path / "odd [1].mp4")] == ["odd [1].mp4"]

@@ -18,12 +18,12 @@ from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import to_float
 from vatt.errors import InputError
+from vatt.models.encoding import encode_texts, model_vocabulary
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embedder import Embedder
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.store import Embeddings, StoreError
-from vatt.retrieval.texts import encode_texts, model_vocabulary
 
 CORRUPTED = "corrupted.mp4"
 
@@ -234,7 +234,7 @@ def test_a_clip_without_anything_for_the_model_is_named(sound_file: Path, tmp_pa
     projection = HierarchicalProjection({m: backbone.width(m) for m in backbone.modalities}, 12, 8)
     report = embed(sound_file, VATT(backbone, projection, TINY).eval(), tmp_path / "out", num_workers=0)
     assert [event["kind"] for event in report.unreadable] == ["unreadable"]
-    assert "video, text" in report.unreadable[0]["reason"]
+    assert "(video)" in report.unreadable[0]["reason"]
 
 
 def test_texts_that_cannot_be_embedded_are_named_and_the_rest_is(
@@ -298,3 +298,41 @@ def test_real_files_of_many_kinds(shared: Path, model_folder: Path, tmp_path: Pa
     assert {event["id"] for event in report.unreadable} == everything - embedded
     assert CORRUPTED in {event["id"] for event in report.incomplete}
     assert all(event["reason"] for event in report.events)
+
+
+def test_pooled_vectors_are_the_means_of_windows(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    embed(manifest, model_folder, tmp_path / "out", num_workers=0, shard_clips=3)
+    windows: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for (name, modality, space, _), vector in vectors(tmp_path / "out").items():
+        if modality != "text":
+            windows.setdefault((name, modality, space), []).append(vector)
+    pooled = pq.read_table(tmp_path / "out" / "pooled.parquet").to_pylist()
+    assert {(row["id"], row["modality"], row["space"]) for row in pooled} == windows.keys()
+    for row in pooled:
+        some = windows[row["id"], row["modality"], row["space"]]
+        np.testing.assert_allclose(row["vector"], np.mean(some, axis=0), atol=1e-6)
+        assert row["windows"] == len(some)
+    spans = {row["id"]: (row["start_s"], row["end_s"]) for row in pooled}
+    assert spans["part"] == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("wanted", [["video"], ["audio"], ["text"], ["audio", "text"]])
+def test_only_what_is_wanted_is_embedded(
+    manifest: Path, model_folder: Path, tmp_path: Path, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wanted == ["text"]:  # no file is opened for it
+        monkeypatch.setattr(ClipReader, "open", lambda *_: pytest.fail("a file was opened"))
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0, modalities=wanted)
+    store = Embeddings(tmp_path / "out")
+    assert {modality for modality, _ in store.kinds()} == set(wanted)
+    without = {"video": ["sound"], "audio": ["silent"], "text": ["silent", "sound"]}[wanted[0]]
+    assert [event["id"] for event in report.events] == without
+    assert report.embedded == 4 - len(without)
+    assert store.notes["modalities"] == sorted(wanted)
+    with pytest.raises(StoreError, match=r"modalities.* differ"):
+        embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+
+
+def test_a_modality_that_the_model_does_not_have_is_named(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not smell"):
+        embed(manifest, model_folder, tmp_path / "out", modalities=["smell"])

@@ -10,13 +10,12 @@ import torch
 
 from tests.conftest import tiny_model
 from vatt.errors import InputError
+from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.files import encode_file
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import search, search_texts
 from vatt.retrieval.store import Embeddings, StoreError
-from vatt.retrieval.texts import encode_texts, model_vocabulary
 
 pytest.importorskip("faiss")
 QUERIES = ["a red ring", "a blue bar moves left"]

@@ -125,9 +125,9 @@ def _activations(sources: list[str], split: str | None, clips: int, output: str,
     from vatt.datasets.clips import ClipDataset, ClipReader, Views
     from vatt.datasets.manifest import read_manifest
     from vatt.evaluation.pictures import plot_activations
+    from vatt.models.encoding import model_vocabulary
     from vatt.models.vatt import VATT
     from vatt.retrieval.activations import mean_activations
-    from vatt.retrieval.texts import model_vocabulary
 
     if len(sources) != 2:
         raise InputError("activations are of a model and a manifest: vatt plot activations MODEL MANIFEST")

@@ -27,6 +27,7 @@ def embed(
     nodes: int = 1,
     part: str = "1/1",
     shard_clips: int = 512,
+    modalities: list[Literal["video", "audio", "text"]] | None = None,
 ) -> int:
     """Turn videos, sounds and texts into vectors. What was stopped is gone on with.
 
@@ -34,7 +35,7 @@ def embed(
     input.
 
     Args:
-        path: a folder of media, one media file, or a manifest.
+        path: a folder of media, one media file, a pattern of such in quotes ("clips/**/*.mp4"), or a manifest.
         model: folder of a trained model.
         output: folder that gets embeddings.parquet, errors.parquet and embeddings.json.
         split: only these rows of a manifest.
@@ -49,6 +50,7 @@ def embed(
         nodes: machines that do, each with so many devices, started by SLURM or torchrun.
         part: 3/8 does the third of eight parts, in jobs of their own that write into one folder.
         shard_clips: clips of a shard, which is what is lost at most when all is stopped.
+        modalities: [video,audio,text] or some of them; all that the model takes unless given.
     """
     from vatt.datasets.manifest import other_files
     from vatt.retrieval.embeddings import embed as run
@@ -58,7 +60,7 @@ def embed(
         raise InputError(f"--part is one of so many, as 3/8, not {part}")
     report = run(
         path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows, overwrite, devices, nodes,
-        (int(found[1]), int(found[2])), shard_clips,
+        (int(found[1]), int(found[2])), shard_clips, modalities,
     )  # fmt: skip
     if not report.first:
         return 0

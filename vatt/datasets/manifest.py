@@ -9,12 +9,13 @@ of your own begin with ``x_`` and are carried along.
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from itertools import compress
+from itertools import compress, takewhile
 from operator import not_
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
     Args:
         source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively and through links,
-            sorted by path), or a single media file.
+            sorted by path), a single media file, or a pattern of media files (``*``, ``?``, ``**/`` any folders).
         split: keep only the rows of this split.
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
@@ -58,6 +59,8 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     suffix = Path(name).suffix.lower()
     if Path(name).is_dir():
         clips = ClipTable(_from_folder(Path(name)))
+    elif not is_url(name) and not Path(name).exists() and glob.has_magic(name):
+        clips = ClipTable(_from_pattern(name))
     elif not is_url(name) and not Path(name).exists():
         raise ManifestError(f"there is no manifest and no folder at {name}")
     elif suffix in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
@@ -173,6 +176,17 @@ def _from_folder(folder: Path) -> list[Clip]:
         found = ", ".join(f"{n} {suffix}" for suffix, n in sorted(other_files(folder).items())) or "nothing"
         raise ManifestError(f"folder {folder} holds no media file (found {found})")
     return [Clip(id=p.relative_to(folder).as_posix(), path=str(p)) for p in paths]
+
+
+def _from_pattern(pattern: str) -> list[Clip]:
+    """Clips of the media files that match, named by their paths below the last folder that the pattern names."""
+    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())
+    paths = [path for path in found if path.suffix.lower() in MEDIA_SUFFIXES | PICTURE_SUFFIXES]
+    if not paths:
+        raise ManifestError(f"no media file matches {pattern} ({len(found)} other files do)")
+    parts = Path(pattern).parts
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
+    return [Clip(id=path.relative_to(fixed).as_posix(), path=str(path)) for path in paths]
 
 
 def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]:

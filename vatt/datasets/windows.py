@@ -29,8 +29,8 @@ def window_starts(first_s: float, last_s: float, hop_s: float) -> list[float]:
 class Windows:
     """Every window of a clip, one after the other, for embedding.
 
-    Samples have the keys ``path``, ``start_s`` and ``end_s`` as well. A file that cannot be read, or only in part,
-    gives one sample with nothing valid and an `Event`.
+    Samples have the keys ``path``, ``start_s`` and ``end_s`` as well. A file that cannot be read gives one sample with
+    nothing valid and an `Event`; windows with nothing in them, between others, give one.
 
     Args:
         reader: how clips are read.
@@ -66,7 +66,7 @@ class Windows:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
-            whole = True
+            empty_s, seen, said = None, False, False
             starts = window_starts(first_s, last_s, self.hop_s)
             if self.count is not None:
                 starts = Views.spread(first_s, last_s, self.count)
@@ -77,9 +77,14 @@ class Windows:
                 if bad:
                     reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
-                if whole and self.reader.is_empty(sample):
-                    whole = False
-                    reason = f"neither picture nor sound in the window at {start_s:.2f} s, of {clip_ends_s:.2f} s"
+                if not self.reader.is_empty(sample):
+                    seen = True
+                elif empty_s is None:
+                    empty_s = start_s
+                if seen and empty_s is not None and not said:  # a clip in which all are empty is for the caller to name
+                    said = True
+                    what = "neither picture nor sound" if len(self.reader.modalities) == 2 else "nothing"
+                    reason = f"{what} in the window at {empty_s:.2f} s, of {clip_ends_s:.2f} s"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
                 end_s = min(start_s + duration_s, max(clip_ends_s, start_s))
                 yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}
@@ -107,7 +112,7 @@ class ShardedWindows(IterableDataset[Part]):
 
     Args:
         clips: rows of a manifest.
-        windows: how they are read.
+        windows: how they are read; by a reader of no modality, nothing is.
         shards: the numbers of those that are wanted.
         size: clips of a shard.
         batch_size: windows at a time.
@@ -130,7 +135,7 @@ class ShardedWindows(IterableDataset[Part]):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for shard in self.shards:
             samples: list[list[Sample]] = []
-            for clip in self.clips_of(shard)[first::step]:
+            for clip in self.clips_of(shard)[first::step] if self.windows.reader.modalities else ():
                 for sample in self.windows.of(clip):
                     samples.append([sample])
                     if len(samples) == self.batch_size:

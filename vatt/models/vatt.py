@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from vatt.models.selection import KeepRule, drop_token
 from vatt.structures import ClipFormat
 
 Space = Literal["video_audio", "video_text"]
+Files = str | Path | Sequence[str | Path]
 SPACES: dict[str, str] = {"video_audio": "va", "video_text": "vt"}  # space -> suffix of the projection's outputs
 
 
@@ -62,17 +64,42 @@ class VATT(HubModel):
         pooled = {m: self.backbone(m, x).pooled for m, x in raw.items()}
         return {**pooled, **self.projection(pooled)}
 
-    def encode_video(self, video: Tensor, space: Space = "video_text") -> Tensor:
-        """Video (B, T, 3, H, W) to unit vectors (B, E) in a common space."""
-        return self._unit(self(video=video), "video", space)
+    def encode_video(self, video: Tensor | Files, space: Space = "video_text") -> Tensor:
+        """Video to unit vectors (B, E) in a common space.
 
-    def encode_audio(self, audio: Tensor, space: Space = "video_audio") -> Tensor:
-        """Audio (B, S) to unit vectors (B, E)."""
-        return self._unit(self(audio=audio), "audio", space)
+        Args:
+            video: (B, T, 3, H, W) float in [-1, 1]; or one or several files, each of which gives one vector, the mean
+                of its windows, as `vatt.embed` pools them.
+            space: "video_text" or "video_audio".
 
-    def encode_text(self, text: Tensor, space: Space = "video_text") -> Tensor:
-        """Text ids (B, L) to unit vectors (B, E)."""
-        return self._unit(self(text=text), "text", space)
+        Raises:
+            InputError: the model has no such vector, or a file cannot be read or has no picture.
+        """
+        return self._encode(video, "video", space)
+
+    def encode_audio(self, audio: Tensor | Files, space: Space = "video_audio") -> Tensor:
+        """Audio (B, S) float in [-1, 1], or files, to unit vectors (B, E). See `encode_video`."""
+        return self._encode(audio, "audio", space)
+
+    def encode_text(self, text: Tensor | str | Sequence[str], space: Space = "video_text") -> Tensor:
+        """Texts, or ids (B, L), to unit vectors (B, E).
+
+        Raises:
+            InputError: the model has no such vector, or a text has no word that its vocabulary knows.
+            FileNotFoundError: words are given, and the model has no vocabulary.
+        """
+        if not isinstance(text, Tensor):
+            from vatt.models.encoding import to_ids
+
+            text = to_ids(self, [text] if isinstance(text, str) else list(text))
+        return self._encode(text, "text", space)
+
+    def _encode(self, given: Tensor | Files, modality: str, space: Space) -> Tensor:
+        if not isinstance(given, Tensor):
+            from vatt.models.encoding import encode_files
+
+            return encode_files(self, [given] if isinstance(given, str | Path) else list(given), modality, space)
+        return self._unit(self(**{modality: given}), modality, space)
 
     def _unit(self, outputs: dict[str, Tensor], modality: str, space: Space) -> Tensor:
         name = f"{modality}_{SPACES[space]}"

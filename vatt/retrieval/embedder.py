@@ -15,11 +15,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vatt.datasets.batches import finish
 from vatt.datasets.windows import Part, ShardedWindows
 from vatt.errors import InputError
+from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
-from vatt.retrieval.files import OUTPUTS
 from vatt.retrieval.store import Row, claim, missing_shards, write_shard
 from vatt.retrieval.texts import embed_texts
 from vatt.structures import Batch, Clip, Event
@@ -92,20 +91,15 @@ class Embedder(L.LightningModule):
 
     def rows_of(self, batch: Batch) -> list[Row]:
         """Rows of what a batch has of pictures and sounds."""
-        ready = finish(batch)
-        valid = {modality: ready[f"{modality}_valid"] for modality in ("video", "audio")}  # type: ignore[literal-required]
-        present = {m: ready[m] for m in valid if m in self.model.backbone.modalities and valid[m].any()}  # type: ignore[literal-required]
         rows = []
-        for output, x in self.model(**present).items():
-            if output in OUTPUTS:
-                modality, space = OUTPUTS[output]
-                vectors, real = x.float().cpu().numpy(), valid[modality].tolist()
-                rows += [
-                    {key: batch[key][i] for key in ("id", "path", "start_s", "end_s")}  # type: ignore[literal-required]
-                    | {"modality": modality, "space": space, "vector": vectors[i]}
-                    for i in range(len(vectors))
-                    if real[i]
-                ]
+        for (modality, space), x in encode_windows(self.model, batch).items():
+            vectors, real = x.numpy(), batch[f"{modality}_valid"].tolist()  # type: ignore[literal-required]
+            rows += [
+                {key: batch[key][i] for key in ("id", "path", "start_s", "end_s")}  # type: ignore[literal-required]
+                | {"modality": modality, "space": space, "vector": vectors[i]}
+                for i in range(len(vectors))
+                if real[i]
+            ]
         return rows
 
     def write(self, shard: int) -> None:
@@ -113,14 +107,15 @@ class Embedder(L.LightningModule):
         clips, rows, events = self.stream.clips_of(shard), self.rows.pop(shard, []), self.events.pop(shard, [])
         order = {clip.id: i for i, clip in enumerate(clips)}
         rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))
-        known = {row["id"] for row in rows} | {event["id"] for event in events if event["kind"] == "unreadable"}
+        text_rows, text_events = embed_texts(self.model, clips) if "text" in self.plan["modalities"] else ([], [])
+        read = self.stream.windows.reader.modalities
+        known = {row["id"] for row in (rows if read else text_rows)}
+        known |= {event["id"] for event in events if event["kind"] == "unreadable"}
         for clip in clips:
             if clip.id not in known:
-                reason = (
-                    f"no window of it has anything that the model takes ({', '.join(self.model.backbone.modalities)})"
-                )
-                events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
-        text_rows, text_events = embed_texts(self.model, clips)
+                reason = f"no window of it has anything that is embedded ({', '.join(read)})" if read else "no text"
+                kind = "unreadable" if read else "skipped"
+                events.append(Event(kind=kind, id=clip.id, path=clip.path, reason=reason))
         if shard and not text_rows:  # that there is no vocabulary is said once
             text_events = [event for event in text_events if event["id"]]
         events.sort(key=lambda event: order.get(event["id"], -1))

@@ -16,6 +16,7 @@ from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.media.source import state
 from vatt.datasets.windows import ShardedWindows, Windows
 from vatt.errors import InputError
+from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
 from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, write_notes
@@ -30,7 +31,7 @@ class EmbedReport:
 
     Attributes:
         clips: rows of the manifest.
-        embedded: clips with at least one vector of picture or sound.
+        embedded: clips with at least one vector of picture or sound, or of text where only texts were wanted.
         windows: windows with one.
         rows: vectors written.
         missing: shards that other parts have still to write.
@@ -73,6 +74,7 @@ def embed(
     nodes: int = 1,
     part: tuple[int, int] = (1, 1),
     shard_clips: int = SHARD_CLIPS,
+    modalities: Sequence[str] | None = None,
 ) -> EmbedReport:
     """Embed a folder of media, a single file, or a manifest.
 
@@ -81,7 +83,7 @@ def embed(
     vectors are those of a run that was not stopped.
 
     Args:
-        source: folder, media file, or manifest.
+        source: folder, media file, pattern of such (``clips/**/*.mp4``), or manifest.
         model: the model, or the folder it was saved in.
         output: folder that gets the embeddings.
         split: only these rows of a manifest.
@@ -96,6 +98,7 @@ def embed(
         nodes: machines that do, each with so many devices, started by SLURM or torchrun.
         part: (3, 8): only the third of eight parts, for jobs that know nothing of each other and write into one folder.
         shard_clips: clips of a shard.
+        modalities: of video, audio and text those that are wanted; all that the model takes unless given.
 
     Returns:
         What was embedded by now, by all processes and parts, and which files could not be.
@@ -112,14 +115,18 @@ def embed(
         raise InputError(f"one part cannot overwrite what the others write: delete {output} before")
     if not isinstance(model, VATT):
         model = VATT.from_pretrained(model)
+    read_of = read_modalities(model, modalities)
     clips = read_manifest(source, split=split)
-    read = Windows(ClipReader(model.format, None, decoder), hop_s or model.format.duration_s, windows)
+    read = Windows(
+        ClipReader(model.format, None, decoder, modalities=read_of), hop_s or model.format.duration_s, windows
+    )
     hop_s = read.hop_s if windows is None else None
     plan = {
         "model": model.fingerprint(),
         "files": _digest(clips),
         "hop_s": hop_s,
         "windows_per_clip": windows,
+        "modalities": sorted(modalities or model.backbone.modalities),
         "shard_clips": shard_clips,
         "shards": -(-len(clips) // shard_clips),
     }
@@ -131,6 +138,7 @@ def embed(
         "window_s": model.format.duration_s,
         "hop_s": hop_s,
         "windows_per_clip": windows,
+        "modalities": plan["modalities"],
         "spaces": list(SPACES),
         "lists": sorted({str(clip.extra.get("x_list", "none")) for clip in clips.heads()}),
         "clips": len(clips),
@@ -164,7 +172,7 @@ def _finished(output: Path, clips: Sequence[Clip], first: bool) -> EmbedReport:
     for file in sorted((output / FILE).glob("*.parquet")):
         table = pq.read_table(file, columns=["id", "start_s", "modality"])
         report.rows += table.num_rows
-        read = table.filter(pc.field("modality") != "text")
+        read = table if notes["modalities"] == ["text"] else table.filter(pc.field("modality") != "text")
         names = read.column("id").to_pylist()
         seen.update(names)
         windows.update(zip(names, read.column("start_s").to_pylist(), strict=True))

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from vatt.errors import InputError
+from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import SPACES, VATT
-from vatt.retrieval.files import encode_file
 from vatt.retrieval.hits import Hit, merged
 from vatt.retrieval.index import Index
 from vatt.retrieval.store import StoreError
-from vatt.retrieval.texts import encode_texts, model_vocabulary
 from vatt.retrieval.vectors import unit
 
 Answers = Literal["video", "audio", "text"]

@@ -1,13 +1,16 @@
 """The folder embeddings are kept in: Parquet, one row a vector, readable by anything that reads Parquet.
 
-``embeddings.parquet`` and ``errors.parquet`` are folders of shards, ``00000.parquet`` and so on, one for so many clips
-of the manifest. A shard is written whole or not at all, its errors first, so that what was stopped is gone on with at
-the first shard that is not there. ``embeddings.json`` says of what, by which model and how they were made.
+``embeddings.parquet``, ``pooled.parquet`` and ``errors.parquet`` are folders of shards, ``00000.parquet`` and so on,
+one for so many clips of the manifest. A shard is written whole or not at all, its embeddings last, so that what was
+stopped is gone on with at the first shard that is not there. ``embeddings.json`` says of what, by which model and how
+they were made.
 
 Columns: ``id`` of the clip, ``path``, ``start_s``, ``end_s``, ``modality`` (video, audio, text), ``space``
 (video_audio, video_text), ``text`` (for texts), ``extra`` (what else the manifest says of the clip, as JSON: split,
 labels and columns x_…), ``vector`` (float32, not normalised: compare by cosine) and ``model`` (fingerprint of the model
-that made it). Of errors: ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path`` and ``reason``.
+that made it). Pooled are the windows of a clip, one row for each modality and space: their mean, ``windows`` of them,
+from the beginning of the first to the end of the last. Of errors: ``kind`` (unreadable, damaged, truncated, skipped),
+``id``, ``path`` and ``reason``.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from vatt.retrieval.hits import ROWS
 from vatt.structures import Event
 
 Row = dict[str, Any]
-FILE, ERRORS, NOTES = "embeddings.parquet", "errors.parquet", "embeddings.json"
+FILE, POOLED, ERRORS, NOTES = "embeddings.parquet", "pooled.parquet", "errors.parquet", "embeddings.json"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -45,6 +49,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
     ]
 )
+POOLED_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("text")).insert(4, pa.field("windows", pa.int32()))
 ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "id", "path", "reason")])
 
 
@@ -83,6 +88,7 @@ def write_shard(
     filled = [{"text": None, "extra": None, **row, "model": model} for row in rows]
     for kind, table in (
         (ERRORS, pa.Table.from_pylist(list(events), schema=ERROR_SCHEMA)),
+        (POOLED, pa.Table.from_pylist(list(_pooled(filled)), schema=POOLED_SCHEMA)),
         (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # the last: it says that the shard is done
     ):
         file = _shard(folder, kind, shard)
@@ -90,6 +96,17 @@ def write_shard(
         unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part")  # readers of folders leave out such names
         pq.write_table(table, unfinished, compression="zstd")
         os.replace(unfinished, file)
+
+
+def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
+    """A row for each clip, modality and space, texts left out."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["modality"] != "text":
+            groups[row["id"], row["modality"], row["space"]].append(row)
+    for some in groups.values():
+        mean = np.mean([row["vector"] for row in some], axis=0)
+        yield some[0] | {"end_s": max(row["end_s"] for row in some), "windows": len(some), "vector": mean}
 
 
 def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False) -> None:
@@ -114,7 +131,7 @@ def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overw
                 "--overwrite true"
             )
         if overwrite:
-            for name in (NOTES, FILE, ERRORS):
+            for name in (NOTES, FILE, POOLED, ERRORS):
                 shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     if read_notes(folder).get("plan") != plan:
         write_notes(folder, {"plan": plan, "complete": False, **notes})

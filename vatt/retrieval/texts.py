@@ -1,43 +1,19 @@
-"""Texts to vectors in the video-text space: queries, and every caption of a manifest."""
+"""The captions of a manifest to vectors in the video-text space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from vatt.datasets.readers import TextReader
-from vatt.datasets.text import Vocabulary, load_vocabulary
-from vatt.errors import InputError
+from vatt.datasets.text import Vocabulary
+from vatt.models.encoding import encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.store import Row
 from vatt.structures import Clip, Event, TimedText
 
 BATCH = 64
-
-
-def model_vocabulary(model: VATT) -> Vocabulary:
-    """The vocabulary that was saved with a model.
-
-    Raises:
-        FileNotFoundError: the model has none, or was not loaded from a folder.
-    """
-    if model.folder is None:
-        raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
-    if not (model.folder / "vocabulary").is_dir():
-        raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
-    return load_vocabulary(model.folder / "vocabulary")
-
-
-def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:
-    """Texts to vectors (N, E) in the video-text space, not normalised, and how many texts were cut to fit."""
-    ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
-    if not valid.all():
-        empty = texts[int((~valid).nonzero()[0])]
-        raise InputError(f"the text {empty!r} has no word that the model's vocabulary could encode")
-    device = next(model.parameters()).device
-    return model(text=ids.to(device))["text_vt"].float().cpu(), cut
 
 
 def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Event]]:

@@ -1,0 +1,184 @@
+"""Files and words to vectors, by a model alone: what ``VATT.encode_video("clip.mp4")`` does.
+
+The one place among the models that opens files; it is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vatt.datasets.batches import collate, finish
+from vatt.datasets.clips import ClipReader
+from vatt.datasets.media.decoding import Decoder
+from vatt.datasets.readers import TextReader
+from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.datasets.windows import Windows
+from vatt.errors import InputError
+from vatt.models.hub import VOCABULARY
+from vatt.models.vatt import VATT, Space
+from vatt.structures import Batch, Clip
+
+Kind = tuple[str, str]  # modality and space
+OUTPUTS: dict[str, Kind] = {  # of the model for a window
+    "video_va": ("video", "video_audio"),
+    "video_vt": ("video", "video_text"),
+    "audio_va": ("audio", "video_audio"),
+}
+BATCH = 16  # windows
+
+
+@dataclass(frozen=True)
+class FileVectors:
+    """The windows of a file, as `vatt.retrieval.embeddings.embed` writes them.
+
+    Args:
+        start_s, end_s: (W,) of each window, in seconds.
+        vectors: (W, E), not normalised, by modality and space.
+        valid: (W,) bool by modality: windows that have it.
+    """
+
+    start_s: list[float]
+    end_s: list[float]
+    vectors: dict[Kind, Tensor]
+    valid: dict[str, Tensor]
+
+    def pooled(self, modality: str, space: str) -> Tensor:
+        """(E,): one vector of length 1 for the whole file, that of the mean of its windows."""
+        return F.normalize(self.vectors[modality, space][self.valid[modality]].mean(dim=0), dim=0)
+
+
+def read_modalities(model: VATT, wanted: Sequence[str] | None = None) -> list[str]:
+    """What is read of a file: video, audio or both.
+
+    Args:
+        model: what it takes.
+        wanted: of these, all unless given.
+
+    Raises:
+        InputError: one is wanted that the model does not take.
+    """
+    for modality in wanted or ():
+        if modality not in model.backbone.modalities:
+            raise InputError(f"this model takes {', '.join(model.backbone.modalities)}, not {modality}")
+    return [m for m in ("video", "audio") if m in (model.backbone.modalities if wanted is None else wanted)]
+
+
+def encode_windows(model: VATT, batch: Batch) -> dict[Kind, Tensor]:
+    """Vectors (W, E) of a batch of windows on the model's device, not normalised, of the modalities that any has."""
+    batch = finish(batch)
+    present = {
+        m: batch[m]  # type: ignore[literal-required]
+        for m in ("video", "audio")
+        if m in model.backbone.modalities and m in batch and batch[f"{m}_valid"].any()  # type: ignore[literal-required]
+    }
+    outputs = model(**present) if present else {}
+    return {kind: outputs[name].float().cpu() for name, kind in OUTPUTS.items() if name in outputs}
+
+
+@torch.inference_mode()
+def encode_file(
+    model: VATT,
+    path: str | Path,
+    hop_s: float | None = None,
+    decoder: Decoder = "auto",
+    windows: int | None = None,
+    modalities: Sequence[str] | None = None,
+) -> FileVectors:
+    """Read a file in windows, as `vatt.retrieval.embeddings.embed` does, and encode them.
+
+    Args:
+        model: on any device.
+        path: of a video, a sound or a picture, or a URL.
+        hop_s, decoder, windows, modalities: see there.
+
+    Raises:
+        InputError: it cannot be read, or has nothing that the model takes.
+    """
+    read = read_modalities(model, modalities)
+    if not read:
+        raise InputError(f"this model takes {', '.join(model.backbone.modalities)}, and no files")
+    source = Windows(
+        ClipReader(model.format, None, decoder, modalities=read), hop_s or model.format.duration_s, windows
+    )
+    samples = list(source.of(Clip(id=str(path), path=str(path))))
+    for sample in samples:
+        for event in sample["events"]:
+            if event["kind"] == "unreadable":
+                raise InputError(f"{path}: {event['reason']}")
+    valid = {m: torch.stack([sample[f"{m}_valid"] for sample in samples]) for m in read}
+    if not any(here.any() for here in valid.values()):
+        raise InputError(f"{path} has nothing that the model takes ({', '.join(model.backbone.modalities)})")
+    device = next(model.parameters()).device
+    parts: list[tuple[int, dict[Kind, Tensor]]] = []
+    for begin in range(0, len(samples), BATCH):
+        batch = collate([[sample] for sample in samples[begin : begin + BATCH]])
+        batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+        parts.append((len(batch["id"]), encode_windows(model, batch)))
+    widths = {kind: x.shape[1] for _, part in parts for kind, x in part.items()}
+    vectors = {  # of a batch in which no window has a modality there are none
+        kind: torch.cat([part[kind] if kind in part else torch.zeros(count, width) for count, part in parts])
+        for kind, width in widths.items()
+    }
+    return FileVectors([s["start_s"] for s in samples], [s["end_s"] for s in samples], vectors, valid)
+
+
+def encode_files(model: VATT, paths: Sequence[str | Path], modality: str, space: Space) -> Tensor:
+    """Unit vectors (F, E) of files, each pooled over its windows.
+
+    Raises:
+        InputError: one cannot be read, or does not have the modality, or the model does not.
+    """
+    found = []
+    for path in paths:
+        file = encode_file(model, path)
+        if (modality, space) not in file.vectors:
+            here = ", ".join(f"{m} in {s}" for m, s in file.vectors)
+            raise InputError(f"{path}: there is no {modality} in the {space} space, only {here}")
+        found.append(file.pooled(modality, space))
+    return torch.stack(found)
+
+
+def model_vocabulary(model: VATT) -> Vocabulary:
+    """The vocabulary that was saved with a model.
+
+    Raises:
+        FileNotFoundError: the model has none, or was not loaded from a folder.
+    """
+    if model.folder is None:
+        raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
+    if not (model.folder / VOCABULARY).is_dir():
+        raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
+    return load_vocabulary(model.folder / VOCABULARY)
+
+
+def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:
+    """Texts to vectors (N, E) in the video-text space, not normalised, and how many texts were cut to fit.
+
+    Raises:
+        InputError: a text has no word that the vocabulary knows.
+    """
+    ids, cut = _ids(model, texts, vocabulary)
+    return model(text=ids)["text_vt"].float().cpu(), cut
+
+
+def to_ids(model: VATT, texts: Sequence[str]) -> Tensor:
+    """(N, L) ids of texts, on the model's device; warns of texts that are cut to fit. Raises as `encode_texts`."""
+    ids, cut = _ids(model, texts, model_vocabulary(model))
+    if cut:
+        warnings.warn(f"{cut} of {len(texts)} texts are cut to {model.format.num_words} ids", stacklevel=4)
+    return ids
+
+
+def _ids(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:
+    ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
+    if not valid.all():
+        empty = texts[int((~valid).nonzero()[0])]
+        raise InputError(f"the text {empty!r} has no word that the model's vocabulary could encode")
+    return ids.to(next(model.parameters()).device), cut

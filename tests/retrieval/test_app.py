@@ -81,7 +81,7 @@ def address(index: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_browser_searches_and_plays(address: str) -> None:
+def test_a_browser_searches_and_plays(address: str, video_file: Path) -> None:
     """In a headless Chromium; nothing comes from elsewhere, and what is wrong is said."""
     playwright = pytest.importorskip("playwright.sync_api")
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -104,8 +104,19 @@ def test_a_browser_searches_and_plays(address: str) -> None:
         page.get_by_text("By example, and filters").click()
         page.get_by_label("Only files that match").fill("*.nothing")
         page.get_by_role("button", name="Search").click()
-        page.get_by_text("no file of the index matches the filter").wait_for()
+        page.get_by_text("no clip of the index matches the filters").wait_for()
         page.get_by_label("Only files that match").fill("")
+        page.get_by_label("Only clips with").fill("labels=ring")
+        page.get_by_label("Sounds").check()
+        page.locator("input[type=file]").first.set_input_files(str(video_file))
+        page.get_by_role("button", name="Clear").first.wait_for()
+        page.get_by_label("Words").fill("")
+        page.get_by_role("button", name="Search").click()
+        page.get_by_text("no clip of the index matches the filters").wait_for()
+        page.get_by_label("Only clips with").fill("")
+        page.get_by_role("button", name="Search").click()
+        page.wait_for_selector(".answer")
+        page.get_by_role("button", name="Clear").first.click()
         page.get_by_label("Words").fill("")
         page.get_by_role("button", name="Search").click()
         page.get_by_text("ask for something: words, a video or a sound").wait_for()

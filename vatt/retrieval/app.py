@@ -24,10 +24,11 @@ from vatt.errors import VattError
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index
-from vatt.retrieval.search import opened, search
+from vatt.retrieval.search import Answers, opened, search
 
 FRAME, STRIP = 180, 3  # pixels of a thumbnail, and how many a span has
 ANSWERS = 12
+NAMES = {"video": "Videos", "audio": "Sounds", "text": "Captions"}
 STYLE = """
 .answers {display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; align-items: start}
 .answer {border: 1px solid #8884; border-radius: 8px; overflow: hidden; padding-bottom: .5rem}
@@ -55,6 +56,12 @@ class Library:
         paths = {path for part in index.parts.values() for path in pc.unique(part.rows.column("path")).to_pylist()}
         self.paths = sorted(paths)
         self.numbers = {path: number for number, path in enumerate(self.paths)}
+
+    @property
+    def answers(self) -> list[Answers]:
+        """What can be looked for."""
+        there = {modality for modality, _ in self.index.parts}
+        return [modality for modality in NAMES if modality in there]
 
     def facts(self) -> str:
         """Markdown: model, index and corpus."""
@@ -141,16 +148,20 @@ def make_app(index: str | Path, model: VATT | str | Path | None = None) -> Any:
         return FileResponse(path)
 
     def ask(
-        words: str | None, clip: str | None, sound: str | None, most: float | None, path: str | None, join: bool | None
-    ) -> str:
+        words: str | None, clip: str | None, sound: str | None, wanted: Answers | None, most: float | None,
+        path: str | None, where: str | None, join: bool | None,
+    ) -> str:  # fmt: skip
         # What lies in a folded part and was not touched is None.
-        asked, files, k, spans = (words or "").strip(), (path or "").strip(), int(most or ANSWERS), join is not False
+        said, files, column = ((text or "").strip() or None for text in (words, path, where))
+        k, answers = int(most or ANSWERS), wanted or library.answers[0]
         try:
-            hits = search(library.index, asked or None, k, library.model, clip, sound, path=files or None, spans=spans)
+            hits = search(
+                library.index, said, k, library.model, clip, sound, answers, files, column, spans=join is not False
+            )
         except (VattError, MediaError, FileNotFoundError) as error:
             raise gr.Error(str(error)) from error
         if not hits:
-            return "<p>Nothing: no file of the index matches the filter.</p>"
+            return "<p>Nothing: no clip of the index matches the filters.</p>"
         return f'<div class="answers">{"".join(map(library.card, hits))}</div>'
 
     with gr.Blocks(title="vatt: search your videos", analytics_enabled=False) as page:
@@ -163,13 +174,17 @@ def make_app(index: str | Path, model: VATT | str | Path | None = None) -> Any:
                 clip = gr.Video(label="Clip", sources=["upload"], height=200)
                 sound = gr.Audio(label="Sound", sources=["upload", "microphone"], type="filepath")
             with gr.Row():
+                choices = [(NAMES[kind], kind) for kind in library.answers]
+                wanted = gr.Radio(choices, value=library.answers[0], label="Looked for")
                 count = gr.Slider(1, 60, ANSWERS, step=1, label="Answers")
+            with gr.Row():
                 path = gr.Textbox(label="Only files that match (* and ?)", placeholder="*/holiday/*")
+                where = gr.Textbox(label="Only clips with", placeholder="labels=dog")
                 spans = gr.Checkbox(True, label="Join windows that follow each other")
         found = gr.HTML(elem_id="found")
         with gr.Accordion("Model, index and corpus", open=False):
             gr.Markdown(library.facts())
-        asked = [words, clip, sound, count, path, spans]
+        asked = [words, clip, sound, wanted, count, path, where, spans]
         button.click(ask, asked, found)
         words.submit(ask, asked, found)
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere

@@ -67,8 +67,16 @@ def start_of(path: str, draw: float) -> float:
         return max(0.0, container.duration / av.time_base - SECONDS) * draw
 
 
-def bare_clip(path: str, start_s: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain loop: PyAV, 32 frames at 10 fps with a short side of 256, the middle 224 x 224, and mono sound.
+def bare_clip(
+    path: str,
+    start_s: float,
+    num_frames: int = NUM_FRAMES,
+    fps: float = FPS,
+    side: int = SIDE,
+    size: int = SIZE,
+    rate: int = RATE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain loop: PyAV, so many frames with a short side of ``side``, their middle, and mono sound.
 
     It knows nothing of late streams, damaged packets, missing sound or rotation.
     """
@@ -80,20 +88,20 @@ def bare_clip(path: str, start_s: float) -> tuple[torch.Tensor, torch.Tensor]:
         pictures: list[torch.Tensor] = []
         last = None
         for frame in container.decode(stream):
-            while len(pictures) < NUM_FRAMES and frame.time > start_s + len(pictures) / FPS:
-                pictures.append(_picture(last or frame))
-            if len(pictures) == NUM_FRAMES:
+            while len(pictures) < num_frames and frame.time > start_s + len(pictures) / fps:
+                pictures.append(_picture(last or frame, side, size))
+            if len(pictures) == num_frames:
                 break
             last = frame
-        pictures += [_picture(last)] * (NUM_FRAMES - len(pictures))
+        pictures += [_picture(last, side, size)] * (num_frames - len(pictures))
     with av.open(path) as container:
         stream = container.streams.audio[0]
         if start_s:
             container.seek(int(start_s / stream.time_base), stream=stream)
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
-        sound = np.zeros(round(SECONDS * RATE), np.float32)
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        sound = np.zeros(round(num_frames / fps * rate), np.float32)
         for frame in container.decode(stream):
-            at = round((frame.time - start_s) * RATE)
+            at = round((frame.time - start_s) * rate)
             if at >= len(sound):
                 break
             for part in resampler.resample(frame):
@@ -105,9 +113,9 @@ def bare_clip(path: str, start_s: float) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(pictures), torch.from_numpy(sound)
 
 
-def _picture(frame: av.VideoFrame) -> torch.Tensor:
-    scale = SIDE / min(frame.width, frame.height)
+def _picture(frame: av.VideoFrame, side: int, size: int) -> torch.Tensor:
+    scale = side / min(frame.width, frame.height)
     width, height = round(frame.width * scale), round(frame.height * scale)
     pixels = frame.reformat(width, height, "rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-    top, left = (height - SIZE) // 2, (width - SIZE) // 2
-    return torch.from_numpy(pixels[top : top + SIZE, left : left + SIZE]).permute(2, 0, 1)
+    top, left = (height - size) // 2, (width - size) // 2
+    return torch.from_numpy(pixels[top : top + size, left : left + size]).permute(2, 0, 1)

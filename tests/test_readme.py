@@ -87,3 +87,15 @@ def test_the_parts_work_without_lightning() -> None:
     exec(example, names)
     assert names["seen"].shape == names["heard"].shape == (8, 128)
     assert names["loss"].ndim == 0
+
+
+def test_files_and_words_are_encoded(model_folder: Path, video_file: Path) -> None:
+    """The Python example that takes a model, on a small one and a file that is there."""
+    (example,) = (text for text in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "encode_video(" in text)
+    example = re.sub(
+        r"path/to/[a-z]+\.[a-z0-9]+", str(video_file), example.replace("runs/demo/model", str(model_folder))
+    )
+    names: dict[str, torch.Tensor] = {}
+    exec(example, names)
+    assert names["scores"].shape == (2, 2)
+    assert names["sounds"].shape == (1, 1)

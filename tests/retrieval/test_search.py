@@ -14,7 +14,7 @@ from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.index import Index, IndexMismatch
-from vatt.retrieval.search import search, search_texts
+from vatt.retrieval.search import search
 from vatt.retrieval.store import Embeddings, StoreError
 
 pytest.importorskip("faiss")
@@ -34,7 +34,8 @@ def test_a_text_finds_the_windows_nearest_to_it(index: Path, model_folder: Path,
         queries, _ = encode_texts(model, QUERIES, model_vocabulary(model))
     windows = Embeddings(tmp_path / "embeddings").select("video", "video_text")
     cosine = torch.nn.functional.cosine_similarity(queries[:, None], torch.tensor(windows.vectors)[None], dim=-1)
-    for hits, expected in zip(search_texts(index, QUERIES, k=3), cosine.numpy(), strict=True):
+    for query, expected in zip(QUERIES, cosine.numpy(), strict=True):
+        hits = search(index, query, k=3, spans=False)
         order = np.argsort(-expected)
         assert [hit.start_s for hit in hits] == [windows.column("start_s")[i] for i in order]
         assert [hit.score for hit in hits] == pytest.approx(expected[order].tolist(), abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -67,16 +66,6 @@ def search(
     total = index.parts[answers, next(iter(asked))].total if (answers, next(iter(asked))) in index.parts else 0
     best = max(k, min(2 * k, total // 10))
     return merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **how), best)[:k]
-
-
-def search_texts(
-    index: Index | str | Path, queries: Sequence[str], k: int = 10, model: VATT | str | Path | None = None
-) -> list[list[Hit]]:
-    """Windows of video for several texts at once."""
-    index, model = opened(index, model)
-    with torch.inference_mode():
-        vectors, _ = encode_texts(model, queries, model_vocabulary(model))
-    return index.search(vectors.numpy(), model.fingerprint(), k, distinct=True)
 
 
 def opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[Index, VATT]:

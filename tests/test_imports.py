@@ -37,7 +37,10 @@ ONLY_IN = {
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
     "tensorflow": {"models/official/tensorflow_reader.py"},
-    "huggingface_hub": {"models/hub.py"},
+    "onnx": {"models/onnx_export.py"},
+    "onnxscript": {"models/onnx_export.py"},
+    "onnxruntime": {"models/onnx_export.py"},
+    "huggingface_hub": {"models/hub.py", "models/card.py"},
     "sentencepiece": {"datasets/text.py"},
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/source.py"},

@@ -54,6 +54,9 @@ def test_it_leaves_what_it_says_and_uses_it_again(
     assert report["steps"] == 4
     assert report["minutes"] >= 0
     fingerprint = VATT.from_pretrained(run / "model").fingerprint()
+    page = (run / "model" / "README.md").read_text()
+    for told in ("| objective | Contrastive: L = ", "| steps | 4 |", "| clips of a step | 4 |", "| text to video | "):
+        assert told in page
     assert json.loads((run / "index" / "index.json").read_text())["model"] == fingerprint
     for name in ("query_1", "query_2", "query_3", "curves"):
         assert min(Image.open(run / "pictures" / f"{name}.png").size) > 200

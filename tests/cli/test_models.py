@@ -1,18 +1,23 @@
-"""vatt convert and vatt flops, as they are typed."""
+"""vatt convert, vatt onnx and vatt flops, as they are typed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 from tests.models.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
 from vatt.datasets.text import load_vocabulary
+from vatt.models.backbone import Backbone
+from vatt.models.heads import LinearClassifier
 from vatt.models.official.weights import export
+from vatt.models.tokenizers import AudioTokenizer
+from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT, Classifier
 
 
@@ -141,3 +146,22 @@ def test_wrong_clips_are_refused(
 def test_a_configuration_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["flops", "--config", "nothere.yaml"]) == 2
     assert capsys.readouterr().err == "vatt flops: error: no configuration at nothere.yaml\n"
+
+
+@pytest.mark.slow
+def test_encoders_are_written_as_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    backbone = Backbone({"audio": AudioTokenizer(8, length=8)}, {"audio": Transformer(8, 1, 1)})
+    Classifier(backbone, LinearClassifier(8, 3), TINY).save_pretrained(tmp_path / "model")
+    assert main(["onnx", str(tmp_path / "model"), "--output", str(tmp_path / "onnx")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/onnx/audio.onnx: logits (3), probabilities (3); equal to " in printed
+    assert "not compared" not in printed
+    assert json.loads((tmp_path / "onnx" / "onnx.json").read_text())["encoders"]["audio"]["file"] == "audio.onnx"
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["onnx", str(tmp_path / "empty"), "--output", str(tmp_path / "onnx")]) == 2
+    assert "config.json is missing" in capsys.readouterr().err

@@ -150,19 +150,31 @@ def test_a_model_is_pushed_to_the_hub_and_read_from_there(
         def create_repo(self, repo_id: str, **_: object) -> object:
             return type("Repo", (), {"repo_id": repo_id})()
 
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: object) -> str:
-            shutil.copytree(folder_path, hub / repo_id)
+        def upload_folder(self, *, repo_id: str, folder_path: Path, ignore_patterns: list | None, **_: object) -> str:
+            left = shutil.ignore_patterns(*(ignore_patterns or []))
+            shutil.copytree(folder_path, hub / repo_id, ignore=left, dirs_exist_ok=True)
             return "committed"
 
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        if not (hub / repo_id / filename).is_file():
+            raise LocalEntryNotFoundError("there is none")
+        return str(hub / repo_id / filename)
+
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    monkeypatch.setattr("vatt.models.hub.hf_hub_download", download)
     model = tiny_model()
     assert model.push_to_hub("someone/tiny") == "committed"
     written = {path.name for path in (hub / "someone/tiny").iterdir()}
     assert written == {"README.md", "config.json", "model.safetensors"}
     card = (hub / "someone/tiny" / "README.md").read_text()
     assert "library_name: vatt" in card
-    assert "vatt.VATT.from_pretrained" in card
-    assert "model(video=video, audio=audio, text=text)" in card
+    assert 'vatt.VATT.from_pretrained("someone/tiny")' in card
+
+    # A page that was edited on the Hub stays.
+    (hub / "someone/tiny" / "README.md").write_text(card + "\nTrained on my own videos.\n")
+    with pytest.warns(UserWarning, match=r"someone/tiny has a README.md that was not written by vatt"):
+        model.push_to_hub("someone/tiny")
+    assert "my own videos" in (hub / "someone/tiny" / "README.md").read_text()
 
     asked = {}
 

@@ -57,6 +57,9 @@ def test_the_report_is_of_what_was_trained(first_fold: Path, folds: Path, pretra
     assert report["seed"] == 0
     assert report["fine-tuning"]["steps"] == 4
     assert report["trained on"].endswith("of " + str(folds) + ", all but fold 1")
+    page = (run / "model" / "README.md").read_text()
+    assert f"| top-1 (%) | {report['top-1 (%)']:.2f} |" in page
+    assert "| part | all but fold 1 |" in page
     whole = report["configuration"]
     assert main(["finetune", "test", *asked, f"--ckpt_path={run}/checkpoints/last.ckpt"]) == 0
     report = json.loads((run / "test.json").read_text())

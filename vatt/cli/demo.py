@@ -43,6 +43,7 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
     run_command("plot", "curves", str(run), "--output", str(pictures / "curves.png"))
     run_command("retrieve", str(embeddings), "--output", str(report))
     _complete(report, weights, config, time.perf_counter() - began)
+    _describe(model)
     print(
         f"\nmodel       {model}/        vatt.VATT.from_pretrained('{model}')\n"
         f'embeddings  {embeddings}/\nindex       {index}/        vatt search {index} "a red ring moves left"\n'
@@ -109,3 +110,10 @@ def _complete(report: Path, training: Path, config: str, seconds: float) -> None
     found |= {key: how[key] for key in ("steps", "minutes", "weights", "train_clips", "seed", "machine", "torch")}
     found |= {"config": config, "minutes_of_this_call": round(seconds / 60, 2)}
     report.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _describe(model: Path) -> None:
+    """Have the model's page tell what was found."""
+    from vatt.models.vatt import VATT
+
+    VATT.from_pretrained(model).write_card(model)

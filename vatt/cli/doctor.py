@@ -42,6 +42,9 @@ EXTRAS = (  # and the extra that brings it
     ("webdataset", "webdataset", "shards", "vatt prepare"),
     ("decord", "decord", "decord", "the decoder decord"),
     ("torchcodec", "torchcodec", "torchcodec", "the decoder torchcodec (needs FFmpeg's libraries on the system)"),
+    ("onnx", "onnx", "onnx", "vatt onnx"),
+    ("onnxscript", "onnxscript", "onnx", "vatt onnx"),
+    ("onnxruntime", "onnxruntime", "onnx", "vatt onnx, to compare what it writes with the model"),
     ("tensorflow", "tensorflow-cpu", "tensorflow", "vatt convert"),
 )
 SLOW = ("tensorflow",)  # and noisy: is not imported to see whether it works

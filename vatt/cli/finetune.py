@@ -168,6 +168,8 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
     if missing:
         about["missing"] = ", ".join(missing)
     page = write_report(Path(folder) / "test.json", f"Classification of {data.modality}", metrics, about)
+    if Path(cli.tested) == Path(folder) / "model":
+        model.model.write_card(cli.tested)
     write_per_class(Path(folder) / "per_class.csv", data.classes.names, per_class)
     print_table(
         f"Test: {found['clips']} of {len(data.test_clips)} clips, {len(data.classes)} classes",

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("official", "output"),
         "turn a checkpoint of the official TensorFlow VATT into a model",
     ),
+    "onnx": ("vatt.cli.models:onnx", ("model",), "write the encoders of a model as ONNX files"),
     "flops": ("vatt.cli.models:flops", (), "count the operations of a configuration's towers: flops --config FILE"),
     "embed": ("vatt.cli.retrieval:embed", ("path",), "turn videos, sounds and texts into vectors"),
     "index": ("vatt.cli.retrieval:index", ("sources",), "build a searchable index from vectors"),

@@ -1,4 +1,4 @@
-"""The commands on models alone: official checkpoints in, and how much computing a model is."""
+"""The commands on models alone: official checkpoints in, ONNX out, and how much computing a model is."""
 
 from __future__ import annotations
 
@@ -118,6 +118,31 @@ def _say(official: str, model: VATT | Classifier, report: Loaded, assumed: bool)
     for path in sorted(set(report.ignored) - set(training)):
         print(f"  ignored: {path}")
     print(f"clips: {model.format}")
+
+
+def onnx(model: str, output: str) -> int:
+    """Write each encoder of a model as an ONNX file, for use without PyTorch.
+
+    A VATT gives video.onnx, audio.onnx and text.onnx, whose outputs are unit vectors named by their space; a classifier
+    gives one file with logits and probabilities. Batches may be of any size. Each file is compared with the model by
+    onnxruntime, where that is installed, and is not written if it is not equal. onnx.json says what goes in and out.
+
+    Args:
+        model: folder of a model, or its name on the Hugging Face Hub.
+        output: folder that gets the files.
+    """
+    from vatt.models.onnx_export import export_onnx
+    from vatt.models.vatt import load_model
+
+    made = export_onnx(load_model(model), output)
+    for one in made:
+        wide = ", ".join(f"{name} ({width})" for name, width in one.outputs.items())
+        told = "not compared" if one.difference is None else f"equal to {one.difference:.0e}"
+        print(f"{one.file}: {wide}; {told}")
+    if any(one.difference is None for one in made):
+        print('compared with nothing, because onnxruntime is not installed: pip install "vatt[onnx]"')
+    print(f"inputs and outputs: {Path(output) / 'onnx.json'}")
+    return 0
 
 
 def flops(

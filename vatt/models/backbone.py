@@ -108,9 +108,10 @@ class Backbone(Part):
         """
         encoder, x, valid = self.encoder(modality), tokens.x, tokens.valid
         if encoder.agg:
-            agg = self.tokenizers[modality].embed_agg(self.agg[modality], len(x)).to(x.dtype)
+            clips = x.shape[0]  # not len(x), which would fix the batch of a graph that is exported
+            agg = self.tokenizers[modality].embed_agg(self.agg[modality], clips).to(x.dtype)
             x = torch.cat([agg, x], dim=1)
-            valid = None if valid is None else torch.cat([valid.new_ones(len(x), 1), valid], dim=1)
+            valid = None if valid is None else torch.cat([valid.new_ones(clips, 1), valid], dim=1)
         x, outputs = encoder(x, valid, causal, layers)
         if modality in self.post_projections:
             x = F.gelu(self.post_projections[modality](x))

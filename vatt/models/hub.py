@@ -1,17 +1,19 @@
-"""Models in folders and on the Hugging Face Hub: ``config.json`` and ``model.safetensors``."""
+"""Models in folders and on the Hugging Face Hub: ``config.json``, ``model.safetensors`` and a page, ``README.md``."""
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import inspect
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,43 +21,21 @@ from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
+from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.part import from_config, to_config
 from vatt.structures import ClipFormat
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
 
 INPUTS = {  # for readers of config.json
     "video": "(B, T, 3, H, W) RGB in [-1, 1] at format.fps: the middle square of format.crop_box, format.size wide",
     "audio": "(B, S) mono in [-1, 1] at format.sample_rate, of the same seconds",
     "text": "(B, L) ids of the vocabulary, padded to format.num_words",
 }
-CARD = """---
-{{ card_data }}
----
-
-# A VATT model
-
-Made with [vatt](https://arxiv.org/abs/2104.11178), VATT in PyTorch. `config.json` holds the architecture and how clips
-are read for it.
-
-```python
-import vatt
-
-model = vatt.{{ kind }}.from_pretrained("this/model")
-outputs = model({{ inputs }})  # video (B, T, 3, H, W), audio (B, S), both in [-1, 1]; text (B, L) ids
-```
-"""
 
 
-class HubModel(
-    nn.Module,
-    ModelHubMixin,
-    library_name="vatt",
-    tags=["video", "audio", "text", "vatt"],
-    model_card_template=CARD,
-):
+class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     """A model that can be saved, loaded, and shared: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``.
 
     Subclasses name the constructor arguments that make up their configuration in ``parts``; each is a
@@ -108,11 +88,83 @@ class HubModel(
         words = None if self.folder is None else self.folder / VOCABULARY
         if words is not None and words.is_dir() and words.resolve() != (save_directory / VOCABULARY).resolve():
             shutil.copytree(words, save_directory / VOCABULARY, dirs_exist_ok=True)
+        self._keep_card(save_directory)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that ``save_pretrained`` and ``push_to_hub`` write, where there is none yet."""
-        inputs = ", ".join(f"{m}={m}" for m in self.backbone.modalities)
-        return super().generate_model_card(*args, kind=type(self).__name__, inputs=inputs, **kwargs)
+    def save_pretrained(
+        self, save_directory: str | Path, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> str | None:
+        """Write weights, configuration, the vocabulary if any, and a page (see `vatt.models.card`).
+
+        A page that somebody has edited is kept, and goes along where the model is saved unchanged.
+
+        Args:
+            save_directory: the folder.
+            model_card_kwargs: see `generate_model_card`.
+            options: of the Hub, as everywhere there.
+        """
+        told = {"name": str(save_directory), **(model_card_kwargs or {})}
+        return super().save_pretrained(save_directory, model_card_kwargs=told, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        branch: str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Upload what `save_pretrained` writes. A page that somebody has edited there is left as it is.
+
+        Args:
+            repo_id: name on the Hub (``owner/model``).
+            token, branch, ignore_patterns, options: of the Hub, as everywhere there.
+            model_card_kwargs: see `generate_model_card`.
+        """
+        left = [ignore_patterns] if isinstance(ignore_patterns, str) else list(ignore_patterns or [])
+        try:
+            page = Path(hf_hub_download(repo_id, PAGE, token=token, revision=branch))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):  # there is none; what else is wrong stops the upload
+            page = None
+        if page is not None and is_edited(page.read_text(encoding="utf-8")):
+            warnings.warn(f"{repo_id} has a {PAGE} that was not written by vatt: it is left as it is", stacklevel=2)
+            left.append(PAGE)
+        told = {**(model_card_kwargs or {}), "name": repo_id}
+        options |= {"token": token, "branch": branch, "ignore_patterns": left or None}
+        return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
+
+    def generate_model_card(self, *, name: str, source: Path | None = None) -> ModelCard:
+        """The page that ``save_pretrained`` and ``push_to_hub`` write. See `vatt.models.card.make_card`.
+
+        Args:
+            name: by which its example loads the model.
+            source: what is known of the training is looked for here; where the model was loaded from unless given.
+        """
+        return make_card(self, name, source or self.folder)
+
+    def write_card(self, folder: str | Path) -> None:
+        """Write the page of a saved model anew, with what its folder knows by now, unless somebody has edited it."""
+        page = Path(folder) / PAGE
+        if not page.is_file() or not is_edited(page.read_text(encoding="utf-8")):
+            self.generate_model_card(name=str(folder), source=Path(folder)).save(page)
+
+    def _keep_card(self, folder: Path) -> None:
+        """What becomes of pages that are there: here, and where the model was loaded from."""
+        page, known = folder / PAGE, None if self.folder is None else self.folder / PAGE
+        if page.is_file():
+            if not is_edited(page.read_text(encoding="utf-8")):
+                page.unlink()  # it is written anew
+            return
+        if known is None or not known.is_file():
+            return
+        unchanged = all(
+            (self.folder / name).is_file() and filecmp.cmp(self.folder / name, folder / name, shallow=False)
+            for name in (WEIGHTS, CONFIG)
+        )
+        # The page of a run's own folder is better written anew: there may be reports by now.
+        if unchanged and (is_edited(known.read_text(encoding="utf-8")) or not (self.folder / TRAINING).is_file()):
+            shutil.copyfile(known, page)
 
     @classmethod
     def from_pretrained(
@@ -203,7 +255,7 @@ def saved_format(name: str | Path) -> ClipFormat:
 
 
 def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:
-    wanted = [CONFIG, WEIGHTS, f"{VOCABULARY}/**"]
+    wanted = [CONFIG, WEIGHTS, PAGE, f"{VOCABULARY}/**"]
     try:
         where = snapshot_download(
             name, allow_patterns=wanted, local_files_only=local_files_only, token=token, **options

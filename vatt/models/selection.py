@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -56,6 +57,14 @@ def draw_keep(
     kept = num_kept(math.prod(table) if rule == "table" else num_tokens, drop)
     kept = min(kept, num_tokens)
     return random_keep(batch, num_tokens, kept, per_sample=per_sample, device=device, generator=generator)
+
+
+@functools.lru_cache(maxsize=64)
+def same_keep(num_tokens: int, drop: float, table: tuple[int, ...], rule: KeepRule = "tokens") -> Tensor:
+    """Places that are kept, (1, M), always the same ones, on the CPU; ``drop`` is above 0. See `drop_token`."""
+    same = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):  # what is kept must serve a training too
+        return draw_keep(1, num_tokens, drop, table, rule=rule, generator=same)
 
 
 def num_kept(num_tokens: int, drop: float) -> int:

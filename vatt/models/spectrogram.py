@@ -93,12 +93,12 @@ class SpectrogramTokenizer(PatchTokenizer):
             )
         mel = self.spectrogram(raw)
         grid = gt, gf = mel.shape[1] // pt, self.grid[1]
-        x = mel[:, : gt * pt].reshape(len(mel), gt, pt, gf, pf).permute(0, 1, 3, 2, 4)
+        x = mel[:, : gt * pt].reshape(mel.shape[0], gt, pt, gf, pf).permute(0, 1, 3, 2, 4)
         position = places(raw, grid)
         if self.official_order:
             by_frequency = places(raw[:1], (gf, gt))[..., [1, 0, 2]]
-            position = by_frequency.expand(len(raw), -1, -1)
-        return Patches(x.reshape(len(mel), gt * gf, pt * pf), position, grid)
+            position = by_frequency.expand(raw.shape[0], -1, -1)
+        return Patches(x.reshape(mel.shape[0], gt * gf, pt * pf), position, grid)
 
 
 def mel_filters(

@@ -214,9 +214,10 @@ class WordTokenizer(Tokenizer):
         """
         if raw.ndim != 2 or raw.shape[1] > self.length:
             raise ValueError(f"a text is (B, L) with L up to {self.length}, not {tuple(raw.shape)}")
-        # Not on a GPU, which would have to be waited for.
+        # Not on a GPU, which would have to be waited for, nor in a graph, which does not depend on values.
         if (
             raw.device.type == "cpu"
+            and not torch.compiler.is_compiling()
             and raw.numel()
             and not 0 <= int(raw.min()) <= int(raw.max()) < self.vocabulary_size
         ):

@@ -15,7 +15,7 @@ from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import Projection
 from vatt.models.hub import HubModel, read_saved
-from vatt.models.selection import KeepRule, drop_token
+from vatt.models.selection import KeepRule, drop_token, same_keep
 from vatt.structures import ClipFormat
 
 Space = Literal["video_audio", "video_text"]
@@ -170,9 +170,10 @@ class Classifier(HubModel):
         table = self.backbone.tokenizers[self.modality].grid
         if self.training:
             tokens = drop_token(tokens, self.drop_token, table, per_sample=self.per_sample, rule=self.keep_rule)
-        elif self.drop_in_use:
-            same = torch.Generator().manual_seed(0)  # what a clip comes to depends on no other
-            tokens = drop_token(tokens, self.drop_token, table, rule=self.keep_rule, generator=same)
+        elif self.drop_in_use and self.drop_token:
+            b, n, _ = tokens.x.shape
+            keep = same_keep(n, self.drop_token, table, self.keep_rule)  # what a clip comes to depends on no other
+            tokens = tokens.take(keep.to(tokens.x.device).expand(b, -1))
         pooled = self.backbone.encode(self.modality, tokens).pooled
         # Scores that are ranked need all their digits.
         with nullcontext() if pooled.is_meta else torch.autocast(pooled.device.type, enabled=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
@@ -191,24 +192,36 @@ class ExportModel(Callback):
         # The model has some of the module's tensors, under names of its own.
         model, names = pl_module.export(trainer.datamodule.format), {id(value): name for name, value in kept.items()}
         own = {name: weights[names[id(value)]] for name, value in model.state_dict(keep_vars=True).items()}
-        type(model).assemble(model.config(), own).save_pretrained(self.folder)
+        made = type(model).assemble(model.config(), own)
+        made.save_pretrained(self.folder)
         if trainer.datamodule.vocabulary is not None:
             trainer.datamodule.vocabulary.save(self.folder / "vocabulary")
-        facts = chosen | self._circumstances(trainer)
+        facts = chosen | self._circumstances(trainer, pl_module)
         if getattr(pl_module, "origin", None):
             facts["finetuning"] = pl_module.origin
         (self.folder / HISTORY).write_text(json.dumps(facts, indent=1))
+        made.write_card(self.folder)
 
     @staticmethod
-    def _circumstances(trainer: L.Trainer) -> dict[str, Any]:
+    def _circumstances(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         clock = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        data, device = trainer.datamodule, trainer.strategy.root_device
+        objective = getattr(pl_module, "objective", None)
+        said = (inspect.getdoc(objective) or "").partition("\n")[0]
+        splits = {str(clip.split) for train, _ in data.parts.values() for clip in train.heads() if clip.split}
+        clips = data.batch_size * data.windows * trainer.world_size * trainer.accumulate_grad_batches
         return {
+            "objective": objective and f"{type(objective).__name__}: {said}",
+            "data": [source.manifest for source in data.sources.values()],
+            "splits": sorted(splits),
             "steps": trainer.global_step,
+            "batch": clips,
             "minutes": round(clock.train_s / 60, 2) if clock else None,
-            "train_clips": len(trainer.datamodule.train_clips),
-            "val_clips": len(trainer.datamodule.val_clips),
-            "seed": trainer.datamodule.seed,
-            "device": str(trainer.strategy.root_device),
+            "train_clips": len(data.train_clips),
+            "val_clips": len(data.val_clips),
+            "seed": data.seed,
+            "device": str(device),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {trainer.world_size} processes",
             "torch": torch.__version__,
         }

@@ -55,7 +55,9 @@ def write_good(folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 says errors only
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8 + FPS * SECONDS, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    coarse = (
+        rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8 + FPS * SECONDS, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    )
     pictures = [np.ascontiguousarray(coarse[:, 4 * i : 4 * i + WIDTH]) for i in range(FPS * SECONDS)]
     wave = (0.3 * np.sin(np.arange(RATE * SECONDS) * 0.05) + 0.05 * rng.standard_normal(RATE * SECONDS)).clip(-1, 1)
     found = {}
@@ -68,7 +70,12 @@ def write_good(folder: Path) -> dict[str, bytes]:
 
 
 def _write(
-    path: Path, video: str | None, audio: str | None, options: dict[str, str], pictures: list[np.ndarray], wave: np.ndarray
+    path: Path,
+    video: str | None,
+    audio: str | None,
+    options: dict[str, str],
+    pictures: list[np.ndarray],
+    wave: np.ndarray,
 ) -> None:
     still, exact = len(pictures) == 1, {"fflags": "+bitexact"}  # no random numbers in headers
     with av.open(str(path), "w", format="image2" if still else None, options=exact | options) as container:
@@ -152,11 +159,17 @@ def _index_cut(data: bytes, rng: np.random.Generator, others: list[bytes]) -> by
     way = rng.integers(3)
     if way == 0:
         return data[: at - 4]
-    return data[: at + int(rng.integers(8, max(9, len(data) - at)))] if way == 1 else data[:at] + b"free" + data[at + 4 :]
+    return (
+        data[: at + int(rng.integers(8, max(9, len(data) - at)))] if way == 1 else data[:at] + b"free" + data[at + 4 :]
+    )
 
 
 def _no_media(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes:
-    texts = (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", b"a dog runs along the beach\n", b"\xff\xd8\xff")
+    texts = (
+        b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        b"a dog runs along the beach\n",
+        b"\xff\xd8\xff",
+    )
     return [texts[0] * 9, texts[1] * 99, texts[2] + rng.bytes(99), rng.bytes(5000), bytes(5000)][rng.integers(5)]
 
 
@@ -231,8 +244,9 @@ def _absurd_frame_rate(data: bytes, rng: np.random.Generator, others: list[bytes
 
 
 def _absurd_size(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes | None:
+    entries = (b"avc1\0\0\0\0", b"hvc1", b"hev1", b"av01\0\0\0", b"apc", b"ap4")  # MP4, of each codec
     places = [
-        *[(tag, offset, ">2") for tag in (b"avc1\0\0\0\0", b"hvc1", b"hev1", b"av01\0\0\0", b"apc", b"ap4") for offset in (28, 30)],
+        *[(tag, offset, ">2") for tag in entries for offset in (28, 30)],
         (b"tkhd", 80, ">4"),
         (b"\xb0\x81", 2, ">1"),  # Matroska: width, one byte
         (b"\xba\x81", 2, ">1"),
@@ -276,7 +290,10 @@ def _absurd_times(data: bytes, rng: np.random.Generator, others: list[bytes]) ->
     jump_s, after = 10 ** rng.uniform(1, 10), int(rng.integers(5, 40))
     new = BytesIO()
     try:
-        with av.open(BytesIO(data)) as old, av.open(new, "w", format=str(rng.choice(["matroska", "mpegts", "avi"]))) as to:
+        with (
+            av.open(BytesIO(data)) as old,
+            av.open(new, "w", format=str(rng.choice(["matroska", "mpegts", "avi"]))) as to,
+        ):
             streams = {stream.index: to.add_stream_from_template(stream) for stream in old.streams}
             for number, packet in enumerate(old.demux()):
                 if packet.dts is None:

@@ -1,8 +1,8 @@
 """Spoilt media files through everything: ``vatt scan``, ``pretrain``, ``embed`` and ``index``.
 
-500 files are made out of 22 small good ones: cut, flipped, mixed up, misnamed, with headers that tell absurd things (see
-``benchmarks/mutating.py``). All of them, and the good ones, go through every command. None may hang or end otherwise than
-it should, and every file must be accounted for: it was read, or it is counted with a reason.
+500 files are made out of 22 small good ones: cut, flipped, mixed up, misnamed, with headers that tell absurd things
+(see ``benchmarks/mutating.py``). All of them, and the good ones, go through every command. None may hang or end
+otherwise than it should, and every file must be accounted for: it was read, or it is counted with a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.mutating import mutate, write_good
 from vatt.datasets.scan.report import read_report
 
 ROOT = Path(__file__).parents[1]
-BATCH = 16
+LARGEST_BATCH = 24
 LIMIT_S = 300.0  # for one command; all of them take minutes together
 REMARKS = ("damaged", "truncated")  # of a scan: of files that can be read, but not whole
 COLUMNS = (
@@ -137,6 +137,7 @@ def main() -> None:
     digest = sha256(b"".join(Path(path).read_bytes() for path in kinds)).hexdigest()[:12]
     print(f"{len(spoilt)} files of {len(good)} good ones, seed {given.seed} (sha256 {digest})\n", flush=True)
 
+    batch = next(size for size in range(LARGEST_BATCH, 0, -1) if len(kinds) % size == 0)  # a pass is all of them
     callback = {"class_path": "benchmarks.kill.Journal", "init_args": {"path": str(run / "journal.jsonl")}}
     command(folder, "vocabulary", manifest, "--output", vocabulary)
     run.mkdir()
@@ -144,9 +145,9 @@ def main() -> None:
         "scan": command(folder, "scan", manifest, "--output", folder / "report.csv", "--time_limit_s", 20, status=(1,)),
         "training": command(
             folder, "pretrain", "fit", "--config", "configs/demo.yaml", f"--data.manifest={manifest}",
-            f"--data.vocabulary={vocabulary}", "--data.cache=null", f"--data.batch_size={BATCH}",
+            f"--data.vocabulary={vocabulary}", "--data.cache=null", f"--data.batch_size={batch}",
             "--data.val_fraction=0", "--data.time_limit_s=20", f"--run.folder={run}", "--run.best_by=null",
-            f"--trainer.max_steps={-(-len(kinds) // BATCH) + 1}", f"--trainer.callbacks={json.dumps([callback])}",
+            f"--trainer.max_steps={len(kinds) // batch}", f"--trainer.callbacks={json.dumps([callback])}",
             "--trainer.enable_progress_bar=false", "--model.optimization.warmup_steps=5",
         ),
         "embed": command(folder, "embed", manifest, "--model", run / "model", "--output", out, status=(1,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
 
 FILE = "index.json"
 Choice = Kind | Literal["auto"]
+_NAME = re.compile(r"(video|audio|text)\.[a-z_]+\.\d+\.(parquet|faiss|hnsw|ivfpq)")  # of the files of a part
 
 
 class Index:
@@ -283,7 +285,7 @@ def _load(folder: Path, says: dict[str, Any], mapped: bool) -> Vectors:
 
 def _strange(path: Path) -> bool:
     """Whether a file is none of an index, finished or not."""
-    return not (path.name == f".{FILE}.part" or path.suffix in (".parquet", ".faiss", ".hnsw", ".ivfpq"))
+    return path.name != f".{FILE}.part" and not _NAME.fullmatch(path.name)
 
 
 def _number(folder: Path) -> int:

@@ -36,7 +36,7 @@ from vatt.retrieval.index import FILE, Index
 from vatt.retrieval.store import Embeddings, StoreError, read_errors, write_shard
 
 ROOT = Path(__file__).parents[1]
-LARGE, WIDTH = 100_000, 64  # vectors of the large index, of each of two kinds
+LARGE, WIDTH = 50_000, 64  # vectors of the large index, of each of two kinds
 
 Row = tuple[str, str, int, int, int | None, int]  # what, when, runs, killed, neither old nor new, differ
 
@@ -134,9 +134,7 @@ def embeddings(work: Path, times: int, draw: random.Random) -> Iterator[Row]:
     )  # fmt: skip
 
     def line(folder: Path) -> list[str]:
-        return vatt(
-            "embed", manifest, "--model", model, "--output", folder, "--shard_clips", 4, "--batch_size", 8, *more
-        )
+        return vatt("embed", manifest, "--model", model, "--output", folder, "--shard_clips", 4, "--batch_size", 8)
 
     span_s = timed(line(fresh(work / "whole")), work / "whole")
     whole, killed, differ = stored(work / "whole"), 0, 0
@@ -229,7 +227,9 @@ def indexes(work: Path, times: int, draw: random.Random) -> Iterator[Row]:
             graph = {"sources": [two], "kind": "hnsw"}
             ways |= {"build a graph": (old, graph), "build clusters": (old, {"sources": [one], "kind": "ivfpq"})}
         for name, (before, options) in ways.items():
-            yield from killed_index(work, name, before, options, max(1, times // len(ways)) if count == LARGE else 0, draw)
+            yield from killed_index(
+                work, name, before, options, max(1, times // len(ways)) if count == LARGE else 0, draw
+            )
 
 
 def killed_index(

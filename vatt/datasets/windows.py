@@ -79,7 +79,7 @@ class _Stillness:
         if at_s < start_s + self._window_s:
             return start_s
         self.left_out.append((start_s, at_s))
-        return at_s - self._window_s
+        return at_s - self._window_s + 1e-3
 
 
 def _moves(video: Tensor) -> bool:

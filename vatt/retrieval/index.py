@@ -111,8 +111,7 @@ class Index:
         if folder.exists() and not (folder / FILE).is_file() and any(_strange(path) for path in folder.iterdir()):
             raise FileExistsError(f"{folder} exists and is no index; choose another --output")
         folder.mkdir(parents=True, exist_ok=True)
-        number = _number(folder) + 1
-        parts = []
+        number, parts = _number(folder) + 1, []
         for (modality, space), part in self.parts.items():
             files = part.save(folder / f"{modality}.{space}.{number}")
             for file in files:
@@ -131,7 +130,7 @@ class Index:
         os.replace(unfinished, folder / FILE)
         named = {name for part in parts for name in part["files"]}
         for file in folder.iterdir():
-            if file.name != FILE and file.name not in named and not _strange(file):
+            if file.name not in named and not _strange(file):
                 file.unlink()
 
     @classmethod

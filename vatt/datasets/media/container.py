@@ -19,7 +19,7 @@ from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
 from vatt.datasets.media.source import state
 
 OPEN_LIMIT_S = 20.0  # for one blocking read
-PLAUSIBLE_S = 60.0  # a file may be so long, however few bytes it has
+PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
@@ -54,9 +54,10 @@ class Container:
 
     def _open(self) -> None:
         try:
-            self._size = state(self.path)[0]
-            if self._size == 0:
+            size = state(self.path)[0]
+            if size == 0:
                 raise MediaError(self.path, "the file is empty (0 bytes)")
+            self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # a second has a byte at least
             self._container = open_input(self.path, timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
@@ -108,7 +109,7 @@ class Container:
         # Matroska may count its duration from 0, wherever its times begin.
         is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
         said_s = (self._container.duration or 0) / av.time_base
-        if 0 < said_s <= max(self._size, PLAUSIBLE_S) and not is_unclear:  # a second has a byte at least
+        if 0 < said_s <= self._longest_s and not is_unclear:
             return said_s
         if is_unclear:
             with suppress(av.FFmpegError, OSError):
@@ -117,9 +118,9 @@ class Container:
         for packet in self._demux(tuple(self._container.streams), limit):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
-        if end_s > max(self._size, PLAUSIBLE_S):
+        if end_s > self._longest_s:
             self._container.close()
-            raise MediaError(self.path, f"{self._size} bytes whose times reach to second {end_s:.0f}")
+            raise MediaError(self.path, f"its times reach to second {end_s:.0f}, more than it has bytes")
         return end_s
 
     def packet_times_s(self) -> np.ndarray | None:

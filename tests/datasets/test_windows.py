@@ -13,10 +13,10 @@ from vatt.structures import Clip
 
 
 def test_windows_cover_a_clip_to_its_end() -> None:
-    assert window_starts(0.0, 0.0, 1.0) == [0.0]
-    assert window_starts(1.0, 3.0, 1.0) == [1.0, 2.0, 3.0]
-    assert window_starts(0.0, 2.5, 1.0) == [0.0, 1.0, 2.0, 2.5]
-    assert window_starts(0.0, 0.3, 1.0) == [0.0, 0.3]
+    assert list(window_starts(0.0, 0.0, 1.0)) == [0.0]
+    assert list(window_starts(1.0, 3.0, 1.0)) == [1.0, 2.0, 3.0]
+    assert list(window_starts(0.0, 2.5, 1.0)) == [0.0, 1.0, 2.0, 2.5]
+    assert list(window_starts(0.0, 0.3, 1.0)) == [0.0, 0.3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,7 +16,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from vatt.datasets.media.container import first_line
+from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import VattError
 

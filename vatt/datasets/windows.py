@@ -2,27 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.batches import Sample, collate
 from vatt.datasets.clips import ClipReader, Views, start_range
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.media import Media
 from vatt.errors import InputError
 from vatt.structures import Batch, Clip, Event
 
+STILL_S = 60.0  # so long after its last packet no file is looked at, until its next one
 
-def window_starts(first_s: float, last_s: float, hop_s: float) -> list[float]:
-    """Starts of windows every ``hop_s`` from the first to the last, the last one always among them."""
-    count = int((last_s - first_s) / hop_s + 1e-6)
-    starts = [first_s + i * hop_s for i in range(count + 1)]
-    if last_s - starts[-1] > 1e-3:
-        starts.append(last_s)
-    return starts
+
+def window_starts(
+    first_s: float, last_s: float, hop_s: float, next_s: Callable[[float], float] = lambda start_s: start_s
+) -> Iterator[float]:
+    """Starts of windows every ``hop_s`` from the first to the last, the last one always among them.
+
+    ``next_s`` may leave some out: from what second on, at or after a start, there is something to be seen.
+    """
+    number, count = 0, int((last_s - first_s) / hop_s + 1e-6)
+    while number <= count:
+        start_s = first_s + number * hop_s
+        if (later_s := next_s(start_s)) <= start_s:
+            yield start_s
+            number += 1
+        else:
+            number = max(number + 1, math.ceil((min(later_s, last_s + 2 * hop_s) - first_s) / hop_s))
+    if last_s - (first_s + count * hop_s) > 1e-3 and next_s(last_s) <= last_s:
+        yield last_s
+
+
+class _Stillness:
+    """Finds out where a file has nothing for long: gaps of days, or an end long before the header's.
+
+    Where nothing moved and no sound was heard for `STILL_S`, the times of all packets are read, once.
+
+    Args:
+        files: of one clip.
+        window_s: length of its windows.
+    """
+
+    def __init__(self, files: Sequence[Media], window_s: float) -> None:
+        self._files, self._window_s = set(files), window_s
+        self._since_s: float | None = None
+        self._times_s: np.ndarray | None = None
+        self._asked = False
+        self.left_out: list[tuple[float, float]] = []  # from, to
+
+    def look(self, sample: Sample, start_s: float) -> None:
+        """Take note of the next window."""
+        if sample.get("audio_valid", False) or (sample.get("video_valid", False) and _moves(sample["video"])):
+            self._since_s = None
+            return
+        self._since_s = start_s if self._since_s is None else self._since_s
+        if not self._asked and start_s - self._since_s > STILL_S:
+            self._asked = True
+            times_s = [file.packet_times_s() for file in self._files]
+            if all(each is not None for each in times_s):
+                self._times_s = np.sort(np.concatenate(times_s))
+
+    def next_s(self, start_s: float) -> float:
+        """See `window_starts`."""
+        if self._times_s is None:
+            return start_s
+        place = np.searchsorted(self._times_s, start_s - STILL_S)
+        at_s = float(self._times_s[place]) if place < len(self._times_s) else math.inf
+        if at_s < start_s + self._window_s:
+            return start_s
+        self.left_out.append((start_s, at_s))
+        return at_s - self._window_s + 1e-3
+
+
+def _moves(video: Tensor) -> bool:
+    return bool((video[1:] != video[:-1]).any())
 
 
 @dataclass(frozen=True)
@@ -66,8 +127,8 @@ class Windows:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
-            empty_s, seen, said = None, False, False
-            starts = window_starts(first_s, last_s, self.hop_s)
+            still, empty_s, seen, said = _Stillness(files, duration_s), None, False, False
+            starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)
             if self.count is not None:
                 starts = Views.spread(first_s, last_s, self.count)
             for start_s in starts:
@@ -86,6 +147,11 @@ class Windows:
                     what = "neither picture nor sound" if len(self.reader.modalities) == 2 else "nothing"
                     reason = f"{what} in the window at {empty_s:.2f} s, of {clip_ends_s:.2f} s"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
+                for from_s, to_s in still.left_out:
+                    reason = f"nothing new from {from_s:.2f} s to {to_s:.2f} s: no windows of that"
+                    sample["events"].append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
+                still.left_out.clear()
+                still.look(sample, start_s)
                 end_s = min(start_s + duration_s, max(clip_ends_s, start_s))
                 yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}
 

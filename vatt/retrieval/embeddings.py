@@ -19,7 +19,7 @@ from vatt.errors import InputError
 from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
-from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, write_notes
+from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, tidy, write_notes
 from vatt.structures import Clip, Event
 
 SHARD_CLIPS = 512
@@ -178,6 +178,8 @@ def _finished(output: Path, clips: Sequence[Clip], first: bool) -> EmbedReport:
         windows.update(zip(names, read.column("start_s").to_pylist(), strict=True))
     report.embedded, report.windows = len(seen), len(windows)
     counted = {key: getattr(report, key) for key in ("embedded", "windows", "rows")}
+    if first and not report.missing:
+        tidy(output)
     if first and not report.missing and not notes["complete"]:
         write_notes(output, notes | {"complete": True} | counted)
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
 
 FILE = "index.json"
 Choice = Kind | Literal["auto"]
+_NAME = re.compile(r"(video|audio|text)\.[a-z_]+\.\d+\.(parquet|faiss|hnsw|ivfpq)")  # of the files of a part
 
 
 class Index:
@@ -109,8 +111,7 @@ class Index:
         if folder.exists() and not (folder / FILE).is_file() and any(_strange(path) for path in folder.iterdir()):
             raise FileExistsError(f"{folder} exists and is no index; choose another --output")
         folder.mkdir(parents=True, exist_ok=True)
-        number = _number(folder) + 1
-        parts = []
+        number, parts = _number(folder) + 1, []
         for (modality, space), part in self.parts.items():
             files = part.save(folder / f"{modality}.{space}.{number}")
             for file in files:
@@ -129,7 +130,7 @@ class Index:
         os.replace(unfinished, folder / FILE)
         named = {name for part in parts for name in part["files"]}
         for file in folder.iterdir():
-            if file.name != FILE and file.name not in named and not _strange(file):
+            if file.name not in named and not _strange(file):
                 file.unlink()
 
     @classmethod
@@ -283,7 +284,7 @@ def _load(folder: Path, says: dict[str, Any], mapped: bool) -> Vectors:
 
 def _strange(path: Path) -> bool:
     """Whether a file is none of an index, finished or not."""
-    return not (path.name == f".{FILE}.part" or path.suffix in (".parquet", ".faiss", ".hnsw", ".ivfpq"))
+    return path.name != f".{FILE}.part" and not _NAME.fullmatch(path.name)
 
 
 def _number(folder: Path) -> int:

@@ -20,6 +20,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,18 +123,17 @@ def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overw
         StoreError: the folder has other embeddings.
     """
     folder = Path(folder)
-    if (folder / FILE).exists():
-        known = read_notes(folder).get("plan", {})
-        other = sorted(key for key in {*known, *plan} if known.get(key) != plan.get(key))
-        if other and not overwrite:
-            raise StoreError(
-                f"{folder} has other embeddings ({', '.join(other)} differ): choose another --output, or give "
-                "--overwrite true"
-            )
-        if overwrite:
-            for name in (NOTES, FILE, POOLED, ERRORS):
-                shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
-    if read_notes(folder).get("plan") != plan:
+    known = read_notes(folder).get("plan", {})
+    other = sorted(key for key in {*known, *plan} if known.get(key) != plan.get(key))
+    if other and not overwrite and (folder / FILE).exists():
+        raise StoreError(
+            f"{folder} has other embeddings ({', '.join(other)} differ): choose another --output, or give "
+            "--overwrite true"
+        )
+    if other or overwrite:
+        # Embeddings are the last to go: while some are there, nothing else is begun in the folder.
+        for name in (NOTES, ERRORS, POOLED, FILE):
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
         write_notes(folder, {"plan": plan, "complete": False, **notes})
 
 
@@ -152,9 +152,19 @@ def write_notes(folder: str | Path, notes: dict[str, Any]) -> None:
     """Note something beside embeddings, in place of what was noted."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{NOTES}.{os.getpid()}.part"
-    unfinished.write_text(json.dumps(notes, indent=1), encoding="utf-8")
-    os.replace(unfinished, folder / NOTES)
+    unfinished, written = folder / f".{NOTES}.{os.getpid()}.part", False
+    while not written:
+        unfinished.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        with suppress(FileNotFoundError):  # another process took it for one that was left behind
+            os.replace(unfinished, folder / NOTES)
+            written = True
+
+
+def tidy(folder: str | Path) -> None:
+    """Delete what killed processes left unfinished; for when every shard is there."""
+    folder = Path(folder)
+    for left in (*folder.glob(f".{NOTES}.*.part"), *folder.glob("*.parquet/.*.part")):
+        left.unlink(missing_ok=True)
 
 
 def read_errors(folder: str | Path) -> list[Event]:

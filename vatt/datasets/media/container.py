@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,34 +12,19 @@ from itertools import chain
 from typing import Any, Literal
 
 import av
+import numpy as np
 
+from vatt.datasets.media.demuxing import best_stream, demux, first_line, open_input
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
-from vatt.datasets.media.source import av_input, state
+from vatt.datasets.media.source import state
 
 OPEN_LIMIT_S = 20.0  # for one blocking read
+PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
 UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of their own, and FFmpeg guesses them
 LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
-
-av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
-
-# Tags that are not UTF-8; from version 19 on PyAV does so by itself.
-ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-
-
-def open_input(path: str, **options: Any) -> Any:
-    """A PyAV container to read from; tags that are not UTF-8, as in old AVI and WAV files, are no reason to refuse it.
-
-    Args:
-        path: see `vatt.datasets.media.source`.
-        options: of `av.open`.
-
-    Raises:
-        av.FFmpegError, OSError, ValueError: it cannot be opened.
-    """
-    return av.open(av_input(path), **ANY_TAGS, **options)
 
 
 class Container:
@@ -68,15 +54,17 @@ class Container:
 
     def _open(self) -> None:
         try:
-            if state(self.path)[0] == 0:
+            size = state(self.path)[0]
+            if size == 0:
                 raise MediaError(self.path, "the file is empty (0 bytes)")
+            self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # a second has a byte at least
             self._container = open_input(self.path, timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
-        self._video = _best(self._container, "video")
-        self._audio = _best(self._container, "audio")
+        self._video = best_stream(self._container, "video")
+        self._audio = best_stream(self._container, "audio")
         for stream in (self._video, self._audio):
             if stream is not None:
                 stream.codec_context.thread_count = 1  # the workers of a loader are the parallelism
@@ -113,11 +101,16 @@ class Container:
         )
 
     def _duration_s(self) -> float:
-        """From the header, or, where it does not say, from the times of the packets."""
+        """From the header, or, where it does not say what can be, from the times of the packets.
+
+        Raises:
+            MediaError: their times cannot be right either.
+        """
         # Matroska may count its duration from 0, wherever its times begin.
         is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
-        if self._container.duration and not is_unclear:
-            return self._container.duration / av.time_base
+        said_s = (self._container.duration or 0) / av.time_base
+        if 0 < said_s <= self._longest_s and not is_unclear:
+            return said_s
         if is_unclear:
             with suppress(av.FFmpegError, OSError):
                 self._container.seek(self._container.duration or 0)
@@ -125,7 +118,26 @@ class Container:
         for packet in self._demux(tuple(self._container.streams), limit):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
+        if end_s > self._longest_s:
+            self._container.close()
+            raise MediaError(self.path, f"its times reach to second {end_s:.0f}, more than it has bytes")
         return end_s
+
+    def packet_times_s(self) -> np.ndarray | None:
+        """When the packets of picture and sound begin, ascending; None if some do not tell.
+
+        Raises:
+            MediaError: reading takes too long.
+        """
+        self._go_to("video", None)
+        streams, times_s = [stream for stream in (self._video, self._audio) if stream is not None], array("d")
+        for packet in self._demux(streams, self._deadline()):
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
+                times_s.append(float(stamp * packet.time_base) - self._origin_s)
+            elif packet.size:
+                return None
+        return np.sort(np.frombuffer(times_s))
 
     def _deadline(self) -> float:
         return time.monotonic() + self.time_limit_s
@@ -133,7 +145,7 @@ class Container:
     def _demux(self, streams: Any, deadline: float) -> Iterator[av.Packet]:
         """Packets until the end, or until the container cannot be read any further."""
         self._fresh = False
-        packets = self._container.demux(streams)
+        packets = demux(self._container, streams)
         while True:
             if time.monotonic() > deadline:
                 raise MediaError(self.path, f"reading took longer than {self.time_limit_s:g} s")
@@ -273,16 +285,6 @@ def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         yield packet
 
 
-def _best(container: Any, kind: str) -> Any:
-    """The stream a player would choose, if it can be decoded; cover art is no video."""
-    stream = container.streams.best(kind)
-    if stream is None or stream.codec_context is None:
-        return None
-    if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
-        return None
-    return stream
-
-
 def _end_s(stream: Any, origin_s: float) -> float:
     """When a track ends, if the header says so."""
     if stream is None or not stream.duration:
@@ -292,9 +294,3 @@ def _end_s(stream: Any, origin_s: float) -> float:
 
 def _is_picture(format_name: str) -> bool:
     return format_name == "image2" or format_name.endswith("_pipe")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, without the path that FFmpeg appends."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(reason).splitlines()[0]

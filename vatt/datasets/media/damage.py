@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from vatt.datasets.media.container import open_input
+from vatt.datasets.media.demuxing import demux, open_input
 from vatt.datasets.media.source import read_bytes
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _decode(
 ) -> Iterator[tuple[float, Any | None]]:
     """Pictures of a span with their times; None for a packet that gives none but an error."""
     base_s, ready = float(stream.time_base), not has_keys
-    packets = container.demux(stream)
+    packets = demux(container, stream)
     while True:
         try:
             packet = next(packets)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vatt.datasets.media.container import EARLY_S, first_line, open_input
+from vatt.datasets.media.container import EARLY_S
+from vatt.datasets.media.demuxing import first_line, open_input
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint

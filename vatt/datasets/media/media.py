@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from vatt.datasets.media.container import EARLY_S, Container, first_line
+from vatt.datasets.media.container import EARLY_S, Container
+from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.sound import decode_rate, place, resample
@@ -101,7 +102,10 @@ class Media(Container):
         margin = 0 if rate == sample_rate else -(-rate // 50)
         first = round(start_s * rate) - margin
         span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
-        begin, end = self._fill(span, first, rate)
+        try:
+            begin, end = self._fill(span, first, rate)
+        except (av.FFmpegError, ValueError) as error:  # a rate or a layout that FFmpeg's filters do not take
+            raise MediaError(self.path, f"its sound cannot be converted: {first_line(error)}") from error
         samples = resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
         samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))

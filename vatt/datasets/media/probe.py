@@ -22,8 +22,8 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media.container import first_line, open_input
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
+from vatt.datasets.media.demuxing import best_stream, demux, first_line, open_input
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.source import is_url, read_bytes
 
@@ -207,7 +207,8 @@ def read_packets(path: str) -> Packets:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _not_opened(path, error) from None
     with container:
-        video, audio = (_best(container, kind) for kind in ("video", "audio"))
+        streams = (best_stream(container, kind) for kind in ("video", "audio"))
+        video, audio = (None if stream is None else Track(stream) for stream in streams)
         found = Packets(container.format.name, len(container.streams), video, audio)
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
@@ -220,21 +221,12 @@ def read_packets(path: str) -> Packets:
     return found
 
 
-def _best(container: Any, kind: str) -> Track | None:
-    stream = container.streams.best(kind)
-    if stream is None or stream.codec_context is None:
-        return None
-    if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
-        return None
-    return Track(stream)
-
-
 def _read(container: Any, found: Packets) -> None:
     tracks = {track.index: track for track in found.tracks}
     torn: list[float] = []  # times of packets that are not whole
     end_s, last_is_torn = 0.0, False
     try:
-        for packet in container.demux():
+        for packet in demux(container):
             if packet.dts is None and packet.pts is None and not packet.size:
                 continue  # PyAV's mark for the end of a stream
             if packet.pts is not None and packet.time_base is not None:

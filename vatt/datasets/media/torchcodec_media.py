@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vatt.datasets.media.container import EARLY_S, UNANCHORED, first_line
+from vatt.datasets.media.container import EARLY_S, UNANCHORED
+from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint

@@ -21,7 +21,8 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-from vatt.datasets.media.container import EARLY_S, first_line
+from vatt.datasets.media.container import EARLY_S
+from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.encoding import X264
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import GAP_S, Media

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vatt.datasets.media.container import first_line
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.probe import NoMedia, Packets, Track, read_packets
@@ -170,7 +170,7 @@ def _measure(facts: FileFacts, media: Media, spans: list[tuple[float, float]]) -
     """Peak and mean power of the sound of stretches; returns how many samples there were."""
     peak, power, count = 0.0, 0.0, 0
     for begin_s, end_s in spans:
-        sound = media.waveform(begin_s, min(end_s, facts.duration_s) - begin_s, media.info.sample_rate)
+        sound = media.waveform(begin_s, max(0.0, min(end_s, facts.duration_s) - begin_s), media.info.sample_rate)
         samples = sound.samples[sound.begin : sound.end].double()
         if len(samples):
             peak = max(peak, samples.abs().max().item())

@@ -79,6 +79,7 @@ def work(kind: str, count: int, width: int, folder: Path) -> None:
             "start_s": np.zeros(count),
             "end_s": np.full(count, 3.2),
             "text": pa.nulls(count, pa.string()),
+            "extra": pa.nulls(count, pa.string()),
         }
     )
     began = time.perf_counter()
@@ -135,9 +136,8 @@ def main() -> None:
             found = {}
             for step in ("build", "use"):
                 command = [sys.executable, __file__, "--vectors", str(given.vectors), "--width", str(given.width)]
-                done = subprocess.run(
-                    [*command, "--do", step, kind, folder], capture_output=True, text=True, check=True
-                )
+                command += ["--do", step, kind, folder]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found |= json.loads(done.stdout.splitlines()[-1])
             over = found["ours p50"] / found["directly p50"] - 1
             print(

@@ -50,20 +50,26 @@ def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:
     return pc.fill_null(found, False).to_numpy()
 
 
-def hits_of(columns: Sequence[pa.Array], scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
+def hits_of(columns: pa.RecordBatch, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
     """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
 
     Args:
         columns: `FIELDS` of all rows.
         scores, places: (C,) best first; places are numbers of rows, or -1 where there are no more.
     """
+    most = int((places >= 0).sum()) if distinct else min(k, int((places >= 0).sum()))
+    wanted = pa.array(places[:most])
+    taken = columns.take(wanted).columns
+    rows = zip(scores[:most].tolist(), *(column.to_pylist() for column in taken), strict=True)
+    if not distinct:
+        return [Hit(rank, *row) for rank, row in enumerate(rows, start=1)]
     hits: list[Hit] = []
-    for score, place in zip(scores.tolist(), places.tolist(), strict=True):
-        if place < 0 or len(hits) == k:
-            break
-        hit = Hit(len(hits) + 1, score, *(column[place].as_py() for column in columns))
-        if not (distinct and any(_same_moment(hit, other) for other in hits)):
+    for row in rows:
+        hit = Hit(len(hits) + 1, *row)
+        if not any(_same_moment(hit, other) for other in hits):
             hits.append(hit)
+            if len(hits) == k:
+                break
     return hits
 
 

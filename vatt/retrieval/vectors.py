@@ -52,8 +52,10 @@ class Vectors:
         self, rows: pa.Table, flat: Any, fast: Any | None, kind: Kind, kept: np.ndarray, mapped: Sequence[Path] = ()
     ) -> None:
         self.rows, self.kind, self.kept, self._count = rows.combine_chunks(), kind, kept, int(kept.sum())
-        self.columns = [self.rows.column(name).combine_chunks() for name in FIELDS]
+        columns = [self.rows.column(name).combine_chunks() for name in FIELDS]
+        self.columns = pa.RecordBatch.from_arrays(columns, names=list(FIELDS))
         self._flat, self._fast, self._mapped = flat, fast, mapped
+        self._known: dict[int, Any] = {}  # parameters of searches among all, by the number of answers
         self._refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" else None
 
     @classmethod
@@ -80,6 +82,11 @@ class Vectors:
 
     def __len__(self) -> int:
         return self._count
+
+    def has_rows_of(self, other: Vectors) -> bool:
+        """Whether the rows are those of others, in the same order."""
+        names = ["id", "path", "start_s"]
+        return self.columns.select(names).equals(other.columns.select(names))
 
     def keep(self, mask: np.ndarray) -> None:
         """Remove the vectors for which this (N,) is False."""
@@ -125,13 +132,21 @@ class Vectors:
 
     def directly(self, k: int, chosen: Any | None = None) -> tuple[Any, Any]:
         """FAISS's own index, and the parameters of a search in it."""
+        structure = {"flat": self._flat, "hnsw": self._fast, "ivfpq": self._refined}[self.kind]
+        if chosen is not None:
+            return structure, self._parameters(k, chosen)
+        if k not in self._known:
+            self._known[k] = self._parameters(k, None)
+        return structure, self._known[k]
+
+    def _parameters(self, k: int, chosen: Any | None) -> Any:
         faiss = import_faiss()
         if self.kind == "flat":
-            return self._flat, faiss.SearchParameters(sel=chosen)
+            return faiss.SearchParameters(sel=chosen)
         if self.kind == "hnsw":
-            return self._fast, faiss.SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, 2 * k), sel=chosen)
+            return faiss.SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, 2 * k), sel=chosen)
         clusters = faiss.SearchParametersIVF(nprobe=max(16, self._fast.nlist // 32), sel=chosen)
-        return self._refined, faiss.IndexRefineSearchParameters(k_factor=REFINED, base_index_params=clusters)
+        return faiss.IndexRefineSearchParameters(k_factor=REFINED, base_index_params=clusters)
 
     def extended(self, vectors: np.ndarray, rows: pa.Table) -> Vectors:
         """These and more, of the same kind. It is used up.
@@ -222,9 +237,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         IndexMismatch: NaN or infinity.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(vectors).all():
+    lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))  # not finite if one value is not
+    if not np.isfinite(lengths).all():
         raise IndexMismatch("vectors hold NaN or infinity")
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors / np.maximum(lengths, 1e-12)[:, None]
 
 
 def import_faiss() -> Any:

@@ -26,6 +26,7 @@ FLAT_UP_TO, HNSW_UP_TO = 200_000, 5_000_000
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 128, 128  # of the graph (M, efConstruction, efSearch)
 PER_CLUSTER = 64  # vectors that clusters are trained on, for each
 REFINED = 16  # candidates for each answer that are compared exactly
+UNIT = 1e-6  # so far from 1 a length may be rounded
 FEW = 0.1  # share of vectors below which those that are allowed are all compared
 
 
@@ -224,7 +225,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if not np.isfinite(vectors).all():
         raise IndexMismatch("vectors hold NaN or infinity")
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
+    return vectors / np.where(np.abs(lengths - 1) < UNIT, np.float32(1), np.maximum(lengths, 1e-12))
 
 
 def import_faiss() -> Any:

@@ -27,6 +27,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes are forked here
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import torch
 

@@ -27,6 +27,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes are forked here
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import torch
 
@@ -64,10 +67,14 @@ def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def timed(line: list[str], folder: Path) -> float:
-    """Run a command; returns how long it took from its first change of a folder on."""
-    process, began = start(line, folder), time.perf_counter()
-    process.wait()
-    return time.perf_counter() - began
+    """Run a command; returns how long it took from its first change of a folder to its last."""
+    process, before = start(line, folder), names(folder)
+    began = ended = time.perf_counter()
+    while process.poll() is None:
+        if (after := names(folder)) != before:
+            before, ended = after, time.perf_counter()
+        time.sleep(0.001)
+    return ended - began
 
 
 def kill(line: list[str], folder: Path, delay_s: float) -> bool:
@@ -137,13 +144,13 @@ def embeddings(work: Path, times: int, draw: random.Random) -> Iterator[Row]:
         return vatt("embed", manifest, "--model", model, "--output", folder, "--shard_clips", 4, "--batch_size", 8)
 
     span_s = timed(line(fresh(work / "whole")), work / "whole")
-    whole, killed, differ = stored(work / "whole"), 0, 0
-    for _ in range(times):
-        folder = fresh(work / "killed")
+    whole, runs, killed, differ = stored(work / "whole"), 0, 0, 0
+    while killed < times:
+        folder, runs = fresh(work / "killed"), runs + 1
         killed += kill(line(folder), folder, draw.uniform(0.0, span_s))
         run(line(folder))
         differ += stored(folder) != whole
-    yield f"embed, {len(clips) + 1} clips, {len(clips) // 4 + 1} shards", "random", times, killed, None, differ
+    yield f"embed, {len(clips) + 1} clips, {len(clips) // 4 + 1} shards", "random", runs, killed, None, differ
 
     def make(folder: Path, source: Path = few, overwrite: bool = False) -> None:
         with redirect_stdout(StringIO()):
@@ -253,7 +260,7 @@ def killed_index(
     span_s = timed(line(fresh(folder, before)), folder)
     old, new = before and indexed(before), indexed(folder)
     size = f"{sum(counts[2] for counts in Index.load(folder).kinds()):,} vectors"
-    killed = torn = differ = 0
+    runs = killed = torn = differ = 0
 
     def check(folder: Path) -> None:
         nonlocal torn, differ
@@ -264,14 +271,15 @@ def killed_index(
         make(folder)
         differ += indexed(folder) != new or not tidy(folder)
 
-    for _ in range(times):
+    while killed < times:
+        runs += 1
         killed += kill(line(fresh(folder, before)), folder, draw.uniform(0.0, span_s))
         check(folder)
     if not times:
         for left in every_write(lambda: fresh(folder, before), make):
             check(left)
-            killed += 1
-    yield f"index, {name}, {size}", "random" if times else "every write", times or killed, killed, torn, differ
+            runs, killed = runs + 1, killed + 1
+    yield f"index, {name}, {size}", "random" if times else "every write", runs, killed, torn, differ
 
 
 def main() -> None:

@@ -288,11 +288,11 @@ def _absurd_sample_rate(data: bytes, rng: np.random.Generator, others: list[byte
 def _absurd_times(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes | None:
     """The same packets, of which the later ones jump ahead by minutes, months or ages."""
     jump_s, after = 10 ** rng.uniform(1, 10), int(rng.integers(5, 40))
-    new = BytesIO()
+    name, new = str(rng.choice(["matroska", "mpegts", "avi"])), BytesIO()
     try:
         with (
             av.open(BytesIO(data)) as old,
-            av.open(new, "w", format=str(rng.choice(["matroska", "mpegts", "avi"]))) as to,
+            av.open(new, "w", format=name, options={"fflags": "+bitexact"}) as to,
         ):
             streams = {stream.index: to.add_stream_from_template(stream) for stream in old.streams}
             for number, packet in enumerate(old.demux()):

@@ -22,6 +22,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import pyarrow.parquet as pq
 
 from benchmarks.mutating import mutate, write_good

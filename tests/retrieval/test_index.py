@@ -251,3 +251,11 @@ def test_rows_are_chosen_by_what_the_manifest_says(tmp_path: Path) -> None:
 
 def test_more_answers_than_there_are_is_no_error(index: Index) -> None:
     assert len(index.search(VIDEO[:1], "m", k=1000)[0]) == 30
+
+
+def test_vectors_of_length_1_stay_as_they_are() -> None:
+    """So that compacting again, or putting indexes together, changes no bit."""
+    once = unit(np.random.default_rng(0).normal(size=(5000, 256)).astype(np.float32) * 7)
+    assert np.array_equal(unit(once), once)
+    np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1, atol=1e-6)
+    assert not unit(np.zeros((1, 4), np.float32)).any()

@@ -26,6 +26,7 @@ FLAT_UP_TO, HNSW_UP_TO = 200_000, 5_000_000
 LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 128, 128  # of the graph (M, efConstruction, efSearch)
 PER_CLUSTER = 64  # vectors that clusters are trained on, for each
 REFINED = 16  # candidates for each answer that are compared exactly
+UNIT = 1e-6  # so far from 1 a length may be rounded
 FEW = 0.1  # share of vectors below which those that are allowed are all compared
 
 
@@ -240,7 +241,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))  # not finite if one value is not
     if not np.isfinite(lengths).all():
         raise IndexMismatch("vectors hold NaN or infinity")
-    return vectors / np.maximum(lengths, 1e-12)[:, None]
+    # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
+    lengths = np.where(np.abs(lengths - 1) < UNIT, np.float32(1), np.maximum(lengths, 1e-12))
+    return vectors / lengths[:, None]
 
 
 def import_faiss() -> Any:

@@ -114,7 +114,9 @@ def test_embeddings_that_were_killed_are_gone_on_with_at_every_write(tmp_path: P
         write()
         assert read_errors(folder) == [error]
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        shards = [f"{kind}.parquet/0000{shard}.parquet" for kind in ("embeddings", "errors") for shard in (0, 1)]
+        shards = [
+            f"{kind}.parquet/0000{shard}.parquet" for kind in ("embeddings", "errors", "pooled") for shard in (0, 1)
+        ]
         assert files == ["embeddings.json", *shards], number
     assert number > 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,11 +156,13 @@ def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) ->
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """What Lightning says of devices is not asked for."""
+    """What Lightning says of devices, and PyTorch of what Lightning calls, is not asked for."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
     finally:
         logger.setLevel(level)

@@ -7,6 +7,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -340,3 +341,14 @@ def test_damage_in_a_real_file_is_counted(shared: Path) -> None:
     with opened(shared, "corrupted.mp4") as media:
         media.frames([k / 2 for k in range(10)])
         assert media.bad_packets > 0
+
+
+def test_torchcodec_without_ffmpeg_says_how_to_get_it(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its later versions are imported without, and fail at the first file."""
+    module = ModuleType("torchcodec")
+    module.decoders, module.ffmpeg_major_version = ModuleType("torchcodec.decoders"), None
+    module.decoders.VideoDecoder = object
+    monkeypatch.setitem(sys.modules, "torchcodec", module)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module.decoders)
+    with pytest.raises(ImportError, match="apt install ffmpeg"):
+        open_media(video_file, "torchcodec")

@@ -17,6 +17,7 @@ from vatt.datasets.batches import collate
 from vatt.datasets.clips import ClipDataset, ClipReader
 from vatt.datasets.media.decoding import Decoder, open_media
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.torchcodec_media import import_torchcodec
 from vatt.datasets.transforms import Augment
 from vatt.structures import Clip
 
@@ -62,9 +63,9 @@ def available(decoder: str) -> None:
         pytest.importorskip("decord")
     if decoder == "torchcodec":
         try:
-            import torchcodec.decoders  # noqa: F401
-        except (ImportError, RuntimeError, OSError) as error:
-            pytest.skip(f"torchcodec cannot be loaded: {str(error).splitlines()[0]}")
+            import_torchcodec()
+        except ImportError as error:
+            pytest.skip(str(error).splitlines()[0])
 
 
 @pytest.mark.parametrize("decoder", REFUSED)

@@ -16,6 +16,11 @@ from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint
 from vatt.datasets.media.source import is_url, split_member
 
+NO_FFMPEG = (
+    "torchcodec cannot be loaded ({}); it needs FFmpeg's shared libraries: "
+    "apt install ffmpeg, brew install ffmpeg or conda install ffmpeg; or take the default, auto"
+)
+
 
 class TorchCodecMedia(Media):
     """See `Media`.
@@ -26,7 +31,7 @@ class TorchCodecMedia(Media):
     """
 
     def __init__(self, path: str, time_limit_s: float) -> None:
-        self._decoder_class = _import_torchcodec()
+        self._decoder_class = import_torchcodec()
         super().__init__(path, time_limit_s)
         if self._container.format.name in (*UNANCHORED, "avi"):
             self._refuse(f"torchcodec does not read {self._container.format.name} exactly")
@@ -49,14 +54,16 @@ class TorchCodecMedia(Media):
         return Frames(paint(frames.numpy(), region), shown_s - self._origin_s, ends_s - self._origin_s)
 
 
-def _import_torchcodec() -> Any:
+def import_torchcodec() -> Any:
+    """torchcodec's decoder of videos, or how to get it."""
     try:
+        import torchcodec
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise ImportError('decoder "torchcodec" needs: pip install "vatt[torchcodec]" (default: auto)') from error
     except (RuntimeError, OSError) as error:  # it is there, but not the FFmpeg it links to
-        raise ImportError(
-            f"torchcodec cannot be loaded ({first_line(error)}); it needs FFmpeg's shared libraries: "
-            "apt install ffmpeg, brew install ffmpeg or conda install ffmpeg; or take the default, auto"
-        ) from error
+        raise ImportError(NO_FFMPEG.format(first_line(error))) from error
+    # From version 0.17 on it is imported without FFmpeg too, and fails at the first file.
+    if getattr(torchcodec, "ffmpeg_major_version", "any") is None:
+        raise ImportError(NO_FFMPEG.format("it found none"))
     return VideoDecoder

@@ -48,6 +48,17 @@ class Projection(Part):
                     nn.init.zeros_(layer.bias)
 
 
+class NoProjection(Projection):
+    """No common space: what objectives that compare no modalities leave behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = {}
+
+    def forward(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+
 class HierarchicalProjection(Projection):
     """Fine and coarse common spaces (FAC): video meets audio in the fine one, and goes on to meet text.
 

@@ -50,6 +50,32 @@ class Positions(nn.Module):
         return _spline_at(len(table), size, table.dtype, table.device) @ table
 
 
+class FixedPositions(nn.Module):
+    """Sines and cosines of the places themselves, nothing learned (V-JEPA's ``uniform_power``; MAE's in three axes).
+
+    Each axis has 2 ceil(D / 2A) of the D numbers, of A axes: sin(p w_k) for all k and then cos(p w_k), where
+    w_k = 10000^(-2 k / D_a). What is more than D in the end is cut off the last axis. A larger grid goes on counting.
+
+    Args:
+        axes: A; places have three, of which these are the first.
+        width: D.
+    """
+
+    def __init__(self, axes: int, width: int) -> None:
+        super().__init__()
+        self.axes, self.width = axes, width
+        half = math.ceil(width / (2 * axes))
+        self.frequencies = [10_000.0 ** (-k / half) for k in range(half)]
+
+    def forward(self, position: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """(B, N, 3) int64 places to (B, N, D) float32, or (1, N, D) where those of all clips are one view."""
+        if position.stride(0) == 0:
+            position = position[:1]
+        omega = torch.tensor(self.frequencies, dtype=torch.float64, device=position.device)
+        angles = position[..., : self.axes, None].double() * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
+
+
 @functools.lru_cache(maxsize=64)
 def _spline_at(known: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what is kept must serve a training too

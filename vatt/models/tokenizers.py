@@ -8,14 +8,17 @@ tokenizer of spectrograms is in `vatt.models.spectrogram`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
-from vatt.models.positions import Positions
+from vatt.models.positions import FixedPositions, Positions
 from vatt.structures import Patches, Tokens
+
+PositionKind = Literal["learned", "fixed"]
 
 
 class Tokenizer(Part, ABC):
@@ -66,6 +69,7 @@ class PatchTokenizer(Tokenizer):
         pre_projection: a second linear layer and a GELU before positions are added, as in the modality-agnostic
             backbone.
         position_norm: see `Positions`.
+        positions: "learned" tables, or "fixed" sines and cosines, which know no norm; see `FixedPositions`.
     """
 
     def __init__(
@@ -77,12 +81,16 @@ class PatchTokenizer(Tokenizer):
         scale: float,
         pre_projection: bool,
         position_norm: bool,
+        positions: PositionKind = "learned",
     ) -> None:
         super().__init__()
         self.width, self.grid, self.scale = width, tuple(grid), scale
         self.project = nn.Linear(patch_size, width)
         self.pre_projection = nn.Linear(width, width) if pre_projection else None
-        self.positions = Positions(self.grid, width, position_norm)
+        if positions not in get_args(PositionKind):
+            raise ValueError(f"positions are {' or '.join(get_args(PositionKind))}, not {positions!r}")
+        learned = positions == "learned"
+        self.positions = Positions(self.grid, width, position_norm) if learned else FixedPositions(len(grid), width)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.project, self.pre_projection):
             if layer is not None:
@@ -107,7 +115,7 @@ class VideoTokenizer(PatchTokenizer):
         patch: frames, rows and columns of a patch.
         dropout: on the embedded tokens.
         scale: what pixels are multiplied by; see `AudioTokenizer`.
-        pre_projection, position_norm: see `PatchTokenizer`.
+        pre_projection, position_norm, positions: see `PatchTokenizer`.
     """
 
     def __init__(
@@ -119,9 +127,10 @@ class VideoTokenizer(PatchTokenizer):
         scale: float = 1.0,
         pre_projection: bool = False,
         position_norm: bool = True,
+        positions: PositionKind = "learned",
     ) -> None:
         size = 3 * patch[0] * patch[1] * patch[2]
-        super().__init__(width, grid, size, dropout, scale, pre_projection, position_norm)
+        super().__init__(width, grid, size, dropout, scale, pre_projection, position_norm, positions)
         self.patch = tuple(patch)
 
     def patchify(self, raw: Tensor) -> Patches:

@@ -169,6 +169,8 @@ class Transformer(Encoder):
             in the end, layer norm before the MLPs, as the released text encoder has them.
         relative: buckets and largest distance of a `RelativeBias`, which the first block owns and all blocks use;
             None has none.
+        agg: whether an aggregation (AGG) token is put in front of the tokens; without one the pooled feature is their
+            mean.
 
     Attributes:
         checkpointing: blocks keep their input only, and are computed again for their gradient.
@@ -186,8 +188,10 @@ class Transformer(Encoder):
         scaled: bool = True,
         norm: Norm = "layer",
         relative: tuple[int, int] | None = None,
+        agg: bool = True,
     ) -> None:
         super().__init__()
+        self.agg = agg
         if norm not in ("layer", "rms", "mixed"):
             raise ValueError(f"norm must be layer, rms or mixed, not {norm!r}")
         self.width = self.out_width = width
@@ -223,6 +227,13 @@ class Transformer(Encoder):
             if layers:
                 outputs.append(x)
         return self.dropout(self.norm(x)), tuple(outputs)
+
+    def pool(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The mean of the valid tokens."""
+        if valid is None:
+            return x.mean(dim=1)
+        weight = valid.unsqueeze(-1).to(x.dtype)
+        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 class RMSNorm(nn.RMSNorm):

@@ -19,6 +19,7 @@ class Objective(nn.Module, ABC):
         compares_clips: the loss of a batch is more than the mean of its clips' losses: it depends on which they are.
         draws: random numbers that all processes share, begun anew with every step; None uses PyTorch's own. What is
             drawn from it for the clips of all processes does not depend on how many these are.
+        progress: share of the training that is done, from 0 to 1, for schedules of an objective's own.
         watched: fill ``health`` in the next forward pass.
         health: signs of collapse, scalars by name; of vectors ``name`` there are ``name_spread`` and ``name_rank``, see
             `vatt.objectives.health`, and ``name_count``, of how many.
@@ -26,6 +27,7 @@ class Objective(nn.Module, ABC):
 
     compares_clips: bool = False
     draws: torch.Generator | None = None
+    progress: float = 0.0
     watched: bool = False
 
     def __init__(self) -> None:

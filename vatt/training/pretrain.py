@@ -103,6 +103,7 @@ class PretrainModule(TrainingModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        self.objective.progress = self.trainer.global_step / max(1, self.trainer.max_steps)
         self.objective.after_step(self.backbone)  # before anything is written to a checkpoint
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,0 +1,128 @@
+"""V-JEPA's objective: predict the features of hidden places (Bardes et al. 2024, "Revisiting Feature Prediction")."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vatt.models.backbone import Backbone
+from vatt.models.blocks import LONG_RANGE, SHORT_RANGE, BlockMask, Truncate, draw_blocks
+from vatt.models.heads import NoProjection
+from vatt.models.predictor import Predictor
+from vatt.objectives.base import Objective
+from vatt.objectives.distributed import rank, world_size
+from vatt.objectives.health import effective_rank, spread
+from vatt.structures import Batch
+
+
+class FeaturePrediction(Objective):
+    """L = mean over masks of |P(E(seen), hidden) - LN(E'(all))[hidden]|, E' a moving average of the encoder E.
+
+    The context encoder sees the tokens that a mask leaves, the target encoder all of them; the predictor is told which
+    places are asked for. Targets pass a layer norm without weights and have no gradient.
+
+    Args:
+        masks: one or more; each has its own mask token, and a pass through encoder and predictor.
+        truncate: see `vatt.models.blocks.draw_blocks`.
+        inner, depth, heads: of the `Predictor`.
+        momentum: of the moving average in the beginning, and what it would be in the end of the schedule, which grows
+            linearly.
+        schedule_length: the length of that schedule, in trainings: the released code's is 1.25, whose end is never
+            reached.
+    """
+
+    def __init__(
+        self,
+        masks: Sequence[BlockMask] = (SHORT_RANGE, LONG_RANGE),
+        truncate: Truncate = "first",
+        inner: int = 384,
+        depth: int = 12,
+        heads: int = 16,
+        momentum: tuple[float, float] = (0.998, 1.0),
+        schedule_length: float = 1.25,
+    ) -> None:
+        super().__init__()
+        if not masks:
+            raise ValueError("feature prediction needs a mask")
+        if not 0 <= momentum[0] <= momentum[1] <= 1 or schedule_length < 1:
+            raise ValueError(f"momentum grows within [0, 1] over 1 or more trainings: {momentum}, {schedule_length}")
+        self.masks, self.truncate = tuple(masks), truncate
+        self.sizes = {"inner": inner, "depth": depth, "heads": heads}
+        self.momentum, self.schedule_length = momentum, schedule_length
+
+    def build(self, backbone: Backbone) -> None:
+        if "video" not in backbone.modalities or backbone.encoder("video").agg:
+            raise ValueError("feature prediction takes a video tower without an AGG token: Transformer(agg=False)")
+        self.predictor = Predictor(backbone.encoder("video").out_width, masks=len(self.masks), **self.sizes)
+        self.target = copy.deepcopy(backbone.tower("video")).requires_grad_(False)
+
+    def head(self) -> NoProjection:
+        return NoProjection()
+
+    def momentum_at(self, progress: float) -> float:
+        """Of the moving average, when so much of the training is done."""
+        first, last = self.momentum
+        return first + (last - first) * progress / self.schedule_length
+
+    @torch.no_grad()
+    def after_step(self, backbone: Backbone) -> None:
+        """Move the target encoder."""
+        share = 1.0 - self.momentum_at(self.progress)
+        towers = zip(self.target.parameters(), backbone.tower("video").parameters(), strict=True)
+        for kept, new in towers:
+            kept.lerp_(new.detach(), share)
+
+    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, that of each mask (``mask_0``, …), and how many ``tokens`` were encoded."""
+        video, valid = batch["video"], batch["video_valid"]
+        tokens = backbone.tokenize("video", video)
+        target = self.targets(video)
+        errors, seen = [], 0
+        for number, mask in enumerate(self.masks):
+            keep, hidden = self.draw(len(video), tokens.grid, mask, video.device)
+            context = tokens.take(keep)
+            features = backbone.encode("video", context).tokens
+            places = tokens.position.gather(1, hidden.unsqueeze(-1).expand(-1, -1, 3))
+            predicted = self.predictor(features, context.position, places, number)
+            wanted = target.gather(1, hidden.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
+            each = (predicted.float() - wanted).abs().mean(dim=(1, 2))
+            # A clip without a picture counts nothing, but keeps its part in the graph.
+            errors.append((each * valid).sum() / valid.sum().clamp(min=1))
+            seen += keep.numel()
+        loss = torch.stack(errors).mean()
+        if self.watched:
+            self.health = self._health(target[valid], predicted[valid])
+        named = {f"mask_{number}": error for number, error in enumerate(errors)}
+        return {"loss": loss, **named, "tokens": loss.new_tensor(seen + target.shape[0] * target.shape[1])}
+
+    @torch.no_grad()
+    def targets(self, video: Tensor) -> Tensor:
+        """(B, N, D) float32: what is to be predicted at every place."""
+        features = self.target("video", video).tokens.float()
+        return F.layer_norm(features, features.shape[-1:])
+
+    def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Places that are seen and hidden in the clips of this process, drawn for those of all."""
+        drawn = draw_blocks(
+            clips * world_size(), grid, mask, truncate=self.truncate, device=device, generator=self.draws
+        )
+        return tuple(places[rank() :: world_size()] for places in drawn)
+
+    @torch.no_grad()
+    def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """Nothing: there is no common space."""
+        return {}
+
+    @torch.no_grad()
+    def _health(self, target: Tensor, predicted: Tensor) -> dict[str, Tensor]:
+        """Of the pooled targets and predictions of the batch: both fall together when it collapses."""
+        found: dict[str, Tensor] = {}
+        for name, x in (("target", target.mean(dim=1)), ("predicted", predicted.float().mean(dim=1))):
+            found[f"{name}_count"] = x.new_tensor(len(x))
+            if len(x) > 1:
+                found |= {f"{name}_spread": spread(x), f"{name}_rank": effective_rank(x)}
+        return found

@@ -93,3 +93,25 @@ def test_a_warm_up_as_long_as_the_training_is_refused(how: dict[str, int], steps
 def test_a_final_rate_above_the_highest_is_refused() -> None:
     with pytest.raises(ValueError, match="final_lr"):
         Optimization(lr=1e-4, final_lr=1e-3)
+
+
+def test_v_jepa_schedules_end_where_the_released_ones_do() -> None:
+    """90,000 steps whose cosines are made for 1.25 times as many: rate 7.5e-5 and weight decay 0.366 in the end."""
+    how = Optimization(
+        lr=6.25e-4, first_lr=2e-4, final_lr=1e-6, warmup_steps=12_000, weight_decay=0.04, final_weight_decay=0.4,
+        schedule_length=1.25,
+    )  # fmt: skip
+    optimizer, schedule = make_optimizer(nn.Linear(2, 2), how, 90_000)
+    assert how.lr * schedule.factor(0) == pytest.approx(2e-4)
+    assert how.lr * schedule.factor(12_000) == pytest.approx(6.25e-4)
+    assert how.lr * schedule.factor(90_000) == pytest.approx(7.5e-5, rel=0.01)
+    assert schedule.weight_decay(90_000) == pytest.approx(0.366, abs=5e-4)
+    optimizer.step()
+    schedule.step()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(schedule.weight_decay(1)), 0.0]
+
+
+def test_a_constant_rate_stays() -> None:
+    how = Optimization(lr=1e-3, final_lr=0, warmup_steps=2, decay="constant")
+    _, schedule = make_optimizer(nn.Linear(2, 2), how, 10)
+    assert [schedule.factor(step) for step in (0, 2, 5, 10)] == [pytest.approx(1 / 3), 1.0, 1.0, 1.0]

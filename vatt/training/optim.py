@@ -31,7 +31,13 @@ class Optimization:
         layer_decay: what each block's learning rate is of that of the block after it; the head has the whole rate,
             tokenizers the smallest (Clark et al. 2020, "ELECTRA"). 1 has one rate.
         decay: after the warm-up, half a period of a cosine, as the released code has it, or a quarter, as the paper
-            says: half-way there, of a fall from 1e-4 to 5e-5, the rate is 7.50e-5 or 8.54e-5.
+            says: half-way there, of a fall from 1e-4 to 5e-5, the rate is 7.50e-5 or 8.54e-5; "constant" stays at
+            ``lr``, as V-JEPA 2 does in its first phase.
+        first_lr: rate that the warm-up begins with; a share of ``lr`` unless given.
+        final_weight_decay: to which ``weight_decay`` goes along a cosine from the first step on (V-JEPA: 0.04 to 0.4);
+            None leaves it as it is.
+        schedule_length: lengths of training for which cosines are made; those of V-JEPA are made for 1.25, and the end
+            of them is never reached.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -43,9 +49,16 @@ class Optimization:
     eps: float = 1e-8
     momentum: float = 0.9
     layer_decay: float = 1.0
-    decay: Literal["half_cosine", "quarter_cosine"] = "half_cosine"
+    decay: Literal["half_cosine", "quarter_cosine", "constant"] = "half_cosine"
+    first_lr: float | None = None
+    final_weight_decay: float | None = None
+    schedule_length: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.schedule_length < 1:
+            raise InputError(f"schedule_length is 1 training or more, not {self.schedule_length}")
+        if self.first_lr is not None and not 0 <= self.first_lr <= self.lr:
+            raise InputError(f"first_lr must lie between 0 and lr {self.lr}, not {self.first_lr}")
         if not (0 <= self.final_lr <= self.lr and self.lr > 0):
             raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
         if not 0 < self.layer_decay <= 1:
@@ -79,6 +92,60 @@ def parameter_groups(module: nn.Module, how: Optimization) -> list[dict[str, Any
     ]
 
 
+class Schedule(LambdaLR):
+    """Learning rates, and weight decay, as closed functions of the step.
+
+    A schedule that keeps its length in the checkpoint would not see that a run is resumed with more steps.
+
+    Args:
+        optimizer: of `parameter_groups`.
+        how: the rates.
+        steps: of the training.
+    """
+
+    def __init__(self, optimizer: Optimizer, how: Optimization, steps: int) -> None:
+        self.how, self.steps = how, steps
+        super().__init__(optimizer, self.factor)
+
+    def factor(self, step: int) -> float:
+        """What a group's highest rate is multiplied by."""
+        how, warm = self.how, self.how.warmup_steps
+        if step < warm:
+            if how.first_lr is None:
+                return (step + 1) / (warm + 1)
+            first = how.first_lr / how.lr
+            return first + (1 - first) * step / warm
+        if how.decay == "constant":
+            return 1.0
+        done = min(1.0, (step - warm) / (self.steps * how.schedule_length - warm))
+        low = how.final_lr / how.lr
+        if how.decay == "quarter_cosine":
+            return low + (1.0 - low) * math.cos(math.pi / 2 * done)
+        return low + (1.0 - low) * (1.0 + math.cos(math.pi * done)) / 2
+
+    def weight_decay(self, step: int) -> float:
+        """Of matrices."""
+        first, last = self.how.weight_decay, self.how.final_weight_decay
+        if last is None:
+            return first
+        done = min(1.0, step / (self.steps * self.how.schedule_length))
+        return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands; not how long it is, so that a run that is resumed with more steps has the longer one."""
+        return {name: value for name, value in vars(self).items() if name in ("last_epoch", "_last_lr", "base_lrs")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state_dict.items() if name in self.state_dict()})
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        if self.how.final_weight_decay is not None:
+            for group in self.optimizer.param_groups:
+                if all(parameter.ndim > 1 for parameter in group["params"]):
+                    group["weight_decay"] = self.weight_decay(self.last_epoch)
+
+
 def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Optimizer, LRScheduler]:
     """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
 
@@ -96,15 +163,4 @@ def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Op
         kind = AdamW if how.name == "adamw" else Adam
         optimizer = kind(groups, lr=how.lr, betas=how.betas, eps=how.eps, fused=fused)
 
-    # In closed form, because a schedule that keeps its length in the checkpoint would not see that a run is resumed
-    # with more steps.
-    def factor(step: int) -> float:
-        if step < how.warmup_steps:
-            return (step + 1) / (how.warmup_steps + 1)
-        done = min(1.0, (step - how.warmup_steps) / (steps - how.warmup_steps))
-        low = how.final_lr / how.lr
-        if how.decay == "quarter_cosine":
-            return low + (1.0 - low) * math.cos(math.pi / 2 * done)
-        return low + (1.0 - low) * (1.0 + math.cos(math.pi * done)) / 2
-
-    return optimizer, LambdaLR(optimizer, factor)
+    return optimizer, Schedule(optimizer, how, steps)

@@ -25,6 +25,7 @@ from vatt.training.sharding import Sharded
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("finetune_"))
+LARGE = ("pretrain_bbs", "pretrain_mbs", "pretrain_lbs", "pretrain_agnostic_medium", "pretrain_vjepa")
 FINETUNING = sorted(CONFIGS.glob("finetune_*.yaml"))
 PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
 MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
@@ -37,6 +38,7 @@ PAPER = {
     "pretrain_lbs.yaml": 410_615_340,
     "pretrain_agnostic_medium.yaml": 161_283_072,
 }
+VJEPA = {"large": 304_000_000, "huge": 632_000_000, "huge_384": 632_000_000}
 SIZES = {"small": 20_816_472, "base": 87_907_416, "medium": 154_958_424, "large": 306_113_112, "xlarge": 534_617_688}
 
 
@@ -67,15 +69,16 @@ def batch_of(format: ClipFormat, clips: int = 2) -> Batch:
     }
 
 
-@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p.name not in PAPER], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if not p.name.startswith(LARGE)], ids=lambda path: path.name)
 def test_every_experiment_is_built_and_fits_its_data(path: Path, needs: list[str], tmp_path: Path) -> None:
-    cli = build("--config", str(path), *needs, f"--run.folder={tmp_path}")
+    contrasts = "vjepa" not in path.name
+    cli = build("--config", str(path), *needs[: 2 if contrasts else 1], f"--run.folder={tmp_path}")
     assert cli.trainer.max_steps > 0
     cli.model.train()
     losses = cli.model.objective(cli.model.backbone, batch_of(cli.datamodule.format))
-    assert {"loss", "video_audio", "video_text"} <= losses.keys()
+    assert ({"video_audio", "video_text"} if contrasts else {"mask_0", "mask_1"}) <= losses.keys()
     losses["loss"].backward()
-    idle = [name for name, p in cli.model.named_parameters() if p.grad is None]
+    idle = [name for name, p in cli.model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
 
 
@@ -91,6 +94,18 @@ def test_the_papers_experiments_are_built_without_memory(name: str, needs: list[
     words = cli.model.backbone.tokenizers["text"].words.weight.numel()
     assert words == 65_536 * 300
     assert parameters - words == PAPER[name]
+
+
+@pytest.mark.parametrize("size", VJEPA)
+def test_v_jepas_experiments_are_built_without_memory(size: str, needs: list[str], tmp_path: Path) -> None:
+    """ViT-L has 304 million parameters and ViT-H 632, the predictor 22."""
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / f"pretrain_vjepa_{size}.yaml"), needs[0], f"--run.folder={tmp_path}")
+    check_fit(cli.model.backbone, cli.datamodule.format, None)
+    assert cli.trainer.max_steps == 90_000
+    parameters = sum(p.numel() for p in cli.model.backbone.parameters())
+    assert parameters == pytest.approx(VJEPA[size], rel=0.01)
+    assert sum(p.numel() for p in cli.model.objective.predictor.parameters()) == pytest.approx(22e6, rel=0.02)
 
 
 def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str], tmp_path: Path) -> None:
@@ -151,7 +166,8 @@ def test_the_papers_sizes(size: str, parameters: int) -> None:
 def test_every_backbone_is_built(path: Path) -> None:
     with torch.device("meta"):
         backbone = from_config(load(path))
-    assert backbone.modalities == (("audio",) if path.name == "sounds.yaml" else ("video", "audio", "text"))
+    alone = "audio" if path.name == "sounds.yaml" else "video" if path.name.startswith("vit_") else None
+    assert backbone.modalities == ((alone,) if alone else ("video", "audio", "text"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("backbone/transformer/*.yaml")), ids=lambda path: path.name)

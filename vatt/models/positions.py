@@ -13,6 +13,14 @@ from torch import Tensor, nn
 POSITION_EPS = 1e-6
 
 
+def places(raw: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Every place of a grid in order, (B, N, 3) int64, one view for all clips; axes beyond the grid's are 0."""
+    axes = [torch.arange(size, device=raw.device) for size in grid] + [
+        torch.zeros(1, dtype=torch.int64, device=raw.device)
+    ] * (3 - len(grid))
+    return torch.cartesian_prod(*axes).expand(raw.shape[0], -1, -1)
+
+
 class Positions(nn.Module):
     """Learned positions, one table per axis, summed and layer-normed: p(t, h, w) = LN(E_t[t] + E_h[h] + E_w[w]).
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vatt.models.tokenizers import PatchTokenizer, places
+from vatt.models.positions import places
+from vatt.models.tokenizers import PatchTokenizer
 from vatt.structures import Patches
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
-from vatt.models.positions import FixedPositions, Positions
+from vatt.models.positions import FixedPositions, Positions, places
 from vatt.structures import Patches, Tokens
 
 PositionKind = Literal["learned", "fixed"]
@@ -299,11 +299,3 @@ class TextTokenizer(WordTokenizer):
 
     def _projected(self, x: Tensor) -> Tensor:
         return x if self.project is None else F.gelu(self.project(x))
-
-
-def places(raw: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Every place of a grid in order, (B, N, 3) int64, one view for all clips; axes beyond the grid's are 0."""
-    axes = [torch.arange(size, device=raw.device) for size in grid] + [
-        torch.zeros(1, dtype=torch.int64, device=raw.device)
-    ] * (3 - len(grid))
-    return torch.cartesian_prod(*axes).expand(raw.shape[0], -1, -1)

@@ -68,8 +68,7 @@ class PatchTokenizer(Tokenizer):
         scale: what raw values are multiplied by.
         pre_projection: a second linear layer and a GELU before positions are added, as in the modality-agnostic
             backbone.
-        position_norm: see `Positions`.
-        positions: "learned" tables, or "fixed" sines and cosines, which know no norm; see `FixedPositions`.
+        position_norm, positions: "learned" tables (see `Positions`), or "fixed" sines and cosines, without a norm.
     """
 
     def __init__(

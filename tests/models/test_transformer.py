@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vatt.models.backbone import Backbone
+from vatt.models.tokenizers import AudioTokenizer
 from vatt.models.transformer import Attention, Encoder, Transformer
 
 
@@ -113,3 +115,13 @@ def test_unknown_norms_are_refused_and_a_transformer_pools_with_its_agg_token() 
     assert isinstance(model.blocks[0].mlp_norm, torch.nn.RMSNorm)
     with pytest.raises(TypeError, match="AGG"):
         model.pool(torch.zeros(1, 2, 8))
+
+
+def test_without_an_agg_token_the_valid_tokens_are_averaged() -> None:
+    model = Transformer(4, 1, 2, agg=False)
+    x, valid = torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]])
+    torch.testing.assert_close(model.pool(x), x.mean(dim=1))
+    torch.testing.assert_close(model.pool(x, valid)[0], x[0, :2].mean(dim=0))
+    backbone = Backbone({"audio": AudioTokenizer(4, length=3, segment=2)}, model)
+    assert not backbone.agg
+    assert backbone("audio", torch.randn(2, 6)).tokens.shape == (2, 3, 4)

@@ -229,7 +229,9 @@ class Transformer(Encoder):
         return self.dropout(self.norm(x)), tuple(outputs)
 
     def pool(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The mean of the valid tokens."""
+        """The mean of the valid tokens, where there is no AGG token."""
+        if self.agg:
+            return super().pool(x, valid)
         if valid is None:
             return x.mean(dim=1)
         weight = valid.unsqueeze(-1).to(x.dtype)

@@ -95,7 +95,7 @@ class FeaturePrediction(Objective):
             seen += keep.numel()
         loss = torch.stack(errors).mean()
         if self.watched:
-            self.health = self._health(target[valid], predicted[valid])
+            self.health = self._health(target[valid])
         named = {f"mask_{number}": error for number, error in enumerate(errors)}
         return {"loss": loss, **named, "tokens": loss.new_tensor(seen + target.shape[0] * target.shape[1])}
 
@@ -118,11 +118,10 @@ class FeaturePrediction(Objective):
         return {}
 
     @torch.no_grad()
-    def _health(self, target: Tensor, predicted: Tensor) -> dict[str, Tensor]:
-        """Of the pooled targets and predictions of the batch: both fall together when it collapses."""
-        found: dict[str, Tensor] = {}
-        for name, x in (("target", target.mean(dim=1)), ("predicted", predicted.float().mean(dim=1))):
-            found[f"{name}_count"] = x.new_tensor(len(x))
-            if len(x) > 1:
-                found |= {f"{name}_spread": spread(x), f"{name}_rank": effective_rank(x)}
+    def _health(self, target: Tensor) -> dict[str, Tensor]:
+        """Of the clips' mean targets, which become the same when the encoder collapses, however low the loss."""
+        found = {"target_count": target.new_tensor(len(target))}
+        if len(target) > 1:
+            pooled = target.mean(dim=1)
+            found |= {"target_spread": spread(pooled), "target_rank": effective_rank(pooled)}
         return found

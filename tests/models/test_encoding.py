@@ -53,6 +53,7 @@ def test_sounds_and_words(model: vatt.VATT, sound_file: Path, video_file: Path) 
     torch.testing.assert_close(heard.norm(dim=1), torch.ones(2))
     words = model.encode_text(["a red ring", "a blue bar"])
     torch.testing.assert_close(model.encode_text("a blue bar"), words[1:])
+    assert not any(vectors.requires_grad for vectors in (heard, words))
     torch.testing.assert_close(words.norm(dim=1), torch.ones(2))
     with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
         model.encode_text(["a red ring", "a blue bar moves left a red ring"])

@@ -85,10 +85,14 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         os.replace(part, save_directory / WEIGHTS)
         said = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
         (save_directory / CONFIG).write_text(json.dumps(said, indent=1), encoding="utf-8")
-        words = None if self.folder is None else self.folder / VOCABULARY
-        if words is not None and words.is_dir() and words.resolve() != (save_directory / VOCABULARY).resolve():
-            shutil.copytree(words, save_directory / VOCABULARY, dirs_exist_ok=True)
+        self.save_vocabulary(save_directory)
         self._keep_card(save_directory)
+
+    def save_vocabulary(self, folder: Path) -> None:
+        """Copy the vocabulary that the model was loaded with, if any, into another folder."""
+        words = None if self.folder is None else self.folder / VOCABULARY
+        if words is not None and words.is_dir() and words.resolve() != (folder / VOCABULARY).resolve():
+            shutil.copytree(words, folder / VOCABULARY, dirs_exist_ok=True)
 
     def save_pretrained(
         self, save_directory: str | Path, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.errors import InputError
-from vatt.models.hub import INPUTS, VOCABULARY
+from vatt.models.hub import INPUTS
 from vatt.models.vatt import SPACES, VATT, Classifier
 from vatt.structures import ClipFormat
 
@@ -108,9 +107,7 @@ def export_onnx(model: VATT | Classifier, folder: str | Path) -> list[Exported]:
         (Path(unfinished) / ABOUT).write_text(json.dumps(_about(model, fingerprint, made), indent=1), encoding="utf-8")
         for file in sorted(Path(unfinished).iterdir()):
             os.replace(file, folder / file.name)
-    words = None if model.folder is None else model.folder / VOCABULARY
-    if words is not None and words.is_dir() and words.resolve() != (folder / VOCABULARY).resolve():
-        shutil.copytree(words, folder / VOCABULARY, dirs_exist_ok=True)
+    model.save_vocabulary(folder)
     return [Exported(one.modality, folder / one.file.name, one.outputs, one.difference) for one in made]
 
 
@@ -131,7 +128,7 @@ def _export(model: VATT | Classifier, modality: str, folder: Path) -> Exported:
                     dynamo=True,
                     verbose=False,
                 )
-        except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
+        except torch.onnx.OnnxExporterError as error:
             parts = model.backbone.tokenizers[modality], model.backbone.encoder(modality)
             kinds = " and ".join(type(part).__name__ for part in parts)
             raise InputError(

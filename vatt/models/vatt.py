@@ -91,7 +91,9 @@ class VATT(HubModel):
         if not isinstance(text, Tensor):
             from vatt.models.encoding import to_ids
 
-            text = to_ids(self, [text] if isinstance(text, str) else list(text))
+            with torch.inference_mode():  # as of files: words are not trained on here
+                ids = to_ids(self, [text] if isinstance(text, str) else list(text))
+                return self._encode(ids, "text", space)
         return self._encode(text, "text", space)
 
     def _encode(self, given: Tensor | Files, modality: str, space: Space) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 
 import vatt
 from tests.conftest import tiny_model
+from vatt.datasets.batches import Sample
+from vatt.datasets.windows import Windows
 from vatt.errors import InputError
+from vatt.models import encoding
 from vatt.models.encoding import BATCH, encode_file
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.store import Embeddings
@@ -46,6 +50,27 @@ def test_windows_of_a_file_are_those_that_embed_writes(model: vatt.VATT, video_f
         rows = store.select(*kind)
         assert rows.column("start_s") == [s for s, real in zip(file.start_s, file.valid[kind[0]], strict=True) if real]
         np.testing.assert_allclose(found[file.valid[kind[0]]].numpy(), rows.vectors, atol=1e-5)
+
+
+def test_of_a_long_file_a_batch_of_windows_is_in_memory(
+    model: vatt.VATT, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, encoded, most = Windows.of, encoding.encode_windows, [0, 0]
+
+    def of(self: Windows, clip: vatt.Clip) -> Iterator[Sample]:
+        for sample in read(self, clip):
+            most[0] += 1
+            yield sample
+
+    def encode(model: vatt.VATT, batch: vatt.Batch) -> dict[encoding.Kind, torch.Tensor]:
+        most[1] = max(most[1], most[0])
+        most[0] = 0
+        return encoded(model, batch)
+
+    monkeypatch.setattr(Windows, "of", of)
+    monkeypatch.setattr(encoding, "encode_windows", encode)
+    assert len(encode_file(model, video_file, hop_s=0.1).start_s) > BATCH
+    assert most[1] == BATCH
 
 
 def test_sounds_and_words(model: vatt.VATT, sound_file: Path, video_file: Path) -> None:

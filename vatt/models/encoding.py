@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -107,26 +108,29 @@ def encode_file(
     source = Windows(
         ClipReader(model.format, None, decoder, modalities=read), hop_s or model.format.duration_s, windows
     )
-    samples = list(source.of(Clip(id=str(path), path=str(path))))
-    for sample in samples:
-        for event in sample["events"]:
+    device, windows_of = next(model.parameters()).device, source.of(Clip(id=str(path), path=str(path)))
+    spans: list[tuple[float, float]] = []
+    valid: dict[str, list[Tensor]] = {modality: [] for modality in read}
+    parts: list[tuple[int, dict[Kind, Tensor]]] = []
+    while samples := list(islice(windows_of, BATCH)):  # of hours of video only so many are in memory
+        for event in (event for sample in samples for event in sample["events"]):
             if event["kind"] == "unreadable":
                 raise InputError(f"{path}: {event['reason']}")
-    valid = {m: torch.stack([sample[f"{m}_valid"] for sample in samples]) for m in read}
-    if not any(here.any() for here in valid.values()):
-        raise InputError(f"{path} has nothing that the model takes ({', '.join(model.backbone.modalities)})")
-    device = next(model.parameters()).device
-    parts: list[tuple[int, dict[Kind, Tensor]]] = []
-    for begin in range(0, len(samples), BATCH):
-        batch = collate([[sample] for sample in samples[begin : begin + BATCH]])
+        spans += [(sample["start_s"], sample["end_s"]) for sample in samples]
+        for modality, found in valid.items():
+            found += [sample[f"{modality}_valid"] for sample in samples]
+        batch = collate([[sample] for sample in samples])
         batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
-        parts.append((len(batch["id"]), encode_windows(model, batch)))
+        parts.append((len(samples), encode_windows(model, batch)))
     widths = {kind: x.shape[1] for _, part in parts for kind, x in part.items()}
+    if not widths:
+        raise InputError(f"{path} has nothing that the model takes ({', '.join(model.backbone.modalities)})")
     vectors = {  # of a batch in which no window has a modality there are none
         kind: torch.cat([part[kind] if kind in part else torch.zeros(count, width) for count, part in parts])
         for kind, width in widths.items()
     }
-    return FileVectors([s["start_s"] for s in samples], [s["end_s"] for s in samples], vectors, valid)
+    start_s, end_s = zip(*spans, strict=True)
+    return FileVectors(list(start_s), list(end_s), vectors, {m: torch.stack(found) for m, found in valid.items()})
 
 
 def encode_files(model: VATT, paths: Sequence[str | Path], modality: str, space: Space) -> Tensor:

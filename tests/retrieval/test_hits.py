@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pyarrow as pa
 
 from vatt.retrieval.hits import Hit, matches, merged
@@ -17,7 +15,7 @@ def test_windows_that_touch_or_overlap_are_one_span() -> None:
         hit("a", 12.8, 16.0, 0.8), hit("b", 4.0, 5.0, 0.2),
     ]  # fmt: skip
     expected = [hit("a", 0.0, 9.6, 0.9), hit("a", 12.8, 16.0, 0.8), hit("b", 3.2, 6.4, 0.7)]
-    assert merged(windows) == [replace(span, rank=i) for i, span in enumerate(expected, start=1)]
+    assert merged(windows) == [span._replace(rank=i) for i, span in enumerate(expected, start=1)]
     assert merged(windows[::-1]) == merged(windows)
     assert merged([]) == []
     ranked = sorted(windows, key=lambda window: -window.score)  # a at 6.4, 12.8, b at 3.2, a at 0.0, 3.2, b at 4.0

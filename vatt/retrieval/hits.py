@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,7 @@ FIELDS = ("id", "path", "start_s", "end_s", "text")
 ROWS = (*FIELDS, "extra")  # what an index keeps of a row
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One answer.
 
     Args:
@@ -40,7 +39,31 @@ class Hit:
     text: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return self._asdict()
+
+
+class Columns:
+    """The fields of hits, of all rows of an index, quick to take from.
+
+    Args:
+        rows: a table with `FIELDS`.
+    """
+
+    def __init__(self, rows: pa.Table) -> None:
+        names = [name for name in ("id", "path", "text") if name != "text" or rows.column(name).null_count < len(rows)]
+        self._words = pa.RecordBatch.from_arrays([rows.column(name).combine_chunks() for name in names], names=names)
+        self._start_s, self._end_s = (rows.column(name).to_numpy() for name in ("start_s", "end_s"))
+
+    def take(self, places: np.ndarray) -> Iterator[tuple[str, str, float, float, str | None]]:
+        """`FIELDS` of some rows, by their numbers."""
+        ids, paths, *texts = (column.to_pylist() for column in self._words.take(pa.array(places)).columns)
+        spans = self._start_s[places].tolist(), self._end_s[places].tolist()
+        return zip(ids, paths, *spans, texts[0] if texts else repeat(None), strict=False)
+
+    def same_windows(self, other: Columns) -> bool:
+        """Whether the rows are of the same windows, in the same order."""
+        words = [columns._words.select(["id", "path"]) for columns in (self, other)]
+        return words[0].equals(words[1]) and np.array_equal(self._start_s, other._start_s)
 
 
 def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:
@@ -50,22 +73,21 @@ def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:
     return pc.fill_null(found, False).to_numpy()
 
 
-def hits_of(columns: pa.RecordBatch, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
+def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
     """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
 
     Args:
-        columns: `FIELDS` of all rows.
+        columns: of all rows.
         scores, places: (C,) best first; places are numbers of rows, or -1 where there are no more.
     """
-    most = int((places >= 0).sum()) if distinct else min(k, int((places >= 0).sum()))
-    wanted = pa.array(places[:most])
-    taken = columns.take(wanted).columns
-    rows = zip(scores[:most].tolist(), *(column.to_pylist() for column in taken), strict=True)
+    most = np.count_nonzero(places >= 0)
+    places = places[: most if distinct else min(k, most)]
+    rows = zip(scores.tolist(), columns.take(places), strict=False)
     if not distinct:
-        return [Hit(rank, *row) for rank, row in enumerate(rows, start=1)]
+        return [Hit(rank, score, *row) for rank, (score, row) in enumerate(rows, start=1)]
     hits: list[Hit] = []
-    for row in rows:
-        hit = Hit(len(hits) + 1, *row)
+    for score, row in rows:
+        hit = Hit(len(hits) + 1, score, *row)
         if not any(_same_moment(hit, other) for other in hits):
             hits.append(hit)
             if len(hits) == k:
@@ -84,14 +106,14 @@ def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
     for hit in sorted(hits[:best], key=lambda hit: (hit.path, hit.id, hit.start_s)):
         if spans and _touch(spans[-1], hit):
             last = spans[-1]
-            spans[-1] = replace(last, score=max(last.score, hit.score), end_s=max(last.end_s, hit.end_s))
+            spans[-1] = last._replace(score=max(last.score, hit.score), end_s=max(last.end_s, hit.end_s))
         else:
             spans.append(hit)
     spans.sort(key=lambda hit: (-hit.score, hit.path, hit.start_s))
     for hit in hits[len(hits) if best is None else best :]:
         if not any(_touch(span, hit) for span in spans):
             spans.append(hit)
-    return [replace(hit, rank=rank) for rank, hit in enumerate(spans, start=1)]
+    return [hit._replace(rank=rank) for rank, hit in enumerate(spans, start=1)]
 
 
 def _touch(a: Hit, b: Hit) -> bool:

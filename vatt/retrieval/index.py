@@ -233,7 +233,7 @@ class Index:
             ((space, vector),) = vectors.items()
             return self.search(vector[None], model, k, modality, space, distinct, path, where)[0]
         first, *others = parts.values()
-        if not all(part.has_rows_of(first) for part in others):
+        if not all(part.columns.same_windows(first.columns) for part in others):
             raise IndexMismatch(f"{' and '.join(vectors)} have other rows of {modality}: ask for one of them at a time")
         allowed = allowed_rows(first.rows, path, where)
         found = [parts[s].search(v[None], min(32 * k, first.total), allowed)[1] for s, v in vectors.items()]

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vatt.errors import InputError, VattError
-from vatt.retrieval.hits import FIELDS, ROWS
+from vatt.retrieval.hits import ROWS, Columns
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 # Up to so many vectors each kind is fast enough and fits; see benchmarks/search.py.
@@ -45,7 +45,7 @@ class Vectors:
     Attributes:
         rows: a table.
         kept: (N,) bool; False for what was removed.
-        columns: the fields of `vatt.retrieval.hits.Hit`, of all rows.
+        columns: what hits tell of all rows.
         kind: how they are searched.
     """
 
@@ -53,8 +53,7 @@ class Vectors:
         self, rows: pa.Table, flat: Any, fast: Any | None, kind: Kind, kept: np.ndarray, mapped: Sequence[Path] = ()
     ) -> None:
         self.rows, self.kind, self.kept, self._count = rows.combine_chunks(), kind, kept, int(kept.sum())
-        columns = [self.rows.column(name).combine_chunks() for name in FIELDS]
-        self.columns = pa.RecordBatch.from_arrays(columns, names=list(FIELDS))
+        self.columns = Columns(self.rows)
         self._flat, self._fast, self._mapped = flat, fast, mapped
         self._known: dict[int, Any] = {}  # parameters of searches among all, by the number of answers
         self._refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" else None
@@ -83,11 +82,6 @@ class Vectors:
 
     def __len__(self) -> int:
         return self._count
-
-    def has_rows_of(self, other: Vectors) -> bool:
-        """Whether the rows are those of others, in the same order."""
-        names = ["id", "path", "start_s"]
-        return self.columns.select(names).equals(other.columns.select(names))
 
     def keep(self, mask: np.ndarray) -> None:
         """Remove the vectors for which this (N,) is False."""
@@ -242,8 +236,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     if not np.isfinite(lengths).all():
         raise IndexMismatch("vectors hold NaN or infinity")
     # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
-    lengths = np.where(np.abs(lengths - 1) < UNIT, np.float32(1), np.maximum(lengths, 1e-12))
-    return vectors / lengths[:, None]
+    lengths[np.abs(lengths - 1) < UNIT] = 1
+    return vectors / np.maximum(lengths, 1e-12)[:, None]
 
 
 def import_faiss() -> Any:

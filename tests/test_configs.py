@@ -25,9 +25,14 @@ from vatt.training.sharding import Sharded
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("finetune_"))
-LARGE = ("pretrain_bbs", "pretrain_mbs", "pretrain_lbs", "pretrain_agnostic_medium", "pretrain_vjepa")
+LARGE = (
+    "pretrain_bbs", "pretrain_mbs", "pretrain_lbs", "pretrain_agnostic_medium", "pretrain_vjepa", "pretrain_4ds",
+    "pretrain_videomae", "pretrain_toto",
+)  # fmt: skip
 FINETUNING = sorted(CONFIGS.glob("finetune_*.yaml"))
 PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
+# Those of Toto ask for weights from elsewhere: see test_toto_is_built_without_memory.
+BACKBONES = sorted(path for path in CONFIGS.glob("backbone/*.yaml") if not path.name.startswith("toto_"))
 MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
 SHARDED = CONFIGS / "trainer" / "fsdp.yaml"
 RELEASED = CONFIGS / "data" / "augment" / "released.yaml"
@@ -39,6 +44,13 @@ PAPER = {
     "pretrain_agnostic_medium.yaml": 161_283_072,
 }
 VJEPA = {"large": 304_000_000, "huge": 632_000_000, "huge_384": 632_000_000}
+# Of the sheets of sizes: encoders without what a pretraining adds, in millions.
+MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_base": 86.2}
+SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
+TOTO = {"base": 119.5, "large": 276.8, "1b": 1147}
+ALONE = {  # what objectives on video alone tell
+    "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_autoregressive": {"first_frame", "later_frames"},
+}  # fmt: skip
 SIZES = {"small": 20_816_472, "base": 87_907_416, "medium": 154_958_424, "large": 306_113_112, "xlarge": 534_617_688}
 
 
@@ -71,12 +83,12 @@ def batch_of(format: ClipFormat, clips: int = 2) -> Batch:
 
 @pytest.mark.parametrize("path", [p for p in EXPERIMENTS if not p.name.startswith(LARGE)], ids=lambda path: path.name)
 def test_every_experiment_is_built_and_fits_its_data(path: Path, needs: list[str], tmp_path: Path) -> None:
-    contrasts = "vjepa" not in path.name
-    cli = build("--config", str(path), *needs[: 2 if contrasts else 1], f"--run.folder={tmp_path}")
+    terms = ALONE.get(path.stem, {"video_audio", "video_text"})
+    cli = build("--config", str(path), *needs[: 1 if path.stem in ALONE else 2], f"--run.folder={tmp_path}")
     assert cli.trainer.max_steps > 0
     cli.model.train()
     losses = cli.model.objective(cli.model.backbone, batch_of(cli.datamodule.format))
-    assert ({"video_audio", "video_text"} if contrasts else {"mask_0", "mask_1"}) <= losses.keys()
+    assert terms <= losses.keys()
     losses["loss"].backward()
     idle = [name for name, p in cli.model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == []
@@ -106,6 +118,50 @@ def test_v_jepas_experiments_are_built_without_memory(size: str, needs: list[str
     parameters = sum(p.numel() for p in cli.model.backbone.parameters())
     assert parameters == pytest.approx(VJEPA[size], rel=0.01)
     assert sum(p.numel() for p in cli.model.objective.predictor.parameters()) == pytest.approx(22e6, rel=0.02)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_autoencoders_are_built_without_memory(name: str, needs: list[str], tmp_path: Path) -> None:
+    given = [needs[0], f"--run.folder={tmp_path}", "--trainer.accelerator=cpu"]
+    given += ["--trainer.strategy=auto", "--trainer.devices=1"] if name.endswith("22b") else []
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / f"pretrain_{name}.yaml"), *given)
+        losses = cli.model.objective(cli.model.backbone, {k: v.to("meta") for k, v in video_of(cli).items()})
+    check_fit(cli.model.backbone, cli.datamodule.format, None)
+    assert sum(p.numel() for p in cli.model.backbone.parameters()) / 1e6 == pytest.approx(MASKED[name], rel=0.005)
+    assert losses["loss"].shape == ()
+
+
+@pytest.mark.parametrize("size", SIZES_4DS)
+def test_4ds_has_the_released_sizes(size: str) -> None:
+    with torch.device("meta"):
+        model = from_config(yaml.safe_load((CONFIGS / "backbone" / f"4ds_{size}.yaml").read_text()))
+        features = model("video", torch.zeros(1, 16, 3, 224, 224))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(SIZES_4DS[size], rel=0.005)
+    assert features.tokens.shape[1] == 1568
+
+
+@pytest.mark.parametrize("size", TOTO)
+def test_toto_is_built_without_memory(
+    size: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    codebook = transformers.FlavaImageCodebook
+    monkeypatch.setattr(codebook, "from_pretrained", lambda _: codebook(transformers.FlavaImageCodebookConfig()))
+    with torch.device("meta"):
+        cli = build("--config", str(CONFIGS / f"pretrain_toto_{size}.yaml"), needs[0], f"--run.folder={tmp_path}")
+        losses = cli.model.objective(cli.model.backbone, {k: v.to("meta") for k, v in video_of(cli).items()})
+    check_fit(cli.model.backbone, cli.datamodule.format, None)
+    trained = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
+    assert trained / 1e6 == pytest.approx(TOTO[size], rel=0.002)
+    assert losses["loss"].shape == ()
+
+
+def video_of(cli: VattCLI) -> dict[str, torch.Tensor]:
+    """One clip of an experiment's format."""
+    format = cli.datamodule.format
+    video = torch.zeros(1, format.num_frames, 3, format.size, format.size)
+    return {"video": video, "video_valid": torch.ones(1, dtype=torch.bool)}
 
 
 def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str], tmp_path: Path) -> None:
@@ -162,11 +218,12 @@ def test_the_papers_sizes(size: str, parameters: int) -> None:
     assert sum(p.numel() for module in (tower, head) for p in module.parameters()) == parameters
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("backbone/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", BACKBONES, ids=lambda path: path.name)
 def test_every_backbone_is_built(path: Path) -> None:
     with torch.device("meta"):
         backbone = from_config(load(path))
-    alone = "audio" if path.name == "sounds.yaml" else "video" if path.name.startswith("vit_") else None
+    of_video = path.name.startswith(("vit_", "4ds_", "videomae_", "causal_"))
+    alone = "audio" if path.name == "sounds.yaml" else "video" if of_video else None
     assert backbone.modalities == ((alone,) if alone else ("video", "audio", "text"))
 
 

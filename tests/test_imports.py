@@ -35,7 +35,7 @@ ONLY_IN = {
     "gradio": {"retrieval/app.py"},
     "fastapi": {"retrieval/app.py"},
     "matplotlib": {"evaluation/plots.py"},
-    "transformers": {"datasets/text.py", "models/language.py"},  # vocabularies, and text towers
+    "transformers": {"datasets/text.py", "models/language.py", "models/codes.py"},  # vocabularies, towers, codes
     "tensorflow": {"models/official/tensorflow_reader.py"},
     "onnx": {"models/onnx_export.py"},
     "onnxscript": {"models/onnx_export.py"},

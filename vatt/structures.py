@@ -218,8 +218,10 @@ class Features:
         tokens: (B, N, D) one feature per token, without the aggregation token.
         pooled: (B, D) the feature of the aggregation (AGG) token, or what stands for it in an encoder without one.
         layers: outputs of every block, (B, 1 + N, D) each, AGG first; empty unless they were asked for.
+        agg: (B, D) the feature of the AGG token, where there is one.
     """
 
     tokens: Tensor
     pooled: Tensor
     layers: tuple[Tensor, ...] = ()
+    agg: Tensor | None = None

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vatt.models.attention import Attention
 from vatt.models.backbone import Backbone
 from vatt.models.tokenizers import AudioTokenizer
-from vatt.models.transformer import Attention, Encoder, Transformer
+from vatt.models.transformer import Encoder, Transformer
 
 
 def slow_attention(layer: Attention, x: torch.Tensor, valid: torch.Tensor | None, causal: bool) -> torch.Tensor:
@@ -109,7 +110,7 @@ def test_a_relative_bias_can_be_causal() -> None:
 
 
 def test_unknown_norms_are_refused_and_a_transformer_pools_with_its_agg_token() -> None:
-    with pytest.raises(ValueError, match="layer, rms or mixed, not 'batch'"):
+    with pytest.raises(ValueError, match="layer, rms, mixed, not 'batch'"):
         Transformer(8, 1, 2, norm="batch")  # type: ignore[arg-type]
     model: Encoder = Transformer(8, 1, 2, norm="rms")
     assert isinstance(model.blocks[0].mlp_norm, torch.nn.RMSNorm)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
-from vatt.models.transformer import Block
+from vatt.models.attention import Block
 from vatt.objectives import caching
 from vatt.objectives.caching import in_micro_batches
 from vatt.objectives.contrastive import Contrastive

@@ -26,13 +26,15 @@ def convert(
     vocabulary: str | None = None,
     classes: str | None = None,
 ) -> int:
-    """Turn a checkpoint of the official TensorFlow 2 VATT into a model folder.
+    """Turn a checkpoint of the official TensorFlow 2 VATT, or a video encoder of others, into a model folder.
 
-    Modality-specific, modality-agnostic and fine-tuned checkpoints are told apart by their variables, and their sizes
-    are read from the shapes. Every variable must find its place: what is missing or unknown is an error.
+    Modality-specific, modality-agnostic and fine-tuned checkpoints of VATT are told apart by their variables, and their
+    sizes are read from the shapes. The released V-JEPA, and Hugging Face's V-JEPA 2 and VideoMAE, become a model of
+    video alone. Every variable must find its place: what is missing or unknown is an error.
 
     Args:
-        official: ckpt-N.index, a folder with it, or an .npz with keys weight/PATH.
+        official: of VATT, ckpt-N.index, a folder with it, or an .npz with keys weight/PATH; of V-JEPA its .pth.tar; of
+            V-JEPA 2 and VideoMAE a folder with config.json and safetensors.
         output: folder that gets model.safetensors and config.json.
         head_width: width of the attention's heads, which no variable says; needed for sizes that were not released.
         num_words: most words of a text, where the model has no positions that say it; 16 unless given.
@@ -46,11 +48,14 @@ def convert(
     from dataclasses import replace
 
     from vatt.datasets.text import WordVocabulary
+    from vatt.models.official import sizes, video
     from vatt.models.official.files import read_variables
-    from vatt.models.official.sizes import convert as run
     from vatt.models.vatt import VATT
 
-    model, report = run(read_variables(official), head_width, num_words)
+    if others := video.is_video_encoder(official):
+        model, report = video.convert(official, head_width)
+    else:
+        model, report = sizes.convert(read_variables(official), head_width, num_words)
     given = {"num_frames": num_frames, "size": size, "fps": fps, "sample_rate": sample_rate}
     try:
         model.format = replace(model.format, **{name: value for name, value in given.items() if value is not None})
@@ -58,7 +63,7 @@ def convert(
             grid_of(model.backbone.tokenizers[modality], modality, model.format)
     except ValueError as error:
         raise InputError(f"clips of this format do not fit the model: {error}") from error
-    texts = isinstance(model, VATT)
+    texts = isinstance(model, VATT) and not others
     words = None
     if vocabulary is not None:
         if not texts:
@@ -71,7 +76,7 @@ def convert(
         way = "give --vocabulary, or another folder" if texts else "give another folder"
         raise InputError(f"{output} holds the vocabulary of another model: {way}")
     if classes is not None:
-        if texts:
+        if isinstance(model, VATT):
             raise InputError("this model has no classes: leave --classes out")
         try:
             names = Path(classes).read_text(encoding="utf-8").splitlines()
@@ -83,10 +88,10 @@ def convert(
     model.save_pretrained(output)
     if words is not None:
         words.save(Path(output) / "vocabulary")
-    _say(official, model, report, assumed=head_width is None)
+    _say(official, model, report, assumed=head_width is None and not others)
     if texts and words is None:
         print("no --vocabulary was given: the model takes ids, not words, and texts cannot be embedded or searched for")
-    if not texts and model.modality == "video" and size is None:
+    if not isinstance(model, VATT) and model.modality == "video" and size is None:
         print(f"clips are {model.format.size} x {model.format.size}; the paper's fine-tuned numbers are at --size 320")
     print(f"model: {output}    vatt.{type(model).__name__}.from_pretrained({output!r})")
     return 0
@@ -112,10 +117,17 @@ def _say(official: str, model: VATT | Classifier, report: Loaded, assumed: bool)
         f"variables: loaded {len(report.loaded)}, ignored {len(report.ignored)}, missing {len(report.missing)}, "
         f"unknown {len(report.unknown)}"
     )
-    training = [path for path in report.ignored if path.startswith("optimizer/") or "/.OPTIMIZER_SLOT/" in path]
-    if training:
-        print(f"  ignored: {len(training)} of the optimizer")
-    for path in sorted(set(report.ignored) - set(training)):
+    many = {
+        "the optimizer": lambda path: path.startswith("optimizer/") or "/.OPTIMIZER_SLOT/" in path,
+        "the predictor": lambda path: path.startswith("predictor."),
+        "the decoder": lambda path: path.startswith("decoder."),
+    }
+    left = sorted(report.ignored)
+    for what, is_of in many.items():
+        if found := sum(map(is_of, left)):
+            print(f"  ignored: {found} of {what}")
+            left = [path for path in left if not is_of(path)]
+    for path in left:
         print(f"  ignored: {path}")
     print(f"clips: {model.format}")
 

@@ -112,12 +112,14 @@ class Backbone(Part):
             agg = self.tokenizers[modality].embed_agg(self.agg[modality], clips).to(x.dtype)
             x = torch.cat([agg, x], dim=1)
             valid = None if valid is None else torch.cat([valid.new_ones(clips, 1), valid], dim=1)
-        x, outputs = encoder(x, valid, causal, layers)
+        x, outputs = encoder(x, valid, causal, layers, tokens.position)
         if modality in self.post_projections:
             x = F.gelu(self.post_projections[modality](x))
-        if encoder.agg:
-            return Features(tokens=x[:, 1:], pooled=x[:, 0], layers=outputs)
-        return Features(tokens=x, pooled=encoder.pool(x, valid), layers=outputs)
+        if not encoder.agg:
+            return Features(tokens=x, pooled=encoder.pool(x, valid), layers=outputs)
+        agg, x = x[:, 0], x[:, 1:]
+        pooled = encoder.pool(x, tokens.valid) if encoder.causal else agg  # which then saw nothing but itself
+        return Features(tokens=x, pooled=pooled, layers=outputs, agg=agg)
 
     def forward(self, modality: str, raw: Tensor) -> Features:
         """Features of a whole raw signal."""

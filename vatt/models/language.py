@@ -40,7 +40,12 @@ class LinearText(Encoder):
         nn.init.zeros_(self.linear.bias)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, layers: bool = False
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        layers: bool = False,
+        position: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, L, D) to (B, L, out_width); words do not see each other."""
         x = self.linear(x).relu()
@@ -145,7 +150,12 @@ class PretrainedText(PretrainedPart, Encoder):
             self.model.requires_grad_(False)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, layers: bool = False
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        layers: bool = False,
+        position: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, L, D) word embeddings to features.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 POSITION_EPS = 1e-6
+PositionKind = Literal["learned", "fixed", "flat", "joint", "none"]
 
 
 def places(raw: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -82,6 +84,90 @@ class FixedPositions(nn.Module):
         omega = torch.tensor(self.frequencies, dtype=torch.float64, device=position.device)
         angles = position[..., : self.axes, None].double() * omega
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
+
+
+class FlatPositions(nn.Module):
+    """Sines and cosines of the number of a place, counted along rows, rows along pictures, nothing learned (VideoMAE).
+
+    Dimensions 2i and 2i + 1 are sine and cosine of n / 10000^(2i / D).
+
+    Args:
+        grid: places along each axis, where `forward` is not told.
+        width: D.
+    """
+
+    def __init__(self, grid: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.grid, self.width = tuple(grid), width
+
+    def forward(self, position: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """(B, N, 3) int64 places to (B, N, D) float32, or (1, N, D) where those of all clips are one view."""
+        if position.stride(0) == 0:
+            position = position[:1]
+        number = torch.zeros_like(position[..., 0])
+        for axis, size in enumerate(self.grid if grid is None else grid):
+            number = number * size + position[..., axis]
+        half = torch.arange((self.width + 1) // 2, dtype=torch.float64, device=position.device)
+        angles = number.unsqueeze(-1) * 10_000.0 ** (-2 * half / self.width)
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
+
+
+class JointPositions(nn.Module):
+    """A learned vector for every place of a grid (4DS). Other heights and widths are read bicubically from it.
+
+    Args:
+        grid: places along each axis.
+        width: D.
+    """
+
+    def __init__(self, grid: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+        self.table = nn.Parameter(torch.empty(*grid, width))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, position: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """(B, N, 3) int64 places to (B, N, D), or (1, N, D) where the places of all clips are one view.
+
+        Raises:
+            ValueError: another number of axes, or more or fewer pictures than the table has.
+        """
+        if position.stride(0) == 0:
+            position = position[:1]
+        table, wanted = self.table, self.grid if grid is None else tuple(grid)
+        if wanted != self.grid:
+            if len(wanted) != 3 or len(self.grid) != 3 or wanted[0] != self.grid[0]:
+                raise ValueError(f"a table of positions for {self.grid} places cannot be read at {wanted}")
+            pictures = F.interpolate(table.movedim(-1, 1), wanted[1:], mode="bicubic", align_corners=False)
+            table = pictures.movedim(1, -1)
+        number = torch.zeros_like(position[..., 0])
+        for axis, size in enumerate(wanted):
+            number = number * size + position[..., axis]
+        return F.embedding(number, table.flatten(0, -2))
+
+
+def make_positions(kind: PositionKind, grid: Sequence[int], width: int, norm: bool = True) -> nn.Module | None:
+    """The positions of a kind, for a grid, to be called with places and their grid; None for "none".
+
+    Args:
+        kind: "learned", a table for each axis (`Positions`); "fixed" (`FixedPositions`); "flat" (`FlatPositions`);
+            "joint", a table of all places (`JointPositions`); or "none".
+        grid: places along each axis.
+        width: D.
+        norm: of learned tables.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in get_args(PositionKind):
+        raise ValueError(f"positions are {', '.join(get_args(PositionKind))}, not {kind!r}")
+    if kind == "learned":
+        return Positions(grid, width, norm)
+    if kind == "fixed":
+        return FixedPositions(len(grid), width)
+    if kind == "flat":
+        return FlatPositions(grid, width)
+    return JointPositions(grid, width) if kind == "joint" else None
 
 
 @functools.lru_cache(maxsize=64)

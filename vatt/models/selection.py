@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -107,3 +107,46 @@ def random_keep(
         scores = torch.rand(shape, generator=generator, device=generator.device).to(device)
     keep = scores.topk(kept, dim=1).indices.sort(dim=1).values
     return keep.expand(batch, -1)
+
+
+MaskKind = Literal["tube", "random"]
+
+
+def draw_masked(
+    batch: int,
+    grid: tuple[int, ...],
+    hidden: float,
+    kind: MaskKind = "tube",
+    *,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Places that a masked autoencoder sees, and those that are hidden from it, in every clip others.
+
+    Args:
+        batch: B.
+        grid: places along each axis, of which the first is time.
+        hidden: share of the places, rounded down.
+        kind: "tube" hides the same places in every picture (Tong et al. 2022, "VideoMAE", section 3.3); "random" hides
+            any.
+        device: where the indices live.
+        generator: in place of PyTorch's random state.
+
+    Returns:
+        (B, N) seen and (B, M) hidden, int64, ascending.
+
+    Raises:
+        ValueError: everything or nothing would be hidden, or an unknown kind.
+    """
+    if kind not in get_args(MaskKind):
+        raise ValueError(f"a mask is {' or '.join(get_args(MaskKind))}, not {kind!r}")
+    times, size = (grid[0], math.prod(grid[1:])) if kind == "tube" else (1, math.prod(grid))
+    away = int(size * hidden + 1e-9)
+    if not 0 < away < size:
+        raise ValueError(f"of {size} places {away} would be hidden: some must be, and some must be seen")
+    where = torch.device("cpu") if generator is None else generator.device
+    order = torch.rand((batch, size), generator=generator, device=where).argsort(dim=1)
+    begin = torch.arange(times, device=where)[:, None] * size
+    chosen = (order[:, away:].sort(dim=1).values, order[:, :away].sort(dim=1).values)
+    seen, gone = ((begin + places[:, None]).flatten(1).to(device) for places in chosen)
+    return seen, gone

@@ -8,17 +8,14 @@ tokenizer of spectrograms is in `vatt.models.spectrogram`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
-from vatt.models.positions import FixedPositions, Positions, places
+from vatt.models.positions import PositionKind, Positions, make_positions, places
 from vatt.structures import Patches, Tokens
-
-PositionKind = Literal["learned", "fixed"]
 
 
 class Tokenizer(Part, ABC):
@@ -68,7 +65,7 @@ class PatchTokenizer(Tokenizer):
         scale: what raw values are multiplied by.
         pre_projection: a second linear layer and a GELU before positions are added, as in the modality-agnostic
             backbone.
-        position_norm, positions: "learned" tables (see `Positions`), or "fixed" sines and cosines, without a norm.
+        position_norm, positions: see `vatt.models.positions.make_positions`.
     """
 
     def __init__(
@@ -86,10 +83,7 @@ class PatchTokenizer(Tokenizer):
         self.width, self.grid, self.scale = width, tuple(grid), scale
         self.project = nn.Linear(patch_size, width)
         self.pre_projection = nn.Linear(width, width) if pre_projection else None
-        if positions not in get_args(PositionKind):
-            raise ValueError(f"positions are {' or '.join(get_args(PositionKind))}, not {positions!r}")
-        learned = positions == "learned"
-        self.positions = Positions(self.grid, width, position_norm) if learned else FixedPositions(len(grid), width)
+        self.positions = make_positions(positions, self.grid, width, position_norm)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.project, self.pre_projection):
             if layer is not None:
@@ -101,7 +95,7 @@ class PatchTokenizer(Tokenizer):
         x = self.project(x.to(self.project.weight.dtype))
         if self.pre_projection is not None:
             x = F.gelu(self.pre_projection(x))
-        return self.dropout(x + self.positions(patches.position, patches.grid))
+        return self.dropout(x if self.positions is None else x + self.positions(patches.position, patches.grid))
 
 
 class VideoTokenizer(PatchTokenizer):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vatt.models.attention import NORM_EPS, Activation, Block, Norm, make_norm
 from vatt.models.part import Part
 from vatt.models.positions import RelativeBias
-
-NORM_EPS = 1e-6
-Norm = Literal["layer", "rms", "mixed"]
+from vatt.models.rotary import Rotary, Rotation
 
 
 class Encoder(Part, ABC):
@@ -24,130 +22,31 @@ class Encoder(Part, ABC):
         width: D of the tokens that go in.
         out_width: D of the features that come out.
         agg: whether an aggregation (AGG) token is put in front of the tokens, whose feature is the pooled one.
+        causal: tokens never see later ones.
     """
 
     width: int
     out_width: int
     agg: bool = True
+    causal: bool = False
 
     @abstractmethod
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, layers: bool = False
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        layers: bool = False,
+        position: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, N, D) tokens, of which ``valid`` (B, N) are real, to features and the outputs of every block."""
+        """(B, N, D) tokens, of which ``valid`` (B, N) are real, to features and the outputs of every block.
+
+        ``position`` (B, N, 3) are their places, for an encoder that asks for them.
+        """
 
     def pool(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, N, D) features to (B, D), for an encoder without an AGG token."""
         raise TypeError(f"{type(self).__name__} pools with its AGG token")
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention.
-
-    Args:
-        width: D.
-        heads: heads.
-        dropout: on the attention weights.
-        head_width: of each head; D / heads unless given.
-        bias: on the four linear layers.
-        scaled: divide the scores by the root of the head's width; T5 does not.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        head_width: int | None = None,
-        bias: bool = True,
-        scaled: bool = True,
-    ) -> None:
-        super().__init__()
-        if head_width is None and width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
-        self.heads, self.head_width, self.dropout = heads, head_width or width // heads, dropout
-        self.scale = None if scaled else 1.0
-        inner = heads * self.head_width
-        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
-        for part in self.qkv.weight.chunk(3):
-            nn.init.xavier_uniform_(part)
-        nn.init.xavier_uniform_(self.out.weight)
-        if bias:
-            nn.init.zeros_(self.qkv.bias)
-            nn.init.zeros_(self.out.bias)
-
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, added: Tensor | None = None
-    ) -> Tensor:
-        """(B, N, D) to (B, N, D); tokens that are not ``valid`` (B, N) are not looked at.
-
-        ``added`` (1, heads, N, N) goes on top of the scores.
-        """
-        b, n, _ = x.shape
-        parts = self.qkv(x).chunk(3, dim=-1)  # of a split the gradient is put together in one piece
-        q, k, v = (part.view(b, n, self.heads, self.head_width).transpose(1, 2) for part in parts)
-        seen = None if valid is None else valid[:, None, None, :]
-        if causal and (seen is not None or added is not None):
-            earlier = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
-            seen = earlier if seen is None else seen & earlier
-        if added is not None:
-            added = added.to(q.dtype)
-            seen = added if seen is None else added.masked_fill(~seen, float("-inf"))
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=seen,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and seen is None,
-            scale=self.scale,
-        )
-        return self.out(y.transpose(1, 2).reshape(b, n, -1))
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Args:
-        width: D.
-        heads: of the attention.
-        mlp_width: hidden width of the MLP.
-        dropout: on attention weights and after every layer.
-        head_width, bias, scaled: see `Attention`; ``bias`` is for the MLP's layers too.
-        norm: see `Transformer`.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_width: int,
-        dropout: float = 0.0,
-        head_width: int | None = None,
-        bias: bool = True,
-        scaled: bool = True,
-        norm: Norm = "layer",
-    ) -> None:
-        super().__init__()
-        self.attention_norm = _norm(width, norm != "layer")
-        self.attention = Attention(width, heads, dropout, head_width, bias, scaled)
-        self.mlp_norm = _norm(width, norm == "rms")
-        self.up = nn.Linear(width, mlp_width, bias=bias)
-        self.down = nn.Linear(mlp_width, width, bias=bias)
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.up, self.down):
-            nn.init.xavier_uniform_(layer.weight)
-            if bias:
-                nn.init.zeros_(layer.bias)
-
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, added: Tensor | None = None
-    ) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), valid, causal, added))
-        hidden = self.dropout(F.gelu(self.up(self.mlp_norm(x))))
-        return x + self.dropout(self.down(hidden))
 
 
 class Transformer(Encoder):
@@ -171,6 +70,16 @@ class Transformer(Encoder):
             None has none.
         agg: whether an aggregation (AGG) token is put in front of the tokens; without one the pooled feature is their
             mean.
+        activation: of the MLPs: "gelu" by the error function, "gelu_tanh" by its approximation, or "swiglu", which has
+            a third matrix.
+        rotary: turn queries and keys by their places in the "sequence" or in "space" (see `Rotary`).
+        rotary_base: see there.
+        causal: tokens never see later ones. An AGG token is the start of the sequence then, which sees nothing but
+            itself, and the pooled feature is the mean of the others.
+        norm_eps: of all norms.
+        final_norm: False leaves out the norm in the end, as 4DS does.
+        init_std: linear layers begin as normal numbers of this deviation, cut at two of it (V-JEPA: 0.02); None begins
+            them as the released VATT does, by Glorot & Bengio.
 
     Attributes:
         checkpointing: blocks keep their input only, and are computed again for their gradient.
@@ -189,22 +98,43 @@ class Transformer(Encoder):
         norm: Norm = "layer",
         relative: tuple[int, int] | None = None,
         agg: bool = True,
+        activation: Activation = "gelu",
+        rotary: Rotation | None = None,
+        rotary_base: float = 10_000.0,
+        causal: bool = False,
+        norm_eps: float = NORM_EPS,
+        final_norm: bool = True,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
-        self.agg = agg
-        if norm not in ("layer", "rms", "mixed"):
-            raise ValueError(f"norm must be layer, rms or mixed, not {norm!r}")
+        for name, given, known in (("norm", norm, Norm), ("activation", activation, Activation)):
+            if given not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, not {given!r}")
+        if agg and rotary == "space":
+            raise ValueError("an AGG token has no place in space: rotary='space' goes with agg=False")
+        self.agg, self.causal = agg, causal
         self.width = self.out_width = width
+        mlp_width, how = mlp_width or 4 * width, (norm, norm_eps, activation)
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_width or 4 * width, dropout, head_width, bias, scaled, norm) for _ in range(depth)
+            Block(width, heads, mlp_width, dropout, head_width, bias, scaled, *how) for _ in range(depth)
         )
+        self.rotary = None if rotary is None else Rotary(rotary, head_width or width // heads, rotary_base)
         self.relative = None if relative is None else RelativeBias(heads, *relative)
-        self.norm = _norm(width, norm != "layer")
+        self.norm = make_norm(width, norm != "layer", norm_eps) if final_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.checkpointing = False
+        if init_std is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.trunc_normal_(layer.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, causal: bool = False, layers: bool = False
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        layers: bool = False,
+        position: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode a sequence.
 
@@ -213,37 +143,43 @@ class Transformer(Encoder):
             valid: (B, N) bool, False on padding.
             causal: a token looks only at itself and the ones before it.
             layers: return the output of every block too.
+            position: (B, N, 3) places, where positions turn by space.
 
         Returns:
             (B, N, D) after the final norm, and the blocks' outputs (empty unless asked for).
         """
+        x, outputs = self.run(x, valid, causal, layers, position)
+        return self.dropout(self.norm(x)), outputs
+
+    def run(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        layers: bool = False,
+        position: Tensor | None = None,
+        begin: int = 0,
+        end: int | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Some of the blocks, from ``begin`` to before ``end``, without the final norm; see `forward`."""
         outputs: list[Tensor] = []
+        causal = causal or self.causal
         added = None if self.relative is None else self.relative(x.shape[1])
-        for block in self.blocks:
+        turn = None if self.rotary is None else self.rotary(x.shape[1], position, x.device)
+        for block in self.blocks[begin:end]:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, valid, causal, added, use_reentrant=False)
+                x = checkpoint(block, x, valid, causal, added, turn, use_reentrant=False)
             else:
-                x = block(x, valid, causal, added)
+                x = block(x, valid, causal, added, turn)
             if layers:
                 outputs.append(x)
-        return self.dropout(self.norm(x)), tuple(outputs)
+        return x, tuple(outputs)
 
     def pool(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The mean of the valid tokens, where there is no AGG token."""
-        if self.agg:
+        """The mean of the valid tokens, where there is no AGG token, or one that is the start of a sequence."""
+        if self.agg and not self.causal:
             return super().pool(x, valid)
         if valid is None:
             return x.mean(dim=1)
         weight = valid.unsqueeze(-1).to(x.dtype)
         return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-
-
-class RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm, with its statistics in single precision whatever comes in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
-
-
-def _norm(width: int, rms: bool) -> nn.Module:
-    return RMSNorm(width, eps=NORM_EPS) if rms else nn.LayerNorm(width, eps=NORM_EPS)

@@ -22,6 +22,11 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def own_part(x: Tensor) -> Tensor:
+    """Of rows (B * world, …) that all processes have drawn alike, those of this one, (B, …)."""
+    return x[rank() :: world_size()]
+
+
 def agree(value: Any, what: str) -> None:
     """See that all processes have the same.
 

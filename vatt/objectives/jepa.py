@@ -14,7 +14,7 @@ from vatt.models.blocks import LONG_RANGE, SHORT_RANGE, BlockMask, Truncate, dra
 from vatt.models.heads import NoProjection
 from vatt.models.predictor import Predictor
 from vatt.objectives.base import Objective
-from vatt.objectives.distributed import rank, world_size
+from vatt.objectives.distributed import own_part, world_size
 from vatt.objectives.health import effective_rank, spread
 from vatt.structures import Batch
 
@@ -110,7 +110,7 @@ class FeaturePrediction(Objective):
         drawn = draw_blocks(
             clips * world_size(), grid, mask, truncate=self.truncate, device=device, generator=self.draws
         )
-        return tuple(places[rank() :: world_size()] for places in drawn)
+        return own_part(drawn[0]), own_part(drawn[1])
 
     @torch.no_grad()
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:

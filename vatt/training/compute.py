@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vatt.models.transformer import Block, Transformer
+from vatt.models.attention import Block
+from vatt.models.transformer import Transformer
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.evaluation.classification import ClassificationMetrics
+from vatt.models.attention import Block
 from vatt.models.backbone import Backbone, grid_of
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.heads import LinearClassifier
 from vatt.models.selection import KeepRule
-from vatt.models.transformer import Block
 from vatt.models.vatt import VATT, Classifier, load_model
 from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
 from vatt.structures import Batch, ClipFormat

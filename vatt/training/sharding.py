@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from vatt.models.transformer import Block
+from vatt.models.attention import Block
 from vatt.training.checkpoint import whole
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

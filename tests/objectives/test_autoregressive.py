@@ -1,0 +1,181 @@
+"""Next-token prediction: equal to Hugging Face's Llama, and no token sees what it is asked for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vatt.errors import InputError
+from vatt.models.backbone import Backbone
+from vatt.models.codes import Codebook, CodeTokenizer, DalleCodes, PatchCodes
+from vatt.models.tokenizers import VideoTokenizer
+from vatt.models.transformer import Transformer
+from vatt.objectives.autoregressive import Autoregression
+
+LLAMA = {
+    "norm": "rms", "activation": "swiglu", "bias": False, "rotary": "sequence", "causal": True, "norm_eps": 1e-5,
+}  # fmt: skip
+
+
+def tower(codebook: Codebook | None = None, width: int = 24, depth: int = 2, **how: object) -> Backbone:
+    tokenizer = CodeTokenizer(width, codebook or PatchCodes(16, 8), (2, 2, 2))
+    return Backbone({"video": tokenizer}, {"video": Transformer(width, depth, 2, 40, **{**LLAMA, **how})})  # type: ignore[arg-type]
+
+
+def batch(clips: int = 3) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {"video": torch.rand(clips, 2, 3, 16, 16) * 2 - 1, "video_valid": torch.ones(clips, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize(("base", "tied"), [(10_000.0, True), (50_000.0, False)])
+def test_it_is_llama(base: float, tied: bool) -> None:
+    """Logits and the loss, with the same random weights; the AGG token is the embedding of Llama's first token."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=18, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+        rms_norm_eps=1e-5, tie_word_embeddings=tied, rope_parameters={"rope_type": "default", "rope_theta": base},
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    backbone = tower(rotary_base=base)
+    objective = Autoregression(tied=tied)
+    objective.build(backbone)
+    weights = theirs.state_dict()
+    ours = {
+        "tokenizers.video.codes.weight": weights["model.embed_tokens.weight"][:17],
+        "agg.video": weights["model.embed_tokens.weight"][17],
+        "transformers.video.norm.weight": weights["model.norm.weight"],
+        "tokenizers.video.codebook.centres": backbone.state_dict()["tokenizers.video.codebook.centres"],
+    }
+    for i in range(2):
+        a, b = f"transformers.video.blocks.{i}", f"model.layers.{i}"
+        ours |= {
+            f"{a}.attention_norm.weight": weights[f"{b}.input_layernorm.weight"],
+            f"{a}.attention.qkv.weight": torch.cat([weights[f"{b}.self_attn.{x}_proj.weight"] for x in "qkv"]),
+            f"{a}.attention.out.weight": weights[f"{b}.self_attn.o_proj.weight"],
+            f"{a}.mlp_norm.weight": weights[f"{b}.post_attention_layernorm.weight"],
+            f"{a}.up.weight": weights[f"{b}.mlp.up_proj.weight"],
+            f"{a}.gate.weight": weights[f"{b}.mlp.gate_proj.weight"],
+            f"{a}.down.weight": weights[f"{b}.mlp.down_proj.weight"],
+        }
+    backbone.load_state_dict(ours)
+    if not tied:
+        objective.scores.weight.data = weights["lm_head.weight"][:17]
+    clips = batch()
+    ids = backbone.tokenizers["video"].patchify(clips["video"]).x.squeeze(-1)
+    with torch.no_grad():
+        wanted = theirs(torch.cat([torch.full((3, 1), 17), ids], dim=1)).logits[..., :17]
+        features = backbone.encode("video", backbone.tokenize("video", clips["video"]))
+        said = torch.cat([features.agg.unsqueeze(1), features.tokens], dim=1)
+        matrix = ours["tokenizers.video.codes.weight"] if tied else weights["lm_head.weight"][:17]
+        torch.testing.assert_close(F.linear(said, matrix), wanted, rtol=1e-5, atol=1e-5)
+        asked = torch.cat([ids, torch.full((3, 1), 16)], dim=1)
+        loss = F.cross_entropy(wanted.flatten(0, 1), asked.flatten())
+        assert objective(backbone, clips)["loss"].item() == pytest.approx(loss.item(), rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("predicted", ["codes", "patches"])
+def test_no_token_sees_what_follows(predicted: str) -> None:
+    if predicted == "codes":
+        backbone = tower()
+    else:
+        tokenizer = VideoTokenizer(24, (2, 2, 2), (1, 8, 8), positions="none")
+        backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, 40, **LLAMA)})  # type: ignore[arg-type]
+    objective = Autoregression(predicted)  # type: ignore[arg-type]
+    objective.build(backbone)
+    video = batch(2)["video"]
+    other = video.clone()
+    other[:, 1] = -other[:, 1]  # the second frame: tokens 4 to 7
+    errors = []
+    for clip in (video, other):
+        patches = backbone.tokenizers["video"].patchify(clip)
+        features = backbone.encode("video", backbone.tokenize("video", clip))
+        said = torch.cat([features.agg.unsqueeze(1), features.tokens], dim=1)
+        errors.append(objective.errors(backbone, said, patches.x))
+        assert errors[-1].shape == (2, 9 if predicted == "codes" else 8)
+    torch.testing.assert_close(errors[0][:, :4], errors[1][:, :4])
+    assert not torch.allclose(errors[0][:, 4:8], errors[1][:, 4:8])
+
+
+def test_it_learns_a_sequence() -> None:
+    """Frames that follow each other in a circle: after the first all is known."""
+    torch.manual_seed(0)
+    codebook = PatchCodes(4, 8)
+    codebook.centres.copy_(torch.linspace(-0.9, 0.9, 4)[:, None].expand(-1, 192))
+    tokenizer = CodeTokenizer(24, codebook, (6, 1, 1))
+    backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, 40, **LLAMA)})  # type: ignore[arg-type]
+    objective = Autoregression()
+    objective.build(backbone)
+    optimizer = torch.optim.Adam([*backbone.parameters(), *objective.parameters()], 3e-3)
+    for _ in range(150):
+        ids = (torch.randint(4, (32, 1)) + torch.arange(6)) % 4
+        video = codebook.centres[ids][:, :, 0, None, None, None].expand(-1, -1, 3, 8, 8)
+        losses = objective(backbone, {"video": video, "video_valid": torch.ones(32, dtype=torch.bool)})  # type: ignore[typeddict-item]
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert losses["first_frame"].item() == pytest.approx(math.log(4), abs=0.15)
+    assert losses["later_frames"] < 0.05
+    assert losses["loss"].item() == pytest.approx(math.log(4) / 7, abs=0.05)  # six codes and the end
+
+
+def test_the_pooled_feature_is_of_all_tokens() -> None:
+    backbone, clips = tower(), batch()
+    features = backbone("video", clips["video"])
+    torch.testing.assert_close(features.pooled, features.tokens.mean(dim=1))
+    assert features.agg.shape == (3, 24)
+    torch.testing.assert_close(features.agg[0], features.agg[1])  # it saw nothing
+
+
+def test_dalle_codes_are_those_of_flava() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    codebook = DalleCodes(config={"hidden_size": 8, "vocab_size": 32})
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    pixels = transformers.FlavaImageProcessor().map_pixels((pictures + 1) / 2)
+    assert torch.equal(codebook(pictures), codebook.model.get_codebook_indices(pixels))
+    assert codebook(pictures).shape == (2, 4, 4)
+    assert (codebook.codes, codebook.stride) == (32, 8)
+    assert not any(parameter.requires_grad for parameter in codebook.parameters())
+
+
+def test_learned_patches_are_the_nearest() -> None:
+    torch.manual_seed(0)
+    colours = torch.rand(5, 3) * 2 - 1
+    which = torch.randint(5, (40, 4, 4))
+    pictures = colours[which].permute(0, 3, 1, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    codebook = PatchCodes(8, 8)
+    codebook.fit(pictures, generator=torch.Generator().manual_seed(0))
+    found = codebook(pictures)
+    shown = codebook.centres[found].view(40, 4, 4, 8, 8, 3).permute(0, 5, 1, 3, 2, 4).reshape(40, 3, 32, 32)
+    assert (shown - pictures).abs().max() < 1e-5
+    with pytest.raises(InputError, match="too few for 8 codes"):
+        codebook.fit(pictures[:1, :, :16, :8])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="causal=True"):
+        Autoregression().build(tower(causal=False))
+    video = Backbone({"video": VideoTokenizer(24, (2, 2, 2), (2, 8, 8))}, {"video": Transformer(24, 1, 2, causal=True)})
+    with pytest.raises(ValueError, match="CodeTokenizer, not of a VideoTokenizer"):
+        Autoregression().build(video)
+    with pytest.raises(ValueError, match="one frame long"):
+        Autoregression("patches").build(video)
+    with pytest.raises(ValueError, match="cannot be cut into codes"):
+        tower().tokenizers["video"].patchify(torch.zeros(1, 2, 3, 12, 16))
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "mlp", "millions"), [(768, 12, 3072, 119.5), (1024, 16, 4096, 276.8), (2048, 22, 5632, 1147)]
+)
+def test_sizes_have_as_many_parameters_as_the_paper_says(width: int, depth: int, mlp: int, millions: float) -> None:
+    """120, 280 and 1,100 millions; the exact numbers are those of the sheet of sizes, with tied embeddings."""
+    with torch.device("meta"):
+        trunk = Transformer(width, depth, 16, mlp, **LLAMA)  # type: ignore[arg-type]
+    count = sum(parameter.numel() for parameter in trunk.parameters()) + 8192 * width
+    assert count / 1e6 == pytest.approx(millions, rel=0.002)

@@ -1,0 +1,161 @@
+"""Pictures as discrete codes, and a tokenizer of them (Toto, section 3.1)."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vatt.errors import InputError
+from vatt.models.part import Part
+from vatt.models.positions import PositionKind, make_positions, places
+from vatt.models.tokenizers import Tokenizer
+from vatt.structures import Patches
+
+DALLE_SQUEEZE = 0.1  # pixels of the DALL-E autoencoder lie in [0.1, 0.9]
+
+
+class Codebook(Part, ABC):
+    """What turns pictures into codes; it is never trained with a model.
+
+    Attributes:
+        codes: how many there are.
+        stride: pixels along each side of a code.
+    """
+
+    codes: int
+    stride: int
+
+    @abstractmethod
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, H / stride, W / stride) int64."""
+
+
+class DalleCodes(Codebook):
+    """The encoder of DALL-E's discrete autoencoder, as Hugging Face has it with FLAVA: 8,192 codes of 8 x 8 pixels.
+
+    Args:
+        pretrained: name on the Hub, or folder, of the weights ("facebook/flava-image-codebook"). A saved model holds
+            the weights itself and keeps ``config`` instead.
+        config: configuration of a `FlavaImageCodebook` with random weights.
+    """
+
+    def __init__(self, pretrained: str | None = None, config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        try:
+            from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
+        except ImportError as error:
+            raise ImportError('the codes of DALL-E need transformers: pip install "vatt[transformers]"') from error
+        if (pretrained is None) == (config is None):
+            raise ValueError("give either pretrained (a name or a folder) or config (a dict)")
+        if pretrained is not None:
+            model = FlavaImageCodebook.from_pretrained(pretrained)
+        else:
+            model = FlavaImageCodebook(FlavaImageCodebookConfig(**copy.deepcopy(config)))
+        self.init_args = {"pretrained": None, "config": model.config.to_dict()}
+        self.model, self.codes = model.requires_grad_(False), model.config.vocab_size
+        self.stride = 2 ** (model.config.num_groups - 1)
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        squeezed = (pictures + 1) / 2 * (1 - 2 * DALLE_SQUEEZE) + DALLE_SQUEEZE
+        return self.model.get_codebook_indices(squeezed.to(next(self.model.parameters()).dtype))
+
+
+class PatchCodes(Codebook):
+    """The nearest of learned patches: a codebook for who has no DALL-E at hand.
+
+    Args:
+        codes: how many.
+        stride: pixels along each side.
+
+    Attributes:
+        centres: (codes, stride * stride * 3); random until `fit`.
+    """
+
+    def __init__(self, codes: int = 512, stride: int = 8) -> None:
+        super().__init__()
+        self.codes, self.stride = codes, stride
+        self.register_buffer("centres", torch.rand(codes, 3 * stride**2) * 2 - 1)
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.cut(pictures).to(self.centres.dtype)
+        distance = self.centres.square().sum(dim=1) - 2 * x @ self.centres.T
+        return distance.argmin(dim=-1)
+
+    def cut(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, h, w, stride * stride * 3)."""
+        side = self.stride
+        return pictures.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3)
+
+    @torch.no_grad()
+    def fit(self, pictures: Tensor, rounds: int = 10, generator: torch.Generator | None = None) -> None:
+        """Lloyd's k-means on the patches of pictures (B, 3, H, W); codes that nothing is near to begin anew.
+
+        Raises:
+            InputError: fewer patches than codes.
+        """
+        x = self.cut(pictures).flatten(0, 2).to(self.centres.dtype)
+        if len(x) < self.codes:
+            raise InputError(f"{len(x)} patches are too few for {self.codes} codes")
+
+        def some(count: int) -> Tensor:
+            return x[torch.randperm(len(x), generator=generator)[:count].to(x.device)]
+
+        self.centres.copy_(some(self.codes))
+        for _ in range(rounds):
+            nearest = (self.centres.square().sum(dim=1) - 2 * x @ self.centres.T).argmin(dim=-1)
+            count = torch.bincount(nearest, minlength=self.codes)
+            total = torch.zeros_like(self.centres).index_add_(0, nearest, x)
+            self.centres.copy_(total / count.clamp(min=1)[:, None])
+            empty = count == 0
+            self.centres[empty] = some(int(empty.sum()))
+
+
+class CodeTokenizer(Tokenizer):
+    """Frames as codes, frame by frame, row by row, each an embedding.
+
+    Args:
+        width: D.
+        codebook: what makes codes.
+        grid: places along time, height and width; (16, 16, 16) for 16 frames of 128 x 128 with DALL-E's codes.
+        positions: see `vatt.models.positions.make_positions`; a transformer with rotary positions needs none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        codebook: Codebook,
+        grid: tuple[int, int, int] = (16, 16, 16),
+        positions: PositionKind = "none",
+    ) -> None:
+        super().__init__()
+        self.width, self.grid, self.codebook = width, tuple(grid), codebook
+        # One more than codes: the end of a sequence, which is predicted but never read.
+        self.codes = nn.Embedding(codebook.codes + 1, width)
+        nn.init.normal_(self.codes.weight, std=0.02)
+        self.positions = make_positions(positions, self.grid, width)
+
+    def patchify(self, raw: Tensor) -> Patches:
+        """Video (B, T, 3, H, W) to codes (B, N, 1).
+
+        Raises:
+            ValueError: another shape, whole numbers for pixels, or sides that codes do not fill.
+        """
+        if not raw.is_floating_point() or raw.ndim != 5 or raw.shape[2] != 3:
+            raise ValueError(f"a video is (B, T, 3, H, W), float in [-1, 1], not {tuple(raw.shape)} {raw.dtype}")
+        frames, _, height, width = raw.shape[1:]
+        side = self.codebook.stride
+        if height % side or width % side or 0 in raw.shape:
+            raise ValueError(f"frames of {height} x {width} cannot be cut into codes of {side} x {side}")
+        codes = self.codebook(raw.flatten(0, 1))
+        grid = (frames, *codes.shape[1:])
+        return Patches(codes.reshape(len(raw), -1, 1), places(raw, grid), grid)
+
+    def embed(self, patches: Patches) -> Tensor:
+        x = self.codes(patches.x.squeeze(-1))
+        return x if self.positions is None else x + self.positions(patches.position, patches.grid)

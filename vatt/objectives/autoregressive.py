@@ -1,0 +1,114 @@
+"""Predicting the next token (Rajasegaran et al. 2025, "An Empirical Study of Autoregressive Pre-training", Toto)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vatt.models.backbone import Backbone
+from vatt.models.codes import CodeTokenizer
+from vatt.models.heads import NoProjection
+from vatt.objectives.base import Objective
+from vatt.objectives.health import effective_rank, spread
+from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
+from vatt.structures import Batch, Tokens
+
+Predicted = Literal["codes", "patches"]
+
+
+class Autoregression(Objective):
+    """L = mean over tokens of -log p(x_j | x_<j), or of (what is said of the next patch - its pixels)^2.
+
+    The encoder is causal and its AGG token starts the sequence: what it says is about the first token. After the last
+    token the end of the sequence is predicted, as one more code.
+
+    Args:
+        predicted: "codes" of a `vatt.models.codes.CodeTokenizer`, or "patches" of a `VideoTokenizer` whose patches are
+            one frame long, so that none sees a later frame.
+        tied: the matrix that scores codes is that of their embeddings.
+        target: of patches, see `vatt.objectives.pixels.pixel_targets`.
+
+    Attributes:
+        by_token: loss of each place in the last batch, (N,), where ``watched``; the end of the sequence last.
+    """
+
+    def __init__(self, predicted: Predicted = "codes", tied: bool = True, target: PixelTarget = "normalised") -> None:
+        super().__init__()
+        if predicted not in get_args(Predicted):
+            raise ValueError(f"predicted are {' or '.join(get_args(Predicted))}, not {predicted!r}")
+        check_target(target)
+        self.predicted, self.tied, self.target = predicted, tied, target
+        self.by_token: Tensor | None = None
+
+    def build(self, backbone: Backbone) -> None:
+        encoder = backbone.encoder("video") if "video" in backbone.modalities else None
+        if encoder is None or not (encoder.causal and encoder.agg):
+            raise ValueError("autoregression takes a video tower that starts and is causal: Transformer(causal=True)")
+        tokenizer = backbone.tokenizers["video"]
+        self.scores: nn.Linear | None = None
+        if self.predicted == "codes":
+            if not isinstance(tokenizer, CodeTokenizer):
+                raise ValueError(f"codes are of a CodeTokenizer, not of a {type(tokenizer).__name__}")
+            if not self.tied:
+                self.scores = nn.Linear(encoder.out_width, tokenizer.codes.num_embeddings, bias=False)
+        else:
+            if isinstance(tokenizer, CodeTokenizer) or tokenizer.patch[0] != 1:
+                raise ValueError("patches that follow each other are one frame long: patch=(1, P, P)")
+            self.scores = nn.Linear(encoder.out_width, tokenizer.project.in_features)
+        if self.scores is not None:
+            nn.init.normal_(self.scores.weight, std=0.02)
+
+    def head(self) -> NoProjection:
+        return NoProjection()
+
+    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, that of the ``first_frame`` and of the ``later_frames``, and how many ``tokens`` were encoded."""
+        video, valid = batch["video"], batch["video_valid"]
+        tokenizer = backbone.tokenizers["video"]
+        patches = tokenizer.patchify(video)
+        tokens = Tokens(tokenizer.embed(patches), patches.position, patches.valid, patches.grid)
+        features = backbone.encode("video", tokens)
+        said = torch.cat([features.agg.unsqueeze(1), features.tokens], dim=1)  # of the next one
+        errors = self.errors(backbone, said, patches.x)
+        weight = valid.to(errors.dtype) / valid.sum().clamp(min=1)
+        # A clip without a picture counts nothing, but keeps its part in the graph.
+        by_token = (errors * weight[:, None]).sum(dim=0)
+        frame, all_frames = patches.x.shape[1] // patches.grid[0], patches.x.shape[1]
+        if self.watched:
+            self.by_token, self.health = by_token.detach(), self._health(features.pooled[valid])
+        named = {"first_frame": by_token[:frame].mean()}
+        if patches.grid[0] > 1:
+            named["later_frames"] = by_token[frame:all_frames].mean()
+        return {"loss": by_token.mean(), **named, "tokens": by_token.new_tensor(patches.x.shape[:2].numel())}
+
+    def errors(self, backbone: Backbone, said: Tensor, patches: Tensor) -> Tensor:
+        """Loss of every place: codes (B, N + 1), patches (B, N).
+
+        Args:
+            said: (B, 1 + N, D) features, that of the start first.
+            patches: (B, N, 1) codes, or (B, N, P) pixels.
+        """
+        if self.predicted == "patches":
+            wanted = pixel_targets(patches, self.target)
+            return (self.scores(said[:, :-1]).float() - wanted).square().mean(dim=-1)
+        embeddings = backbone.tokenizers["video"].codes
+        ids = patches.squeeze(-1)
+        ids = torch.cat([ids, ids.new_full((len(ids), 1), embeddings.num_embeddings - 1)], dim=1)
+        scores = self.scores(said) if self.scores is not None else F.linear(said, embeddings.weight.to(said.dtype))
+        return F.cross_entropy(scores.float().flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+
+    @torch.no_grad()
+    def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """Nothing: there is no common space."""
+        return {}
+
+    @torch.no_grad()
+    def _health(self, pooled: Tensor) -> dict[str, Tensor]:
+        """Of the clips' mean features."""
+        found = {"feature_count": pooled.new_tensor(len(pooled))}
+        if len(pooled) > 1:
+            found |= {"feature_spread": spread(pooled), "feature_rank": effective_rank(pooled)}
+        return found

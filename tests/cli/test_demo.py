@@ -11,33 +11,37 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vatt.cli import demo as module
+from vatt.cli.compare import _collapsed
 from vatt.cli.demo import DemoFailed, demo
 from vatt.cli.main import main
 from vatt.models.vatt import VATT
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration of the demonstration with 4 steps of 4 clips, on a corpus of 20."""
-    sizes = "--clips_per_combination 1 --num_test 4 --num_val 4 --num_train 12 --num_workers 1"
-    monkeypatch.setattr(module, "CORPUS", tuple(sizes.split()))
-    parts = tmp_path / "parts"
+def shrink(name: str, tmp_path: Path) -> Path:
+    """A configuration of the demonstration with 4 steps of 4 clips."""
+    experiment = yaml.safe_load((ROOT / "configs" / name).read_text())
+    parts = tmp_path / f"parts_{name}"
     parts.mkdir()
-    changes = {"data/shapes.yaml": {"batch_size": 4, "num_workers": 0}, "trainer/cpu.yaml": {"max_steps": 4}}
-    experiment = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-    for name, change in changes.items():
-        part = yaml.safe_load((ROOT / "configs" / name).read_text()) | change
+    for room, change in (("data", {"batch_size": 4, "num_workers": 0}), ("trainer", {"max_steps": 4})):
+        part = yaml.safe_load((ROOT / "configs" / experiment[room]).read_text()) | change
         if "max_steps" in change:
             part |= {"val_check_interval": 2, "log_every_n_steps": 1}
-        room = name.partition("/")[0]
         (parts / f"{room}.yaml").write_text(yaml.safe_dump(part))
-        experiment[room] = f"parts/{room}.yaml"
+        experiment[room] = f"{parts.name}/{room}.yaml"
     for room in ("backbone", "objective"):
         experiment["model"][room] = str(ROOT / "configs" / experiment["model"][room])
     experiment["model"]["optimization"]["warmup_steps"] = 1
-    path = tmp_path / "small.yaml"
+    path = tmp_path / f"small_{name}"
     path.write_text(yaml.safe_dump(experiment))
     return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of the demonstration, made small, on a corpus of 20."""
+    sizes = "--clips_per_combination 1 --num_test 4 --num_val 4 --num_train 12 --num_workers 1"
+    monkeypatch.setattr(module, "CORPUS", tuple(sizes.split()))
+    return shrink("demo.yaml", tmp_path)
 
 
 @pytest.mark.slow
@@ -108,3 +112,45 @@ def test_rates_of_droptoken_are_compared(
     assert main([*command[:-2], "--rates", "[0.5,0.5]"]) == 2
     assert main([*command[:-1], "4"]) == 2  # what is there was trained for three steps
     assert "training of another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ways_to_pretrain_are_compared(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [str(shrink(f"demo_{name}.yaml", tmp_path)) for name in ("vjepa", "masked", "autoregressive")]
+    command = ["compare", "--configs", json.dumps([str(config), *others]), "--output", str(tmp_path / "compare")]
+    command += ["--corpus", str(tmp_path / "corpus"), "--labels", '["shape"]', "--shares", "[0.5]"]
+    assert main([*command, "--tflops", "0.03"]) == 0
+    table = json.loads((tmp_path / "compare" / "table.json").read_text())
+    ways = table["ways"]
+    names = [f"small_demo_{name}" for name in ("vjepa", "masked", "autoregressive")]
+    assert list(ways) == ["untrained", "small_demo", *names]
+    for name, way in ways.items():
+        if name == "untrained":
+            assert way["steps"] == 0
+            continue
+        # As many steps as the operations allow, to half a step of four clips.
+        assert way["TFLOPs"] == pytest.approx(0.03, abs=2.1e-3 * way["GFLOPs a clip"] + 0.005)
+        history = json.loads((tmp_path / "compare" / name / "model" / "training.json").read_text())
+        assert history["steps"] == way["steps"]
+        probed = {f"{kind}, layer final, 100% of the labels" for kind in ("linear", "knn", "attentive")}
+        assert probed | {"linear, layer 2, 100% of the labels"} <= way["probes"]["shape"].keys()
+    assert "retrieval" in ways["small_demo"]
+    assert "retrieval" not in ways["small_demo_masked"]
+    assert Image.open(tmp_path / "compare" / "compare.png").size[0] > 500
+    assert "| untrained | 0 |" in (tmp_path / "compare" / "table.md").read_text()
+    capsys.readouterr()
+    assert main([*command, "--tflops", "0.5"]) == 2  # what is there was trained with less
+    assert "training of another configuration" in capsys.readouterr().err
+    assert main([*command, "--tflops", "1e-9"]) == 2
+    assert main([*command[:-4], "--labels", '["taste"]', "--tflops", "0.03"]) == 2
+    assert "not 'taste'" in capsys.readouterr().err
+
+
+def test_a_training_that_probes_do_not_see_is_a_collapse() -> None:
+    """A collapse is told by probes, not by the loss."""
+    probes = {"shape": {"linear, layer final, 100% of the labels": 20.0}}
+    better = {"shape": {"linear, layer final, 100% of the labels": 20.1}}
+    assert _collapsed({"probes": probes}, {"probes": probes}, ("shape",))
+    assert not _collapsed({"probes": better}, {"probes": probes}, ("shape",))

@@ -45,14 +45,14 @@ def droptoken(
         raise InputError(f"rates are different shares in [0, 1), not {', '.join(map(str, rates))}")
     folder, data = Path(output), Path(corpus)
     make_corpus(data)
-    shapes = _label(data / "manifest.jsonl")
+    shapes = label_by(data / "manifest.jsonl", "shape")
     points, rows = [], []
     for rate in rates:
         run = folder / f"drop_{100 * rate:g}"
         options = [f"--model.objective.init_args.drop_{modality}={rate}" for modality in ("video", "audio")]
         options += [] if max_steps is None else [f"--trainer.max_steps={max_steps}"]
         gflops, asked = _built(config, options, rate)
-        _claim(run, asked)
+        claim(run, asked)
         train_and_embed(config, run, data, options)
         probed = run / "probe.json"
         run_command(
@@ -84,22 +84,29 @@ def droptoken(
     return 0
 
 
-def _label(manifest: Path) -> Path:
-    """The manifest with the shapes as labels, beside it."""
-    labelled = manifest.with_name("shapes.jsonl")
+def label_by(manifest: Path, attribute: str) -> Path:
+    """The training and test rows of the corpus with one of its attributes as labels, in a file beside it.
+
+    Raises:
+        InputError: the corpus has no such attribute.
+    """
+    labelled = manifest.with_name(f"by_{attribute}.jsonl")
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    lines = [json.dumps(row | {"label": row["x_shape"]}) for row in rows if row["split"] != "val"]
+    known = sorted(name.removeprefix("x_") for name in rows[0] if name.startswith("x_"))
+    if attribute not in known:
+        raise InputError(f"the corpus has {', '.join(known)}, not {attribute!r}")
+    lines = [json.dumps(row | {"label": row[f"x_{attribute}"]}) for row in rows if row["split"] != "val"]
     labelled.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return labelled
 
 
-def _claim(run: Path, asked: str) -> None:
+def claim(run: Path, asked: str) -> None:
     """Take a folder for a configuration, given by its hash.
 
     Raises:
         InputError: it has a training of another configuration.
     """
-    stamp = run / "droptoken.json"
+    stamp = run / "claim.json"
     known = json.loads(stamp.read_text(encoding="utf-8"))["configuration"] if stamp.is_file() else None
     if known != asked and any((run / part).exists() for part in ("model", "checkpoints")):
         raise InputError(f"{run} has a training of another configuration: choose another --output, or delete it")

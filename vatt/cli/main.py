@@ -36,8 +36,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "search": ("vatt.cli.retrieval:search", ("index", "query"), "find videos by words, a video or a sound"),
     "app": ("vatt.cli.retrieval:app", ("index",), "a web page on which to search an index"),
     "retrieve": ("vatt.cli.commands:retrieve", ("embeddings",), "measure retrieval on the vectors of a manifest"),
-    "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, DropToken"),
+    "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, comparisons"),
     "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
+    "compare": ("vatt.cli.compare:compare", (), "pretrain in several ways with equal computing, and compare them"),
     "doctor": ("vatt.cli.doctor:doctor", (), "look at this installation, and say what to do about what is missing"),
     "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
 }

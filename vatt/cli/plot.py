@@ -26,10 +26,11 @@ def plot(
     curves RUN: losses and validation of a training. tsne EMBEDDINGS …: vectors of video and text, coloured by class, a
     panel for each folder. similarities EMBEDDINGS …: cosines of pairs that belong together and of random pairs.
     activations MODEL MANIFEST: what the nodes of each layer do for each modality. droptoken TABLE: quality against
-    operations, of the JSON file that vatt droptoken writes.
+    operations, of the JSON file that vatt droptoken writes. compare TABLE: probes by layer and by share of the labels,
+    of the JSON file that vatt compare writes.
 
     Args:
-        kind: curves, tsne, similarities, activations or droptoken.
+        kind: curves, tsne, similarities, activations, droptoken or compare.
         sources: what is drawn.
         output: PNG or SVG file; without a suffix both are written.
         labels: manifest with the classes of the embedded clips, for tsne.
@@ -45,6 +46,7 @@ def plot(
         "similarities": lambda: _similarities(sources, output, about, seed),
         "activations": lambda: _activations(sources, split, clips, output, about),
         "droptoken": lambda: _tradeoff(_one(kind, sources), output, about),
+        "compare": lambda: _compared(_one(kind, sources), output, about),
     }
     if kind not in drawers:
         close = get_close_matches(kind, drawers, n=1)
@@ -171,3 +173,14 @@ def _tradeoff(table: str, output: str, about: str) -> list[Path]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{table} is not a table of vatt droptoken: {error}") from error
     return plot_tradeoff(points, output, about or known)
+
+
+def _compared(table: str, output: str, about: str) -> list[Path]:
+    from vatt.evaluation.pictures import plot_ways
+
+    try:
+        found = json.loads(Path(table).read_text(encoding="utf-8"))
+        ways, known = {name: way["probes"] for name, way in found["ways"].items()}, found["about"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{table} is not a table of vatt compare: {error}") from error
+    return plot_ways(ways, output, about or known)

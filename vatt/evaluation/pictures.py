@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from vatt.evaluation.plots import import_pyplot, save
 from vatt.evaluation.protocols import means
 from vatt.retrieval.store import Embeddings
 
+PROBED = re.compile(r"(\w+), layer (\w+), ([\d.]+)% of the labels")
+PROBED = re.compile(r"(\w+), layer (\w+), ([\d.]+)% of the labels")  # as vatt probe names its numbers
 MARKERS = {"video": "o", "text": "x", "audio": "^"}
 MOST_COLOURS = 20
 AVERAGED = {"interpolation": "antialiased", "interpolation_stage": "data"}  # there are more nodes than lines
@@ -175,6 +178,39 @@ def plot_tradeoff(points: Sequence[Mapping[str, Any]], output: str | Path, about
     axis.set_title(f"DropToken{about and f', {about}'}\nshare of the tokens that was dropped:", fontsize=11, pad=18)
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
+    return save(figure, output)
+
+
+def plot_ways(ways: Mapping[str, Mapping[str, Mapping[str, float]]], output: str | Path, about: str = "") -> list[Path]:
+    """Ways to pretrain: linear probes by layer, and by share of the labels.
+
+    Args:
+        ways: by way and label, top-1 in per cent under the names that ``vatt probe`` reports.
+        output, about: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    labels = list(next(iter(ways.values())))
+    figure, axes = pyplot.subplots(
+        len(labels), 2, figsize=(10, 3.4 * len(labels) + 0.6), layout="constrained", squeeze=False
+    )
+    for row, label in zip(axes, labels, strict=True):
+        for name, of in ways.items():
+            names = {key: match.groups() for key in of[label] if (match := PROBED.fullmatch(key))}
+            linear = {found[1:]: of[label][key] for key, found in names.items() if found[0] == "linear"}
+            layers = [(layer, top1) for (layer, share), top1 in linear.items() if float(share) == 100]
+            parts = sorted((float(share), top1) for (layer, share), top1 in linear.items() if layer == "final")
+            style = {"linestyle": ":", "color": "grey"} if name == "untrained" else {}
+            row[0].plot([x for x, _ in layers], [y for _, y in layers], marker="o", label=name, **style)
+            row[1].plot([x for x, _ in parts], [y for _, y in parts], marker="o", label=name, **style)
+        row[0].set(title=f"{label}, by layer", xlabel="block", ylabel="top-1, per cent")
+        row[1].set(title=f"{label}, by share of the labels", xlabel="per cent of the labels", xscale="log")
+        ticks = [x for x, _ in parts]
+        row[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        row[1].minorticks_off()
+        for axis in row:
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(frameon=False, fontsize=9)
+    figure.suptitle(f"Linear probes on frozen video towers{about and f', {about}'}")
     return save(figure, output)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vatt.models.positions import places
+from vatt.models.precision import single_precision
 from vatt.models.tokenizers import PatchTokenizer
 from vatt.structures import Patches
 
@@ -73,9 +73,8 @@ class SpectrogramTokenizer(PatchTokenizer):
         """
         frames = math.ceil(wave.shape[1] / self.hop)
         padded = torch.nn.functional.pad(wave, (0, (frames - 1) * self.hop + self.window_size - wave.shape[1]))
-        # Not autocast (which "meta" does not know): log(1 + 10,000 m) of a quiet sound needs single precision.
-        meta = wave.device.type == "meta"
-        with contextlib.nullcontext() if meta else torch.autocast(wave.device.type, enabled=False):
+        # Not autocast: log(1 + 10,000 m) of a quiet sound needs single precision.
+        with single_precision(wave):
             spectrum = torch.fft.rfft(padded.float().unfold(1, self.window_size, self.hop) * self.window)
             mel = torch.log(1 + 1e4 * (spectrum.abs() @ self.filters))
             low, high = mel.amin(dim=(1, 2), keepdim=True), mel.amax(dim=(1, 2), keepdim=True)

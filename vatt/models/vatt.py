@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import Projection
 from vatt.models.hub import HubModel, read_saved
+from vatt.models.precision import single_precision
 from vatt.models.selection import KeepRule, drop_token, same_keep
 from vatt.structures import ClipFormat
 
@@ -178,7 +178,7 @@ class Classifier(HubModel):
             tokens = tokens.take(keep.to(tokens.x.device).expand(b, -1))
         pooled = self.backbone.encode(self.modality, tokens).pooled
         # Scores that are ranked need all their digits.
-        with nullcontext() if pooled.is_meta else torch.autocast(pooled.device.type, enabled=False):
+        with single_precision(pooled):
             logits = self.head(pooled.to(next(self.head.parameters()).dtype))
         return {self.modality: pooled, "logits": logits, "probabilities": self.head.probabilities(logits)}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, Projection
+from vatt.models.precision import single_precision
 from vatt.models.selection import KeepRule, draw_keep
 from vatt.objectives.base import Objective
 from vatt.objectives.caching import in_micro_batches
@@ -138,7 +139,7 @@ class Contrastive(Objective):
         # Heads and losses see the batch of all processes: its negatives and its batch statistics.
         pooled = {modality: gather(x) for modality, x in pooled.items()}
         valid = {modality: gather(x) for modality, x in valid.items()}
-        with torch.autocast(pooled["video"].device.type, enabled=False):
+        with single_precision(pooled["video"]):
             z = self._project(pooled, valid)
         # What has no part in the loss has gradients of 0: with DDP, every weight must have one.
         used = [*pooled.values(), *z.values()]
@@ -164,7 +165,7 @@ class Contrastive(Objective):
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``video_va``, ``audio_va``, ``video_vt`` and ``text_vt``, the last one of each clip's first text."""
         pooled, _, _ = self._features(backbone, batch, texts=1)
-        with torch.autocast(pooled["video"].device.type, enabled=False):
+        with single_precision(pooled["video"]):
             return self.projection(pooled)
 
     def _features(

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vatt.models.precision import single_precision
+
 MAX_LOGITS = 2**21  # 8 MiB, a few times over
 
 Form = Literal["asymmetric", "symmetric"]
@@ -92,7 +94,7 @@ def mil_nce(
         raise ValueError(f"form must be asymmetric or symmetric, not {form!r}")
     if x.ndim != 2 or y.ndim != 3 or x.shape[0] != y.shape[0] or x.shape[1] != y.shape[2]:
         raise ValueError(f"x must be (B, E) and y (B, K, E), not {tuple(x.shape)} and {tuple(y.shape)}")
-    with torch.autocast(x.device.type, enabled=False):  # similarities and loss in float32
+    with single_precision(x):  # similarities and loss in float32
         b, k, _ = y.shape
         x_valid = x.new_ones(b, dtype=torch.bool) if x_valid is None else x_valid
         y_valid = x.new_ones(b, k, dtype=torch.bool) if y_valid is None else y_valid

@@ -28,8 +28,9 @@ class FrozenFeatures:
 
     Attributes:
         ids: of the N clips that could be read.
-        layers: by name, (N, V, D) float32: the AGG token behind block "1", "2", …, and the pooled feature, `FINAL`.
-        tokens: by the name of a layer, (N, V, T, D) float16, all tokens, AGG first, if they were asked for.
+        layers: by name, (N, V, D) float32: the AGG token behind block "1", "2", …, or the mean of the tokens where
+            there is none that has seen them, and the pooled feature, `FINAL`.
+        tokens: by the name of a layer, (N, V, T, D) float16, that feature and all tokens, if they were asked for.
         events: what went wrong, file by file.
     """
 
@@ -82,7 +83,7 @@ def extract(
             found.ids += [name for name, is_whole in zip(names, whole.tolist(), strict=True) if is_whole]
             ready = finish({k: x.to(target) if isinstance(x, Tensor) else x for k, x in batch.items()})
             features = backbone.encode(modality, backbone.tokenize(modality, ready[modality]), layers=True)
-            outputs = {str(i): x for i, x in enumerate(features.layers, start=1)}
+            outputs = {str(i): _pooled_first(backbone, x) for i, x in enumerate(features.layers, start=1)}
             outputs[FINAL] = torch.cat([features.pooled[:, None], features.tokens], dim=1)
             if not parts:
                 _check_memory(sum(outputs[name][0].numel() for name in tokens) * 2 * windows * len(clips), tokens)
@@ -96,6 +97,15 @@ def extract(
         (found.tokens if every else found.layers)[name] = torch.cat(x)
         x.clear()
     return found
+
+
+def _pooled_first(backbone: Backbone, x: Tensor) -> Tensor:
+    """Outputs of a block: the AGG token and the others, or the mean of these and them."""
+    encoder = backbone.encoder(backbone.modalities[0])
+    if encoder.agg and not encoder.causal:
+        return x
+    rest = x[:, 1:] if encoder.agg else x  # the start of a sequence has seen nothing
+    return torch.cat([rest.mean(dim=1, keepdim=True), rest], dim=1)
 
 
 def _check_memory(wanted: int, tokens: Collection[str]) -> None:

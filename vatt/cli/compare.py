@@ -1,0 +1,228 @@
+"""``vatt compare``: ways to pretrain, at equal computing, by the same probes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vatt.cli.commands import print_table
+from vatt.cli.demo import make_corpus, run_command
+from vatt.cli.droptoken import claim, label_by
+from vatt.errors import InputError
+
+CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
+UNTRAINED = "untrained"
+LINEAR, NEAREST, ATTENTIVE = "linear", "knn", "attentive"
+PROTOCOL = (
+    "equal operations of training; probes on the frozen video tower: training clips and test clips by their middle "
+    "window, hyper-parameters by cross-validation among training clips, last feature; "
+    "retrieval: a caption a clip, cosine"
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to pretrain, as it is built.
+
+    Attributes:
+        name: of its configuration's file.
+        config: that file.
+        gflops: operations of a clip in a training step, forwards and backwards.
+        batch: clips of a step.
+        steps: as many as its configuration says.
+        texts: whether it takes captions.
+        weights: of its video tower.
+    """
+
+    name: str
+    config: str
+    gflops: float
+    batch: int
+    steps: int
+    texts: bool
+    weights: int
+
+
+def compare(
+    configs: tuple[str, ...] = CONFIGS,
+    output: str = "runs/compare",
+    corpus: str = "runs/shapes",
+    tflops: float | None = None,
+    labels: tuple[str, ...] = ("shape", "motion"),
+    shares: tuple[float, ...] = (0.05, 0.1, 0.5),
+    seed: int = 0,
+) -> int:
+    """Pretrain in several ways on the demonstration corpus with equal operations, probe all alike, and draw it.
+
+    Each way trains for as many steps as the operations allow, with its own configuration's optimizer and batch. Probed
+    are all layers by logistic regression and by nearest neighbours, the last one by attention and with parts of the
+    labels; of an untrained tower too. A training whose probes do not beat the untrained tower is told as a collapse.
+    What is there is used again, if it was made by the same configuration.
+
+    Args:
+        configs: training configurations; the video towers should be equally large.
+        output: folder of the runs, of table.json, table.md and of the picture.
+        corpus: folder of the corpus, which is made if it is not there.
+        tflops: operations of each training, in 10^12; unless given, those of the first configuration's own steps.
+        labels: attributes of the corpus to tell apart: shape, motion, colour or speed.
+        shares: of the labels, for label efficiency.
+        seed: of the trainings, and of the probes.
+    """
+    from vatt.evaluation.report import write_report
+
+    missing = [config for config in configs if not Path(config).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no configuration at {missing[0]}; run this in the folder of the repository")
+    if len({Path(config).stem for config in configs}) < len(configs) or not configs:
+        raise InputError(f"configurations are one or more files of different names, not {', '.join(configs)}")
+    folder, data = Path(output), Path(corpus)
+    ways = [_built(config, seed) for config in configs]
+    budget = 1e12 * tflops if tflops is not None else 1e9 * ways[0].gflops * ways[0].batch * ways[0].steps
+    make_corpus(data)
+    manifests = {label: label_by(data / "manifest.jsonl", label) for label in labels}
+    found = {}
+    for way in [None, *ways]:
+        name = UNTRAINED if way is None else way.name
+        run = folder / name
+        about = _untrained(configs[-1], run, seed) if way is None else _trained(way, run, data, budget, seed)
+        found[name] = about | {"probes": _probes(run, manifests, shares, seed)}
+        if way is not None and way.texts:
+            found[name]["retrieval"] = _retrieved(run, data)
+    for name, of in found.items():
+        of["collapsed"] = name != UNTRAINED and _collapsed(of, found[UNTRAINED], labels)
+    circumstances = {"protocol": PROTOCOL, "data": str(data), "seed": seed, "configurations": list(configs)}
+    about = f"synthetic shapes, {budget / 1e12:.1f} TFLOPs each, seed {seed}"
+    page = write_report(folder / "table.json", "Ways to pretrain", {"about": about, "ways": found}, circumstances)
+    _say(found, labels, shares, about, page)
+    run_command("plot", "compare", str(folder / "table.json"), "--output", str(folder / "compare"))
+    print(f"table: {page}")
+    return 0
+
+
+def _built(config: str, seed: int) -> Way:
+    """The sizes of a configuration, and its operations, counted."""
+    from vatt.cli.training import build_pretraining
+    from vatt.objectives.flops import step_flops
+
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    cli = build_pretraining(
+        ["--config", config, f"--seed_everything={seed}", "--data.manifest=none", "--data.vocabulary=null"]
+    )
+    model, format = cli.model, cli.datamodule.format
+    gflops = step_flops(model.objective, model.backbone, format, "cpu") / 1e9
+    tower = sum(parameter.numel() for parameter in model.backbone.tower("video").parameters())
+    texts = "text" in model.backbone.modalities
+    batch = cli.datamodule.batch_size
+    return Way(Path(config).stem, config, gflops, batch, cli.trainer.max_steps, texts, tower)
+
+
+def _trained(way: Way, run: Path, data: Path, budget: float, seed: int) -> dict[str, Any]:
+    """Pretrain with so many operations, unless that was done."""
+    from vatt.evaluation.report import config_hash
+    from vatt.training.history import history_of
+
+    steps = round(budget / (1e9 * way.gflops * way.batch))
+    if steps < 1:
+        raise InputError(f"{budget / 1e12:g} TFLOPs are less than a step of {way.config}")
+    asked = {"config": Path(way.config).read_text(encoding="utf-8"), "steps": steps, "seed": seed}
+    claim(run, config_hash(asked))
+    manifest, weights = data / "manifest.jsonl", run / "model" / "training.json"
+    fit = ["pretrain", "fit", "--config", way.config, "--run.folder", str(run), "--seed_everything", str(seed)]
+    fit += ["--data.manifest", str(manifest), "--trainer.max_steps", str(steps)]
+    fit += ["--data.vocabulary", str(data / "vocabulary")] if way.texts else []
+    fit += ["--data.cache", str(data / ("cache" if way.texts else "cache_video"))]
+    fit += ["--trainer.limit_val_batches", "0"]
+    if (run / "checkpoints" / "last.ckpt").is_file():
+        fit += ["--ckpt_path", "last"]
+    run_command(*fit, makes=weights, source=manifest)
+    history = history_of(run / "model")
+    return {
+        "config": way.config, "steps": steps, "clips": steps * way.batch, "GFLOPs a clip": round(way.gflops, 4),
+        "TFLOPs": round(steps * way.batch * way.gflops / 1e3, 2), "minutes": history["minutes"],
+        "weights of the tower": way.weights,
+    }  # fmt: skip
+
+
+def _untrained(config: str, run: Path, seed: int) -> dict[str, Any]:
+    """A model with random weights."""
+    from vatt.cli.training import build_pretraining
+    from vatt.evaluation.report import config_hash
+
+    claim(run, config_hash({"config": Path(config).read_text(encoding="utf-8"), "seed": seed}))
+    if not (run / "model" / "config.json").is_file():
+        given = ["--config", config, f"--seed_everything={seed}", "--data.manifest=none", "--data.vocabulary=null"]
+        cli = build_pretraining(given)
+        cli.model.export(cli.datamodule.format).save_pretrained(run / "model")
+    return {"config": config, "steps": 0, "clips": 0, "TFLOPs": 0.0}
+
+
+def _probes(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], seed: int) -> dict[str, Any]:
+    """Top-1 in per cent by label, probe, layer and share of the labels."""
+    found: dict[str, Any] = {}
+    for label, manifest in manifests.items():
+        found[label] = {}
+        for name, options in (
+            ("layers", ["--kinds", f"[{LINEAR},{NEAREST}]", "--layers", "all"]),
+            ("tokens", ["--kinds", f"[{ATTENTIVE}]", "--steps", "500"]),
+            ("labels", ["--kinds", f"[{LINEAR}]", "--shares", f"[{','.join(map(str, shares))}]"]),
+        ):
+            report = run / f"probe_{label}_{name}.json"
+            run_command(
+                *("probe", str(manifest), "--model", str(run / "model"), "--windows", "1", "--seed", str(seed)),
+                *(*options, "--output", str(report)),
+                makes=report,
+                source=run / "model" / "config.json",
+            )
+            told = json.loads(report.read_text(encoding="utf-8"))
+            found[label] |= {key: of["top-1 (%)"] for key, of in told.items() if isinstance(of, dict) and "each" in of}
+    return found
+
+
+def _retrieved(run: Path, data: Path) -> dict[str, Any]:
+    """Text to video among the test clips."""
+    stored, report = run / "embeddings", run / "retrieval.json"
+    run_command(
+        *("embed", str(data / "manifest.jsonl"), "--split", "test", "--model", str(run / "model")),
+        *("--output", str(stored), "--overwrite", "true"),
+        makes=stored / "embeddings.json",
+        source=run / "model" / "training.json",
+    )
+    run_command("retrieve", str(stored), "--output", str(report), makes=report, source=stored / "embeddings.json")
+    return json.loads(report.read_text(encoding="utf-8"))["text_to_video"]
+
+
+def _collapsed(of: dict[str, Any], untrained: dict[str, Any], labels: tuple[str, ...]) -> bool:
+    """Whether no probe finds more in it than in random weights."""
+    pairs = [(of["probes"][label], untrained["probes"][label]) for label in labels]
+    return not any(trained[_key(LINEAR)] > random[_key(LINEAR)] for trained, random in pairs)
+
+
+def _key(kind: str, layer: str = "final", share: float = 1.0) -> str:
+    return f"{kind}, layer {layer}, {100 * share:g}% of the labels"
+
+
+def _say(found: dict[str, Any], labels: tuple[str, ...], shares: tuple[float, ...], about: str, page: Path) -> None:
+    """Print the table, and add it to the page."""
+    columns = ["pretraining", "steps", "clips"]
+    for label in labels:
+        columns += [f"{label}: linear", "best layer", "nearest", "attentive", *(f"{100 * s:g}%" for s in shares)]
+    columns += ["text → video R@1"]
+    rows = []
+    for name, of in found.items():
+        row = [name + (" (collapsed)" if of["collapsed"] else ""), of["steps"], of["clips"]]
+        for label in labels:
+            probes = of["probes"][label]
+            sweep = {
+                key.split(", ")[1]: top1 for key, top1 in probes.items() if key.startswith(LINEAR) and "100%" in key
+            }
+            best = max(sweep, key=sweep.__getitem__)
+            row += [f"{probes[_key(LINEAR)]:.1f}", f"{sweep[best]:.1f} ({best})"]
+            row += [f"{probes[_key(kind)]:.1f}" for kind in (NEAREST, ATTENTIVE)]
+            row += [f"{probes[_key(LINEAR, share=share)]:.1f}" for share in shares]
+        rows.append([*row, f"{of['retrieval']['R@1']:.1f}" if "retrieval" in of else "–"])
+    print_table(f"Ways to pretrain, {about}", columns, rows)
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
+    page.write_text(page.read_text(encoding="utf-8") + "\n" + "\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""How much computing a training step is."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vatt.models.backbone import Backbone
+from vatt.objectives.base import Objective
+from vatt.structures import Batch, ClipFormat
+
+CLIPS = 4  # of the batch that is counted; masks are drawn, and are not equally large in every batch
+DRAWS = 4
+
+
+def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, device: str = "meta") -> float:
+    """Floating-point operations of one clip in a training step, forwards and backwards, whatever the objective does.
+
+    Matrix products and attention, by PyTorch's counter on tensors without content; a multiplication with the addition
+    that follows counts as two. Masks are those of a seed, the mean of some draws.
+
+    Args:
+        objective: built for the backbone.
+        backbone: as it is trained.
+        format: of a clip; of texts each has as many as the format says.
+        device: "meta" costs nothing; the contrastive objective looks at values, which only other devices have.
+    """
+    both = nn.ModuleList([objective, backbone])
+    # Weights are replaced while copying, so that on "meta" nothing of them is copied.
+    memo = {
+        id(x): nn.Parameter(x.detach().to(device, copy=True), requires_grad=x.requires_grad)
+        if isinstance(x, nn.Parameter)
+        else x.detach().to(device, copy=True)
+        for x in [*both.parameters(), *both.buffers()]
+    }
+    objective, backbone = copy.deepcopy(both, memo)
+    objective.draws, objective.watched = torch.Generator().manual_seed(0), False
+    with torch.device(device):
+        batch: Batch = {  # type: ignore[typeddict-item]
+            "id": [str(i) for i in range(CLIPS)],
+            "video": torch.zeros(CLIPS, format.num_frames, 3, format.size, format.size),
+            "video_valid": torch.ones(CLIPS, dtype=torch.bool),
+            "audio": torch.zeros(CLIPS, format.num_samples),
+            "audio_valid": torch.ones(CLIPS, dtype=torch.bool),
+            "text": torch.zeros(CLIPS, format.num_texts, format.num_words, dtype=torch.int64),
+            "text_valid": torch.ones(CLIPS, format.num_texts, dtype=torch.bool),
+            "events": [],
+        }
+    # Fused attention is not counted on every device; two batched products are.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for _ in range(DRAWS):
+            objective(backbone, batch)["loss"].backward()
+    return counter.get_total_flops() / DRAWS / CLIPS

@@ -49,7 +49,8 @@ MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_bas
 SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
 TOTO = {"base": 119.5, "large": 276.8, "1b": 1147}
 ALONE = {  # what objectives on video alone tell
-    "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_autoregressive": {"first_frame", "later_frames"},
+    "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_scenes": {"loss"},
+    "demo_autoregressive": {"first_frame", "later_frames"},
 }  # fmt: skip
 SIZES = {"small": 20_816_472, "base": 87_907_416, "medium": 154_958_424, "large": 306_113_112, "xlarge": 534_617_688}
 

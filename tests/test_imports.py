@@ -19,7 +19,15 @@ MAY_IMPORT = {
     "models": {"models"} | EVERYONE,
     "models/encoding": {"models", "datasets"} | EVERYONE,  # VATT.encode_video("clip.mp4"), imported when it is used
     "objectives": {"objectives", "models"} | EVERYONE,
-    "training": {"training", "objectives", "models", "evaluation.metrics", "evaluation.classification"} | EVERYONE,
+    "training": {
+        "training",
+        "objectives",
+        "models",
+        "evaluation.metrics",
+        "evaluation.classification",
+        "evaluation.tracking",
+    }
+    | EVERYONE,
     "retrieval": {"retrieval", "models", "datasets"} | EVERYONE,
     "evaluation": {"evaluation", "retrieval.store"} | EVERYONE,
     "cli": {"cli", "datasets", "models", "objectives", "training", "retrieval", "evaluation"} | EVERYONE,

@@ -39,6 +39,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, comparisons"),
     "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
     "compare": ("vatt.cli.compare:compare", (), "pretrain in several ways with equal computing, and compare them"),
+    "scenes": ("vatt.cli.scenes:scenes", ("output",), "write scenes whose depth, camera, points and boxes are known"),
+    "readout": (
+        "vatt.cli.scenes:readout",
+        ("manifest",),
+        "train readouts of depth, camera, points and boxes",
+    ),
     "doctor": ("vatt.cli.doctor:doctor", (), "look at this installation, and say what to do about what is missing"),
     "demo": ("vatt.cli.demo:demo", (), "all of the above, on a corpus made on the spot"),
 }

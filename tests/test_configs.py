@@ -43,7 +43,7 @@ PAPER = {
     "pretrain_lbs.yaml": 410_615_340,
     "pretrain_agnostic_medium.yaml": 161_283_072,
 }
-VJEPA = {"large": 304_000_000, "huge": 632_000_000, "huge_384": 632_000_000}
+VJEPA = {"vjepa_large": 304e6, "vjepa_huge": 632e6, "vjepa_huge_384": 632e6, "vjepa2_large": 304e6}
 # Of the sheets of sizes: encoders without what a pretraining adds, in millions.
 MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_base": 86.2}
 SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
@@ -113,7 +113,7 @@ def test_the_papers_experiments_are_built_without_memory(name: str, needs: list[
 def test_v_jepas_experiments_are_built_without_memory(size: str, needs: list[str], tmp_path: Path) -> None:
     """ViT-L has 304 million parameters and ViT-H 632, the predictor 22."""
     with torch.device("meta"):
-        cli = build("--config", str(CONFIGS / f"pretrain_vjepa_{size}.yaml"), needs[0], f"--run.folder={tmp_path}")
+        cli = build("--config", str(CONFIGS / f"pretrain_{size}.yaml"), needs[0], f"--run.folder={tmp_path}")
     check_fit(cli.model.backbone, cli.datamodule.format, None)
     assert cli.trainer.max_steps == 90_000
     parameters = sum(p.numel() for p in cli.model.backbone.parameters())
@@ -223,7 +223,7 @@ def test_the_papers_sizes(size: str, parameters: int) -> None:
 def test_every_backbone_is_built(path: Path) -> None:
     with torch.device("meta"):
         backbone = from_config(load(path))
-    of_video = path.name.startswith(("vit_", "4ds_", "videomae_", "causal_"))
+    of_video = path.name.startswith(("vit", "4ds_", "videomae_", "causal_"))
     alone = "audio" if path.name == "sounds.yaml" else "video" if of_video else None
     assert backbone.modalities == ((alone,) if alone else ("video", "audio", "text"))
 

@@ -248,3 +248,26 @@ def test_a_predictor_knows_masks_apart() -> None:
     first, second = (predictor(context, places, hidden, k) for k in (0, 1))
     assert first.shape == (2, 2, 24)
     assert not torch.allclose(first, second)
+
+
+def test_positions_that_turn_take_the_place_of_those_that_are_added() -> None:
+    """V-JEPA 2: what is predicted depends on where it is asked for, by nothing but the angles."""
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(24, (2, 4, 4), patch=(2, 16, 16), positions="none")
+    backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, agg=False, rotary="space")})
+    objective = FeaturePrediction(inner=24, depth=1, heads=2, rotary=True)
+    objective.build(backbone)
+    assert objective.predictor.positions is None
+    # Tokens that begin as zeros, and weights that begin as nearly that, look at everything alike.
+    for weight in (objective.predictor.mask_tokens, objective.predictor.transformer.blocks[0].attention.qkv.weight):
+        torch.nn.init.normal_(weight)
+    video = torch.randn(2, 4, 3, 64, 64)
+    tokens = backbone.tokenize("video", video)
+    context = tokens.take(torch.arange(8).expand(2, -1))
+    seen = backbone.encode("video", context).tokens
+    here, there = (tokens.position[:, [at]] for at in (20, 31))
+    one, other = (objective.predictor(seen, context.position, at, 0) for at in (here, there))
+    assert not torch.allclose(one, other, atol=1e-5)
+    losses = objective(backbone, {"video": video, "video_valid": torch.ones(2, dtype=torch.bool)})
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()

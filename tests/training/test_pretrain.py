@@ -4,6 +4,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.training.runs import logged, train
 from vatt.datasets.text import WordVocabulary
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import Contrastive
+from vatt.training.optim import Optimization
 from vatt.training.pretrain import ConfigMismatch, PretrainModule, check_fit
 
 
@@ -149,3 +151,16 @@ def test_it_goes_on_with_another_number_of_processes(corpus: Path, tmp_path: Pat
     assert states[0]["state"].keys() == states[1]["state"].keys()
     for number, state in states[0]["state"].items():
         torch.testing.assert_close(states[1]["state"][number]["exp_avg"], state["exp_avg"], rtol=1e-2, atol=1e-3)
+
+
+def test_backbone_and_objective_are_clipped_apart_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = PretrainModule(tiny_backbone(), Contrastive(SMALL_HEAD), Optimization(warmup_steps=3, clip_each=1.0))
+    monkeypatch.setattr(module, "clip_gradients", lambda *_, **__: None)  # the trainer's own
+    for step, clipped in ((2, False), (3, True)):
+        module._trainer = SimpleNamespace(global_step=step)  # type: ignore[assignment]
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        module.configure_gradient_clipping(None)  # type: ignore[arg-type]
+        for part in (module.backbone, module.objective):
+            norm = torch.cat([p.grad.flatten() for p in part.parameters()]).norm().item()
+            assert (norm == pytest.approx(1.0, rel=1e-3)) == clipped

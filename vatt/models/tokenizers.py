@@ -109,6 +109,7 @@ class VideoTokenizer(PatchTokenizer):
         dropout: on the embedded tokens.
         scale: what pixels are multiplied by; see `AudioTokenizer`.
         pre_projection, position_norm, positions: see `PatchTokenizer`.
+        init_std: see `vatt.models.transformer.Transformer`.
     """
 
     def __init__(
@@ -121,10 +122,13 @@ class VideoTokenizer(PatchTokenizer):
         pre_projection: bool = False,
         position_norm: bool = True,
         positions: PositionKind = "learned",
+        init_std: float | None = None,
     ) -> None:
         size = 3 * patch[0] * patch[1] * patch[2]
         super().__init__(width, grid, size, dropout, scale, pre_projection, position_norm, positions)
         self.patch = tuple(patch)
+        if init_std is not None:
+            nn.init.trunc_normal_(self.project.weight, std=init_std)
 
     def patchify(self, raw: Tensor) -> Patches:
         """Cut video (B, T, 3, H, W) into patches; inside a patch the order is time, row, column, channel.

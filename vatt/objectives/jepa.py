@@ -18,6 +18,8 @@ from vatt.objectives.distributed import own_part, world_size
 from vatt.objectives.health import effective_rank, spread
 from vatt.structures import Batch
 
+INIT_STD = 0.02
+
 
 class FeaturePrediction(Objective):
     """L = mean over masks of |P(E(seen), hidden) - LN(E'(all))[hidden]|, E' a moving average of the encoder E.
@@ -29,6 +31,8 @@ class FeaturePrediction(Objective):
         masks: one or more; each has its own mask token, and a pass through encoder and predictor.
         truncate: see `vatt.models.blocks.draw_blocks`.
         inner, depth, heads: of the `Predictor`.
+        rotary: the predictor's positions turn queries and keys, as V-JEPA 2 has them, in place of sines and cosines
+            that are added; goes with a tower of `Transformer(rotary="space")` and ``positions: none``.
         momentum: of the moving average in the beginning, and what it would be in the end of the schedule, which grows
             linearly.
         schedule_length: the length of that schedule, in trainings: the released code's is 1.25, whose end is never
@@ -42,6 +46,7 @@ class FeaturePrediction(Objective):
         inner: int = 384,
         depth: int = 12,
         heads: int = 16,
+        rotary: bool = False,
         momentum: tuple[float, float] = (0.998, 1.0),
         schedule_length: float = 1.25,
     ) -> None:
@@ -51,13 +56,15 @@ class FeaturePrediction(Objective):
         if not 0 <= momentum[0] <= momentum[1] <= 1 or schedule_length < 1:
             raise ValueError(f"momentum grows within [0, 1] over 1 or more trainings: {momentum}, {schedule_length}")
         self.masks, self.truncate = tuple(masks), truncate
-        self.sizes = {"inner": inner, "depth": depth, "heads": heads}
+        places = {"positions": "none", "rotary": "space"} if rotary else {"positions": "fixed"}
+        self.sizes = {"inner": inner, "depth": depth, "heads": heads, "init_std": INIT_STD, **places}
         self.momentum, self.schedule_length = momentum, schedule_length
 
     def build(self, backbone: Backbone) -> None:
         if "video" not in backbone.modalities or backbone.encoder("video").agg:
             raise ValueError("feature prediction takes a video tower without an AGG token: Transformer(agg=False)")
-        self.predictor = Predictor(backbone.encoder("video").out_width, masks=len(self.masks), **self.sizes)
+        how = {"masks": len(self.masks), "grid": backbone.tokenizers["video"].grid, **self.sizes}
+        self.predictor = Predictor(backbone.encoder("video").out_width, **how)
         self.target = copy.deepcopy(backbone.tower("video")).requires_grad_(False)
 
     def head(self) -> NoProjection:

@@ -38,6 +38,8 @@ class Optimization:
             None leaves it as it is.
         schedule_length: lengths of training for which cosines are made; those of V-JEPA are made for 1.25, and the end
             of them is never reached.
+        clip_each: largest norm of the backbone's gradient, and of that of the objective's own layers, each by itself
+            and once the warm-up is over, as V-JEPA has it; beside ``trainer.gradient_clip_val``, which is of both.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -53,6 +55,7 @@ class Optimization:
     first_lr: float | None = None
     final_weight_decay: float | None = None
     schedule_length: float = 1.0
+    clip_each: float | None = None
 
     def __post_init__(self) -> None:
         if self.schedule_length < 1:

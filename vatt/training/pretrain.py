@@ -13,6 +13,7 @@ from vatt.models.backbone import Backbone, grid_of
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.vatt import VATT
 from vatt.objectives.base import Objective
+from vatt.objectives.flops import step_flops
 from vatt.structures import MODALITIES, Batch, ClipFormat
 from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_shapes
@@ -85,6 +86,8 @@ class PretrainModule(TrainingModule):
         data = self.trainer.datamodule
         if data is None:
             return None
+        if not self.objective.compares_clips:  # contrasts look at values, which tensors without content do not have
+            return step_flops(self.objective, self.backbone, data.format) / 3
         counted = count_flops(without_weights(self.backbone), data.format, getattr(self.objective, "drop", None))
         there = ("video", "audio") if data.vocabulary is None else MODALITIES
         texts = {"text": data.format.num_texts}
@@ -100,6 +103,14 @@ class PretrainModule(TrainingModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, **of_trainer: Any) -> None:
+        """Backbone and objective apart, if ``optimization.clip_each`` says so; all together as the trainer says."""
+        how = self.optimization
+        if how.clip_each is not None and self.trainer.global_step >= how.warmup_steps:
+            for part in (self.backbone, self.objective):
+                torch.nn.utils.clip_grad_norm_(part.parameters(), how.clip_each)
+        self.clip_gradients(optimizer, **of_trainer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

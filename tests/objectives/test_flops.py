@@ -1,0 +1,61 @@
+"""Operations of a training step, counted without computing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.objectives.test_autoregressive import tower as causal
+from tests.objectives.test_masked import tower
+from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.base import Objective
+from vatt.objectives.flops import step_flops
+from vatt.objectives.jepa import FeaturePrediction
+from vatt.objectives.masked import MaskedAutoencoding
+from vatt.structures import ClipFormat
+
+FORMAT = ClipFormat(num_frames=4, size=32, sample_rate=100)
+
+
+def counted(objective: Objective, **how: str) -> float:
+    backbone = causal() if isinstance(objective, Autoregression) else tower("fixed")
+    objective.build(backbone)
+    format = ClipFormat(num_frames=2, size=16, sample_rate=100) if isinstance(objective, Autoregression) else FORMAT
+    return step_flops(objective, backbone, format, **how)
+
+
+@pytest.mark.parametrize("make", [lambda: MaskedAutoencoding(inner=12, depth=1, heads=2), Autoregression])
+def test_they_are_the_same_without_content(make) -> None:
+    assert counted(make()) == counted(make(), device="cpu") > 0
+
+
+def test_what_is_hidden_is_not_computed() -> None:
+    few, many = (counted(MaskedAutoencoding(hidden=share, inner=12, depth=1, heads=2)) for share in (0.9, 0.5))
+    assert few < many
+    predicted = counted(FeaturePrediction(inner=12, depth=1, heads=2))
+    assert predicted > many  # all places pass the target encoder, and some the encoder, twice
+
+
+def test_it_leaves_everything_as_it_was() -> None:
+    objective, backbone = MaskedAutoencoding(inner=12, depth=1, heads=2), tower()
+    objective.build(backbone)
+    before = [p.clone() for p in backbone.parameters()]
+    state = torch.get_rng_state()
+    step_flops(objective, backbone, FORMAT)
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, backbone.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert objective.draws is None
+
+
+def test_an_encoder_of_known_size_has_known_operations() -> None:
+    """Of autoregression, three times the forward pass: 2 x weights x tokens, and attention."""
+    backbone = causal()
+    objective = Autoregression()
+    objective.build(backbone)
+    tokens, width, mlp, depth, codes = 9, 24, 40, 2, 17
+    linear = depth * (4 * width * width + 3 * width * mlp) + width * codes
+    attention = depth * 2 * tokens * width  # queries times keys, and weights times values, for a token
+    forward = 2 * tokens * (linear + attention)
+    found = step_flops(objective, backbone, ClipFormat(num_frames=2, size=16, sample_rate=100))
+    nearest = 2 * 8 * 192 * 16  # of the codebook: patches times centres
+    assert found == pytest.approx(3 * forward + nearest, rel=1e-6)

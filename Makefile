@@ -7,6 +7,7 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 OUTPUT ?= runs/$(notdir $(basename $(CONFIG)))
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo demo-agnostic test test-fast lint format clean
 
@@ -17,10 +18,10 @@ demo-agnostic:
 	$(MAKE) demo CONFIG=configs/demo_agnostic.yaml
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

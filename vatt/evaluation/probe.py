@@ -44,6 +44,7 @@ def fit_and_score(
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError('probes need scikit-learn: pip install "vatt[probes]"') from error
     if kind not in KINDS:
@@ -60,7 +61,9 @@ def fit_and_score(
         choices = {f"{type(last).__name__.lower()}__C": STRENGTHS}
     if counts.max() >= 3:
         folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # a class of fewer than three clips is in some of the parts alone
+        # Matrices are small: several threads would wait for each other, beside other work for minutes.
+        with threadpool_limits(1), warnings.catch_warnings():
+            # A class of fewer than three clips is in some of the parts alone.
             warnings.filterwarnings("ignore", "The least populated class")
             search = GridSearchCV(model, choices, cv=folds).fit(train, target)
         model, chosen = search.best_estimator_, search.best_params_

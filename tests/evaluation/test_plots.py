@@ -47,7 +47,7 @@ def test_a_fine_tuning_is_drawn(tmp_path: Path) -> None:
     log(tmp_path, 0, "step,train/loss,val/top1\n4,3.0,\n9,2.0,60.0\n")
     plot_curves(tmp_path, tmp_path / "curves.svg")
     said = (tmp_path / "curves.svg").read_text()
-    assert all(text in said for text in ("classification", "top-1", "Validation clips"))
+    assert all(text in said for text in ("loss", "top-1", "Validation clips"))
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

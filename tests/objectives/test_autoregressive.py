@@ -14,6 +14,7 @@ from vatt.models.codes import Codebook, CodeTokenizer, DalleCodes, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.autoregressive import Autoregression
+from vatt.training.optim import Optimization, make_optimizer
 
 LLAMA = {
     "norm": "rms", "activation": "swiglu", "bias": False, "rotary": "sequence", "causal": True, "norm_eps": 1e-5,
@@ -179,3 +180,36 @@ def test_sizes_have_as_many_parameters_as_the_paper_says(width: int, depth: int,
         trunk = Transformer(width, depth, 16, mlp, **LLAMA)  # type: ignore[arg-type]
     count = sum(parameter.numel() for parameter in trunk.parameters()) + 8192 * width
     assert count / 1e6 == pytest.approx(millions, rel=0.002)
+
+
+def test_one_learning_rate_serves_all_widths() -> None:
+    """muP: what a few steps of one rate change in the logits is alike at every width; without it they change more."""
+
+    def change(width: int, mup: bool) -> float:
+        torch.manual_seed(0)
+        ratio = width / 32 if mup else 1.0
+        how = {"init_std": 0.1 * ratio**-0.5, "scaled": 4 / (width / 2)} if mup else {"init_std": 0.1}
+        tokenizer = CodeTokenizer(width, PatchCodes(16, 8), (2, 2, 2))
+        encoder = Transformer(width, 2, 2, 2 * width, **{**LLAMA, **how})  # type: ignore[arg-type]
+        backbone = Backbone({"video": tokenizer}, {"video": encoder})
+        objective = Autoregression(width_ratio=ratio)
+        objective.build(backbone)
+        optimization = Optimization(lr=2**-7, warmup_steps=0, decay="constant", width_ratio=ratio)
+        optimizer, _ = make_optimizer(torch.nn.ModuleList([backbone, objective]), optimization, 10)
+        clips = batch(8)
+
+        def logits() -> torch.Tensor:
+            with torch.no_grad():
+                said = backbone("video", clips["video"]).tokens / ratio
+                return F.linear(said, tokenizer.codes.weight)
+
+        before = logits()
+        for _ in range(4):
+            optimizer.zero_grad()
+            objective(backbone, clips)["loss"].backward()  # type: ignore[arg-type]
+            optimizer.step()
+        return (logits() - before).abs().mean().item()
+
+    narrow, wide = (change(width, True) for width in (32, 256))
+    assert wide == pytest.approx(narrow, rel=0.5)
+    assert change(256, False) > 2 * wide

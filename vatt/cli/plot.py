@@ -27,10 +27,11 @@ def plot(
     panel for each folder. similarities EMBEDDINGS …: cosines of pairs that belong together and of random pairs.
     activations MODEL MANIFEST: what the nodes of each layer do for each modality. droptoken TABLE: quality against
     operations, of the JSON file that vatt droptoken writes. compare TABLE: probes by layer and by share of the labels,
-    of the JSON file that vatt compare writes.
+    of the JSON file that vatt compare writes. scaling RUN …: losses of trainings against their operations, and the
+    power law of the best of them.
 
     Args:
-        kind: curves, tsne, similarities, activations, droptoken or compare.
+        kind: curves, tsne, similarities, activations, droptoken, compare or scaling.
         sources: what is drawn.
         output: PNG or SVG file; without a suffix both are written.
         labels: manifest with the classes of the embedded clips, for tsne.
@@ -47,6 +48,7 @@ def plot(
         "activations": lambda: _activations(sources, split, clips, output, about),
         "droptoken": lambda: _tradeoff(_one(kind, sources), output, about),
         "compare": lambda: _compared(_one(kind, sources), output, about),
+        "scaling": lambda: _scaling(sources, output, about),
     }
     if kind not in drawers:
         close = get_close_matches(kind, drawers, n=1)
@@ -184,3 +186,27 @@ def _compared(table: str, output: str, about: str) -> list[Path]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{table} is not a table of vatt compare: {error}") from error
     return plot_ways(ways, output, about or known)
+
+
+def _scaling(runs: list[str], output: str, about: str) -> list[Path]:
+    from vatt.cli.training import build_pretraining
+    from vatt.evaluation.pictures import plot_scaling
+    from vatt.evaluation.plots import read_logs
+    from vatt.evaluation.scaling import fit_power_law, frontier
+    from vatt.objectives.flops import step_flops
+
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for run in runs:
+        if not (Path(run) / "config.yaml").is_file():
+            raise FileNotFoundError(f"no config.yaml in {run}; is it the folder of a run?")
+        given = ["--config", f"{run}/config.yaml", "--data.manifest=none", "--data.vocabulary=null"]
+        cli = build_pretraining(given)
+        flops = step_flops(cli.model.objective, cli.model.backbone, cli.datamodule.format, "cpu")
+        curve = read_logs(run).get("train/loss", [])
+        if not curve:
+            raise InputError(f"{run} has logged no loss")
+        clips = cli.datamodule.batch_size
+        found[Path(run).name] = [step * clips * flops for step, _ in curve], [loss for _, loss in curve]
+    law = fit_power_law(*frontier(list(found.values())))
+    print(f"L = {law.factor:.4g} C^{law.exponent:.4f}, off by {100 * law.error:.1f} % (root mean square)")
+    return plot_scaling(found, output, about)

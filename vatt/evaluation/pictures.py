@@ -12,6 +12,7 @@ import numpy as np
 from vatt.errors import InputError
 from vatt.evaluation.plots import import_pyplot, save
 from vatt.evaluation.protocols import means
+from vatt.evaluation.scaling import fit_power_law, frontier
 from vatt.retrieval.store import Embeddings
 
 PROBED = re.compile(r"(\w+), layer (\w+), ([\d.]+)% of the labels")
@@ -211,6 +212,31 @@ def plot_ways(ways: Mapping[str, Mapping[str, Mapping[str, float]]], output: str
             axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False, fontsize=9)
     figure.suptitle(f"Linear probes on frozen video towers{about and f', {about}'}")
+    return save(figure, output)
+
+
+def plot_scaling(
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], output: str | Path, about: str = ""
+) -> list[Path]:
+    """Losses of trainings against their operations, and the power law of the best points.
+
+    Args:
+        runs: operations and losses by name.
+        output, about: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    figure, axis = pyplot.subplots(figsize=(7.5, 4.8), layout="constrained")
+    for name, (operations, losses) in runs.items():
+        axis.plot(operations, losses, label=name, linewidth=1)
+    best = frontier(list(runs.values()))
+    law = fit_power_law(*best)
+    ends = np.array([min(best[0]), max(best[0])])
+    told = f"L = {law.factor:.3g} C$^{{{law.exponent:.4f}}}$"
+    axis.plot(ends, law(ends), color="black", linestyle="--", label=told)
+    axis.set(xscale="log", yscale="log", xlabel="operations C of the training", ylabel="loss L")
+    axis.set_title(f"Loss against operations{about and f', {about}'}")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3, which="both")
     return save(figure, output)
 
 

@@ -13,7 +13,7 @@ Curve = list[tuple[int, float]]
 LOSSES = {
     "train/video_audio": "video–audio (NCE)",
     "train/video_text": "video–text (MIL-NCE)",
-    "train/loss": "classification",
+    "train/loss": "loss",
 }
 SCORES = {"val/top1": "top-1", "val/top5": "top-5", "val/mAP": "mAP", "val/AUC": "AUC"}
 

@@ -24,7 +24,7 @@ class Attention(nn.Module):
         dropout: on the attention weights.
         head_width: of each head; D / heads unless given.
         bias: on the four linear layers.
-        scaled: divide the scores by the root of the head's width; T5 does not.
+        scaled: divide the scores by the root of the head's width; T5 does not. A number is what they are multiplied by.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         head_width: int | None = None,
         bias: bool = True,
-        scaled: bool = True,
+        scaled: bool | float = True,
     ) -> None:
         super().__init__()
         if head_width is None and width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads, self.head_width, self.dropout = heads, head_width or width // heads, dropout
-        self.scale = None if scaled else 1.0
+        self.scale = None if scaled is True else float(scaled or 1.0)
         inner = heads * self.head_width
         self.qkv = nn.Linear(width, 3 * inner, bias=bias)
         self.out = nn.Linear(inner, width, bias=bias)
@@ -107,7 +107,7 @@ class Block(nn.Module):
         dropout: float = 0.0,
         head_width: int | None = None,
         bias: bool = True,
-        scaled: bool = True,
+        scaled: bool | float = True,
         norm: Norm = "layer",
         norm_eps: float = NORM_EPS,
         activation: Activation = "gelu",

@@ -63,7 +63,8 @@ class Transformer(Encoder):
         dropout: everywhere (the paper: 0.1).
         head_width: of each head; D / heads unless given.
         bias: on the linear layers of attention and MLPs.
-        scaled: divide the scores by the root of the head's width.
+        scaled: divide the scores by the root of the head's width. A number is what they are multiplied by: with muP,
+            and heads that become wider, the root of the first width over the present one.
         norm: "layer" norms everywhere; "rms" norms everywhere, as T5 has them; "mixed": RMS norm before attention and
             in the end, layer norm before the MLPs, as the released text encoder has them.
         relative: buckets and largest distance of a `RelativeBias`, which the first block owns and all blocks use;
@@ -94,7 +95,7 @@ class Transformer(Encoder):
         dropout: float = 0.0,
         head_width: int | None = None,
         bias: bool = True,
-        scaled: bool = True,
+        scaled: bool | float = True,
         norm: Norm = "layer",
         relative: tuple[int, int] | None = None,
         agg: bool = True,

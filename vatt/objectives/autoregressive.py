@@ -30,17 +30,24 @@ class Autoregression(Objective):
             one frame long, so that none sees a later frame.
         tied: the matrix that scores codes is that of their embeddings.
         target: of patches, see `vatt.objectives.pixels.pixel_targets`.
+        width_ratio: what is said is divided by it, see `vatt.training.optim.Optimization`.
 
     Attributes:
         by_token: loss of each place in the last batch, (N,), where ``watched``; the end of the sequence last.
     """
 
-    def __init__(self, predicted: Predicted = "codes", tied: bool = True, target: PixelTarget = "normalised") -> None:
+    def __init__(
+        self,
+        predicted: Predicted = "codes",
+        tied: bool = True,
+        target: PixelTarget = "normalised",
+        width_ratio: float = 1.0,
+    ) -> None:
         super().__init__()
         if predicted not in get_args(Predicted):
             raise ValueError(f"predicted are {' or '.join(get_args(Predicted))}, not {predicted!r}")
         check_target(target)
-        self.predicted, self.tied, self.target = predicted, tied, target
+        self.predicted, self.tied, self.target, self.width_ratio = predicted, tied, target, width_ratio
         self.by_token: Tensor | None = None
 
     def build(self, backbone: Backbone) -> None:
@@ -91,6 +98,7 @@ class Autoregression(Objective):
             said: (B, 1 + N, D) features, that of the start first.
             patches: (B, N, 1) codes, or (B, N, P) pixels.
         """
+        said = said / self.width_ratio
         if self.predicted == "patches":
             wanted = pixel_targets(patches, self.target)
             return (self.scores(said[:, :-1]).float() - wanted).square().mean(dim=-1)

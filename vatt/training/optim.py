@@ -40,6 +40,9 @@ class Optimization:
             of them is never reached.
         clip_each: largest norm of the backbone's gradient, and of that of the objective's own layers, each by itself
             and once the warm-up is over, as V-JEPA has it; beside ``trainer.gradient_clip_val``, which is of both.
+        width_ratio: how many times wider the model is than the one for which ``lr`` was found: muP (Yang et al. 2022,
+            "Tensor Programs V", table 8) divides the rate of the blocks' matrices by it, so that one rate serves all
+            widths. `Autoregression` and `Transformer` have its other halves.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -56,6 +59,7 @@ class Optimization:
     final_weight_decay: float | None = None
     schedule_length: float = 1.0
     clip_each: float | None = None
+    width_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         if self.schedule_length < 1:
@@ -80,18 +84,20 @@ def parameter_groups(module: nn.Module, how: Optimization) -> list[dict[str, Any
     """The trained parameters by weight decay and, with ``layer_decay``, by depth: each with its own learning rate."""
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     last = max((depth_of(name) or 0 for name, _ in module.named_parameters()), default=0) + 1
-    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in trained:
-        depth = depth_of(name)
+        depth, is_vector = depth_of(name), parameter.ndim < 2
         place = last if depth is None or how.layer_decay == 1 else depth
-        groups.setdefault((parameter.ndim < 2, place), []).append(parameter)
+        # A matrix between layers that all become wider.
+        is_hidden = how.width_ratio != 1 and not is_vector and depth not in (None, 0)
+        groups.setdefault((is_vector, place, is_hidden), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": 0.0 if is_vector else how.weight_decay,
-            "lr": how.lr * how.layer_decay ** (last - place),
+            "lr": how.lr * how.layer_decay ** (last - place) / (how.width_ratio if is_hidden else 1.0),
         }
-        for (is_vector, place), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (is_vector, place, is_hidden), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

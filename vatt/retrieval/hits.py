@@ -43,27 +43,46 @@ class Hit(NamedTuple):
 
 
 class Columns:
-    """The fields of hits, of all rows of an index, quick to take from.
+    """The fields of hits, of all rows of an index, quick to take a few from: next to a graph's search all else counts.
 
     Args:
         rows: a table with `FIELDS`.
     """
 
     def __init__(self, rows: pa.Table) -> None:
-        names = [name for name in ("id", "path", "text") if name != "text" or rows.column(name).null_count < len(rows)]
-        self._words = pa.RecordBatch.from_arrays([rows.column(name).combine_chunks() for name in names], names=names)
+        self._ids, self._paths = (_Words(rows.column(name)) for name in ("id", "path"))
+        text = rows.column("text")
+        self._texts = None if text.null_count == len(rows) else text
         self._start_s, self._end_s = (rows.column(name).to_numpy() for name in ("start_s", "end_s"))
 
     def take(self, places: np.ndarray) -> Iterator[tuple[str, str, float, float, str | None]]:
         """`FIELDS` of some rows, by their numbers."""
-        ids, paths, *texts = (column.to_pylist() for column in self._words.take(pa.array(places)).columns)
+        numbers = places.tolist()
         spans = self._start_s[places].tolist(), self._end_s[places].tolist()
-        return zip(ids, paths, *spans, texts[0] if texts else repeat(None), strict=False)
+        texts = repeat(None) if self._texts is None else self._texts.take(pa.array(numbers, pa.int64())).to_pylist()
+        return zip(self._ids.take(numbers), self._paths.take(numbers), *spans, texts, strict=False)
 
     def same_windows(self, other: Columns) -> bool:
         """Whether the rows are of the same windows, in the same order."""
-        words = [columns._words.select(["id", "path"]) for columns in (self, other)]
-        return words[0].equals(words[1]) and np.array_equal(self._start_s, other._start_s)
+        words = ((self._ids, other._ids), (self._paths, other._paths))
+        return all(a.column.equals(b.column) for a, b in words) and np.array_equal(self._start_s, other._start_s)
+
+
+class _Words:
+    """A column of words without gaps, read where it lies."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.column = column.cast(pa.large_string()).combine_chunks()
+        if isinstance(self.column, pa.ChunkedArray):  # of no rows
+            self.column = pa.array([], pa.large_string())
+        _, offsets, words = self.column.buffers()
+        self._offsets = np.frombuffer(offsets, np.int64) if len(self.column) else np.zeros(1, np.int64)
+        self._words = memoryview(words or b"")
+
+    def take(self, numbers: list[int]) -> list[str]:
+        """Some of them, by their places."""
+        offsets, words, first = self._offsets, self._words, self.column.offset
+        return [str(words[offsets[first + i] : offsets[first + i + 1]], "utf-8") for i in numbers]
 
 
 def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:

@@ -232,12 +232,16 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         IndexMismatch: NaN or infinity.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))  # not finite if one value is not
-    if not np.isfinite(lengths).all():
-        raise IndexMismatch("vectors hold NaN or infinity")
+    lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))[:, None]  # not finite if one value is not
     # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
-    lengths[np.abs(lengths - 1) < UNIT] = 1
-    return vectors / np.maximum(lengths, 1e-12)[:, None]
+    off = np.abs(lengths - 1)
+    most = off.max(initial=0.0)
+    if most < UNIT:
+        return vectors
+    if not most < np.inf:
+        raise IndexMismatch("vectors hold NaN or infinity")
+    lengths[off < UNIT] = 1
+    return vectors / np.maximum(lengths, 1e-12)
 
 
 def import_faiss() -> Any:

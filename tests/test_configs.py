@@ -47,7 +47,7 @@ VJEPA = {"vjepa_large": 304e6, "vjepa_huge": 632e6, "vjepa_huge_384": 632e6, "vj
 # Of the sheets of sizes: encoders without what a pretraining adds, in millions.
 MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_base": 86.2}
 SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
-TOTO = {"base": 119.5, "large": 276.8, "1b": 1147}
+TOTO = {"base": 119.5, "base_32": 119.5, "large": 276.8, "1b": 1147}
 ALONE = {  # what objectives on video alone tell
     "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_scenes": {"loss"},
     "demo_autoregressive": {"first_frame", "later_frames"},
@@ -149,8 +149,9 @@ def test_toto_is_built_without_memory(
     transformers = pytest.importorskip("transformers")
     codebook = transformers.FlavaImageCodebook
     monkeypatch.setattr(codebook, "from_pretrained", lambda _: codebook(transformers.FlavaImageCodebookConfig()))
+    given = [needs[0], f"--run.folder={tmp_path}", "--model.pretrained=null"]
     with torch.device("meta"):
-        cli = build("--config", str(CONFIGS / f"pretrain_toto_{size}.yaml"), needs[0], f"--run.folder={tmp_path}")
+        cli = build("--config", str(CONFIGS / f"pretrain_toto_{size}.yaml"), *given)
         losses = cli.model.objective(cli.model.backbone, {k: v.to("meta") for k, v in video_of(cli).items()})
     check_fit(cli.model.backbone, cli.datamodule.format, None)
     trained = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)

@@ -213,3 +213,28 @@ def test_one_learning_rate_serves_all_widths() -> None:
     narrow, wide = (change(width, True) for width in (32, 256))
     assert wide == pytest.approx(narrow, rel=0.5)
     assert change(256, False) > 2 * wide
+
+
+def test_some_clips_become_sequences_of_images() -> None:
+    """Frames of any clip, that begin with a token of their own; what is drawn is the same for the same numbers."""
+    backbone, objective = tower(), Autoregression(images=0.5)
+    objective.build(backbone)
+    video = torch.arange(8 * 2).view(8, 2, 1, 1, 1).float().expand(-1, -1, 3, 16, 16) / 16 - 0.5
+    valid = torch.tensor([True] * 7 + [False])
+    drawn = []
+    for _ in range(2):
+        objective.draws = torch.Generator().manual_seed(0)
+        drawn.append(objective.with_images(video, valid))
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    mixed, is_image = drawn[0]
+    assert int(is_image.sum()) in (3, 4)  # half, unless the one without a picture is of them
+    assert not is_image[7]
+    assert torch.equal(mixed[~is_image], video[~is_image])
+    known = set(video[valid].flatten(0, 1)[:, 0, 0, 0].tolist())
+    assert set(mixed[is_image].flatten(0, 1)[:, 0, 0, 0].tolist()) <= known
+    losses = objective(backbone, {"video": video, "video_valid": valid})  # type: ignore[typeddict-item]
+    losses["loss"].backward()
+    assert objective.image_start.grad.abs().sum() > 0
+    assert backbone.agg["video"].grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        Autoregression(images=2)

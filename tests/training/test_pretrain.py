@@ -164,3 +164,15 @@ def test_backbone_and_objective_are_clipped_apart_after_the_warm_up(monkeypatch:
         for part in (module.backbone, module.objective):
             norm = torch.cat([p.grad.flatten() for p in part.parameters()]).norm().item()
             assert (norm == pytest.approx(1.0, rel=1e-3)) == clipped
+
+
+def test_a_training_can_begin_with_a_model(tmp_path: Path) -> None:
+    first = PretrainModule(tiny_backbone(), Contrastive(SMALL_HEAD))
+    first.export(TINY).save_pretrained(tmp_path / "model")
+    torch.manual_seed(1)
+    second = PretrainModule(tiny_backbone(), Contrastive(SMALL_HEAD), pretrained=str(tmp_path / "model"))
+    for name, value in first.backbone.state_dict().items():
+        assert torch.equal(second.backbone.state_dict()[name], value), name
+    other = tiny_backbone().tower("video")
+    with pytest.raises(ConfigMismatch, match="is of another model"):
+        PretrainModule(other, Contrastive(SMALL_HEAD), pretrained=str(tmp_path / "model"))

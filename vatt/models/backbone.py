@@ -97,7 +97,9 @@ class Backbone(Part):
         """Raw signal to tokens: video (B, T, 3, H, W), audio (B, S) or text (B, L)."""
         return self.tokenizers[modality](raw)
 
-    def encode(self, modality: str, tokens: Tokens, causal: bool = False, layers: bool = False) -> Features:
+    def encode(
+        self, modality: str, tokens: Tokens, causal: bool = False, layers: bool = False, start: Tensor | None = None
+    ) -> Features:
         """Tokens, all or a part of them, to features.
 
         Args:
@@ -105,12 +107,14 @@ class Backbone(Part):
             tokens: x (B, N, D).
             causal: see `Transformer.forward`; the AGG token comes first and then sees nothing but itself.
             layers: fill `Features.layers`.
+            start: (B, D) in place of the AGG token, for sequences that begin in several ways.
         """
         encoder, x, valid = self.encoder(modality), tokens.x, tokens.valid
         if encoder.agg:
             clips = x.shape[0]  # not len(x), which would fix the batch of a graph that is exported
-            agg = self.tokenizers[modality].embed_agg(self.agg[modality], clips).to(x.dtype)
-            x = torch.cat([agg, x], dim=1)
+            own = start is None
+            agg = self.tokenizers[modality].embed_agg(self.agg[modality], clips) if own else start.unsqueeze(1)
+            x = torch.cat([agg.to(x.dtype), x], dim=1)
             valid = None if valid is None else torch.cat([valid.new_ones(clips, 1), valid], dim=1)
         x, outputs = encoder(x, valid, causal, layers, tokens.position)
         if modality in self.post_projections:

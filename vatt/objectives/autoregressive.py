@@ -31,6 +31,8 @@ class Autoregression(Objective):
         tied: the matrix that scores codes is that of their embeddings.
         target: of patches, see `vatt.objectives.pixels.pixel_targets`.
         width_ratio: what is said is divided by it, see `vatt.training.optim.Optimization`.
+        images: share of a batch's clips that become sequences of images, which begin with a token of their own: each
+            frame is one of any clip of the batch (of this process). Pictures in the data stand for themselves so.
 
     Attributes:
         by_token: loss of each place in the last batch, (N,), where ``watched``; the end of the sequence last.
@@ -42,13 +44,16 @@ class Autoregression(Objective):
         tied: bool = True,
         target: PixelTarget = "normalised",
         width_ratio: float = 1.0,
+        images: float = 0.0,
     ) -> None:
         super().__init__()
         if predicted not in get_args(Predicted):
             raise ValueError(f"predicted are {' or '.join(get_args(Predicted))}, not {predicted!r}")
         check_target(target)
         self.predicted, self.tied, self.target, self.width_ratio = predicted, tied, target, width_ratio
-        self.by_token: Tensor | None = None
+        if not 0 <= images <= 1:
+            raise ValueError(f"images is a share of the clips from 0 to 1, not {images}")
+        self.images, self.by_token = images, None
 
     def build(self, backbone: Backbone) -> None:
         encoder = backbone.encoder("video") if "video" in backbone.modalities else None
@@ -67,6 +72,7 @@ class Autoregression(Objective):
             self.scores = nn.Linear(encoder.out_width, tokenizer.project.in_features)
         if self.scores is not None:
             nn.init.normal_(self.scores.weight, std=0.02)
+        self.image_start = nn.Parameter(torch.randn(tokenizer.agg_width) * 0.02) if self.images else None
 
     def head(self) -> NoProjection:
         return NoProjection()
@@ -74,10 +80,13 @@ class Autoregression(Objective):
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``loss``, that of the ``first_frame`` and of the ``later_frames``, and how many ``tokens`` were encoded."""
         video, valid = batch["video"], batch["video_valid"]
-        tokenizer = backbone.tokenizers["video"]
+        tokenizer, start = backbone.tokenizers["video"], None
+        if self.image_start is not None:
+            video, is_image = self.with_images(video, valid)
+            start = torch.where(is_image.unsqueeze(1), self.image_start, backbone.agg["video"])
         patches = tokenizer.patchify(video)
         tokens = Tokens(tokenizer.embed(patches), patches.position, patches.valid, patches.grid)
-        features = backbone.encode("video", tokens)
+        features = backbone.encode("video", tokens, start=start)
         said = torch.cat([features.agg.unsqueeze(1), features.tokens], dim=1)  # of the next one
         errors = self.errors(backbone, said, patches.x)
         weight = valid.to(errors.dtype) / valid.sum().clamp(min=1)
@@ -90,6 +99,21 @@ class Autoregression(Objective):
         if patches.grid[0] > 1:
             named["later_frames"] = by_token[frame:all_frames].mean()
         return {"loss": by_token.mean(), **named, "tokens": by_token.new_tensor(patches.x.shape[:2].numel())}
+
+    @torch.no_grad()
+    def with_images(self, video: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, 3, H, W) of which some are sequences of images, and (B,) which; clips without a picture stay so."""
+        clips, frames = video.shape[:2]
+        where = torch.device("cpu") if self.draws is None else self.draws.device
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=self.draws, device=where).to(video.device)
+
+        order = draw(clips).argsort()
+        is_image = torch.zeros_like(valid).scatter(0, order[: round(self.images * clips)], True) & valid
+        clip = draw(clips, frames, clips).masked_fill(~valid, -1.0).argmax(dim=-1)
+        pictures = video[clip, (draw(clips, frames) * frames).long()]
+        return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image
 
     def errors(self, backbone: Backbone, said: Tensor, patches: Tensor) -> Tensor:
         """Loss of every place: codes (B, N + 1), patches (B, N).

@@ -11,7 +11,7 @@ from torch import Tensor
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone, grid_of
 from vatt.models.flops import count_flops, without_weights
-from vatt.models.vatt import VATT
+from vatt.models.vatt import VATT, load_model
 from vatt.objectives.base import Objective
 from vatt.objectives.flops import step_flops
 from vatt.structures import MODALITIES, Batch, ClipFormat
@@ -36,8 +36,12 @@ class PretrainModule(TrainingModule):
         backbone: tokenizers and transformers.
         objective: what is learned; see `vatt.objectives`.
         optimization: optimizer and schedule.
+        pretrained: folder of a saved or converted model, whose backbone the training begins with; None begins anew.
         seed, compute: see `vatt.training.module.TrainingModule`. What DropToken draws does not depend on the number of
             processes.
+
+    Raises:
+        ConfigMismatch: ``pretrained`` is of another backbone.
     """
 
     def __init__(
@@ -47,9 +51,14 @@ class PretrainModule(TrainingModule):
         optimization: Optimization = Optimization(),  # noqa: B008 (frozen)
         seed: int = 0,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        pretrained: str | None = None,
     ) -> None:
         super().__init__(optimization, seed, compute)
         self.backbone, self.objective = backbone, objective
+        if pretrained is not None:
+            weights = load_model(pretrained).backbone.state_dict()
+            check_shapes(weights, backbone, pretrained)
+            backbone.load_state_dict(weights)
         self.objective.build(backbone)
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 

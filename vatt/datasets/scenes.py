@@ -9,16 +9,12 @@ their own.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from vatt.datasets.drawing import draw_all
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.media.encoding import write_media
 from vatt.errors import InputError
@@ -120,14 +116,7 @@ def write_scenes(output: str | Path, plan: ScenePlan = ScenePlan(), num_workers:
         (output / name).mkdir(parents=True, exist_ok=True)
     counts = {"train": plan.num_train, "test": plan.num_test}
     jobs = [(output, split, number, plan.seed) for split, count in counts.items() for number in range(count)]
-    workers = num_workers or os.cpu_count() or 1
-    show: dict[str, Any] = {"total": len(jobs), "desc": "drawing scenes", "unit": "scene", "disable": None}
-    if workers == 1:
-        clips = [_write(job) for job in tqdm(jobs, **show)]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            clips = list(tqdm(pool.map(_write, jobs, chunksize=8), **show))
-    write_manifest(clips, manifest)
+    write_manifest(draw_all(_write, jobs, num_workers), manifest)
     stamp.write_text(json.dumps(asdict(plan)))
     return manifest
 

@@ -11,15 +11,12 @@ from __future__ import annotations
 import colorsys
 import itertools
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from vatt.datasets.drawing import draw_all
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.media.encoding import write_media
 from vatt.errors import InputError
@@ -204,14 +201,7 @@ def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None 
         return manifest
     (output / "clips").mkdir(parents=True, exist_ok=True)
     jobs = [(output, *clip, plan.seed) for clip in plan.clips()]
-    workers = num_workers or os.cpu_count() or 1
-    show = {"total": len(jobs), "desc": "drawing clips", "unit": "clip", "disable": None}
-    if workers == 1:
-        clips = [_make_clip(job) for job in tqdm(jobs, **show)]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            clips = list(tqdm(pool.map(_make_clip, jobs, chunksize=8), **show))
-    write_manifest(clips, manifest)
+    write_manifest(draw_all(_make_clip, jobs, num_workers), manifest)
     stamp.write_text(json.dumps(asdict(plan)))
     return manifest
 

@@ -49,12 +49,16 @@ def average_jaccard(points: Tensor, visible: Tensor, true_points: Tensor, true_v
 
 def mean_iou(boxes: Tensor, true_boxes: Tensor) -> Tensor:
     """Mean overlap over union of boxes (B, T, K, 4), left, top, right, bottom; the first frame does not count."""
-    a, b = boxes[:, 1:], true_boxes[:, 1:]
+    shared, union = overlap(boxes[:, 1:], true_boxes[:, 1:])
+    return (shared / union).mean()
+
+
+def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of boxes (…, 4), left, top, right, bottom; the union is never quite 0."""
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     shared = (high - low).clamp(min=0).prod(dim=-1)
     areas = [(x[..., 2:] - x[..., :2]).clamp(min=0).prod(dim=-1) for x in (a, b)]
-    union = areas[0] + areas[1] - shared
-    return (shared / union.clamp(min=1e-9)).mean()
+    return shared, (areas[0] + areas[1] - shared).clamp(min=1e-9)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.heads import NoProjection
 from vatt.objectives.base import Objective
-from vatt.objectives.health import effective_rank, spread
+from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
 
@@ -94,7 +94,7 @@ class Autoregression(Objective):
         by_token = (errors * weight[:, None]).sum(dim=0)
         frame, all_frames = patches.x.shape[1] // patches.grid[0], patches.x.shape[1]
         if self.watched:
-            self.by_token, self.health = by_token.detach(), self._health(features.pooled[valid])
+            self.by_token, self.health = by_token.detach(), of_vectors("feature", features.pooled[valid])
         named = {"first_frame": by_token[:frame].mean()}
         if patches.grid[0] > 1:
             named["later_frames"] = by_token[frame:all_frames].mean()
@@ -136,11 +136,3 @@ class Autoregression(Objective):
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Nothing: there is no common space."""
         return {}
-
-    @torch.no_grad()
-    def _health(self, pooled: Tensor) -> dict[str, Tensor]:
-        """Of the clips' mean features."""
-        found = {"feature_count": pooled.new_tensor(len(pooled))}
-        if len(pooled) > 1:
-            found |= {"feature_spread": spread(pooled), "feature_rank": effective_rank(pooled)}
-        return found

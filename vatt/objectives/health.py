@@ -40,3 +40,12 @@ def similarities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     own, n = (x * y).sum(dim=1), len(x)
     everyone = x.sum(dim=0) @ y.sum(dim=0)
     return own.mean(), (everyone - own.sum()) / max(n * (n - 1), 1)
+
+
+@torch.no_grad()
+def of_vectors(name: str, x: Tensor) -> dict[str, Tensor]:
+    """Of vectors (N, E), for `Objective.health`: how many, how far apart, and in how many dimensions."""
+    found = {f"{name}_count": x.new_tensor(len(x))}
+    if len(x) > 1:
+        found |= {f"{name}_spread": spread(x), f"{name}_rank": effective_rank(x)}
+    return found

@@ -15,7 +15,7 @@ from vatt.models.heads import NoProjection
 from vatt.models.predictor import Predictor
 from vatt.objectives.base import Objective
 from vatt.objectives.distributed import own_part, world_size
-from vatt.objectives.health import effective_rank, spread
+from vatt.objectives.health import of_vectors
 from vatt.structures import Batch
 
 INIT_STD = 0.02
@@ -102,7 +102,8 @@ class FeaturePrediction(Objective):
             seen += keep.numel()
         loss = torch.stack(errors).mean()
         if self.watched:
-            self.health = self._health(target[valid])
+            # Of the clips' mean targets, which become the same when the encoder collapses, however low the loss.
+            self.health = of_vectors("target", target[valid].mean(dim=1))
         named = {f"mask_{number}": error for number, error in enumerate(errors)}
         return {"loss": loss, **named, "tokens": loss.new_tensor(seen + target.shape[0] * target.shape[1])}
 
@@ -123,12 +124,3 @@ class FeaturePrediction(Objective):
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Nothing: there is no common space."""
         return {}
-
-    @torch.no_grad()
-    def _health(self, target: Tensor) -> dict[str, Tensor]:
-        """Of the clips' mean targets, which become the same when the encoder collapses, however low the loss."""
-        found = {"target_count": target.new_tensor(len(target))}
-        if len(target) > 1:
-            pooled = target.mean(dim=1)
-            found |= {"target_spread": spread(pooled), "target_rank": effective_rank(pooled)}
-        return found

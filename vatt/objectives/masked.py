@@ -12,7 +12,7 @@ from vatt.models.predictor import Predictor
 from vatt.models.selection import MaskKind, draw_masked
 from vatt.objectives.base import Objective
 from vatt.objectives.distributed import own_part, world_size
-from vatt.objectives.health import effective_rank, spread
+from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
 
@@ -93,13 +93,13 @@ class MaskedAutoencoding(Objective):
         if self.trunk_blocks == 0:
             features = backbone.encode("video", context).tokens
             if self.watched:
-                self.health = self._health(features)
+                self.health = of_vectors("feature", features.mean(dim=1))
             return self.decoder(features, context.position, places, grid=tokens.grid)
         encoder, positions = backbone.encoder("video"), backbone.tokenizers["video"].positions
         begin = len(encoder.blocks) - self.trunk_blocks
         x, _ = encoder.run(context.x, position=context.position, end=begin)
         if self.watched:
-            self.health = self._health(x)
+            self.health = of_vectors("feature", x.mean(dim=1))
         asked = self.mask_token.to(x.dtype).expand(*hidden.shape, -1)
         if positions is not None:
             asked = asked + positions(places, tokens.grid).to(x.dtype)
@@ -111,12 +111,3 @@ class MaskedAutoencoding(Objective):
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Nothing: there is no common space."""
         return {}
-
-    @torch.no_grad()
-    def _health(self, features: Tensor) -> dict[str, Tensor]:
-        """Of the clips' mean features."""
-        pooled = features.mean(dim=1)
-        found = {"feature_count": pooled.new_tensor(len(pooled))}
-        if len(pooled) > 1:
-            found |= {"feature_spread": spread(pooled), "feature_rank": effective_rank(pooled)}
-        return found

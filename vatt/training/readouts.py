@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vatt.evaluation.tracking import absolute_relative_error, average_jaccard, end_point_error, mean_iou
+from vatt.evaluation.tracking import absolute_relative_error, average_jaccard, end_point_error, mean_iou, overlap
 from vatt.models.backbone import Backbone
 from vatt.models.readouts import AttentionReadout, fourier
 
@@ -172,10 +172,7 @@ def without_looking(task: str, train: Inputs, test: Inputs) -> float:
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """(…,) of boxes (…, 4), left, top, right, bottom (Rezatofighi et al. 2019)."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    shared = (high - low).clamp(min=0).prod(dim=-1)
-    areas = [(x[..., 2:] - x[..., :2]).clamp(min=0).prod(dim=-1) for x in (a, b)]
-    union = (areas[0] + areas[1] - shared).clamp(min=1e-9)
+    shared, union = overlap(a, b)
     outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     around = outer.prod(dim=-1).clamp(min=1e-9)
     return shared / union - (around - union) / around

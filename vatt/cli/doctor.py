@@ -45,7 +45,7 @@ EXTRAS = (  # and the extra that brings it
     ("onnx", "onnx", "onnx", "vatt onnx"),
     ("onnxscript", "onnxscript", "onnx", "vatt onnx"),
     ("onnxruntime", "onnxruntime", "onnx", "vatt onnx, to compare what it writes with the model"),
-    ("tensorflow", "tensorflow-cpu", "tensorflow", "vatt convert"),
+    ("tensorflow", "tensorflow-cpu", "tensorflow", "vatt convert, of TensorFlow checkpoints"),
 )
 SLOW = ("tensorflow",)  # and noisy: is not imported to see whether it works
 READ = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")

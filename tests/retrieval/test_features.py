@@ -10,6 +10,8 @@ from tests.conftest import TINY, tiny_backbone
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
+from vatt.models.backbone import Backbone
+from vatt.models.transformer import Transformer
 from vatt.retrieval.features import FINAL, _check_memory, extract
 from vatt.structures import Clip
 
@@ -43,6 +45,27 @@ def test_features_are_those_of_the_backbone(
     torch.testing.assert_close(found.layers["1"][1, 1], features.layers[0][0, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.tokens[FINAL][1, 1, 1:].float(), features.tokens[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found.tokens["1"][1, 1].float(), features.layers[0][0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_a_token_that_has_seen_all_it_is_the_mean(video_file: Path, causal: bool) -> None:
+    """Of towers without an AGG token, and of causal ones, in which it sees nothing but itself."""
+    tower = tiny_backbone().tower("video")
+    encoder = Transformer(16, 2, 2, agg=causal, causal=causal, rotary="sequence" if causal else None)
+    tower = Backbone({"video": tower.tokenizers["video"]}, {"video": encoder}).eval()
+    clips = ClipTable([Clip(id="a", path=str(video_file))])
+    reader = ClipReader(TINY, modalities=("video",))
+    found = extract(tower, clips, reader, 1, tokens=("1", FINAL), num_workers=0, device="cpu")
+    with ExitStack() as stack:
+        start_s = (3.0 - TINY.duration_s) / 2  # the middle of three seconds
+        sample = reader.read(clips[0], reader.open(clips[0], stack), start_s, 3.0)
+    with torch.no_grad():
+        raw = sample["video"][None].float() / 127.5 - 1
+        features = tower.encode("video", tower.tokenize("video", raw), layers=True)
+    tokens = features.layers[0][:, int(causal) :]
+    torch.testing.assert_close(found.layers["1"][0, 0], tokens.mean(dim=1)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.layers[FINAL][0, 0], features.tokens.mean(dim=1)[0], rtol=1e-4, atol=1e-5)
+    assert found.tokens["1"].shape[2] == 1 + tokens.shape[1]
 
 
 def test_tokens_that_do_not_fit_into_memory_are_refused_before_anything_is_lost() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone, grid_of
@@ -96,7 +97,8 @@ class PretrainModule(TrainingModule):
         if data is None:
             return None
         if not self.objective.compares_clips:  # contrasts look at values, which tensors without content do not have
-            return step_flops(self.objective, self.backbone, data.format) / 3
+            shared = any(isinstance(parameter, DTensor) for parameter in self.parameters())  # cannot be copied
+            return None if shared else step_flops(self.objective, self.backbone, data.format) / 3
         counted = count_flops(without_weights(self.backbone), data.format, getattr(self.objective, "drop", None))
         there = ("video", "audio") if data.vocabulary is None else MODALITIES
         texts = {"text": data.format.num_texts}

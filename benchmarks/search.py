@@ -1,13 +1,13 @@
 """Our index beside FAISS itself: time to build, memory, latency and recall of every kind.
 
 Usage:
-    python benchmarks/search.py [--vectors 1000000] [--width 256]
+    python benchmarks/search.py [--vectors 1000000] [--width 256] [--keep FOLDER]
 
 Vectors lie in clusters, as those of videos do: ten thousand centres, around each of which they scatter, normalised.
 Queries are drawn in the same way. Recall is against exact search. "directly" is the same structure, called in FAISS
 with the same parameters, without rows, files and checks. Each kind is built in one process and used in another, so that
 memory is its own: what that one has more after the queries than before the index was loaded; what is mapped from files,
-and can be dropped, is told apart.
+and can be dropped, is told apart. With --keep, indexes stay, and what is there is not built again.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def work(kind: str, count: int, width: int, folder: Path) -> None:
     import pyarrow as pa
 
     faiss, queries, found = import_faiss(), draw(QUERIES, width, 2), {}
+    folder.mkdir(parents=True, exist_ok=True)
     name = ("video", "video_text")
     vectors = draw(count, width, 1)
     rows = pa.table(
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--kinds", nargs="+", default=["flat", "hnsw", "ivfpq"])
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--do", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.do:
@@ -131,14 +133,18 @@ def main() -> None:
     about = f"{given.vectors:,} vectors of {given.width} dimensions, {os.cpu_count()} cores"
     print(f"{about}, FAISS {import_faiss().__version__}, {QUERIES} queries, {K} answers each")
     print(f"auto takes {choose(given.vectors)}\n\n| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(given.keep or temporary)
         for kind in given.kinds:
-            found = {}
-            for step in ("build", "use"):
+            known = Path(folder, f"{kind}.json")
+            found = json.loads(known.read_text()) if known.is_file() else {}
+            for step in ("use",) if found else ("build", "use"):
                 command = [sys.executable, __file__, "--vectors", str(given.vectors), "--width", str(given.width)]
                 command += ["--do", step, kind, folder]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found |= json.loads(done.stdout.splitlines()[-1])
+                if step == "build":
+                    known.write_text(json.dumps(found))
             over = found["ours p50"] / found["directly p50"] - 1
             print(
                 f"| {kind} | {found['build_s']:.0f} | {found['load_s']:.2f} | {found['MB on disk']:.0f} "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,46 +43,54 @@ class Hit(NamedTuple):
 
 
 class Columns:
-    """The fields of hits, of all rows of an index, quick to take a few from: next to a graph's search all else counts.
+    """The fields of hits, of all rows of an index, read where they lie.
+
+    Next to a graph's search all else counts, and after it nothing is in the processor's caches: what is short is quick.
 
     Args:
         rows: a table with `FIELDS`.
     """
 
     def __init__(self, rows: pa.Table) -> None:
-        self._ids, self._paths = (_Words(rows.column(name)) for name in ("id", "path"))
+        self._ids, self._paths = (_words(rows.column(name)) for name in ("id", "path"))
         text = rows.column("text")
         self._texts = None if text.null_count == len(rows) else text
-        self._start_s, self._end_s = (rows.column(name).to_numpy() for name in ("start_s", "end_s"))
+        self._spans = tuple(np.ascontiguousarray(rows.column(name).to_numpy()) for name in ("start_s", "end_s"))
+        self._start_s, self._end_s = map(memoryview, self._spans)
 
-    def take(self, places: np.ndarray) -> Iterator[tuple[str, str, float, float, str | None]]:
-        """`FIELDS` of some rows, by their numbers."""
-        numbers = places.tolist()
-        spans = self._start_s[places].tolist(), self._end_s[places].tolist()
-        texts = repeat(None) if self._texts is None else self._texts.take(pa.array(numbers, pa.int64())).to_pylist()
-        return zip(self._ids.take(numbers), self._paths.take(numbers), *spans, texts, strict=False)
+    def hit(self, rank: int, score: float, number: int) -> Hit:
+        """A row as an answer."""
+        (_, at, ids), (_, there, paths), after = self._ids, self._paths, number + 1
+        return Hit(
+            rank,
+            score,
+            str(ids[at[number] : at[after]], "utf-8"),
+            str(paths[there[number] : there[after]], "utf-8"),
+            self._start_s[number],
+            self._end_s[number],
+            None if self._texts is None else self._texts[number].as_py(),
+        )
 
     def same_windows(self, other: Columns) -> bool:
         """Whether the rows are of the same windows, in the same order."""
         words = ((self._ids, other._ids), (self._paths, other._paths))
-        return all(a.column.equals(b.column) for a, b in words) and np.array_equal(self._start_s, other._start_s)
+        return all(a.column.equals(b.column) for a, b in words) and np.array_equal(self._spans[0], other._spans[0])
 
 
-class _Words:
-    """A column of words without gaps, read where it lies."""
+class _Words(NamedTuple):
+    """A column of words without gaps: where each begins, and all of them."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.column = column.cast(pa.large_string()).combine_chunks()
-        if isinstance(self.column, pa.ChunkedArray):  # of no rows
-            self.column = pa.array([], pa.large_string())
-        _, offsets, words = self.column.buffers()
-        self._offsets = np.frombuffer(offsets, np.int64) if len(self.column) else np.zeros(1, np.int64)
-        self._words = memoryview(words or b"")
+    column: pa.Array
+    offsets: memoryview
+    words: memoryview
 
-    def take(self, numbers: list[int]) -> list[str]:
-        """Some of them, by their places."""
-        offsets, words, first = self._offsets, self._words, self.column.offset
-        return [str(words[offsets[first + i] : offsets[first + i + 1]], "utf-8") for i in numbers]
+
+def _words(column: pa.ChunkedArray) -> _Words:
+    whole = pa.concat_arrays([pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks])
+    _, offsets, words = whole.buffers()
+    return _Words(
+        whole, memoryview(np.frombuffer(offsets or bytes(8), np.int64)[whole.offset :]), memoryview(words or b"")
+    )
 
 
 def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:
@@ -99,18 +107,17 @@ def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, di
         columns: of all rows.
         scores, places: (C,) best first; places are numbers of rows, or -1 where there are no more.
     """
-    most = np.count_nonzero(places >= 0)
-    places = places[: most if distinct else min(k, most)]
-    rows = zip(scores.tolist(), columns.take(places), strict=False)
+    found = zip(scores.tolist(), places.tolist(), strict=True)
     if not distinct:
-        return [Hit(rank, score, *row) for rank, (score, row) in enumerate(rows, start=1)]
+        hit, ranked = columns.hit, enumerate(islice(found, k), start=1)
+        return [hit(rank, score, number) for rank, (score, number) in ranked if number >= 0]
     hits: list[Hit] = []
-    for score, row in rows:
-        hit = Hit(len(hits) + 1, score, *row)
+    for score, number in found:
+        if number < 0 or len(hits) == k:
+            break
+        hit = columns.hit(len(hits) + 1, score, number)
         if not any(_same_moment(hit, other) for other in hits):
             hits.append(hit)
-            if len(hits) == k:
-                break
     return hits
 
 
@@ -162,9 +169,11 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
 
 def allowed_rows(rows: pa.Table, path: str | None, where: str | None) -> np.ndarray | None:
     """(N,) bool: what `matches` and `chosen` leave; None where nothing is asked."""
+    if path is None and where is None:
+        return None
     masks = [] if path is None else [matches(rows, "path", path)]
     masks += [] if where is None else [chosen(rows, where)]
-    return np.logical_and.reduce(masks) if masks else None
+    return np.logical_and.reduce(masks)
 
 
 def _is(found: Any, value: str) -> bool:

@@ -201,8 +201,8 @@ class Index:
         part = self._part(model, modality, space, k)
         allowed, count = allowed_rows(part.rows, path, where), k
         while True:
-            scores, places = part.search(vectors, min(count, part.total), allowed)
-            answers = [hits_of(part.columns, *found, k, distinct) for found in zip(scores, places, strict=True)]
+            found = part.search(vectors, min(count, part.total), allowed)
+            answers = [hits_of(part.columns, *each, k, distinct) for each in zip(*found, strict=True)]
             if not distinct or count >= part.total or all(len(hits) >= k for hits in answers):
                 return answers
             count *= 4

@@ -47,6 +47,8 @@ class Vectors:
         kept: (N,) bool; False for what was removed.
         columns: what hits tell of all rows.
         kind: how they are searched.
+        width: E.
+        total: N, removed ones included.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Vectors:
         self.columns = Columns(self.rows)
         self._flat, self._fast, self._mapped = flat, fast, mapped
         self._known: dict[int, Any] = {}  # parameters of searches among all, by the number of answers
-        self._refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" else None
+        refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" else None
+        self._searched = {"flat": flat, "hnsw": fast, "ivfpq": refined}[kind]
+        self.width, self.total = flat.d, flat.ntotal
 
     @classmethod
     def build(cls, vectors: np.ndarray, rows: pa.Table, kind: Kind | Literal["auto"] = "auto") -> Vectors:
@@ -88,15 +92,6 @@ class Vectors:
         self.kept &= mask
         self._count = int(self.kept.sum())
 
-    @property
-    def width(self) -> int:
-        return self._flat.d
-
-    @property
-    def total(self) -> int:
-        """Vectors, removed ones included."""
-        return self._flat.ntotal
-
     def exact(self, places: np.ndarray | None = None) -> np.ndarray:
         """Vectors (N, E) of length 1: all, removed ones included, or those of some rows."""
         return self._flat.reconstruct_n(0, self.total) if places is None else self._flat.reconstruct_batch(places)
@@ -112,27 +107,24 @@ class Vectors:
         Raises:
             IndexMismatch: vectors of another width, or not finite.
         """
-        faiss = import_faiss()
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise IndexMismatch(f"queries must be (Q, {self.width}), not {vectors.shape}")
         vectors = unit(vectors)
-        chosen = None
-        if allowed is not None or self._count < self.total:
-            mask = self.kept if allowed is None else self.kept & allowed
-            chosen = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-            if mask.sum() < FEW * len(mask):
-                return self._flat.search(vectors, k, params=faiss.SearchParameters(sel=chosen))
-        structure, how = self.directly(k, chosen)
-        return structure.search(vectors, k, params=how)
+        if allowed is None and self._count == self.total:
+            structure, how = self.directly(k)
+            return structure.search(vectors, k, params=how)
+        faiss, mask = import_faiss(), self.kept if allowed is None else self.kept & allowed
+        chosen = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        if mask.sum() < FEW * len(mask):
+            return self._flat.search(vectors, k, params=faiss.SearchParameters(sel=chosen))
+        return self._searched.search(vectors, k, params=self._parameters(k, chosen))
 
-    def directly(self, k: int, chosen: Any | None = None) -> tuple[Any, Any]:
-        """FAISS's own index, and the parameters of a search in it."""
-        structure = {"flat": self._flat, "hnsw": self._fast, "ivfpq": self._refined}[self.kind]
-        if chosen is not None:
-            return structure, self._parameters(k, chosen)
-        if k not in self._known:
-            self._known[k] = self._parameters(k, None)
-        return structure, self._known[k]
+    def directly(self, k: int) -> tuple[Any, Any]:
+        """FAISS's own index, and the parameters of a search among all of it."""
+        how = self._known.get(k)
+        if how is None:
+            how = self._known[k] = self._parameters(k, None)
+        return self._searched, how
 
     def _parameters(self, k: int, chosen: Any | None) -> Any:
         faiss = import_faiss()
@@ -232,6 +224,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         IndexMismatch: NaN or infinity.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if len(vectors) == 1:  # a query, which is to cost little
+        length = math.sqrt(np.dot(vectors[0], vectors[0]))
+        if abs(length - 1) < UNIT:
+            return vectors
+        if length < math.inf:
+            return vectors / np.float32(max(length, 1e-12))
     lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))[:, None]  # not finite if one value is not
     # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
     off = np.abs(lengths - 1)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,8 @@ from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.structures import ClipFormat
 
+hypothesis.settings.register_profile("shared", deadline=None)  # a machine that others use is slow at times
+hypothesis.settings.load_profile("shared")
 torch.set_num_threads(1)  # tensors here are too small to be shared
 
 ROOT = Path(__file__).parents[1]

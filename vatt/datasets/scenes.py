@@ -154,7 +154,11 @@ class _Texture:
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(N,) places to (N, 3)."""
-        return self.tone + np.cos(np.stack([x, y], axis=-1) @ self.waves.T + self.phases) @ self.colours
+        picture = np.repeat(self.tone[None], len(x), axis=0)
+        # One by one: threads of a matrix library would wait for each other beside other work.
+        for (along, down), phase, colour in zip(self.waves, self.phases, self.colours, strict=True):
+            picture += np.cos(along * x + down * y + phase)[:, None] * colour
+        return picture
 
 
 @dataclass(frozen=True)

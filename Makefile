@@ -7,8 +7,8 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 OUTPUT ?= runs/$(notdir $(basename $(CONFIG)))
 BIN := $(VENV)/bin
-# Tests are small: a thread each, in several processes.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# Tests are small: several threads of a matrix library would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest
 
 .PHONY: demo demo-agnostic test test-fast lint format clean
 

@@ -19,7 +19,7 @@ from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import to_float
 from vatt.errors import InputError
 from vatt.models.encoding import encode_texts, model_vocabulary
-from vatt.models.heads import HierarchicalProjection
+from vatt.models.heads import HierarchicalProjection, NoProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embedder import Embedder
 from vatt.retrieval.embeddings import embed
@@ -167,6 +167,14 @@ def test_processes_share_the_shards(manifest: Path, model_folder: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("embedded 4 of 4 clips (8 windows, 22 vectors)") == 1
     assert Embeddings(tmp_path / "one").table.equals(Embeddings(tmp_path / "two").table)
+
+
+def test_a_model_without_a_common_space_is_refused(manifest: Path, tmp_path: Path) -> None:
+    """It is the model that has no vectors: no file is called unreadable for it."""
+    VATT(tiny_backbone().tower("video"), NoProjection(), TINY).save_pretrained(tmp_path / "alone")
+    with pytest.raises(InputError, match="no common space"):
+        embed(manifest, tmp_path / "alone", tmp_path / "vectors")
+    assert not (tmp_path / "vectors").exists()
 
 
 def test_windows_can_overlap(video_file: Path, model_folder: Path, tmp_path: Path) -> None:

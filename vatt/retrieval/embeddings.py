@@ -115,6 +115,11 @@ def embed(
         raise InputError(f"one part cannot overwrite what the others write: delete {output} before")
     if not isinstance(model, VATT):
         model = VATT.from_pretrained(model)
+    if not model.projection.branches:
+        raise InputError(
+            "this model has no common space, as one that was trained on video alone: there are no vectors; "
+            "probe it (vatt probe) or fine-tune it (vatt finetune)"
+        )
     read_of = read_modalities(model, modalities)
     clips = read_manifest(source, split=split)
     read = Windows(

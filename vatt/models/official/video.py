@@ -119,9 +119,8 @@ def _vjepa2(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT, L
     }  # fmt: skip
     _plain(config, "gelu")
     width, depth, size = config["hidden_size"], config["num_hidden_layers"], config["crop_size"]
-    patch = (config["tubelet_size"], config["patch_size"], config["patch_size"])
     frames = config["frames_per_clip"]
-    grid = (frames // patch[0], size // patch[1], size // patch[2])
+    patch, grid = _cut(config, frames, size)
     how = {"agg": False, "rotary": "space", "norm_eps": config["layer_norm_eps"]}
     transformer = Transformer(
         width, depth, config["num_attention_heads"], int(width * config.get("mlp_ratio", 4.0)), **how
@@ -146,9 +145,8 @@ def _videomae(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT,
     }  # fmt: skip
     _plain(config, "gelu")
     width, depth, size = config["hidden_size"], config["num_hidden_layers"], config["image_size"]
-    patch = (config["tubelet_size"], config["patch_size"], config["patch_size"])
     frames = config["num_frames"]
-    grid = (frames // patch[0], size // patch[1], size // patch[2])
+    patch, grid = _cut(config, frames, size)
     norm = "layernorm.weight" in encoder
     heads, mlp = config["num_attention_heads"], config["intermediate_size"]
     transformer = Transformer(width, depth, heads, mlp, agg=False, norm_eps=config["layer_norm_eps"], final_norm=norm)
@@ -167,6 +165,12 @@ def _videomae(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT,
 
 def _bias(match: re.Match[str]) -> str:
     return f"attention.attention.{'query' if match[1] == 'q' else 'value'}.bias"
+
+
+def _cut(config: dict[str, Any], frames: int, size: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Patches, and their places along time, height and width."""
+    time, side = config["tubelet_size"], config["patch_size"]
+    return (time, side, side), (frames // time, size // side, size // side)
 
 
 def _plain(config: dict[str, Any], activation: str) -> None:

@@ -10,10 +10,11 @@ import yaml
 from PIL import Image
 
 from tests.conftest import ROOT
-from vatt.cli import demo as module
+from vatt.cli import steps as module
 from vatt.cli.compare import _collapsed
-from vatt.cli.demo import DemoFailed, demo
+from vatt.cli.demo import demo
 from vatt.cli.main import main
+from vatt.cli.steps import CommandFailed
 from vatt.models.vatt import VATT
 
 
@@ -77,7 +78,7 @@ def test_it_leaves_what_it_says_and_uses_it_again(
 
 def test_a_command_that_fails_ends_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CORPUS", ("--num_test", "9999"))
-    with pytest.raises(DemoFailed, match="vatt synth"):
+    with pytest.raises(CommandFailed, match="vatt synth"):
         demo(str(config), str(tmp_path / "run"), str(tmp_path / "corpus"))
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vatt.cli.main import main
+from vatt.cli.probe import _put_together
 from vatt.datasets.media.encoding import write_media
 
 
@@ -91,3 +93,44 @@ def test_what_cannot_be_probed_is_said(
     given = ["probe", str(noises), "--model", str(model_folder), "--output", str(tmp_path / "p.json")]
     assert main([*given, "--modality", "audio", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_attention_over_all_windows_at_once_and_crops(
+    noises: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens keep their order: of the windows, then of the squares."""
+    views = torch.arange(2 * 3 * 2 * 4).view(2, 6, 4, 1)  # clips, windows x squares, tokens
+    for square in range(2):
+        found = _put_together(views, 3)[:, square]
+        assert torch.equal(found, torch.cat([views[:, 2 * window + square] for window in range(3)], dim=1))
+    output = tmp_path / "probe.json"
+    given = ["probe", str(noises), "--model", str(model_folder), "--output", str(output), "--modality", "audio"]
+    options = ["--folds", "[1]", "--windows", "2", "--steps", "60", "--num_workers", "0", "--together", "true"]
+    assert main([*given, *options, "--kinds", "[attentive]"]) == 1  # one file is none
+    report = json.loads(output.read_text())
+    assert "tokens of 2 windows at once" in report["protocol"]
+    assert report["attentive, layer final, 100% of the labels"]["top-1 (%)"] > 90
+    for more, message in (
+        (["--kinds", "[linear,attentive]"], "ask for --kinds [attentive], not linear, attentive"),
+        (["--kinds", "[attentive]", "--crops", "3"], "audio has none"),
+    ):
+        assert main([*given, *options, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_three_squares_of_each_window(model_folder: Path, tmp_path: Path) -> None:
+    """Wide pictures, bright or dark."""
+    rows = []
+    for i in range(16):
+        frames = np.full((8, 32, 96, 3), (40, 220)[i % 2] + i // 2, np.uint8)
+        write_media(tmp_path / f"{i}.mp4", frames, 8)
+        split = "train" if i < 10 else "test"
+        rows.append({"path": f"{i}.mp4", "id": str(i), "label": ("dark", "bright")[i % 2], "split": split})
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    output = tmp_path / "probe.json"
+    given = ["probe", str(tmp_path / "clips.jsonl"), "--model", str(model_folder), "--output", str(output)]
+    options = ["--kinds", "[attentive]", "--windows", "2", "--crops", "3", "--together", "true", "--steps", "60"]
+    assert main([*given, *options, "--num_workers", "0"]) == 0
+    report = json.loads(output.read_text())
+    assert "so in 3 squares" in report["protocol"]
+    assert report["attentive, layer final, 100% of the labels"]["top-1 (%)"] > 90

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vatt.errors import InputError
 from vatt.models.backbone import Backbone
-from vatt.models.codes import Codebook, CodeTokenizer, DalleCodes, PatchCodes
+from vatt.models.codes import Codebook, CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.autoregressive import Autoregression
@@ -131,32 +130,6 @@ def test_the_pooled_feature_is_of_all_tokens() -> None:
     torch.testing.assert_close(features.pooled, features.tokens.mean(dim=1))
     assert features.agg.shape == (3, 24)
     torch.testing.assert_close(features.agg[0], features.agg[1])  # it saw nothing
-
-
-def test_dalle_codes_are_those_of_flava() -> None:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    codebook = DalleCodes(config={"hidden_size": 8, "vocab_size": 32})
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
-    pixels = transformers.FlavaImageProcessor().map_pixels((pictures + 1) / 2)
-    assert torch.equal(codebook(pictures), codebook.model.get_codebook_indices(pixels))
-    assert codebook(pictures).shape == (2, 4, 4)
-    assert (codebook.codes, codebook.stride) == (32, 8)
-    assert not any(parameter.requires_grad for parameter in codebook.parameters())
-
-
-def test_learned_patches_are_the_nearest() -> None:
-    torch.manual_seed(0)
-    colours = torch.rand(5, 3) * 2 - 1
-    which = torch.randint(5, (40, 4, 4))
-    pictures = colours[which].permute(0, 3, 1, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    codebook = PatchCodes(8, 8)
-    codebook.fit(pictures, generator=torch.Generator().manual_seed(0))
-    found = codebook(pictures)
-    shown = codebook.centres[found].view(40, 4, 4, 8, 8, 3).permute(0, 5, 1, 3, 2, 4).reshape(40, 3, 32, 32)
-    assert (shown - pictures).abs().max() < 1e-5
-    with pytest.raises(InputError, match="too few for 8 codes"):
-        codebook.fit(pictures[:1, :, :16, :8])
 
 
 def test_what_does_not_fit_is_refused() -> None:

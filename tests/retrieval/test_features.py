@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY, tiny_backbone
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clips import ClipReader, Views
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
@@ -16,35 +16,37 @@ from vatt.retrieval.features import FINAL, _check_memory, extract
 from vatt.structures import Clip
 
 
-@pytest.mark.parametrize(("modality", "batch_size", "num_workers"), [("video", 3, 0), ("audio", 8, 2)])
+@pytest.mark.parametrize(
+    ("modality", "crops", "batch_size", "num_workers"), [("video", 1, 3, 0), ("video", 3, 6, 0), ("audio", 1, 8, 2)]
+)
 def test_features_are_those_of_the_backbone(
-    video_file: Path, sound_file: Path, tmp_path: Path, modality: str, batch_size: int, num_workers: int
+    video_file: Path, sound_file: Path, tmp_path: Path, modality: str, crops: int, batch_size: int, num_workers: int
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     paths = {"a": str(video_file), "bad": str(tmp_path / "bad.mp4"), "b": str(video_file)}
     clips = ClipTable(Clip(id=name, path=path, start_s=float(name == "b")) for name, path in paths.items())
     tower = tiny_backbone().tower(modality).eval()
     reader = ClipReader(TINY, modalities=(modality,))
-    found = extract(
-        tower, clips, reader, 2, tokens=(FINAL, "1"), batch_size=batch_size, num_workers=num_workers, device="cpu"
-    )
+    options = {"batch_size": batch_size, "num_workers": num_workers, "device": "cpu"}
+    found = extract(tower, clips, reader, Views(2, crops), tokens=(FINAL, "1"), **options)
     assert found.ids == ["a", "b"]
     assert [event["id"] for event in found.events] == ["bad"]
     assert list(found.layers) == ["1", "2", FINAL]
-    assert all(x.shape == (2, 2, 16) for x in found.layers.values())
+    assert all(x.shape == (2, 2 * crops, 16) for x in found.layers.values())
     for name, every in found.tokens.items():
         torch.testing.assert_close(every[:, :, 0].float(), found.layers[name], rtol=1e-3, atol=1e-3)
-    # By hand: the last window of "b".
+    # By hand: the last window of "b", its last square.
     with ExitStack() as stack:
-        sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0)
+        place = 0.5 if crops == 1 else 1.0
+        sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0, place=place)
     raw = sample[modality][None]
     raw = raw.float() / 127.5 - 1 if modality == "video" else raw
     with torch.no_grad():
         features = tower.encode(modality, tower.tokenize(modality, raw), layers=True)
-    torch.testing.assert_close(found.layers[FINAL][1, 1], features.pooled[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.layers["1"][1, 1], features.layers[0][0, 0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.tokens[FINAL][1, 1, 1:].float(), features.tokens[0], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.tokens["1"][1, 1].float(), features.layers[0][0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.layers[FINAL][1, -1], features.pooled[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.layers["1"][1, -1], features.layers[0][0, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.tokens[FINAL][1, -1, 1:].float(), features.tokens[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.tokens["1"][1, -1].float(), features.layers[0][0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -55,7 +57,7 @@ def test_without_a_token_that_has_seen_all_it_is_the_mean(video_file: Path, caus
     tower = Backbone({"video": tower.tokenizers["video"]}, {"video": encoder}).eval()
     clips = ClipTable([Clip(id="a", path=str(video_file))])
     reader = ClipReader(TINY, modalities=("video",))
-    found = extract(tower, clips, reader, 1, tokens=("1", FINAL), num_workers=0, device="cpu")
+    found = extract(tower, clips, reader, Views(), tokens=("1", FINAL), num_workers=0, device="cpu")
     with ExitStack() as stack:
         start_s = (3.0 - TINY.duration_s) / 2  # the middle of three seconds
         sample = reader.read(clips[0], reader.open(clips[0], stack), start_s, 3.0)

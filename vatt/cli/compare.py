@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vatt.cli.commands import print_table
-from vatt.cli.demo import make_corpus, run_command
-from vatt.cli.droptoken import claim, label_by
+from vatt.cli.steps import Source, claim, find_source, label_by, make_corpus, run_command
 from vatt.errors import InputError
 
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
@@ -35,6 +35,8 @@ class Way:
         steps: as many as its configuration says.
         texts: whether it takes captions.
         weights: of its video tower.
+        hash: of everything that is configured.
+        tower: hash of the backbone's part of that.
     """
 
     name: str
@@ -44,30 +46,35 @@ class Way:
     steps: int
     texts: bool
     weights: int
+    hash: str
+    tower: str
 
 
 def compare(
     configs: tuple[str, ...] = CONFIGS,
     output: str = "runs/compare",
     corpus: str = "runs/shapes",
+    data: str | None = None,
     tflops: float | None = None,
     labels: tuple[str, ...] = ("shape", "motion"),
     shares: tuple[float, ...] = (0.05, 0.1, 0.5),
     seed: int = 0,
 ) -> int:
-    """Pretrain in several ways on the demonstration corpus with equal operations, probe all alike, and draw it.
+    """Pretrain in several ways with equal operations, on the demonstration corpus or data of yours, probe all alike.
 
     Each way trains for as many steps as the operations allow, with its own configuration's optimizer and batch. Probed
     are all layers by logistic regression and by nearest neighbours, the last one by attention and with parts of the
-    labels; of an untrained tower too. A training whose probes do not beat the untrained tower is told as a collapse.
-    What is there is used again, if it was made by the same configuration.
+    labels; and so is a tower as most of the ways have it, untrained. A training whose probes do not beat that is told
+    as a collapse. What is there is used again, if it was made by the same configuration.
 
     Args:
         configs: training configurations; the video towers should be equally large.
         output: folder of the runs, of table.json, table.md and of the picture.
-        corpus: folder of the corpus, which is made if it is not there.
+        corpus: folder of the demonstration corpus, which is made if it is not there.
+        data: configuration of other data to train on, as ``configs/data/grid_mouth.yaml``, in place of that.
         tflops: operations of each training, in 10^12; unless given, those of the first configuration's own steps.
-        labels: attributes of the corpus to tell apart: shape, motion, colour or speed.
+        labels: what probes tell apart: attributes of the corpus (shape, motion, colour or speed), or manifests of
+            yours with labels and splits (``.jsonl``).
         shares: of the labels, for label efficiency.
         seed: of the trainings, and of the probes.
     """
@@ -78,48 +85,67 @@ def compare(
         raise FileNotFoundError(f"no configuration at {missing[0]}; run this in the folder of the repository")
     if len({Path(config).stem for config in configs}) < len(configs) or not configs:
         raise InputError(f"configurations are one or more files of different names, not {', '.join(configs)}")
-    folder, data = Path(output), Path(corpus)
-    ways = [_built(config, seed) for config in configs]
+    folder, source = Path(output), find_source(corpus, data)
+    ways = [_built(config, source, seed) for config in configs]
     budget = 1e12 * tflops if tflops is not None else 1e9 * ways[0].gflops * ways[0].batch * ways[0].steps
-    make_corpus(data)
-    manifests = {label: label_by(data / "manifest.jsonl", label) for label in labels}
+    if data is None:
+        make_corpus(Path(corpus))
+    manifests = {_name(label): _labelled(label, source) for label in labels}
     found = {}
+    usual = Counter(way.tower for way in ways).most_common(1)[0][0]
+    random = next(way.config for way in ways if way.tower == usual)
     for way in [None, *ways]:
         name = UNTRAINED if way is None else way.name
         run = folder / name
-        about = _untrained(configs[-1], run, seed) if way is None else _trained(way, run, data, budget, seed)
+        about = _untrained(random, source, run, seed) if way is None else _trained(way, source, run, budget, seed)
         found[name] = about | {"probes": _probes(run, manifests, shares, seed)}
         if way is not None and way.texts:
-            found[name]["retrieval"] = _retrieved(run, data)
+            found[name]["retrieval"] = _retrieved(run, source.manifest)
     for name, of in found.items():
-        of["collapsed"] = name != UNTRAINED and _collapsed(of, found[UNTRAINED], labels)
-    circumstances = {"protocol": PROTOCOL, "data": str(data), "seed": seed, "configurations": list(configs)}
-    about = f"synthetic shapes, {budget / 1e12:.1f} TFLOPs each, seed {seed}"
+        of["collapsed"] = name != UNTRAINED and _collapsed(of, found[UNTRAINED], tuple(manifests))
+    circumstances = {
+        "protocol": PROTOCOL, "data": str(source.manifest), "seed": seed, "configurations": list(configs),
+    }  # fmt: skip
+    about = f"{source.name}, {budget / 1e12:.1f} TFLOPs each, seed {seed}"
     page = write_report(folder / "table.json", "Ways to pretrain", {"about": about, "ways": found}, circumstances)
-    _say(found, labels, shares, about, page)
+    _say(found, tuple(manifests), shares, about, page)
     run_command("plot", "compare", str(folder / "table.json"), "--output", str(folder / "compare"))
     print(f"table: {page}")
     return 0
 
 
-def _built(config: str, seed: int) -> Way:
+def _labelled(label: str, source: Source) -> Path:
+    """The manifest with a label."""
+    if not label.endswith(".jsonl"):
+        return label_by(source.manifest, label)
+    if not Path(label).is_file():
+        raise FileNotFoundError(f"no manifest at {label}")
+    return Path(label)
+
+
+def _name(label: str) -> str:
+    return Path(label).stem if label.endswith(".jsonl") else label
+
+
+def _built(config: str, source: Source, seed: int) -> Way:
     """The sizes of a configuration, and its operations, counted."""
     from vatt.cli.training import build_pretraining
+    from vatt.evaluation.report import config_hash
     from vatt.objectives.flops import step_flops
 
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    cli = build_pretraining(
-        ["--config", config, f"--seed_everything={seed}", "--data.manifest=none", "--data.vocabulary=null"]
-    )
+    cli = build_pretraining(["--config", config, f"--seed_everything={seed}", *source.build_options()])
     model, format = cli.model, cli.datamodule.format
     gflops = step_flops(model.objective, model.backbone, format, "cpu") / 1e9
     tower = sum(parameter.numel() for parameter in model.backbone.tower("video").parameters())
     texts = "text" in model.backbone.modalities
     batch = cli.datamodule.batch_size
-    return Way(Path(config).stem, config, gflops, batch, cli.trainer.max_steps, texts, tower)
+    says = cli.config.as_dict()
+    hashes = config_hash(says), config_hash(says["model"]["backbone"])
+    return Way(Path(config).stem, config, gflops, batch, cli.trainer.max_steps, texts, tower, *hashes)
 
 
-def _trained(way: Way, run: Path, data: Path, budget: float, seed: int) -> dict[str, Any]:
+def _trained(way: Way, source: Source, run: Path, budget: float, seed: int) -> dict[str, Any]:
     """Pretrain with so many operations, unless that was done."""
     from vatt.evaluation.report import config_hash
     from vatt.training.history import history_of
@@ -127,17 +153,13 @@ def _trained(way: Way, run: Path, data: Path, budget: float, seed: int) -> dict[
     steps = round(budget / (1e9 * way.gflops * way.batch))
     if steps < 1:
         raise InputError(f"{budget / 1e12:g} TFLOPs are less than a step of {way.config}")
-    asked = {"config": Path(way.config).read_text(encoding="utf-8"), "steps": steps, "seed": seed}
-    claim(run, config_hash(asked))
-    manifest, weights = data / "manifest.jsonl", run / "model" / "training.json"
+    claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed}))
+    weights = run / "model" / "training.json"
     fit = ["pretrain", "fit", "--config", way.config, "--run.folder", str(run), "--seed_everything", str(seed)]
-    fit += ["--data.manifest", str(manifest), "--trainer.max_steps", str(steps)]
-    fit += ["--data.vocabulary", str(data / "vocabulary")] if way.texts else []
-    fit += ["--data.cache", str(data / ("cache" if way.texts else "cache_video"))]
-    fit += ["--trainer.limit_val_batches", "0"]
+    fit += [*source.options(way.texts), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
     if (run / "checkpoints" / "last.ckpt").is_file():
         fit += ["--ckpt_path", "last"]
-    run_command(*fit, makes=weights, source=manifest)
+    run_command(*fit, makes=weights, source=source.manifest)
     history = history_of(run / "model")
     return {
         "config": way.config, "steps": steps, "clips": steps * way.batch, "GFLOPs a clip": round(way.gflops, 4),
@@ -146,15 +168,14 @@ def _trained(way: Way, run: Path, data: Path, budget: float, seed: int) -> dict[
     }  # fmt: skip
 
 
-def _untrained(config: str, run: Path, seed: int) -> dict[str, Any]:
+def _untrained(config: str, source: Source, run: Path, seed: int) -> dict[str, Any]:
     """A model with random weights."""
     from vatt.cli.training import build_pretraining
     from vatt.evaluation.report import config_hash
 
-    claim(run, config_hash({"config": Path(config).read_text(encoding="utf-8"), "seed": seed}))
+    cli = build_pretraining(["--config", config, f"--seed_everything={seed}", *source.build_options()])
+    claim(run, config_hash({"config": cli.config.as_dict(), "seed": seed}))
     if not (run / "model" / "config.json").is_file():
-        given = ["--config", config, f"--seed_everything={seed}", "--data.manifest=none", "--data.vocabulary=null"]
-        cli = build_pretraining(given)
         cli.model.export(cli.datamodule.format).save_pretrained(run / "model")
     return {"config": config, "steps": 0, "clips": 0, "TFLOPs": 0.0}
 
@@ -181,11 +202,11 @@ def _probes(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], se
     return found
 
 
-def _retrieved(run: Path, data: Path) -> dict[str, Any]:
+def _retrieved(run: Path, manifest: Path) -> dict[str, Any]:
     """Text to video among the test clips."""
     stored, report = run / "embeddings", run / "retrieval.json"
     run_command(
-        *("embed", str(data / "manifest.jsonl"), "--split", "test", "--model", str(run / "model")),
+        *("embed", str(manifest), "--split", "test", "--model", str(run / "model")),
         *("--output", str(stored), "--overwrite", "true"),
         makes=stored / "embeddings.json",
         source=run / "model" / "training.json",

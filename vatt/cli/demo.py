@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vatt.errors import VattError
+from vatt.cli.steps import make_corpus, run_command, train_and_embed
 
 QUERIES = 3
-CORPUS: tuple[str, ...] = ()  # options of vatt synth
-
-
-class DemoFailed(VattError):
-    """A command of the demonstration did not go through."""
 
 
 def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: str = "runs/shapes") -> int:
@@ -50,47 +44,6 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
         f"pictures    {pictures}/\nreport      {report}\ncurves      tensorboard --logdir {run}"
     )
     return 0
-
-
-def make_corpus(data: Path) -> None:
-    """The corpus and a vocabulary of its captions, unless they are there."""
-    manifest, vocabulary = data / "manifest.jsonl", data / "vocabulary"
-    run_command("synth", str(data), *CORPUS)
-    run_command(
-        *("vocabulary", str(manifest), "--split", "train", "--size", "512", "--output", str(vocabulary)),
-        makes=vocabulary / "vocabulary.json",
-        source=manifest,
-    )
-
-
-def train_and_embed(config: str, run: Path, data: Path, options: Sequence[str] = ()) -> None:
-    """Pretrain on the corpus and embed its test clips, unless that was done; a run that was stopped goes on."""
-    manifest, weights, embeddings = data / "manifest.jsonl", run / "model" / "training.json", run / "embeddings"
-    fit = ["pretrain", "fit", "--config", config, "--run.folder", str(run), *options]
-    fit += ["--data.manifest", str(manifest), "--data.vocabulary", str(data / "vocabulary")]
-    fit += ["--data.cache", str(data / "cache")]
-    if (run / "checkpoints" / "last.ckpt").is_file():
-        fit += ["--ckpt_path", "last"]
-    run_command(*fit, makes=weights, source=manifest)
-    run_command(
-        *("embed", str(manifest), "--split", "test", "--model", str(run / "model"), "--output", str(embeddings)),
-        *("--overwrite", "true"),
-        makes=embeddings / "embeddings.json",
-        source=weights,
-    )
-
-
-def run_command(*argv: str, makes: Path | None = None, source: Path | None = None) -> None:
-    """Run a command, unless what it makes is there and newer than what it is made from."""
-    from vatt.cli.main import main
-
-    line = shlex.join(("vatt", *argv))
-    if makes is not None and makes.is_file() and (source is None or makes.stat().st_mtime >= source.stat().st_mtime):
-        print(f"\n$ {line}\n(there already: {makes}; delete it to make it again)", flush=True)
-        return
-    print(f"\n$ {line}", flush=True)
-    if main(list(argv)) != 0:
-        raise DemoFailed(f"this command failed: {line}")
 
 
 def _questions(manifest: Path) -> Sequence[tuple[str, str]]:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from vatt.cli.commands import print_table
-from vatt.cli.demo import make_corpus, run_command, train_and_embed
+from vatt.cli.steps import claim, label_by, make_corpus, run_command, train_and_embed
 from vatt.errors import InputError
 
 SHOWN = {"text_to_video": ("R@1", "R@5"), "audio_to_video": ("R@1", "R@5")}
@@ -82,36 +82,6 @@ def droptoken(
     run_command("plot", "droptoken", str(folder / "table.json"), "--output", str(folder / "droptoken"))
     print(f"table: {page}")
     return 0
-
-
-def label_by(manifest: Path, attribute: str) -> Path:
-    """The training and test rows of the corpus with one of its attributes as labels, in a file beside it.
-
-    Raises:
-        InputError: the corpus has no such attribute.
-    """
-    labelled = manifest.with_name(f"by_{attribute}.jsonl")
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    known = sorted(name.removeprefix("x_") for name in rows[0] if name.startswith("x_"))
-    if attribute not in known:
-        raise InputError(f"the corpus has {', '.join(known)}, not {attribute!r}")
-    lines = [json.dumps(row | {"label": row[f"x_{attribute}"]}) for row in rows if row["split"] != "val"]
-    labelled.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return labelled
-
-
-def claim(run: Path, asked: str) -> None:
-    """Take a folder for a configuration, given by its hash.
-
-    Raises:
-        InputError: it has a training of another configuration.
-    """
-    stamp = run / "claim.json"
-    known = json.loads(stamp.read_text(encoding="utf-8"))["configuration"] if stamp.is_file() else None
-    if known != asked and any((run / part).exists() for part in ("model", "checkpoints")):
-        raise InputError(f"{run} has a training of another configuration: choose another --output, or delete it")
-    run.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps({"configuration": asked}), encoding="utf-8")
 
 
 def _built(config: str, options: list[str], rate: float) -> tuple[float, str]:

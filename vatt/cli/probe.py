@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vatt.cli.commands import print_table
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clips import ClipReader, Views
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.table import ClipTable
@@ -86,6 +86,8 @@ def probe(
     layers: Literal["final", "all"] | list[int] = "final",
     shares: list[float] | None = None,
     windows: int = 4,
+    crops: int = 1,
+    together: bool = False,
     steps: int = 2_000,
     batch_size: int = 32,
     num_workers: int = 2,
@@ -95,8 +97,9 @@ def probe(
     """Train small classifiers on frozen features, and test them.
 
     Training clips give the features of the window in their middle, test clips those of several windows, over which
-    probabilities are averaged (VATT, appendix A.3.2). The classifiers' hyper-parameters are chosen by cross-validation
-    among the training clips.
+    probabilities are averaged (VATT, appendix A.3.2); or an attentive probe sees the tokens of all windows of a clip at
+    once, in training too, and probabilities are averaged over squares (V-JEPA: 8 windows, 3 crops, together). The
+    classifiers' hyper-parameters are chosen by cross-validation among the training clips.
 
     Exit status: 1 if some clips could not be read (they are named), 0 otherwise.
 
@@ -113,6 +116,8 @@ def probe(
             for attentive every token, which needs memory for all tokens of all clips.
         shares: of the training labels, three random parts each, for label-efficiency runs; all labels unless given.
         windows: of each test clip.
+        crops: squares along the longer side of each window of a test clip, over which probabilities are averaged.
+        together: the attentive probe classifies the tokens of all windows of a clip at once, of training clips too.
         steps: of the training of lowrank and attentive.
         batch_size: windows at a time.
         num_workers: processes that read.
@@ -121,8 +126,12 @@ def probe(
     """
     began = time.perf_counter()
     asked = {name: value for name, value in locals().items() if name not in ("began", *WITHOUT_EFFECT)}
-    if windows < 1 or steps < 1:
-        raise InputError("windows and steps must be at least 1")
+    if windows < 1 or crops < 1 or steps < 1:
+        raise InputError("windows, crops and steps must be at least 1")
+    if crops > 1 and modality != "video":
+        raise InputError(f"crops are squares of pictures: {modality} has none")
+    if together and set(kinds) != {"attentive"}:
+        raise InputError(f"together is what attention does: ask for --kinds [attentive], not {', '.join(kinds)}")
     net = load_model(model)
     if modality not in net.backbone.modalities:
         raise InputError(f"{model} has {', '.join(net.backbone.modalities)}, not {modality}")
@@ -130,9 +139,10 @@ def probe(
     names = _layers(net.backbone.tower(modality), layers)
     options = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
     reader = ClipReader(net.format, modalities=(modality,))
+    looks = (Views(windows if together else 1), Views(windows, crops))
     middle, spread = (
-        extract(net.backbone.tower(modality), clips, reader, count, names if "attentive" in kinds else (), **options)
-        for clips, count in zip(_used(manifest, parts), (1, windows), strict=True)
+        extract(net.backbone.tower(modality), clips, reader, views, names if "attentive" in kinds else (), **options)
+        for clips, views in zip(_used(manifest, parts), looks, strict=True)
     )
     events = {(event["id"], event["kind"]): event for event in middle.events + spread.events}
     for event in events.values():
@@ -146,6 +156,8 @@ def probe(
         for kind in kinds:
             for layer in names:
                 sides = [f.tokens[layer] if kind == "attentive" else f.layers[layer] for f in (middle, spread)]
+                if together:
+                    sides = [_put_together(x, windows) for x in sides]
                 x, views = sides[0][train[0]][:, 0], sides[1][test[0]]
                 for share in shares or [1.0]:
                     result = results.setdefault((kind, layer, share), Result())
@@ -155,8 +167,7 @@ def probe(
                         learned, asked_of = (x[chosen], train[1][chosen]), (views, test[1])
                         result.add(len(rows), *_top1(kind, learned, asked_of, count, steps, seed, device))
     about = {
-        "protocol": f"training clips: the middle window; test clips: {windows} windows, probabilities (of the svm: "
-        "margins) averaged; hyper-parameters by 3-fold cross-validation among the training clips",
+        "protocol": _protocol(windows, crops, together),
         "data": manifest,
         "part": f"split {test_split}" if folds is None else f"folds {', '.join(map(str, folds))}",
         "clips present": f"{present['test']} of {wanted['test']}",
@@ -171,6 +182,15 @@ def probe(
     }
     _say(results, f"Probes on frozen {modality} features", about, output)
     return 1 if any(event["kind"] == "unreadable" for event in events.values()) else 0
+
+
+def _protocol(windows: int, crops: int, together: bool) -> str:
+    """How the numbers came to be, in words."""
+    if together:
+        views = f"training clips: tokens of {windows} windows at once; test clips: so in {crops} squares, probabilities"
+    else:
+        views = f"training clips: the middle window; test clips: {windows} windows x {crops} squares, probabilities"
+    return f"{views} (of the svm: margins) averaged; hyper-parameters by 3-fold cross-validation among training clips"
 
 
 def _parts(
@@ -210,6 +230,11 @@ def _used(manifest: str, parts: list[LabelledDataModule]) -> list[ClipTable]:
     return [clips.take(row for row, clip in enumerate(clips.heads()) if clip.id in names) for names in used]
 
 
+def _put_together(tokens: Tensor, windows: int) -> Tensor:
+    """Tokens of views (N, windows * crops, T, D) to those of all windows at once (N, crops, windows * T, D)."""
+    return tokens.unflatten(1, (windows, -1)).transpose(1, 2).flatten(2, 3)
+
+
 def _rows(ids: list[str], part: ClipTable, data: LabelledDataModule) -> tuple[Tensor, Tensor]:
     """Where the clips of a part are among the features, and their classes."""
     place = {name: row for row, name in enumerate(ids)}
@@ -229,7 +254,7 @@ def _top1(
     seed: int,
     device: str | None,
 ) -> tuple[float, dict[str, Any]]:
-    """Top-1 in per cent of a probe, scores averaged over the windows (N, V, …) of the test clips, and what it chose."""
+    """Top-1 in per cent of a probe, scores averaged over the views (N, V, …) of the test clips, and what it chose."""
     (x, target), (views, right) = train, test
     flat, chosen = views.flatten(0, 1), {}
     if kind in KINDS:

@@ -34,35 +34,93 @@ class Codebook(Part, ABC):
         """(B, 3, H, W) in [-1, 1] to (B, H / stride, W / stride) int64."""
 
 
-class DalleCodes(Codebook):
-    """The encoder of DALL-E's discrete autoencoder, as Hugging Face has it with FLAVA: 8,192 codes of 8 x 8 pixels.
+class PretrainedCodes(Codebook):
+    """What an autoencoder of Hugging Face's calls its pictures.
 
     Args:
-        pretrained: name on the Hub, or folder, of the weights ("facebook/flava-image-codebook"). A saved model holds
-            the weights itself and keeps ``config`` instead.
-        config: configuration of a `FlavaImageCodebook` with random weights.
+        pretrained: name on the Hub, or folder, of the weights. A saved model holds the weights itself and keeps
+            ``config`` instead.
+        config: configuration of the autoencoder, with random weights.
+
+    Raises:
+        ImportError: transformers is not installed.
+        InputError: weights of it are missing.
     """
 
     def __init__(self, pretrained: str | None = None, config: dict[str, Any] | None = None) -> None:
         super().__init__()
         try:
-            from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
+            model_class, config_class = self._classes()
         except ImportError as error:
-            raise ImportError('the codes of DALL-E need transformers: pip install "vatt[transformers]"') from error
+            raise ImportError(f'{type(self).__name__} needs transformers: pip install "vatt[transformers]"') from error
         if (pretrained is None) == (config is None):
             raise ValueError("give either pretrained (a name or a folder) or config (a dict)")
         if pretrained is not None:
-            model = FlavaImageCodebook.from_pretrained(pretrained)
+            model, told = model_class.from_pretrained(pretrained, output_loading_info=True)
+            if missing := sorted(told["missing_keys"]):
+                what = f"{len(missing)} weights, the first {missing[0]}"
+                raise InputError(f"{pretrained} is no {model_class.__name__}: it lacks {what}")
         else:
-            model = FlavaImageCodebook(FlavaImageCodebookConfig(**copy.deepcopy(config)))
+            model = model_class(config_class(**copy.deepcopy(config)))
         self.init_args = {"pretrained": None, "config": model.config.to_dict()}
-        self.model, self.codes = model.requires_grad_(False), model.config.vocab_size
-        self.stride = 2 ** (model.config.num_groups - 1)
+        self.model = model.requires_grad_(False)
+
+    @staticmethod
+    @abstractmethod
+    def _classes() -> tuple[type, type]:
+        """Of the autoencoder, and of its configuration."""
+
+
+class DalleCodes(PretrainedCodes):
+    """The encoder of DALL-E's discrete autoencoder, as Hugging Face has it with FLAVA: 8,192 codes of 8 x 8 pixels.
+
+    Args:
+        pretrained: see `PretrainedCodes` ("facebook/flava-image-codebook").
+        config: of a `FlavaImageCodebook`.
+    """
+
+    def __init__(self, pretrained: str | None = None, config: dict[str, Any] | None = None) -> None:
+        super().__init__(pretrained, config)
+        self.codes, self.stride = self.model.config.vocab_size, 2 ** (self.model.config.num_groups - 1)
+
+    @staticmethod
+    def _classes() -> tuple[type, type]:
+        from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
+
+        return FlavaImageCodebook, FlavaImageCodebookConfig
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         squeezed = (pictures + 1) / 2 * (1 - 2 * DALLE_SQUEEZE) + DALLE_SQUEEZE
         return self.model.get_codebook_indices(squeezed.to(next(self.model.parameters()).dtype))
+
+
+class VqganCodes(PretrainedCodes):
+    """A VQGAN (Esser et al. 2021), as Hugging Face has it with Chameleon: 8,192 codes of 16 x 16 pixels.
+
+    Chameleon's weights are its ``model.vqmodel``: save that by itself, and give the folder.
+
+    Args:
+        pretrained: see `PretrainedCodes`.
+        config: of a `ChameleonVQVAE`.
+    """
+
+    def __init__(self, pretrained: str | None = None, config: dict[str, Any] | None = None) -> None:
+        super().__init__(pretrained, config)
+        settings = self.model.config
+        self.codes, self.stride = settings.num_embeddings, 2 ** (len(settings.channel_multiplier) - 1)
+
+    @staticmethod
+    def _classes() -> tuple[type, type]:
+        from transformers import ChameleonVQVAE, ChameleonVQVAEConfig
+
+        return ChameleonVQVAE, ChameleonVQVAEConfig
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        found = self.model.encoder(pictures.to(next(self.model.parameters()).dtype))
+        codes = self.model.quantize(self.model.quant_conv(found))[2]
+        return codes.view(len(pictures), pictures.shape[2] // self.stride, -1)
 
 
 class PatchCodes(Codebook):

@@ -24,7 +24,7 @@ FINAL = "final"  # the pooled feature, after the last norm
 
 @dataclass
 class FrozenFeatures:
-    """Features of clips, each in several windows.
+    """Features of clips, each in several views.
 
     Attributes:
         ids: of the N clips that could be read.
@@ -44,21 +44,21 @@ def extract(
     backbone: Backbone,
     clips: ClipTable,
     reader: ClipReader,
-    windows: int,
+    views: Views,
     tokens: Collection[str] = (),
     batch_size: int = 32,
     num_workers: int = 2,
     device: str | None = None,
 ) -> FrozenFeatures:
-    """Read every clip in some windows, and encode them. A clip of which a window cannot be read is left out.
+    """Read some views of every clip, and encode them. A clip of which a view cannot be read is left out.
 
     Args:
         backbone: of one modality (see `Backbone.tower`).
         clips: rows of a manifest.
         reader: of that modality.
-        windows: of each clip, spread from its beginning to its end; one lies in the middle.
+        views: of each clip; the squares of a window follow each other.
         tokens: layers of which all tokens are kept too.
-        batch_size: windows at a time.
+        batch_size: views at a time.
         num_workers: processes that read.
         device: "cpu", "cuda", …; a GPU is used if there is one.
 
@@ -69,16 +69,16 @@ def extract(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = backbone.to(target).eval()
     loader = DataLoader(
-        ClipDataset(clips, reader, views=Views(windows)),
-        batch_size=max(1, batch_size // windows),
+        ClipDataset(clips, reader, views=views),
+        batch_size=max(1, batch_size // len(views)),
         num_workers=num_workers,
         collate_fn=collate,
     )
     found, parts = FrozenFeatures([], {}), {}
     with torch.inference_mode(), tqdm(total=len(clips), desc="features", unit="clip", disable=None) as bar:
         for batch in loader:
-            whole = batch[f"{modality}_valid"].view(-1, windows).all(dim=1)
-            names = batch["id"][::windows]
+            whole = batch[f"{modality}_valid"].view(-1, len(views)).all(dim=1)
+            names = batch["id"][:: len(views)]
             found.events += batch["events"]
             found.ids += [name for name, is_whole in zip(names, whole.tolist(), strict=True) if is_whole]
             ready = finish({k: x.to(target) if isinstance(x, Tensor) else x for k, x in batch.items()})
@@ -86,9 +86,9 @@ def extract(
             outputs = {str(i): _pooled_first(backbone, x) for i, x in enumerate(features.layers, start=1)}
             outputs[FINAL] = torch.cat([features.pooled[:, None], features.tokens], dim=1)
             if not parts:
-                _check_memory(sum(outputs[name][0].numel() for name in tokens) * 2 * windows * len(clips), tokens)
+                _check_memory(sum(outputs[name][0].numel() for name in tokens) * 2 * len(views) * len(clips), tokens)
             for name, x in outputs.items():
-                kept = x.view(-1, windows, *x.shape[1:])[whole.to(x.device)]
+                kept = x.view(-1, len(views), *x.shape[1:])[whole.to(x.device)]
                 parts.setdefault((name, False), []).append(kept[:, :, 0].float().cpu())
                 if name in tokens:
                     parts.setdefault((name, True), []).append(kept.half().cpu())

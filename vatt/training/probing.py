@@ -29,8 +29,8 @@ def train_and_score(
 ) -> Tensor:
     """Train a probe with batches of 64 (VATT, appendix A.3.2: Adam; V-JEPA: AdamW, cosine to 0).
 
-    Features are standardised. V-JEPA's own probe has the heads of its encoder, a schedule of the weight decay and the
-    tokens of all windows at once; here they have four heads, a constant decay, and scores averaged over windows.
+    Features are standardised. V-JEPA's own probe has the heads of its encoder and a schedule of the weight
+    decay; here there are four heads and a constant decay.
 
     Args:
         kind: "lowrank", on (N, D) features, or "attentive", on (N, T, D) tokens.

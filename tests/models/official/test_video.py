@@ -87,6 +87,25 @@ def test_videomae_has_the_same_features(videomae: tuple[Path, torch.nn.Module], 
     torch.testing.assert_close(model.backbone("video", video).tokens, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["VJEPA2", "VideoMAE"])
+def test_of_a_fine_tuned_one_the_encoder_is_taken(
+    kind: str, vjepa2: tuple[Path, torch.nn.Module], videomae: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    _, theirs = vjepa2 if kind == "VJEPA2" else videomae
+    theirs.config.update({"num_labels": 3, "use_mean_pooling": True})
+    classifier = getattr(transformers, f"{kind}ForVideoClassification")(theirs.config).eval()
+    random_weights(classifier)
+    classifier.save_pretrained(tmp_path / "classifier")
+    model, report = convert(tmp_path / "classifier")
+    assert {"classifier.weight", "classifier.bias"} <= set(report.ignored)
+    video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
+    trunk = classifier.vjepa2 if kind == "VJEPA2" else classifier.videomae
+    how = {"skip_predictor": True} if kind == "VJEPA2" else {}
+    with torch.no_grad():
+        wanted = trunk(normalised(video), **how).last_hidden_state
+    torch.testing.assert_close(model.backbone("video", video).tokens, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture
 def vjepa(tmp_path: Path) -> Path:
     """With the names of the released files."""

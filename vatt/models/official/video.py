@@ -45,7 +45,8 @@ def convert(path: str | Path, head_width: int | None = None) -> tuple[VATT, Load
 
     Args:
         path: ``.pt``, ``.pth`` or ``.tar`` of the released V-JEPA, of which the target encoder is taken; or a folder
-            with config.json and safetensors of Hugging Face's V-JEPA 2 or VideoMAE.
+            with config.json and safetensors of Hugging Face's V-JEPA 2 or VideoMAE, pretrained or fine-tuned, whose
+            predictor, decoder or classifier is left away.
         head_width: of the attention, for a V-JEPA of a size that was not released.
 
     Raises:
@@ -110,7 +111,8 @@ def _vjepa(path: Path, head_width: int | None) -> tuple[VATT, Loaded]:
 
 
 def _vjepa2(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT, Loaded]:
-    away = [name for name in tensors if name.startswith("predictor.")]
+    tensors = {name.removeprefix("vjepa2."): x for name, x in tensors.items()}  # so a classifier's encoder is named
+    away = [name for name in tensors if name.startswith(("predictor.", "pooler.", "classifier."))]
     encoder = {name.removeprefix("encoder."): x for name, x in tensors.items() if name not in away}
     block = {
         "attention_norm": "norm1", "attention.q": "attention.query", "attention.k": "attention.key",
@@ -133,8 +135,8 @@ def _vjepa2(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT, L
 
 
 def _videomae(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT, Loaded]:
-    decoder = [n for n in tensors if re.match(r"decoder\.|encoder_to_decoder\.|mask_token$", n)]
-    encoder = {name.removeprefix("videomae."): x for name, x in tensors.items() if name not in decoder}
+    away = [n for n in tensors if re.match(r"(decoder|encoder_to_decoder|fc_norm|classifier)\.|mask_token$", n)]
+    encoder = {name.removeprefix("videomae."): x for name, x in tensors.items() if name not in away}
     # Older files name the biases of queries and values otherwise; keys have none.
     encoder = {re.sub(r"attention\.attention\.([qv])_bias$", _bias, name): x for name, x in encoder.items()}
     block = {
@@ -159,7 +161,7 @@ def _videomae(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[VATT,
     last = "layernorm" if norm else None
     names = dict(_names(depth, "encoder.layer.{}.", block, "embeddings.patch_embeddings.projection", last))
     report = _fill(model, encoder, names)
-    report.ignored += decoder
+    report.ignored += away
     return model, report
 
 

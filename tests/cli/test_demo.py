@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from tests.conftest import ROOT
+from vatt.cli import compare
 from vatt.cli import steps as module
 from vatt.cli.compare import _collapsed
 from vatt.cli.demo import demo
@@ -119,9 +120,11 @@ def test_rates_of_droptoken_are_compared(
 def test_ways_to_pretrain_are_compared(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare, "SCENES", ("--num_train", "6", "--num_test", "3", "--num_workers", "1"))
     others = [str(shrink(f"demo_{name}.yaml", tmp_path)) for name in ("vjepa", "masked", "autoregressive")]
     command = ["compare", "--configs", json.dumps([str(config), *others]), "--output", str(tmp_path / "compare")]
     command += ["--corpus", str(tmp_path / "corpus"), "--labels", '["shape"]', "--shares", "[0.5]"]
+    command += ["--scenes", str(tmp_path / "scenes")]
     assert main([*command, "--tflops", "0.03"]) == 0
     table = json.loads((tmp_path / "compare" / "table.json").read_text())
     ways = table["ways"]
@@ -135,6 +138,8 @@ def test_ways_to_pretrain_are_compared(
         assert way["TFLOPs"] == pytest.approx(0.03, abs=2.1e-3 * way["GFLOPs a clip"] + 0.005)
         history = json.loads((tmp_path / "compare" / name / "model" / "training.json").read_text())
         assert history["steps"] == way["steps"]
+        assert way["tokens"] == way["clips"] * 128
+        assert {"average Jaccard", "mean IoU", "J", "F", "J&F"} == way["tracking"].keys()
         probed = {f"{kind}, layer final, 100% of the labels" for kind in ("linear", "knn", "attentive")}
         assert probed | {"linear, layer 2, 100% of the labels"} <= way["probes"]["shape"].keys()
     assert "retrieval" in ways["small_demo"]
@@ -145,7 +150,7 @@ def test_ways_to_pretrain_are_compared(
     assert main([*command, "--tflops", "0.5"]) == 2  # what is there was trained with less
     assert "training of another configuration" in capsys.readouterr().err
     assert main([*command, "--tflops", "1e-9"]) == 2
-    assert main([*command[:-4], "--labels", '["taste"]', "--tflops", "0.03"]) == 2
+    assert main([*command[:-6], "--labels", '["taste"]', "--tflops", "0.03"]) == 2
     assert "not 'taste'" in capsys.readouterr().err
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vatt.errors import InputError
+from vatt.evaluation import probe
 from vatt.evaluation.probe import KINDS, fit_and_score, subsets
 
 
@@ -71,3 +74,14 @@ def test_parts_of_the_labels_have_the_same_share_of_every_class(counts: list[int
     assert np.array_equal(parts[0], parts[2])
     with pytest.raises(InputError, match="share"):
         next(subsets(target, 1.5, (0,)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "svm"])
+def test_what_did_not_converge_is_told_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, target = rng.normal(size=(60, 8)), rng.integers(3, size=60)
+    assert "converged" not in fit_and_score(kind, x, target, x, 3)[1]
+    monkeypatch.setitem(probe.ITERATIONS, kind, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit_and_score(kind, x, target, x, 3)[1]["converged"] is False

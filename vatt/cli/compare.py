@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vatt.cli.commands import print_table
 from vatt.cli.steps import Source, claim, find_source, label_by, make_corpus, run_command
@@ -16,10 +17,12 @@ from vatt.errors import InputError
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
 UNTRAINED = "untrained"
 LINEAR, NEAREST, ATTENTIVE = "linear", "knn", "attentive"
+SCENES: tuple[str, ...] = ()  # options of vatt scenes
+TRACKED = ("average Jaccard", "mean IoU", "J&F")
 PROTOCOL = (
-    "equal operations of training; probes on the frozen video tower: training clips and test clips by their middle "
+    "probes on the frozen video tower: training clips and test clips by their middle "
     "window, hyper-parameters by cross-validation among training clips, last feature; "
-    "retrieval: a caption a clip, cosine"
+    "retrieval: a caption a clip, cosine; tracking: readouts on all tokens of the frozen tower, labels carried by them"
 )
 
 
@@ -32,6 +35,7 @@ class Way:
         config: that file.
         gflops: operations of a clip in a training step, forwards and backwards.
         batch: clips of a step.
+        tokens: of the video of a clip, before any is dropped or hidden.
         steps: as many as its configuration says.
         texts: whether it takes captions.
         weights: of its video tower.
@@ -43,6 +47,7 @@ class Way:
     config: str
     gflops: float
     batch: int
+    tokens: int
     steps: int
     texts: bool
     weights: int
@@ -58,6 +63,8 @@ def compare(
     tflops: float | None = None,
     labels: tuple[str, ...] = ("shape", "motion"),
     shares: tuple[float, ...] = (0.05, 0.1, 0.5),
+    equal: Literal["operations", "clips"] = "operations",
+    scenes: str | None = "runs/scenes",
     seed: int = 0,
 ) -> int:
     """Pretrain in several ways with equal operations, on the demonstration corpus or data of yours, probe all alike.
@@ -76,6 +83,9 @@ def compare(
         labels: what probes tell apart: attributes of the corpus (shape, motion, colour or speed), or manifests of
             yours with labels and splits (``.jsonl``).
         shares: of the labels, for label efficiency.
+        equal: what all trainings have as much of: operations, or clips and so tokens of video.
+        scenes: folder of scenes whose points and boxes are tracked, which are made if they are not there; null leaves
+            them out. With other data they are left out too.
         seed: of the trainings, and of the probes.
     """
     from vatt.evaluation.report import write_report
@@ -88,6 +98,7 @@ def compare(
     folder, source = Path(output), find_source(corpus, data)
     ways = [_built(config, source, seed) for config in configs]
     budget = 1e12 * tflops if tflops is not None else 1e9 * ways[0].gflops * ways[0].batch * ways[0].steps
+    clips = budget / (1e9 * ways[0].gflops)
     if data is None:
         make_corpus(Path(corpus))
     manifests = {_name(label): _labelled(label, source) for label in labels}
@@ -97,16 +108,22 @@ def compare(
     for way in [None, *ways]:
         name = UNTRAINED if way is None else way.name
         run = folder / name
-        about = _untrained(random, source, run, seed) if way is None else _trained(way, source, run, budget, seed)
+        if way is None:
+            about = _untrained(random, source, run, seed)
+        else:
+            steps = (clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch
+            about = _trained(way, source, run, round(steps), seed)
         found[name] = about | {"probes": _probes(run, manifests, shares, seed)}
+        if scenes is not None and data is None:
+            found[name]["tracking"] = _tracked(run, Path(scenes), seed)
         if way is not None and way.texts:
             found[name]["retrieval"] = _retrieved(run, source.manifest)
     for name, of in found.items():
         of["collapsed"] = name != UNTRAINED and _collapsed(of, found[UNTRAINED], tuple(manifests))
-    circumstances = {
-        "protocol": PROTOCOL, "data": str(source.manifest), "seed": seed, "configurations": list(configs),
-    }  # fmt: skip
-    about = f"{source.name}, {budget / 1e12:.1f} TFLOPs each, seed {seed}"
+    circumstances = {"protocol": f"equal {equal} of training; {PROTOCOL}", "data": str(source.manifest), "seed": seed}
+    circumstances |= {"configurations": list(configs)}
+    each = f"{round(clips):,} clips" if equal == "clips" else f"{budget / 1e12:.1f} TFLOPs"
+    about = f"{source.name}, {each} each, seed {seed}"
     page = write_report(folder / "table.json", "Ways to pretrain", {"about": about, "ways": found}, circumstances)
     _say(found, tuple(manifests), shares, about, page)
     run_command("plot", "compare", str(folder / "table.json"), "--output", str(folder / "compare"))
@@ -139,20 +156,19 @@ def _built(config: str, source: Source, seed: int) -> Way:
     gflops = step_flops(model.objective, model.backbone, format, "cpu") / 1e9
     tower = sum(parameter.numel() for parameter in model.backbone.tower("video").parameters())
     texts = "text" in model.backbone.modalities
-    batch = cli.datamodule.batch_size
+    batch, tokens = cli.datamodule.batch_size, math.prod(model.backbone.tokenizers["video"].grid)
     says = cli.config.as_dict()
     hashes = config_hash(says), config_hash(says["model"]["backbone"])
-    return Way(Path(config).stem, config, gflops, batch, cli.trainer.max_steps, texts, tower, *hashes)
+    return Way(Path(config).stem, config, gflops, batch, tokens, cli.trainer.max_steps, texts, tower, *hashes)
 
 
-def _trained(way: Way, source: Source, run: Path, budget: float, seed: int) -> dict[str, Any]:
-    """Pretrain with so many operations, unless that was done."""
+def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict[str, Any]:
+    """Pretrain, unless that was done."""
     from vatt.evaluation.report import config_hash
     from vatt.training.history import history_of
 
-    steps = round(budget / (1e9 * way.gflops * way.batch))
     if steps < 1:
-        raise InputError(f"{budget / 1e12:g} TFLOPs are less than a step of {way.config}")
+        raise InputError(f"these are too few operations for a step of {way.config}: give more --tflops")
     claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed}))
     weights = run / "model" / "training.json"
     fit = ["pretrain", "fit", "--config", way.config, "--run.folder", str(run), "--seed_everything", str(seed)]
@@ -162,7 +178,8 @@ def _trained(way: Way, source: Source, run: Path, budget: float, seed: int) -> d
     run_command(*fit, makes=weights, source=source.manifest)
     history = history_of(run / "model")
     return {
-        "config": way.config, "steps": steps, "clips": steps * way.batch, "GFLOPs a clip": round(way.gflops, 4),
+        "config": way.config, "steps": steps, "clips": steps * way.batch, "tokens": steps * way.batch * way.tokens,
+        "GFLOPs a clip": round(way.gflops, 4),
         "TFLOPs": round(steps * way.batch * way.gflops / 1e3, 2), "minutes": history["minutes"],
         "weights of the tower": way.weights,
     }  # fmt: skip
@@ -177,7 +194,7 @@ def _untrained(config: str, source: Source, run: Path, seed: int) -> dict[str, A
     claim(run, config_hash({"config": cli.config.as_dict(), "seed": seed}))
     if not (run / "model" / "config.json").is_file():
         cli.model.export(cli.datamodule.format).save_pretrained(run / "model")
-    return {"config": config, "steps": 0, "clips": 0, "TFLOPs": 0.0}
+    return {"config": config, "steps": 0, "clips": 0, "tokens": 0, "TFLOPs": 0.0}
 
 
 def _probes(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], seed: int) -> dict[str, Any]:
@@ -215,6 +232,19 @@ def _retrieved(run: Path, manifest: Path) -> dict[str, Any]:
     return json.loads(report.read_text(encoding="utf-8"))["text_to_video"]
 
 
+def _tracked(run: Path, scenes: Path, seed: int) -> dict[str, float]:
+    """Points and boxes of scenes by readouts, and labels carried on; of the frozen tower."""
+    report, manifest = run / "tracking.json", scenes / "manifest.jsonl"
+    run_command("scenes", str(scenes), *SCENES, makes=manifest)
+    run_command(
+        *("readout", str(manifest), "--model", str(run / "model"), "--tasks", "[points,boxes]", "--untrained", "false"),
+        *("--seed", str(seed), "--output", str(report)),
+        makes=report,
+        source=run / "model" / "config.json",
+    )
+    return json.loads(report.read_text(encoding="utf-8"))["trained"]
+
+
 def _collapsed(of: dict[str, Any], untrained: dict[str, Any], labels: tuple[str, ...]) -> bool:
     """Whether no probe finds more in it than in random weights."""
     pairs = [(of["probes"][label], untrained["probes"][label]) for label in labels]
@@ -226,24 +256,31 @@ def _key(kind: str, layer: str = "final", share: float = 1.0) -> str:
 
 
 def _say(found: dict[str, Any], labels: tuple[str, ...], shares: tuple[float, ...], about: str, page: Path) -> None:
-    """Print the table, and add it to the page."""
-    columns = ["pretraining", "steps", "clips"]
-    for label in labels:
-        columns += [f"{label}: linear", "best layer", "nearest", "attentive", *(f"{100 * s:g}%" for s in shares)]
-    columns += ["text → video R@1"]
+    """Print a table of the ways and one of each label, and add them to the page."""
+    names = {name: name + (" (collapsed)" if of["collapsed"] else "") for name, of in found.items()}
     rows = []
     for name, of in found.items():
-        row = [name + (" (collapsed)" if of["collapsed"] else ""), of["steps"], of["clips"]]
-        for label in labels:
+        row = [names[name], of["steps"], of["clips"], f"{of['tokens'] / 1e6:.2f}", of["TFLOPs"]]
+        row += [f"{of['retrieval']['R@1']:.1f}" if "retrieval" in of else "–"]
+        rows.append([*row, *(f"{of['tracking'][key]:.3f}" if "tracking" in of else "–" for key in TRACKED)])
+    columns = ["pretraining", "steps", "clips", "video tokens, M", "TFLOPs", "text → video R@1", *TRACKED]
+    tables = {f"Ways to pretrain, {about}": (columns, rows)}
+    for label in labels:
+        rows = []
+        for name, of in found.items():
             probes = of["probes"][label]
             sweep = {
                 key.split(", ")[1]: top1 for key, top1 in probes.items() if key.startswith(LINEAR) and "100%" in key
             }
             best = max(sweep, key=sweep.__getitem__)
-            row += [f"{probes[_key(LINEAR)]:.1f}", f"{sweep[best]:.1f} ({best})"]
+            row = [names[name], f"{probes[_key(LINEAR)]:.1f}", f"{sweep[best]:.1f} ({best})"]
             row += [f"{probes[_key(kind)]:.1f}" for kind in (NEAREST, ATTENTIVE)]
-            row += [f"{probes[_key(LINEAR, share=share)]:.1f}" for share in shares]
-        rows.append([*row, f"{of['retrieval']['R@1']:.1f}" if "retrieval" in of else "–"])
-    print_table(f"Ways to pretrain, {about}", columns, rows)
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
-    page.write_text(page.read_text(encoding="utf-8") + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+            rows.append([*row, *(f"{probes[_key(LINEAR, share=share)]:.1f}" for share in shares)])
+        columns = ["pretraining", "linear", "best layer", "nearest", "attentive"]
+        tables[f"{label}, top-1 in per cent"] = ([*columns, *(f"linear, {100 * s:g}%" for s in shares)], rows)
+    text = page.read_text(encoding="utf-8")
+    for title, (columns, rows) in tables.items():
+        print_table(title, columns, rows)
+        lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
+        text += "\n" + "\n".join([title, "", *lines]) + "\n"
+    page.write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from vatt.errors import InputError
 STRENGTHS = [10.0**power for power in range(-4, 4)]  # of C, from which cross-validation chooses
 NEIGHBOURS = [1, 5, 10, 20]
 KINDS = ("linear", "svm", "knn")
+ITERATIONS = {"linear": 2_000, "svm": 10_000}
 
 
 def fit_and_score(
@@ -31,13 +32,14 @@ def fit_and_score(
 
     Returns:
         (M, C) probabilities, of the SVM its margins; a class without a training clip has the lowest. And what was
-        chosen; nothing where no class has three clips to choose by.
+        chosen; nothing where no class has three clips to choose by, ``converged`` False if iterations were too few.
 
     Raises:
         InputError: an unknown kind, or training clips of one class only.
         ImportError: scikit-learn is not installed.
     """
     try:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, StratifiedKFold
         from sklearn.neighbors import KNeighborsClassifier
@@ -56,7 +58,8 @@ def fit_and_score(
         model: Any = KNeighborsClassifier(metric="cosine", weights="distance")
         choices = {"n_neighbors": [k for k in NEIGHBOURS if k <= len(target) * 2 // 3] or [1]}
     else:
-        last = LogisticRegression(max_iter=2_000) if kind == "linear" else LinearSVC(max_iter=10_000, random_state=seed)
+        make = LogisticRegression if kind == "linear" else LinearSVC
+        last = make(max_iter=ITERATIONS[kind], random_state=seed)
         model = make_pipeline(StandardScaler(), last)
         choices = {f"{type(last).__name__.lower()}__C": STRENGTHS}
     if counts.max() >= 3:
@@ -65,8 +68,11 @@ def fit_and_score(
         with threadpool_limits(1), warnings.catch_warnings():
             # A class of fewer than three clips is in some of the parts alone.
             warnings.filterwarnings("ignore", "The least populated class")
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of candidates; of the chosen one it is told
             search = GridSearchCV(model, choices, cv=folds).fit(train, target)
         model, chosen = search.best_estimator_, search.best_params_
+        if kind != "knn" and np.max(model[-1].n_iter_) >= model[-1].max_iter:
+            chosen = {**chosen, "converged": False}
     else:
         middle = {name: values[len(values) // 2] for name, values in choices.items()}
         model, chosen = model.set_params(**middle).fit(train, target), {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ VJEPA = {"vjepa_large": 304e6, "vjepa_huge": 632e6, "vjepa_huge_384": 632e6, "vj
 # Of the sheets of sizes: encoders without what a pretraining adds, in millions.
 MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_base": 86.2}
 SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
-TOTO = {"base": 119.5, "base_32": 119.5, "large": 276.8, "1b": 1147}
+TOTO = {"base": 119.5, "base_32": 119.5, "large": 276.8, "1b": 1147, "mup_192": 8.656, "mup_768": 119.5}
 ALONE = {  # what objectives on video alone tell
     "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_scenes": {"loss"},
     "demo_autoregressive": {"first_frame", "later_frames"},
@@ -148,7 +150,8 @@ def test_toto_is_built_without_memory(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     codebook = transformers.FlavaImageCodebook
-    monkeypatch.setattr(codebook, "from_pretrained", lambda _: codebook(transformers.FlavaImageCodebookConfig()))
+    loaded = codebook(transformers.FlavaImageCodebookConfig()), {"missing_keys": []}
+    monkeypatch.setattr(codebook, "from_pretrained", lambda *_, **__: copy.deepcopy(loaded))
     given = [needs[0], f"--run.folder={tmp_path}", "--model.pretrained=null"]
     with torch.device("meta"):
         cli = build("--config", str(CONFIGS / f"pretrain_toto_{size}.yaml"), *given)
@@ -157,6 +160,38 @@ def test_toto_is_built_without_memory(
     trained = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
     assert trained / 1e6 == pytest.approx(TOTO[size], rel=0.002)
     assert losses["loss"].shape == ()
+
+
+def test_mups_halves_belong_together() -> None:
+    """Widths, rates, deviations, scores and what is said, of both configurations; the rate is one."""
+    found = {}
+    for width in (192, 768):
+        says = yaml.safe_load((CONFIGS / f"pretrain_toto_mup_{width}.yaml").read_text())["model"]
+        tower = yaml.safe_load((CONFIGS / says["backbone"]).read_text())["init_args"]["transformers"]["video"][
+            "init_args"
+        ]
+        objective = yaml.safe_load((CONFIGS / says["objective"]).read_text())["init_args"]
+        ratio = says["optimization"]["width_ratio"]
+        assert (tower["width"], objective["width_ratio"]) == (width, ratio)
+        assert tower["init_std"] == pytest.approx(0.02 * ratio**-0.5)
+        assert tower["scaled"] == pytest.approx(math.sqrt(192 / 12) / (width / 12))
+        found[ratio] = says["optimization"]["lr"]
+    assert found == {1: 2**-7, 4: 2**-7}
+
+
+@pytest.mark.parametrize("name", ["contrastive", "vjepa", "masked", "autoregressive"])
+def test_ways_to_pretrain_take_other_data(name: str) -> None:
+    """As vatt compare --data gives it: with captions, or pictures alone."""
+    from vatt.cli.compare import _built
+    from vatt.cli.steps import Source
+
+    data = CONFIGS / "data" / "grid_mouth.yaml"
+    source = Source("mouths", Path("none"), Path("none"), Path("none"), str(data))
+    way = _built(str(CONFIGS / f"demo_{name}.yaml"), source, 0)
+    assert way.batch == 128  # two windows of each of 64 clips
+    assert way.tokens == (256 if name == "autoregressive" else 128)
+    assert way.texts == (name == "contrastive")
+    assert 0.3 < way.gflops < 3
 
 
 def video_of(cli: VattCLI) -> dict[str, torch.Tensor]:
@@ -260,6 +295,7 @@ def test_every_part_is_used() -> None:
         MIX,
         RELEASED,
         SHARDED,
+        CONFIGS / "data" / "grid_mouth.yaml",
     }  # built in a test of their own
     assert EXPERIMENTS
     assert {path for path in PARTS if not {"backbone", "objective"} & set(path.parts)} <= used

@@ -36,14 +36,16 @@ def test_probes_over_folds_layers_and_shares(
     output = tmp_path / "probe.json"
     given = ["probe", str(noises), "--model", str(model_folder), "--output", str(output), "--modality", "audio"]
     options = ["--folds", "[1,2,3]", "--layers", "all", "--windows", "2", "--steps", "50", "--num_workers", "0"]
-    assert main([*given, *options, "--kinds", "[linear,svm,knn,lowrank,attentive]", "--shares", "[0.5,1.0]"]) == 1
+    assert (
+        main([*given, *options, "--kinds", "[linear,svm,knn,lowrank,attentive,readout]", "--shares", "[0.5,1.0]"]) == 1
+    )
     printed = capsys.readouterr().out
     assert "unreadable: " in printed
     assert "18 of 19 test clips" in " ".join(printed.split())
     report = json.loads(output.read_text())
     assert report["clips present"] == "18 of 19"
     found = {name: value for name, value in report.items() if "labels" in name}
-    assert len(found) == 2 * 5 * 3  # shares, kinds and layers
+    assert len(found) == 2 * 6 * 3  # shares, kinds and layers
     for name, value in found.items():
         each = np.array(value["each"]).reshape(3, -1)  # folds by parts of the labels
         assert each.shape[1] == (3 if "50%" in name else 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import TINY
 from vatt.errors import InputError
@@ -82,8 +83,6 @@ def test_pretrained_codes_are_loaded_whole_and_saved_with_a_model(
 
 def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from safetensors.torch import load_file, save_file
-
     VqganCodes(config=VQGAN).model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["quantize.embedding.weight"]
@@ -93,3 +92,19 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     for given in ({}, {"pretrained": str(tmp_path), "config": VQGAN}):
         with pytest.raises(ValueError, match="give either"):
             VqganCodes(**given)  # type: ignore[arg-type]
+
+
+def test_learned_patches_are_kept_in_a_file(tmp_path: Path) -> None:
+    codes = PatchCodes(8, 4)
+    with pytest.raises(InputError, match="not learned"):
+        codes.check()
+    codes.fit(torch.rand(4, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    codes.save(tmp_path / "codes.safetensors")
+    again = PatchCodes(pretrained=str(tmp_path / "codes.safetensors"))
+    again.check()
+    assert (again.codes, again.stride) == (8, 4)
+    assert torch.equal(again.centres, codes.centres)
+    assert again.init_args == {"codes": 8, "stride": 4, "pretrained": None}
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="holds no patches"):
+        PatchCodes(pretrained=str(tmp_path / "other.safetensors"))

@@ -126,3 +126,15 @@ def test_without_an_agg_token_the_valid_tokens_are_averaged() -> None:
     backbone = Backbone({"audio": AudioTokenizer(4, length=3, segment=2)}, model)
     assert not backbone.agg
     assert backbone("audio", torch.randn(2, 6)).tokens.shape == (2, 3, 4)
+
+
+def test_the_deeper_the_less_a_block_adds_at_first() -> None:
+    """V-JEPA 2: of the i-th block both branches begin divided by the root of 2 i."""
+    found = []
+    for by_depth in (False, True):
+        torch.manual_seed(0)
+        found.append(Transformer(16, 3, 2, init_std=0.02, init_by_depth=by_depth).state_dict())
+    for name, value in found[0].items():
+        number = int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
+        ends = name.endswith(("attention.out.weight", "down.weight"))
+        torch.testing.assert_close(found[1][name], value / math.sqrt(2 * number) if ends else value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.codes import Codebook, CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
@@ -20,8 +21,14 @@ LLAMA = {
 }  # fmt: skip
 
 
+def random_codes() -> PatchCodes:
+    codes = PatchCodes(16, 8)
+    codes.centres.uniform_(-1, 1)
+    return codes
+
+
 def tower(codebook: Codebook | None = None, width: int = 24, depth: int = 2, **how: object) -> Backbone:
-    tokenizer = CodeTokenizer(width, codebook or PatchCodes(16, 8), (2, 2, 2))
+    tokenizer = CodeTokenizer(width, codebook or random_codes(), (2, 2, 2))
     return Backbone({"video": tokenizer}, {"video": Transformer(width, depth, 2, 40, **{**LLAMA, **how})})  # type: ignore[arg-type]
 
 
@@ -133,6 +140,8 @@ def test_the_pooled_feature_is_of_all_tokens() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match="codes were not learned"):
+        Autoregression().build(tower(PatchCodes(16, 8)))
     with pytest.raises(ValueError, match="causal=True"):
         Autoregression().build(tower(causal=False))
     video = Backbone({"video": VideoTokenizer(24, (2, 2, 2), (2, 8, 8))}, {"video": Transformer(24, 1, 2, causal=True)})
@@ -162,7 +171,7 @@ def test_one_learning_rate_serves_all_widths() -> None:
         torch.manual_seed(0)
         ratio = width / 32 if mup else 1.0
         how = {"init_std": 0.1 * ratio**-0.5, "scaled": 4 / (width / 2)} if mup else {"init_std": 0.1}
-        tokenizer = CodeTokenizer(width, PatchCodes(16, 8), (2, 2, 2))
+        tokenizer = CodeTokenizer(width, random_codes(), (2, 2, 2))
         encoder = Transformer(width, 2, 2, 2 * width, **{**LLAMA, **how})  # type: ignore[arg-type]
         backbone = Backbone({"video": tokenizer}, {"video": encoder})
         objective = Autoregression(width_ratio=ratio)
@@ -200,7 +209,7 @@ def test_some_clips_become_sequences_of_images() -> None:
         drawn.append(objective.with_images(video, valid))
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
     mixed, is_image = drawn[0]
-    assert int(is_image.sum()) in (3, 4)  # half, unless the one without a picture is of them
+    assert 0 < int(is_image.sum()) < 7
     assert not is_image[7]
     assert torch.equal(mixed[~is_image], video[~is_image])
     known = set(video[valid].flatten(0, 1)[:, 0, 0, 0].tolist())
@@ -211,3 +220,26 @@ def test_some_clips_become_sequences_of_images() -> None:
     assert backbone.agg["video"].grad.abs().sum() > 0
     with pytest.raises(ValueError, match="from 0 to 1"):
         Autoregression(images=2)
+
+
+def test_a_share_of_all_clips_becomes_images_however_small_the_batch() -> None:
+    objective = Autoregression(images=0.2)
+    objective.build(tower())
+    objective.draws = torch.Generator().manual_seed(0)
+    video, valid = torch.rand(2, 2, 3, 16, 16), torch.ones(2, dtype=torch.bool)
+    shares = [objective.with_images(video, valid)[1].float().mean().item() for _ in range(500)]
+    assert sum(shares) / len(shares) == pytest.approx(0.2, abs=0.04)
+
+
+def test_pictures_become_sequences_of_pictures() -> None:
+    objective = Autoregression(images=0.01)
+    objective.build(tower())
+    objective.draws = torch.Generator().manual_seed(0)
+    number = torch.tensor([[0, 1], [2, 2], [3, 4], [5, 5], [6, 6], [7, 8]])  # of the frames of each clip
+    video = number.view(6, 2, 1, 1, 1).float().expand(-1, -1, 3, 8, 8)
+    seen = set()
+    for _ in range(50):
+        mixed, is_image = objective.with_images(video, torch.tensor([True] * 4 + [False, True]))
+        assert is_image.tolist()[:5] == [is_image[0], True, is_image[2], True, False]
+        seen |= set(mixed[[1, 3], :, 0, 0, 0].flatten().tolist())
+    assert seen == {2.0, 5.0}

@@ -17,16 +17,24 @@ from vatt.structures import ClipFormat
 FORMAT = ClipFormat(num_frames=4, size=32, sample_rate=100)
 
 
-def counted(objective: Objective, **how: str) -> float:
+def counted(objective: Objective, clips: int = 4) -> float:
     backbone = causal() if isinstance(objective, Autoregression) else tower("fixed")
     objective.build(backbone)
     format = ClipFormat(num_frames=2, size=16, sample_rate=100) if isinstance(objective, Autoregression) else FORMAT
-    return step_flops(objective, backbone, format, **how)
+    return step_flops(objective, backbone, format, clips)
 
 
 @pytest.mark.parametrize("make", [lambda: MaskedAutoencoding(inner=12, depth=1, heads=2), Autoregression])
 def test_they_are_the_same_without_content(make) -> None:
-    assert counted(make()) == counted(make(), device="cpu") > 0
+    with_content = make()
+    with_content.compares_clips = True  # which looks at values
+    assert counted(make()) == counted(with_content) == counted(make(), clips=9) > 0
+
+
+def test_of_many_clips_masks_leave_less() -> None:
+    """All see as many places as the one with the fewest; the count is that of as many clips as are trained on."""
+    few, many = (counted(FeaturePrediction(inner=12, depth=1, heads=2), clips) for clips in (2, 64))
+    assert many < 0.97 * few
 
 
 def test_what_is_hidden_is_not_computed() -> None:

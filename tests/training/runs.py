@@ -34,6 +34,7 @@ def train(
     sources: dict[str, Source] | None = None,
     watch: L.Callback | None = None,
     compute: Compute = Compute(),  # noqa: B008 (frozen)
+    module: PretrainModule | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
     """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
@@ -42,7 +43,7 @@ def train(
     """
     run = Run(folder=str(folder), checkpoint_steps=2)
     L.seed_everything(0, verbose=False)
-    module = PretrainModule(
+    module = module or PretrainModule(
         tiny_backbone(),
         Contrastive(SMALL_HEAD, drop_video=0.5, drop_audio=0.5, per_sample=True),
         Optimization(lr=lr, final_lr=0.0, warmup_steps=2),

@@ -10,11 +10,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.conftest import tiny_backbone
 from tests.training.runs import logged, train
 from vatt.datasets.text import load_vocabulary
+from vatt.models.backbone import Backbone
+from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
+from vatt.objectives.jepa import FeaturePrediction
 from vatt.training.checkpoint import AtomicCheckpointIO, DamagedCheckpoint
+from vatt.training.optim import Optimization
+from vatt.training.pretrain import PretrainModule
 
 
 def test_the_best_weights_are_exported(corpus: Path, tmp_path: Path) -> None:
@@ -74,6 +81,30 @@ def test_without_validation_the_last_weights_are_exported(corpus: Path, tmp_path
         torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=0)
     says = json.loads((tmp_path / "model" / "training.json").read_text())
     assert says["weights"] == "of the last step"
+
+
+def test_of_feature_prediction_the_target_encoder_is_exported(corpus: Path, tmp_path: Path) -> None:
+    """And a further training begins with it and with the predictor."""
+
+    def made(pretrained: str | None = None) -> PretrainModule:
+        tokenizer = tiny_backbone().tokenizers["video"]
+        tower = Backbone({"video": tokenizer}, {"video": Transformer(16, 2, 2, agg=False)})
+        objective = FeaturePrediction(inner=8, depth=1, heads=2, momentum=(0.5, 1.0))
+        return PretrainModule(tower, objective, Optimization(lr=1e-2, warmup_steps=1), pretrained=pretrained)
+
+    _, module = train(corpus, tmp_path, steps=4, text=False, val_fraction=0.0, module=made())
+    saved = VATT.from_pretrained(tmp_path / "model").backbone.state_dict()
+    target, online = module.objective.target.state_dict(), module.backbone.state_dict()
+    assert all(torch.equal(value, target[name]) for name, value in saved.items())
+    assert not all(torch.equal(value, online[name]) for name, value in saved.items())
+    beside = load_file(tmp_path / "model" / "objective.safetensors")
+    assert beside.keys() == {f"predictor.{name}" for name in module.objective.predictor.state_dict()}
+    torch.manual_seed(1)
+    again = made(str(tmp_path / "model"))
+    for mine in (again.backbone, again.objective.target):
+        assert all(torch.equal(value, mine.state_dict()[name]) for name, value in saved.items())
+    for name, value in module.objective.predictor.state_dict().items():
+        assert torch.equal(again.objective.predictor.state_dict()[name], value)
 
 
 class Terminate(L.Callback):

@@ -7,10 +7,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import TINY
 from tests.training.runs import logged, train
+from vatt.evaluation.plots import plot_tokens
+from vatt.models.backbone import Backbone
 from vatt.models.flops import count_flops
+from vatt.models.tokenizers import VideoTokenizer
+from vatt.models.transformer import Transformer
+from vatt.objectives.autoregressive import Autoregression
+from vatt.training.optim import Optimization
+from vatt.training.pretrain import PretrainModule
 
 VECTORS = ("video_va", "audio_va", "video_vt", "text_vt")
 
@@ -70,3 +78,31 @@ def test_collapse_is_said_in_words_and_once(corpus: Path, tmp_path: Path) -> Non
         warnings.simplefilter("always")
         train(corpus, tmp_path / "well", steps=6, batch_size=8)
     assert not [each for each in quiet if "video_va of all clips" in str(each.message)]
+
+
+def test_the_loss_of_each_token_is_kept(corpus: Path, tmp_path: Path) -> None:
+    """A moving average over the steps that were logged, also of those before an interruption."""
+
+    def made() -> PretrainModule:
+        torch.manual_seed(0)
+        tokenizer = VideoTokenizer(16, (TINY.num_frames, 2, 2), (1, TINY.size // 2, TINY.size // 2), positions="none")
+        trunk = Transformer(16, 1, 2, causal=True, rotary="sequence")
+        backbone = Backbone({"video": tokenizer}, {"video": trunk})
+        return PretrainModule(backbone, Autoregression("patches"), Optimization(lr=1e-3, warmup_steps=1))
+
+    files = []
+    for stop in (None, 2):
+        folder, how = tmp_path / str(stop), {"text": False, "val_fraction": 0.0}
+        if stop is not None:
+            train(corpus, folder, steps=4, stop_after=stop, module=made(), **how)
+        train(corpus, folder, steps=4, resume=stop is not None, module=made(), **how)
+        files.append((folder / "loss_by_token.csv").read_text())
+    assert files[0] == files[1]
+    rows = files[0].splitlines()
+    assert rows[0] == "token,loss"
+    assert len(rows) == 1 + TINY.num_frames * 4
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(TINY.num_frames * 4))
+    pictures = plot_tokens(folder, tmp_path / "tokens.png")
+    assert Image.open(pictures[0]).size[0] > 500
+    with pytest.raises(FileNotFoundError, match="loss_by_token"):
+        plot_tokens(tmp_path, tmp_path / "no.png")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch.multiprocessing as mp
 from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone, tiny_batch
 from tests.training.runs import logged, train
 from vatt.datasets.text import WordVocabulary
+from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.optim import Optimization
@@ -173,6 +175,11 @@ def test_a_training_can_begin_with_a_model(tmp_path: Path) -> None:
     second = PretrainModule(tiny_backbone(), Contrastive(SMALL_HEAD), pretrained=str(tmp_path / "model"))
     for name, value in first.backbone.state_dict().items():
         assert torch.equal(second.backbone.state_dict()[name], value), name
+    for name, value in first.objective.head().state_dict().items():
+        assert torch.equal(second.objective.head().state_dict()[name], value), name
+    wider = functools.partial(HierarchicalProjection, video_audio=24, video_text=8)
+    with pytest.warns(UserWarning, match="its head does not fit .*, and begins anew"):
+        PretrainModule(tiny_backbone(), Contrastive(wider), pretrained=str(tmp_path / "model"))
     other = tiny_backbone().tower("video")
     with pytest.raises(ConfigMismatch, match="is of another model"):
         PretrainModule(other, Contrastive(SMALL_HEAD), pretrained=str(tmp_path / "model"))

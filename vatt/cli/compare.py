@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vatt.cli.commands import print_table
-from vatt.cli.steps import Source, claim, find_source, label_by, make_corpus, run_command
+from vatt.cli.measures import ATTENTIVE, LINEAR, NEAREST, collapsed, key, probed, retrieved, tracked
+from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command
 from vatt.errors import InputError
 
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
 UNTRAINED = "untrained"
-LINEAR, NEAREST, ATTENTIVE = "linear", "knn", "attentive"
-SCENES: tuple[str, ...] = ()  # options of vatt scenes
 TRACKED = ("average Jaccard", "mean IoU", "J&F")
 PROTOCOL = (
-    "probes on the frozen video tower: training clips and test clips by their middle "
-    "window, hyper-parameters by cross-validation among training clips, last feature; "
-    "retrieval: a caption a clip, cosine; tracking: readouts on all tokens of the frozen tower, labels carried by them"
+    "probes on the frozen video tower: training clips and test clips by their middle window, hyper-parameters by "
+    "cross-validation among training clips, last feature; captions of the synthetic corpus name what its probes ask "
+    "for; retrieval: a caption a clip, cosine; tracking: readouts on all tokens of the frozen tower, labels carried by "
+    "them"
 )
 
 
@@ -37,7 +35,7 @@ class Way:
         batch: clips of a step.
         tokens: of the video of a clip, before any is dropped or hidden.
         steps: as many as its configuration says.
-        texts: whether it takes captions.
+        sees: what of the clips.
         weights: of its video tower.
         hash: of everything that is configured.
         tower: hash of the backbone's part of that.
@@ -49,10 +47,15 @@ class Way:
     batch: int
     tokens: int
     steps: int
-    texts: bool
+    sees: str
     weights: int
     hash: str
     tower: str
+
+    @property
+    def texts(self) -> bool:
+        """Whether it takes captions."""
+        return "text" in self.sees
 
 
 def compare(
@@ -71,8 +74,9 @@ def compare(
 
     Each way trains for as many steps as the operations allow, with its own configuration's optimizer and batch. Probed
     are all layers by logistic regression and by nearest neighbours, the last one by attention and with parts of the
-    labels; and so is a tower as most of the ways have it, untrained. A training whose probes do not beat that is told
-    as a collapse. What is there is used again, if it was made by the same configuration.
+    labels; and so is each kind of tower untrained. A training whose linear probes do not beat those of its tower
+    untrained, by two standard errors, is told as a collapse, beside its loss. What is there is used again, if it was
+    made by the same configuration of the same data.
 
     Args:
         configs: training configurations; the video towers should be equally large.
@@ -83,7 +87,7 @@ def compare(
         labels: what probes tell apart: attributes of the corpus (shape, motion, colour or speed), or manifests of
             yours with labels and splits (``.jsonl``).
         shares: of the labels, for label efficiency.
-        equal: what all trainings have as much of: operations, or clips and so tokens of video.
+        equal: what all trainings have as much of: operations, or clips.
         scenes: folder of scenes whose points and boxes are tracked, which are made if they are not there; null leaves
             them out. With other data they are left out too.
         seed: of the trainings, and of the probes.
@@ -102,24 +106,25 @@ def compare(
     if data is None:
         make_corpus(Path(corpus))
     manifests = {_name(label): _labelled(label, source) for label in labels}
+    tracks = None if scenes is None or data is not None else Path(scenes)
+    random = {way.tower: way for way in reversed(ways)}  # the first of each tower
     found = {}
-    usual = Counter(way.tower for way in ways).most_common(1)[0][0]
-    random = next(way.config for way in ways if way.tower == usual)
-    for way in [None, *ways]:
-        name = UNTRAINED if way is None else way.name
-        run = folder / name
-        if way is None:
-            about = _untrained(random, source, run, seed)
-        else:
-            steps = (clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch
-            about = _trained(way, source, run, round(steps), seed)
-        found[name] = about | {"probes": _probes(run, manifests, shares, seed)}
-        if scenes is not None and data is None:
-            found[name]["tracking"] = _tracked(run, Path(scenes), seed)
-        if way is not None and way.texts:
-            found[name]["retrieval"] = _retrieved(run, source.manifest)
-    for name, of in found.items():
-        of["collapsed"] = name != UNTRAINED and _collapsed(of, found[UNTRAINED], tuple(manifests))
+    for way in reversed(random.values()):
+        run = folder / f"{UNTRAINED}_{way.name}"
+        found[_untrained_name(way)] = _untrained(way, source, run, seed) | {
+            "probes": probed(run, manifests, shares, seed),
+            **({"tracking": tracked(run, tracks, seed)} if tracks else {}),
+            "collapsed": False,
+        }
+    for way in ways:
+        run, steps = folder / way.name, (clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch
+        of = _trained(way, source, run, round(steps), seed) | {"probes": probed(run, manifests, shares, seed)}
+        if tracks:
+            of["tracking"] = tracked(run, tracks, seed)
+        if way.texts:
+            of["retrieval"] = retrieved(run, source.manifest)
+        of["collapsed"] = collapsed(of["probes"], found[_untrained_name(random[way.tower])]["probes"])
+        found[way.name] = of
     circumstances = {"protocol": f"equal {equal} of training; {PROTOCOL}", "data": str(source.manifest), "seed": seed}
     circumstances |= {"configurations": list(configs)}
     each = f"{round(clips):,} clips" if equal == "clips" else f"{budget / 1e12:.1f} TFLOPs"
@@ -146,113 +151,64 @@ def _name(label: str) -> str:
 
 def _built(config: str, source: Source, seed: int) -> Way:
     """The sizes of a configuration, and its operations, counted."""
-    from vatt.cli.training import build_pretraining
+    from vatt.cli.training import build_pretraining, clips_of_step
     from vatt.evaluation.report import config_hash
     from vatt.objectives.flops import step_flops
 
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     cli = build_pretraining(["--config", config, f"--seed_everything={seed}", *source.build_options()])
-    model, format = cli.model, cli.datamodule.format
-    gflops = step_flops(model.objective, model.backbone, format, "cpu") / 1e9
+    model, batch = cli.model, clips_of_step(cli)
+    data = cli.datamodule
+    gflops = step_flops(model.objective, model.backbone, data.format, data.batch_size * data.windows) / 1e9
     tower = sum(parameter.numel() for parameter in model.backbone.tower("video").parameters())
-    texts = "text" in model.backbone.modalities
-    batch, tokens = cli.datamodule.batch_size, math.prod(model.backbone.tokenizers["video"].grid)
+    sees = ", ".join(model.backbone.modalities)
+    tokens = math.prod(model.backbone.tokenizers["video"].grid)
     says = cli.config.as_dict()
     hashes = config_hash(says), config_hash(says["model"]["backbone"])
-    return Way(Path(config).stem, config, gflops, batch, tokens, cli.trainer.max_steps, texts, tower, *hashes)
+    return Way(Path(config).stem, config, gflops, batch, tokens, cli.trainer.max_steps, sees, tower, *hashes)
 
 
 def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict[str, Any]:
     """Pretrain, unless that was done."""
+    from vatt.evaluation.plots import read_logs
     from vatt.evaluation.report import config_hash
     from vatt.training.history import history_of
 
     if steps < 1:
         raise InputError(f"these are too few operations for a step of {way.config}: give more --tflops")
-    claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed}))
+    manifest = digest(source.manifest.read_bytes())
+    claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed, "manifest": manifest}))
     weights = run / "model" / "training.json"
     fit = ["pretrain", "fit", "--config", way.config, "--run.folder", str(run), "--seed_everything", str(seed)]
     fit += [*source.options(way.texts), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
     if (run / "checkpoints" / "last.ckpt").is_file():
         fit += ["--ckpt_path", "last"]
     run_command(*fit, makes=weights, source=source.manifest)
-    history = history_of(run / "model")
+    history, curves = history_of(run / "model"), read_logs(run)
+    loss = [value for _, value in curves["train/loss"]]
     return {
         "config": way.config, "steps": steps, "clips": steps * way.batch, "tokens": steps * way.batch * way.tokens,
         "GFLOPs a clip": round(way.gflops, 4),
         "TFLOPs": round(steps * way.batch * way.gflops / 1e3, 2), "minutes": history["minutes"],
-        "weights of the tower": way.weights,
+        "weights of the tower": way.weights, "sees": way.sees, "loss": [loss[0], loss[-1]],
+        "health": {name: curve[-1][1] for name, curve in curves.items() if name.startswith("health/")},
     }  # fmt: skip
 
 
-def _untrained(config: str, source: Source, run: Path, seed: int) -> dict[str, Any]:
+def _untrained(way: Way, source: Source, run: Path, seed: int) -> dict[str, Any]:
     """A model with random weights."""
     from vatt.cli.training import build_pretraining
     from vatt.evaluation.report import config_hash
 
-    cli = build_pretraining(["--config", config, f"--seed_everything={seed}", *source.build_options()])
-    claim(run, config_hash({"config": cli.config.as_dict(), "seed": seed}))
+    claim(run, config_hash({"config": way.hash, "seed": seed}))
     if not (run / "model" / "config.json").is_file():
+        cli = build_pretraining(["--config", way.config, f"--seed_everything={seed}", *source.build_options()])
         cli.model.export(cli.datamodule.format).save_pretrained(run / "model")
-    return {"config": config, "steps": 0, "clips": 0, "tokens": 0, "TFLOPs": 0.0}
+    return {"config": way.config, "steps": 0, "clips": 0, "tokens": 0, "TFLOPs": 0.0}
 
 
-def _probes(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], seed: int) -> dict[str, Any]:
-    """Top-1 in per cent by label, probe, layer and share of the labels."""
-    found: dict[str, Any] = {}
-    for label, manifest in manifests.items():
-        found[label] = {}
-        for name, options in (
-            ("layers", ["--kinds", f"[{LINEAR},{NEAREST}]", "--layers", "all"]),
-            ("tokens", ["--kinds", f"[{ATTENTIVE}]", "--steps", "500"]),
-            ("labels", ["--kinds", f"[{LINEAR}]", "--shares", f"[{','.join(map(str, shares))}]"]),
-        ):
-            report = run / f"probe_{label}_{name}.json"
-            run_command(
-                *("probe", str(manifest), "--model", str(run / "model"), "--windows", "1", "--seed", str(seed)),
-                *(*options, "--output", str(report)),
-                makes=report,
-                source=run / "model" / "config.json",
-            )
-            told = json.loads(report.read_text(encoding="utf-8"))
-            found[label] |= {key: of["top-1 (%)"] for key, of in told.items() if isinstance(of, dict) and "each" in of}
-    return found
-
-
-def _retrieved(run: Path, manifest: Path) -> dict[str, Any]:
-    """Text to video among the test clips."""
-    stored, report = run / "embeddings", run / "retrieval.json"
-    run_command(
-        *("embed", str(manifest), "--split", "test", "--model", str(run / "model")),
-        *("--output", str(stored), "--overwrite", "true"),
-        makes=stored / "embeddings.json",
-        source=run / "model" / "training.json",
-    )
-    run_command("retrieve", str(stored), "--output", str(report), makes=report, source=stored / "embeddings.json")
-    return json.loads(report.read_text(encoding="utf-8"))["text_to_video"]
-
-
-def _tracked(run: Path, scenes: Path, seed: int) -> dict[str, float]:
-    """Points and boxes of scenes by readouts, and labels carried on; of the frozen tower."""
-    report, manifest = run / "tracking.json", scenes / "manifest.jsonl"
-    run_command("scenes", str(scenes), *SCENES, makes=manifest)
-    run_command(
-        *("readout", str(manifest), "--model", str(run / "model"), "--tasks", "[points,boxes]", "--untrained", "false"),
-        *("--seed", str(seed), "--output", str(report)),
-        makes=report,
-        source=run / "model" / "config.json",
-    )
-    return json.loads(report.read_text(encoding="utf-8"))["trained"]
-
-
-def _collapsed(of: dict[str, Any], untrained: dict[str, Any], labels: tuple[str, ...]) -> bool:
-    """Whether no probe finds more in it than in random weights."""
-    pairs = [(of["probes"][label], untrained["probes"][label]) for label in labels]
-    return not any(trained[_key(LINEAR)] > random[_key(LINEAR)] for trained, random in pairs)
-
-
-def _key(kind: str, layer: str = "final", share: float = 1.0) -> str:
-    return f"{kind}, layer {layer}, {100 * share:g}% of the labels"
+def _untrained_name(way: Way) -> str:
+    return f"{UNTRAINED}, as {way.name}"
 
 
 def _say(found: dict[str, Any], labels: tuple[str, ...], shares: tuple[float, ...], about: str, page: Path) -> None:
@@ -260,23 +216,36 @@ def _say(found: dict[str, Any], labels: tuple[str, ...], shares: tuple[float, ..
     names = {name: name + (" (collapsed)" if of["collapsed"] else "") for name, of in found.items()}
     rows = []
     for name, of in found.items():
-        row = [names[name], of["steps"], of["clips"], f"{of['tokens'] / 1e6:.2f}", of["TFLOPs"]]
+        row = [names[name], of.get("sees", "–"), of["steps"], of["clips"], f"{of['tokens'] / 1e6:.2f}", of["TFLOPs"]]
+        row += [" → ".join(f"{x:.3g}" for x in of["loss"]) if "loss" in of else "–"]
         row += [f"{of['retrieval']['R@1']:.1f}" if "retrieval" in of else "–"]
-        rows.append([*row, *(f"{of['tracking'][key]:.3f}" if "tracking" in of else "–" for key in TRACKED)])
-    columns = ["pretraining", "steps", "clips", "video tokens, M", "TFLOPs", "text → video R@1", *TRACKED]
+        rows.append([*row, *(f"{of['tracking'][name]:.3f}" if "tracking" in of else "–" for name in TRACKED)])
+    columns = [
+        "pretraining",
+        "sees",
+        "steps",
+        "clips",
+        "video tokens, M",
+        "TFLOPs",
+        "loss",
+        "text → video R@1",
+        *TRACKED,
+    ]
     tables = {f"Ways to pretrain, {about}": (columns, rows)}
     for label in labels:
         rows = []
         for name, of in found.items():
             probes = of["probes"][label]
             sweep = {
-                key.split(", ")[1]: top1 for key, top1 in probes.items() if key.startswith(LINEAR) and "100%" in key
+                of_layer.split(", ")[1]: top1
+                for of_layer, top1 in probes.items()
+                if of_layer.startswith(LINEAR) and "100%" in of_layer
             }
             best = max(sweep, key=sweep.__getitem__)
-            row = [names[name], f"{probes[_key(LINEAR)]:.1f}", f"{sweep[best]:.1f} ({best})"]
-            row += [f"{probes[_key(kind)]:.1f}" for kind in (NEAREST, ATTENTIVE)]
-            rows.append([*row, *(f"{probes[_key(LINEAR, share=share)]:.1f}" for share in shares)])
-        columns = ["pretraining", "linear", "best layer", "nearest", "attentive"]
+            row = [names[name], f"{probes[key(LINEAR)]:.1f}", f"{sweep[best]:.1f} ({best})"]
+            row += [f"{probes[key(kind)]:.1f}" for kind in (NEAREST, ATTENTIVE)]
+            rows.append([*row, *(f"{probes[key(LINEAR, share=share)]:.1f}" for share in shares)])
+        columns = ["pretraining", "linear", "best layer, by the test", "nearest", "attentive"]
         tables[f"{label}, top-1 in per cent"] = ([*columns, *(f"linear, {100 * s:g}%" for s in shares)], rows)
     text = page.read_text(encoding="utf-8")
     for title, (columns, rows) in tables.items():

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "plot": ("vatt.cli.plot:plot", ("kind", "sources"), "draw curves, t-SNE, similarities, activations, comparisons"),
     "droptoken": ("vatt.cli.droptoken:droptoken", (), "pretrain at several rates of DropToken, and compare them"),
     "compare": ("vatt.cli.compare:compare", (), "pretrain in several ways with equal computing, and compare them"),
+    "codes": ("vatt.cli.codes:codes", ("manifest",), "learn discrete codes of pictures"),
     "scenes": ("vatt.cli.scenes:scenes", ("output",), "write scenes whose depth, camera, points and boxes are known"),
     "readout": (
         "vatt.cli.scenes:readout",

@@ -27,11 +27,12 @@ def plot(
     panel for each folder. similarities EMBEDDINGS …: cosines of pairs that belong together and of random pairs.
     activations MODEL MANIFEST: what the nodes of each layer do for each modality. droptoken TABLE: quality against
     operations, of the JSON file that vatt droptoken writes. compare TABLE: probes by layer and by share of the labels,
-    of the JSON file that vatt compare writes. scaling RUN …: losses of trainings against their operations, and the
+    of the JSON file that vatt compare writes. tokens RUN: loss by the number of the token, of an autoregressive
+    training. scaling RUN …: losses of trainings against their operations, and the
     power law of the best of them.
 
     Args:
-        kind: curves, tsne, similarities, activations, droptoken, compare or scaling.
+        kind: curves, tsne, similarities, activations, droptoken, compare, tokens or scaling.
         sources: what is drawn.
         output: PNG or SVG file; without a suffix both are written.
         labels: manifest with the classes of the embedded clips, for tsne.
@@ -48,6 +49,7 @@ def plot(
         "activations": lambda: _activations(sources, split, clips, output, about),
         "droptoken": lambda: _tradeoff(_one(kind, sources), output, about),
         "compare": lambda: _compared(_one(kind, sources), output, about),
+        "tokens": lambda: _tokens(_one(kind, sources), output),
         "scaling": lambda: _scaling(sources, output, about),
     }
     if kind not in drawers:
@@ -70,6 +72,12 @@ def _curves(run: str, output: str) -> list[Path]:
     from vatt.evaluation.plots import plot_curves
 
     return plot_curves(run, output)
+
+
+def _tokens(run: str, output: str) -> list[Path]:
+    from vatt.evaluation.plots import plot_tokens
+
+    return plot_tokens(run, output)
 
 
 def _made_of(sources: list[str]) -> str:
@@ -189,11 +197,12 @@ def _compared(table: str, output: str, about: str) -> list[Path]:
 
 
 def _scaling(runs: list[str], output: str, about: str) -> list[Path]:
-    from vatt.cli.training import build_pretraining
+    from vatt.cli.training import build_pretraining, clips_of_step
     from vatt.evaluation.pictures import plot_scaling
     from vatt.evaluation.plots import read_logs
     from vatt.evaluation.scaling import fit_power_law, frontier
     from vatt.objectives.flops import step_flops
+    from vatt.training.history import history_of
 
     found: dict[str, tuple[list[float], list[float]]] = {}
     for run in runs:
@@ -201,11 +210,11 @@ def _scaling(runs: list[str], output: str, about: str) -> list[Path]:
             raise FileNotFoundError(f"no config.yaml in {run}; is it the folder of a run?")
         given = ["--config", f"{run}/config.yaml", "--data.manifest=none", "--data.vocabulary=null"]
         cli = build_pretraining(given)
-        flops = step_flops(cli.model.objective, cli.model.backbone, cli.datamodule.format, "cpu")
+        data, clips = cli.datamodule, (history_of(f"{run}/model") or {}).get("batch") or clips_of_step(cli)
+        flops = step_flops(cli.model.objective, cli.model.backbone, data.format, data.batch_size * data.windows)
         curve = read_logs(run).get("train/loss", [])
         if not curve:
             raise InputError(f"{run} has logged no loss")
-        clips = cli.datamodule.batch_size
         found[Path(run).name] = [step * clips * flops for step, _ in curve], [loss for _, loss in curve]
     law = fit_power_law(*frontier(list(found.values())))
     print(f"L = {law.factor:.4g} C^{law.exponent:.4f}, off by {100 * law.error:.1f} % (root mean square)")

@@ -25,9 +25,9 @@ from vatt.models.vatt import load_model
 from vatt.retrieval.features import FINAL, extract
 from vatt.structures import ClipFormat
 from vatt.training.history import history_of
-from vatt.training.probing import train_and_score
+from vatt.training.probing import OF_TOKENS, train_and_score
 
-Kind = Literal["linear", "lowrank", "svm", "knn", "attentive"]
+Kind = Literal["linear", "lowrank", "svm", "knn", "attentive", "readout"]
 SEEDS = (0, 1, 2)  # of the parts of the labels
 WITHOUT_EFFECT = ("output", "batch_size", "num_workers", "device")
 
@@ -109,16 +109,16 @@ def probe(
         output: JSON file that gets the numbers; a Markdown page is written beside it.
         modality: what is classified.
         kinds: linear is logistic regression, lowrank the paper's classifier, svm linear, knn by cosine, attentive a
-            learned query over all tokens.
+            learned query over all tokens, as V-JEPA has it, readout another, as 4DS has it.
         folds: numbers of the folds to test on in turn (columns x_fold, or x_fold1 …); the mean is reported.
         test_split: rows to test on, where there are no folds.
         layers: the final feature, a sweep over all, or some by number: behind block 1, 2, …; the AGG token there, and
-            for attentive every token, which needs memory for all tokens of all clips.
+            for attentive and readout every token, which needs memory for all tokens of all clips.
         shares: of the training labels, three random parts each, for label-efficiency runs; all labels unless given.
         windows: of each test clip.
         crops: squares along the longer side of each window of a test clip, over which probabilities are averaged.
-        together: the attentive probe classifies the tokens of all windows of a clip at once, of training clips too.
-        steps: of the training of lowrank and attentive.
+        together: attentive and readout classify the tokens of all windows of a clip at once, of training clips too.
+        steps: of the training of lowrank, attentive and readout.
         batch_size: windows at a time.
         num_workers: processes that read.
         seed: of everything.
@@ -130,7 +130,7 @@ def probe(
         raise InputError("windows, crops and steps must be at least 1")
     if crops > 1 and modality != "video":
         raise InputError(f"crops are squares of pictures: {modality} has none")
-    if together and set(kinds) != {"attentive"}:
+    if together and not {*kinds} <= {*OF_TOKENS}:
         raise InputError(f"together is what attention does: ask for --kinds [attentive], not {', '.join(kinds)}")
     net = load_model(model)
     if modality not in net.backbone.modalities:
@@ -141,7 +141,7 @@ def probe(
     reader = ClipReader(net.format, modalities=(modality,))
     looks = (Views(windows if together else 1), Views(windows, crops))
     middle, spread = (
-        extract(net.backbone.tower(modality), clips, reader, views, names if "attentive" in kinds else (), **options)
+        extract(net.backbone.tower(modality), clips, reader, views, names if {*kinds} & {*OF_TOKENS} else (), **options)
         for clips, views in zip(_used(manifest, parts), looks, strict=True)
     )
     events = {(event["id"], event["kind"]): event for event in middle.events + spread.events}
@@ -155,7 +155,7 @@ def probe(
         wanted += Counter(training=len(data.parts[""][0]), test=len(data.test_clips))
         for kind in kinds:
             for layer in names:
-                sides = [f.tokens[layer] if kind == "attentive" else f.layers[layer] for f in (middle, spread)]
+                sides = [f.tokens[layer] if kind in OF_TOKENS else f.layers[layer] for f in (middle, spread)]
                 if together:
                     sides = [_put_together(x, windows) for x in sides]
                 x, views = sides[0][train[0]][:, 0], sides[1][test[0]]
@@ -177,7 +177,7 @@ def probe(
         "pretraining": history_of(model) or "not known",
         "configuration": config_hash(asked),
         "seed": seed,
-        "steps": f"{steps} (lowrank, attentive)",
+        "steps": f"{steps} (lowrank, attentive, readout)",
         "minutes": round((time.perf_counter() - began) / 60, 2),
     }
     _say(results, f"Probes on frozen {modality} features", about, output)

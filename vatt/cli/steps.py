@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -126,6 +127,14 @@ def label_by(manifest: Path, attribute: str) -> Path:
     lines = [json.dumps(row | {"label": row[f"x_{attribute}"]}) for row in rows if row["split"] != "val"]
     labelled.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return labelled
+
+
+def digest(*parts: str | bytes) -> str:
+    """Twelve hexadecimal digits of some words or contents."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return found.hexdigest()[:12]
 
 
 def claim(run: Path, asked: str) -> None:

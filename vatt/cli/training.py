@@ -81,6 +81,12 @@ def build_pretraining(argv: list[str]) -> VattCLI:
     return VattCLI(PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0)
 
 
+def clips_of_step(cli: VattCLI) -> int:
+    """Windows that all processes together learn from in a step."""
+    data, trainer = cli.datamodule, cli.trainer
+    return data.batch_size * data.windows * trainer.world_size * trainer.accumulate_grad_batches
+
+
 def pretrain(argv: list[str]) -> int:
     """Run ``fit`` or ``validate`` as LightningCLI does."""
     run_cli(VattCLI, PretrainModule, ClipDataModule, argv, prog="vatt pretrain")

@@ -200,7 +200,7 @@ def plot_ways(ways: Mapping[str, Mapping[str, Mapping[str, float]]], output: str
             linear = {found[1:]: of[label][key] for key, found in names.items() if found[0] == "linear"}
             layers = [(layer, top1) for (layer, share), top1 in linear.items() if float(share) == 100]
             parts = sorted((float(share), top1) for (layer, share), top1 in linear.items() if layer == "final")
-            style = {"linestyle": ":", "color": "grey"} if name == "untrained" else {}
+            style = {"linestyle": ":"} if name.startswith("untrained") else {}
             row[0].plot([x for x, _ in layers], [y for _, y in layers], marker="o", label=name, **style)
             row[1].plot([x for x, _ in parts], [y for _, y in parts], marker="o", label=name, **style)
         row[0].set(title=f"{label}, by layer", xlabel="block", ylabel="top-1, per cent")

@@ -43,6 +43,31 @@ def read_logs(folder: str | Path) -> dict[str, Curve]:
     return {name: sorted(points.items()) for name, points in curves.items() if points}
 
 
+def plot_tokens(folder: str | Path, output: str | Path) -> list[Path]:
+    """Loss by the number of the token, of a run that predicted token after token (Toto, figure 10).
+
+    Args:
+        folder: of the run.
+        output: PNG or SVG file; without a suffix both are written.
+
+    Raises:
+        FileNotFoundError: the run kept no such losses.
+    """
+    source = Path(folder) / "loss_by_token.csv"
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"no {source.name} in {folder}: is it the folder of an autoregressive training that ended?"
+        )
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = [(int(row["token"]), float(row["loss"])) for row in csv.DictReader(file)]
+    pyplot = import_pyplot()
+    figure, axis = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
+    axis.plot(*zip(*rows, strict=True), linewidth=1)
+    axis.set(title=f"Loss by token, {Path(folder).name}", xlabel="token", ylabel="loss")
+    axis.grid(alpha=0.3)
+    return save(figure, output)
+
+
 def plot_curves(folder: str | Path, output: str | Path) -> list[Path]:
     """Losses, and what was measured on the validation clips, over the steps of a run.
 

@@ -31,7 +31,7 @@ def average_jaccard(points: Tensor, visible: Tensor, true_points: Tensor, true_v
 
     At each of 1, 2, 4, 8 and 16 pixels of a picture of 256: right are points that are said to be visible, are so, and
     are nearer than that; over right ones, visible ones that were not found, and ones wrongly said to be visible. The
-    first frame does not count.
+    first frame does not count. Of each clip, then the mean of the clips in which a point is seen or said to be.
 
     Args:
         points, true_points: (B, T, P, 2) in [0, 1].
@@ -43,8 +43,9 @@ def average_jaccard(points: Tensor, visible: Tensor, true_points: Tensor, true_v
     for threshold in THRESHOLDS:
         right = said & seen & (distance < threshold)
         wrong = said & ~right
-        found.append(right.sum() / (seen.sum() + wrong.sum()).clamp(min=1))
-    return torch.stack(found).mean()
+        found.append(right.sum(dim=(1, 2)) / (seen.sum(dim=(1, 2)) + wrong.sum(dim=(1, 2))).clamp(min=1))
+    counts = (said | seen).any(dim=2).any(dim=1)
+    return torch.stack(found, dim=1)[counts].mean()
 
 
 def mean_iou(boxes: Tensor, true_boxes: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,10 +46,11 @@ def draw_blocks(
     truncate: Truncate = "first",
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
+    part: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which places are seen, and which are hidden and to be predicted.
 
-    All clips of a batch have as many of each as the one with the fewest.
+    All clips have as many of each as the one with the fewest.
 
     Args:
         batch: B.
@@ -59,6 +60,7 @@ def draw_blocks(
             it, so that late frames and low rows are rarely seen and rarely asked for; or "random" ones.
         device: where the indices live.
         generator: in place of PyTorch's random state.
+        part: chooses rows of the batch, to which alone all this applies; the others are drawn, and left away.
 
     Returns:
         (B, N) seen and (B, M) hidden, int64, ascending. The rest is neither.
@@ -81,7 +83,7 @@ def draw_blocks(
         hidden[full] = _place(int(full.sum()), (time, height, width), (t, h, w), mask.blocks, where, generator)
     else:
         raise ValueError(f"{mask} hides all of {tuple(grid)} places")
-    return tuple(_cut(places, truncate, generator).to(device) for places in (~hidden, hidden))
+    return tuple(_cut(places, truncate, generator, part).to(device) for places in (~hidden, hidden))
 
 
 def _place(
@@ -104,12 +106,19 @@ def _place(
     return hidden.any(dim=1).flatten(1)
 
 
-def _cut(chosen: Tensor, truncate: Truncate, generator: torch.Generator | None) -> Tensor:
+def _cut(
+    chosen: Tensor,
+    truncate: Truncate,
+    generator: torch.Generator | None,
+    part: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
     """(B, N) bool to (B, M) places, M of the row with the fewest."""
-    fewest = int(chosen.sum(dim=1).min())
     order = torch.arange(chosen.shape[1], 0, -1, device=chosen.device).expand(chosen.shape).float()
     if truncate == "random":
         order = _rand(chosen.shape, chosen.device, generator) + 1
+    if part is not None:
+        chosen, order = part(chosen), part(order)
+    fewest = int(chosen.sum(dim=1).min())
     best = (order * chosen).topk(fewest, dim=1).indices
     return best.sort(dim=1).values
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
@@ -28,6 +31,13 @@ class Codebook(Part, ABC):
 
     codes: int
     stride: int
+
+    def check(self) -> None:
+        """See that it can be used.
+
+        Raises:
+            InputError: it was not learned.
+        """
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> Tensor:
@@ -129,21 +139,40 @@ class PatchCodes(Codebook):
     Args:
         codes: how many.
         stride: pixels along each side.
+        pretrained: file of ``vatt codes``, which says how many and how large. A saved model holds them itself.
 
     Attributes:
-        centres: (codes, stride * stride * 3); random until `fit`.
+        centres: (codes, stride * stride * 3); zeros until `fit`.
+
+    Raises:
+        InputError: the file holds something else.
     """
 
-    def __init__(self, codes: int = 512, stride: int = 8) -> None:
+    def __init__(self, codes: int = 512, stride: int = 8, pretrained: str | None = None) -> None:
         super().__init__()
+        centres = torch.zeros(codes, 3 * stride**2)
+        if pretrained is not None:
+            centres = load_file(pretrained).get("centres", centres.flatten())
+            codes, stride = len(centres), math.isqrt(centres[0].numel() // 3)
+            if centres.shape != (codes, 3 * stride**2):
+                raise InputError(f"{pretrained} holds no patches: write it with vatt codes")
+        self.init_args = {"codes": codes, "stride": stride, "pretrained": None}
         self.codes, self.stride = codes, stride
-        self.register_buffer("centres", torch.rand(codes, 3 * stride**2) * 2 - 1)
+        self.register_buffer("centres", centres)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file that ``pretrained`` names."""
+        save_file({"centres": self.centres}, path)
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         x = self.cut(pictures).to(self.centres.dtype)
         distance = self.centres.square().sum(dim=1) - 2 * x @ self.centres.T
         return distance.argmin(dim=-1)
+
+    def check(self) -> None:
+        if not self.centres.is_meta and not self.centres.any():
+            raise InputError("the codes were not learned: give PatchCodes the file of vatt codes as pretrained")
 
     def cut(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, h, w, stride * stride * 3)."""

@@ -27,7 +27,7 @@ class Predictor(Part):
         positions: see `vatt.models.positions.make_positions`.
         rotary: see `vatt.models.transformer.Transformer`; goes with positions "none".
         bias: of the first layer; VideoMAE's has none.
-        init_std: see `Transformer`.
+        init_std, init_by_depth: see `Transformer`.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Predictor(Part):
         rotary: Rotation | None = None,
         bias: bool = True,
         init_std: float | None = None,
+        init_by_depth: bool = False,
     ) -> None:
         super().__init__()
         self.embed, self.project = nn.Linear(width, inner, bias=bias), nn.Linear(inner, out_width or width)
         self.mask_tokens = nn.Parameter(torch.zeros(masks, inner))
         self.grid, self.positions = tuple(grid), make_positions(positions, grid, inner)
-        self.transformer = Transformer(inner, depth, heads, agg=False, rotary=rotary, init_std=init_std)
+        how = {"rotary": rotary, "init_std": init_std, "init_by_depth": init_by_depth}
+        self.transformer = Transformer(inner, depth, heads, agg=False, **how)
         for layer in (self.embed, self.project):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:

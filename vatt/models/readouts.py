@@ -69,6 +69,24 @@ class AttentionReadout(Part):
         return self.say(y)
 
 
+class ReadoutClassifier(Part):
+    """One learned query looks at all tokens, and says the class: 4DS's readout of actions.
+
+    Args:
+        width: D.
+        classes: C.
+        inner, heads: see `AttentionReadout`.
+    """
+
+    def __init__(self, width: int, classes: int, inner: int = 128, heads: int = 8) -> None:
+        super().__init__()
+        self.readout = AttentionReadout(width, 1, classes, queries=1, inner=inner, heads=heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) to logits (B, C)."""
+        return self.readout(tokens)[:, 0]
+
+
 def fourier(x: Tensor, bands: int = 6) -> Tensor:
     """(…, C) places in [0, 1] to (…, C (1 + 2 bands)): themselves, and sines and cosines of them."""
     angles = x.unsqueeze(-1) * 2.0 ** torch.arange(bands, device=x.device) * torch.pi

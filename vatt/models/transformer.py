@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import get_args
 
@@ -79,8 +80,10 @@ class Transformer(Encoder):
             itself, and the pooled feature is the mean of the others.
         norm_eps: of all norms.
         final_norm: False leaves out the norm in the end, as 4DS does.
-        init_std: linear layers begin as normal numbers of this deviation, cut at two of it (V-JEPA: 0.02); None begins
-            them as the released VATT does, by Glorot & Bengio.
+        init_std: linear layers begin as normal numbers of this deviation (V-JEPA: 0.02); None begins them as the
+            released VATT does, by Glorot & Bengio.
+        init_by_depth: the last layers of the i-th block's attention and MLP begin divided by the root of 2 i (V-JEPA 2;
+            the released V-JEPA means to, and does not).
 
     Attributes:
         checkpointing: blocks keep their input only, and are computed again for their gradient.
@@ -106,6 +109,7 @@ class Transformer(Encoder):
         norm_eps: float = NORM_EPS,
         final_norm: bool = True,
         init_std: float | None = None,
+        init_by_depth: bool = False,
     ) -> None:
         super().__init__()
         for name, given, known in (("norm", norm, Norm), ("activation", activation, Activation)):
@@ -127,7 +131,12 @@ class Transformer(Encoder):
         if init_std is not None:
             for layer in self.modules():
                 if isinstance(layer, nn.Linear):
-                    nn.init.trunc_normal_(layer.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+                    nn.init.trunc_normal_(layer.weight, std=init_std)
+        if init_by_depth:
+            with torch.no_grad():
+                for number, block in enumerate(self.blocks, start=1):
+                    for layer in (block.attention.out, block.down):
+                        layer.weight /= math.sqrt(2 * number)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.heads import NoProjection
 from vatt.objectives.base import Objective
+from vatt.objectives.distributed import own_part, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
@@ -31,11 +32,11 @@ class Autoregression(Objective):
         tied: the matrix that scores codes is that of their embeddings.
         target: of patches, see `vatt.objectives.pixels.pixel_targets`.
         width_ratio: what is said is divided by it, see `vatt.training.optim.Optimization`.
-        images: share of a batch's clips that become sequences of images, which begin with a token of their own: each
-            frame is one of any clip of the batch (of this process). Pictures in the data stand for themselves so.
+        images: probability of a clip to become a sequence of images, which begins with a token of its own: each frame
+            is one of any clip of the batch (of this process). Above 0, pictures in the data, whose frames are all the
+            same, always become sequences, of pictures alone. 0 has no such token: all are videos.
 
-    Attributes:
-        by_token: loss of each place in the last batch, (N,), where ``watched``; the end of the sequence last.
+    ``by_token`` has the loss of each place, the end of the sequence last.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Autoregression(Objective):
         check_target(target)
         self.predicted, self.tied, self.target, self.width_ratio = predicted, tied, target, width_ratio
         if not 0 <= images <= 1:
-            raise ValueError(f"images is a share of the clips from 0 to 1, not {images}")
-        self.images, self.by_token = images, None
+            raise ValueError(f"images is a probability from 0 to 1, not {images}")
+        self.images = images
 
     def build(self, backbone: Backbone) -> None:
         encoder = backbone.encoder("video") if "video" in backbone.modalities else None
@@ -64,6 +65,7 @@ class Autoregression(Objective):
         if self.predicted == "codes":
             if not isinstance(tokenizer, CodeTokenizer):
                 raise ValueError(f"codes are of a CodeTokenizer, not of a {type(tokenizer).__name__}")
+            tokenizer.codebook.check()
             if not self.tied:
                 self.scores = nn.Linear(encoder.out_width, tokenizer.codes.num_embeddings, bias=False)
         else:
@@ -109,9 +111,11 @@ class Autoregression(Objective):
         def draw(*shape: int) -> Tensor:
             return torch.rand(shape, generator=self.draws, device=where).to(video.device)
 
-        order = draw(clips).argsort()
-        is_image = torch.zeros_like(valid).scatter(0, order[: round(self.images * clips)], True) & valid
-        clip = draw(clips, frames, clips).masked_fill(~valid, -1.0).argmax(dim=-1)
+        still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
+        is_image = (own_part(draw(clips * world_size())) < self.images) & valid | still
+        # Into a picture's sequence come pictures, into another one anything.
+        may = valid & (still | ~still.unsqueeze(1))
+        clip = draw(clips, frames, clips).masked_fill(~may.unsqueeze(1), -1.0).argmax(dim=-1)
         pictures = video[clip, (draw(clips, frames) * frames).long()]
         return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image
 

@@ -21,6 +21,7 @@ class Objective(nn.Module, ABC):
             drawn from it for the clips of all processes does not depend on how many these are.
         progress: share of the training that is done, from 0 to 1, for schedules of an objective's own.
         watched: fill ``health`` in the next forward pass.
+        by_token: loss of each token in the last batch that was watched, in order; None where it has no order.
         health: signs of collapse, scalars by name; of vectors ``name`` there are ``name_spread`` and ``name_rank``, see
             `vatt.objectives.health`, and ``name_count``, of how many.
     """
@@ -29,6 +30,7 @@ class Objective(nn.Module, ABC):
     draws: torch.Generator | None = None
     progress: float = 0.0
     watched: bool = False
+    by_token: Tensor | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,3 +53,13 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def head(self) -> Part:
         """The part that is exported together with the backbone."""
+
+    def even_out(self, backbone: Backbone, clips: int) -> None:
+        """From now on have every batch need the mean of operations, where that depends on what is drawn.
+
+        For counting, not for training.
+        """
+
+    def exported(self, backbone: Backbone) -> Backbone:
+        """The backbone that is saved: the trained one, unless an objective makes a better one of it."""
+        return backbone

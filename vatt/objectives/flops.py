@@ -13,22 +13,21 @@ from vatt.models.backbone import Backbone
 from vatt.objectives.base import Objective
 from vatt.structures import Batch, ClipFormat
 
-CLIPS = 4  # of the batch that is counted; masks are drawn, and are not equally large in every batch
-DRAWS = 4
 
-
-def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, device: str = "meta") -> float:
+def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, clips: int = 4) -> float:
     """Floating-point operations of one clip in a training step, forwards and backwards, whatever the objective does.
 
     Matrix products and attention, by PyTorch's counter on tensors without content; a multiplication with the addition
-    that follows counts as two. Masks are those of a seed, the mean of some draws.
+    that follows counts as two. Where masks are not equally large in every batch, they are of their mean size.
 
     Args:
         objective: built for the backbone.
         backbone: as it is trained.
         format: of a clip; of texts each has as many as the format says.
-        device: "meta" costs nothing; the contrastive objective looks at values, which only other devices have.
+        clips: that a process has in a step, on which depends how much V-JEPA's masks leave.
     """
+    # Contrasts look at values, which tensors without content do not have; and need as much for any number of clips.
+    device, clips = ("cpu", min(clips, 4)) if objective.compares_clips else ("meta", clips)
     both = nn.ModuleList([objective, backbone])
     # Weights are replaced while copying, so that on "meta" nothing of them is copied.
     memo = {
@@ -39,19 +38,19 @@ def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, dev
     }
     objective, backbone = copy.deepcopy(both, memo)
     objective.draws, objective.watched = torch.Generator().manual_seed(0), False
+    objective.even_out(backbone, clips)
     with torch.device(device):
         batch: Batch = {  # type: ignore[typeddict-item]
-            "id": [str(i) for i in range(CLIPS)],
-            "video": torch.zeros(CLIPS, format.num_frames, 3, format.size, format.size),
-            "video_valid": torch.ones(CLIPS, dtype=torch.bool),
-            "audio": torch.zeros(CLIPS, format.num_samples),
-            "audio_valid": torch.ones(CLIPS, dtype=torch.bool),
-            "text": torch.zeros(CLIPS, format.num_texts, format.num_words, dtype=torch.int64),
-            "text_valid": torch.ones(CLIPS, format.num_texts, dtype=torch.bool),
+            "id": [str(i) for i in range(clips)],
+            "video": torch.zeros(clips, format.num_frames, 3, format.size, format.size),
+            "video_valid": torch.ones(clips, dtype=torch.bool),
+            "audio": torch.zeros(clips, format.num_samples),
+            "audio_valid": torch.ones(clips, dtype=torch.bool),
+            "text": torch.zeros(clips, format.num_texts, format.num_words, dtype=torch.int64),
+            "text_valid": torch.ones(clips, format.num_texts, dtype=torch.bool),
             "events": [],
         }
     # Fused attention is not counted on every device; two batched products are.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in range(DRAWS):
-            objective(backbone, batch)["loss"].backward()
-    return counter.get_total_flops() / DRAWS / CLIPS
+        objective(backbone, batch)["loss"].backward()
+    return counter.get_total_flops() / clips

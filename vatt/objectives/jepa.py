@@ -19,20 +19,24 @@ from vatt.objectives.health import of_vectors
 from vatt.structures import Batch
 
 INIT_STD = 0.02
+DRAWS = 500  # over which the sizes of masks are averaged, for counting
 
 
 class FeaturePrediction(Objective):
     """L = mean over masks of |P(E(seen), hidden) - LN(E'(all))[hidden]|, E' a moving average of the encoder E.
 
     The context encoder sees the tokens that a mask leaves, the target encoder all of them; the predictor is told which
-    places are asked for. Targets pass a layer norm without weights and have no gradient.
+    places are asked for. Targets pass a layer norm without weights and have no gradient. The target encoder is what is
+    saved: the released code evaluates it, and calls it target_encoder.
 
     Args:
         masks: one or more; each has its own mask token, and a pass through encoder and predictor.
-        truncate: see `vatt.models.blocks.draw_blocks`.
+        truncate: see `vatt.models.blocks.draw_blocks`. As in the released code all clips of a process see as many
+            places as the one with the fewest: more clips in each process mean shorter contexts.
         inner, depth, heads: of the `Predictor`.
         rotary: the predictor's positions turn queries and keys, as V-JEPA 2 has them, in place of sines and cosines
             that are added; goes with a tower of `Transformer(rotary="space")` and ``positions: none``.
+        init_by_depth: of the predictor, see `vatt.models.transformer.Transformer`; V-JEPA 2 has it.
         momentum: of the moving average in the beginning, and what it would be in the end of the schedule, which grows
             linearly.
         schedule_length: the length of that schedule, in trainings: the released code's is 1.25, whose end is never
@@ -47,6 +51,7 @@ class FeaturePrediction(Objective):
         depth: int = 12,
         heads: int = 16,
         rotary: bool = False,
+        init_by_depth: bool = False,
         momentum: tuple[float, float] = (0.998, 1.0),
         schedule_length: float = 1.25,
     ) -> None:
@@ -58,6 +63,7 @@ class FeaturePrediction(Objective):
         self.masks, self.truncate = tuple(masks), truncate
         places = {"positions": "none", "rotary": "space"} if rotary else {"positions": "fixed"}
         self.sizes = {"inner": inner, "depth": depth, "heads": heads, "init_std": INIT_STD, **places}
+        self.sizes["init_by_depth"] = init_by_depth
         self.momentum, self.schedule_length = momentum, schedule_length
 
     def build(self, backbone: Backbone) -> None:
@@ -69,6 +75,9 @@ class FeaturePrediction(Objective):
 
     def head(self) -> NoProjection:
         return NoProjection()
+
+    def exported(self, backbone: Backbone) -> Backbone:
+        return self.target
 
     def momentum_at(self, progress: float) -> float:
         """Of the moving average, when so much of the training is done."""
@@ -114,11 +123,19 @@ class FeaturePrediction(Objective):
         return F.layer_norm(features, features.shape[-1:])
 
     def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Places that are seen and hidden in the clips of this process, drawn for those of all."""
-        drawn = draw_blocks(
-            clips * world_size(), grid, mask, truncate=self.truncate, device=device, generator=self.draws
+        """Places that are seen and hidden in the clips of this process; blocks are drawn for those of all."""
+        how = {"truncate": self.truncate, "device": device, "generator": self.draws, "part": own_part}
+        return draw_blocks(clips * world_size(), grid, mask, **how)
+
+    def even_out(self, backbone: Backbone, clips: int) -> None:
+        grid, generator, even = backbone.tokenizers["video"].grid, torch.Generator().manual_seed(0), {}
+        for mask in self.masks:
+            how = {"truncate": self.truncate, "generator": generator}
+            drawn = [draw_blocks(clips, grid, mask, **how) for _ in range(DRAWS)]
+            even[mask] = [round(sum(each[side].shape[1] for each in drawn) / DRAWS) for side in (0, 1)]
+        self.draw = lambda rows, _, mask, device: tuple(  # type: ignore[method-assign]
+            torch.arange(count, device=device).expand(rows, -1) for count in even[mask]
         )
-        return own_part(drawn[0]), own_part(drawn[1])
 
     @torch.no_grad()
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:

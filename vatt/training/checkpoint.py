@@ -19,12 +19,13 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from vatt.errors import VattError
 from vatt.structures import Batch
 from vatt.training.callbacks import Throughput
-from vatt.training.history import HISTORY
+from vatt.training.history import HISTORY, OBJECTIVE
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 TERMINATED = 143  # exit status of a process that SIGTERM ended
@@ -194,6 +195,11 @@ class ExportModel(Callback):
         own = {name: weights[names[id(value)]] for name, value in model.state_dict(keep_vars=True).items()}
         made = type(model).assemble(model.config(), own)
         made.save_pretrained(self.folder)
+        used = {names[id(value)] for value in model.state_dict(keep_vars=True).values()}
+        rest = {name: x for name, x in weights.items() if name.startswith("objective.") and name not in used}
+        if rest:  # predictors and decoders, with which a further training begins
+            parts = {name.removeprefix("objective."): x.contiguous() for name, x in rest.items()}
+            save_file(parts, self.folder / OBJECTIVE)
         if trainer.datamodule.vocabulary is not None:
             trainer.datamodule.vocabulary.save(self.folder / "vocabulary")
         facts = chosen | self._circumstances(trainer, pl_module)

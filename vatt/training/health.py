@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,12 +13,13 @@ import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from vatt.structures import MODALITIES, Batch
 from vatt.training.finite import norm_of
 
 COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 2.0  # below them the log says so in words
+BY_TOKEN, KEPT = "loss_by_token.csv", 0.9  # of that average
 MANY = 8  # vectors from which on these say something
 HALF = {"16-mixed": torch.float16, "16-true": torch.float16, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
 
@@ -30,11 +32,19 @@ class Health(Callback):
       ``health/temperature_<pair>``: see `vatt.objectives.health`;
     - ``gradient/<tower>``, the norm of the gradient of each tower, before it is clipped;
 
-    and says in words when vectors have collapsed.
+    and says in words when vectors have collapsed. Of objectives that predict token after token the loss of each is kept
+    in the run's ``loss_by_token.csv``, a moving average over these steps.
     """
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
+        self._by_token: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._by_token is None else {"by_token": self._by_token}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._by_token = state_dict.get("by_token")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -55,6 +65,9 @@ class Health(Callback):
         objective = getattr(pl_module, "objective", None)
         if objective is None or not objective.watched:
             return
+        if objective.by_token is not None:
+            now = objective.by_token.float().cpu()
+            self._by_token = now if self._by_token is None else self._by_token.lerp(now, 1 - KEPT)
         found = {name: float(value) for name, value in objective.health.items()}
         pl_module.log_dict({f"health/{name}": value for name, value in found.items()})
         if trainer.global_step <= max(pl_module.optimization.warmup_steps, 2 * trainer.log_every_n_steps):
@@ -68,6 +81,12 @@ class Health(Callback):
                     f"{spread:.2f} of 1, effective rank {rank:.1f}): the training has collapsed. Lower "
                     "model.optimization.lr, warm up longer, or raise data.batch_size"
                 )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._by_token is not None and trainer.is_global_zero:
+            rows = [f"{number},{value:.6g}" for number, value in enumerate(self._by_token.tolist())]
+            text = "\n".join(["token,loss", *rows]) + "\n"
+            (Path(trainer.default_root_dir) / BY_TOKEN).write_text(text, encoding="utf-8")
 
 
 def gradient_norms(module: nn.Module) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vatt.errors import VattError
 
 HISTORY = "training.json"  # beside a model
+OBJECTIVE = "objective.safetensors"  # what else was trained
 SHAPE = {"video": ("num_frames", "fps", "size", "crop_box"), "audio": ("sample_rate", "audio_s")}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -17,7 +19,7 @@ from vatt.objectives.base import Objective
 from vatt.objectives.flops import step_flops
 from vatt.structures import MODALITIES, Batch, ClipFormat
 from vatt.training.compute import Compute
-from vatt.training.history import ConfigMismatch, check_shapes
+from vatt.training.history import OBJECTIVE, ConfigMismatch, check_shapes
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization
 
@@ -37,7 +39,8 @@ class PretrainModule(TrainingModule):
         backbone: tokenizers and transformers.
         objective: what is learned; see `vatt.objectives`.
         optimization: optimizer and schedule.
-        pretrained: folder of a saved or converted model, whose backbone the training begins with; None begins anew.
+        pretrained: folder of a saved or converted model, whose backbone the training begins with, and with its head,
+            predictor or decoder where they are there and fit; that they do not is said. None begins anew.
         seed, compute: see `vatt.training.module.TrainingModule`. What DropToken draws does not depend on the number of
             processes.
 
@@ -56,11 +59,14 @@ class PretrainModule(TrainingModule):
     ) -> None:
         super().__init__(optimization, seed, compute)
         self.backbone, self.objective = backbone, objective
-        if pretrained is not None:
-            weights = load_model(pretrained).backbone.state_dict()
+        model = None if pretrained is None else load_model(pretrained)
+        if model is not None:
+            weights = model.backbone.state_dict()
             check_shapes(weights, backbone, pretrained)
             backbone.load_state_dict(weights)
         self.objective.build(backbone)
+        if model is not None:
+            load_objective(self.objective, model, Path(pretrained))
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 
     def setup(self, stage: str) -> None:
@@ -98,7 +104,11 @@ class PretrainModule(TrainingModule):
             return None
         if not self.objective.compares_clips:  # contrasts look at values, which tensors without content do not have
             shared = any(isinstance(parameter, DTensor) for parameter in self.parameters())  # cannot be copied
-            return None if shared else step_flops(self.objective, self.backbone, data.format) / 3
+            return (
+                None
+                if shared
+                else step_flops(self.objective, self.backbone, data.format, data.batch_size * data.windows) / 3
+            )
         counted = count_flops(without_weights(self.backbone), data.format, getattr(self.objective, "drop", None))
         there = ("video", "audio") if data.vocabulary is None else MODALITIES
         texts = {"text": data.format.num_texts}
@@ -150,7 +160,22 @@ class PretrainModule(TrainingModule):
 
     def export(self, format: ClipFormat) -> VATT:
         """The model as it is saved."""
-        return VATT(self.backbone, self.objective.head(), format)
+        return VATT(self.objective.exported(self.backbone), self.objective.head(), format)
+
+
+def load_objective(objective: Objective, model: VATT, folder: Path) -> None:
+    """Begin with the head of a model and with what lies beside it of its objective; where that does not fit, say so."""
+    head, theirs, kept = objective.head(), getattr(model, "projection", None), folder / OBJECTIVE
+    parts = [] if theirs is None else [("head", head, theirs.state_dict())]
+    parts += [("objective", objective, load_file(kept))] if kept.is_file() else []
+    for name, part, weights in parts:
+        own = {key: value.shape for key, value in part.state_dict().items()}
+        other = sorted(key for key, value in weights.items() if own.get(key) != value.shape)
+        if other or (name == "head" and own.keys() != weights.keys()):
+            what = other[0] if other else sorted(own.keys() ^ weights.keys())[0]
+            rank_zero_warn(f"{folder}: its {name} does not fit ({what}), and begins anew")
+        else:
+            part.load_state_dict(weights, strict=False)
 
 
 def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) -> None:

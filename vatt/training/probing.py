@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.probes import AttentiveClassifier, LowRankClassifier
+from vatt.models.readouts import ReadoutClassifier
 
 # Probe by name: how it is made, learning rate, weight decay, L2 on its last matrix, which the paper has at 0.1.
 PROBES: dict[str, tuple[Callable[[int, int], nn.Module], float, float, float]] = {
     "lowrank": (LowRankClassifier, 5e-4, 0.0, 0.1),
     "attentive": (AttentiveClassifier, 1e-3, 0.01, 0.0),
+    "readout": (ReadoutClassifier, 1e-3, 0.01, 0.0),
 }
+OF_TOKENS = ("attentive", "readout")
 
 
 def train_and_score(
@@ -33,7 +36,7 @@ def train_and_score(
     decay; here there are four heads and a constant decay.
 
     Args:
-        kind: "lowrank", on (N, D) features, or "attentive", on (N, T, D) tokens.
+        kind: "lowrank", on (N, D) features, or "attentive" (V-JEPA) and "readout" (4DS), on (N, T, D) tokens.
         train: features of the training clips.
         target: (N,) int64.
         test: features to classify, with M in place of N.

@@ -1,0 +1,67 @@
+"""``vatt codes``: pictures as discrete codes, learned from one's own videos."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import DataLoader
+
+from vatt.datasets.batches import collate, finish
+from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.manifest import read_manifest
+from vatt.errors import InputError
+from vatt.models.codes import PatchCodes
+from vatt.structures import ClipFormat
+
+
+def codes(
+    manifest: str,
+    output: str,
+    codes: int = 512,
+    stride: int = 8,
+    size: int = 128,
+    clips: int = 1_000,
+    frames: int = 4,
+    split: str | None = "train",
+    rounds: int = 20,
+    num_workers: int = 2,
+    seed: int = 0,
+) -> int:
+    """Learn which patches pictures are best made of, by k-means, for autoregression without a pretrained codebook.
+
+    Exit status: 1 if some clips could not be read (they are named), 0 otherwise.
+
+    Args:
+        manifest: videos.
+        output: safetensors file, which a configuration names as ``pretrained`` of ``vatt.models.codes.PatchCodes``.
+        codes: how many.
+        stride: pixels along each side of a patch.
+        size: of the pictures, in pixels.
+        clips: of the manifest, spread over it.
+        frames: of each clip, spread over it.
+        split: of the manifest; null takes all.
+        rounds: of k-means.
+        num_workers: processes that read.
+        seed: of where k-means begins.
+    """
+    if min(codes, stride, clips, frames, rounds) < 1 or size % stride:
+        raise InputError(f"counts are at least 1, and patches of {stride} fill pictures of {size}")
+    table = read_manifest(manifest, split=split)
+    used = min(clips, len(table))
+    chosen = table.take(len(table) * i // used for i in range(used))
+    reader = ClipReader(ClipFormat(num_frames=1, fps=1, size=size), modalities=("video",))
+    dataset = ClipDataset(chosen, reader, views=Views(frames))
+    pictures, bad = [], 0
+    for batch in DataLoader(dataset, 8, num_workers=num_workers, collate_fn=collate):
+        for event in batch["events"]:
+            print(f"{event['kind']}: {event['path']}: {event['reason']}")
+            bad += event["kind"] == "unreadable"
+        pictures.append(finish(batch)["video"][batch["video_valid"]].flatten(0, 1))
+    shown = torch.cat(pictures)
+    codebook = PatchCodes(codes, stride)
+    codebook.fit(shown, rounds, torch.Generator().manual_seed(seed))
+    kept = codebook.cut(shown)
+    error = (codebook.centres[codebook(shown)] - kept).square().mean() / (kept - kept.mean()).square().mean()
+    codebook.save(output)
+    told = f"{codes} patches of {stride} x {stride}, from {len(shown)} pictures"
+    print(f"codes: {output} ({told}, {100 * (1 - float(error)):.1f} % of their variance)")
+    return 1 if bad else 0

@@ -45,7 +45,9 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
             transformers = pytest.importorskip("transformers")
             codebook = transformers.FlavaImageCodebook
             monkeypatch.setattr(
-                codebook, "from_pretrained", lambda _: codebook(transformers.FlavaImageCodebookConfig())
+                codebook,
+                "from_pretrained",
+                lambda *_, **__: (codebook(transformers.FlavaImageCodebookConfig()), {"missing_keys": []}),
             )
         with torch.device("meta"):
             VattCLI(PretrainModule, ClipDataModule, args=[*options, *places], run=False, seed_everything_default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,22 @@ def test_what_is_hidden_is_not_seen(truncate: str) -> None:
             assert b == sorted(set(b))
             assert not set(a) & set(b)
             assert 0 <= min(a + b) <= max(a + b) < 144
+
+
+@pytest.mark.parametrize("truncate", ["first", "random"])
+def test_places_are_cut_to_the_fewest_of_a_process(truncate: str) -> None:
+    """Blocks are those of all; what the clips of other processes are like changes nothing."""
+
+    def drawn(part: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        return draw_blocks(6, (4, 6, 6), SHORT_RANGE, truncate=truncate, generator=generator, part=part)
+
+    alone = [drawn(lambda x, i=i: x[i : i + 1]) for i in range(6)]  # nothing is cut
+    for rows in ([0, 2, 4], [1, 3, 5]):
+        for side, found in enumerate(drawn(lambda x, rows=rows: x[rows])):
+            assert found.shape == (3, min(alone[i][side].shape[1] for i in rows))
+            for row, places in zip(rows, found.tolist(), strict=True):
+                assert set(places) <= set(alone[row][side][0].tolist())
 
 
 def test_random_truncation_has_no_favourites() -> None:

@@ -12,6 +12,7 @@ from vatt.cli.steps import digest, run_command
 LINEAR, NEAREST, ATTENTIVE = "linear", "knn", "attentive"
 SCENES: tuple[str, ...] = ()  # options of vatt scenes
 TRACKING = ("--tasks", "[points,boxes]", "--untrained", "false")  # options of vatt readout
+STEPS = 500  # of the attentive probe
 ERRORS = 2.0  # standard errors of a difference, from which on it counts
 
 
@@ -27,7 +28,7 @@ def probed(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], see
         found[label] = {}
         for options in (
             ("--kinds", f"[{LINEAR},{NEAREST}]", "--layers", "all"),
-            ("--kinds", f"[{ATTENTIVE}]", "--steps", "500"),
+            ("--kinds", f"[{ATTENTIVE}]", "--steps", str(STEPS)),
             ("--kinds", f"[{LINEAR}]", "--shares", f"[{','.join(map(str, shares))}]"),
         ):
             told = _report(run, f"probe_{label}", manifest, "probe", *options, "--windows", "1", "--seed", str(seed))

@@ -210,7 +210,8 @@ def plot_ways(ways: Mapping[str, Mapping[str, Mapping[str, float]]], output: str
         row[1].minorticks_off()
         for axis in row:
             axis.grid(alpha=0.3)
-    axes[0][0].legend(frameon=False, fontsize=9)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(f"Linear probes on frozen video towers{about and f', {about}'}")
     return save(figure, output)
 

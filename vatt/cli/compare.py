@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from vatt.cli.commands import print_table
 from vatt.cli.measures import ATTENTIVE, LINEAR, NEAREST, collapsed, key, probed, retrieved, tracked
-from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command
+from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command, train
 from vatt.errors import InputError
 
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
@@ -178,12 +178,9 @@ def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict
         raise InputError(f"these are too few operations for a step of {way.config}: give more --tflops")
     manifest = digest(source.manifest.read_bytes())
     claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed, "manifest": manifest}))
-    weights = run / "model" / "training.json"
-    fit = ["pretrain", "fit", "--config", way.config, "--run.folder", str(run), "--seed_everything", str(seed)]
-    fit += [*source.options(way.texts), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
-    if (run / "checkpoints" / "last.ckpt").is_file():
-        fit += ["--ckpt_path", "last"]
-    run_command(*fit, makes=weights, source=source.manifest)
+    options = ["--seed_everything", str(seed), *source.options(way.texts)]
+    options += ["--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
+    train(way.config, run, source.manifest, options)
     history, curves = history_of(run / "model"), read_logs(run)
     loss = [value for _, value in curves["train/loss"]]
     return {

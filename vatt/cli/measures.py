@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vatt.cli.steps import digest, run_command
+from vatt.cli.steps import digest, embed_test, run_command
 
 LINEAR, NEAREST, ATTENTIVE = "linear", "knn", "attentive"
 SCENES: tuple[str, ...] = ()  # options of vatt scenes
@@ -41,13 +41,7 @@ def probed(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], see
 
 def retrieved(run: Path, manifest: Path) -> dict[str, Any]:
     """Text to video among the test clips."""
-    stored, report = run / "embeddings", run / "retrieval.json"
-    run_command(
-        *("embed", str(manifest), "--split", "test", "--model", str(run / "model")),
-        *("--output", str(stored), "--overwrite", "true"),
-        makes=stored / "embeddings.json",
-        source=run / "model" / "training.json",
-    )
+    stored, report = embed_test(run, manifest), run / "retrieval.json"
     run_command("retrieve", str(stored), "--output", str(report), makes=report, source=stored / "embeddings.json")
     return json.loads(report.read_text(encoding="utf-8"))["text_to_video"]
 

@@ -84,20 +84,30 @@ def make_corpus(data: Path) -> None:
 
 
 def train_and_embed(config: str, run: Path, data: Path, options: Sequence[str] = ()) -> None:
-    """Pretrain on the corpus and embed its test clips, unless that was done; a run that was stopped goes on."""
-    manifest, weights, embeddings = data / "manifest.jsonl", run / "model" / "training.json", run / "embeddings"
+    """Pretrain on the corpus and embed its test clips, unless that was done."""
+    source = find_source(str(data), None)
+    train(config, run, source.manifest, [*options, *source.options(texts=True)])
+    embed_test(run, source.manifest)
+
+
+def train(config: str, run: Path, manifest: Path, options: Sequence[str]) -> None:
+    """Pretrain, unless that was done; a run that was stopped goes on."""
     fit = ["pretrain", "fit", "--config", config, "--run.folder", str(run), *options]
-    fit += ["--data.manifest", str(manifest), "--data.vocabulary", str(data / "vocabulary")]
-    fit += ["--data.cache", str(data / "cache")]
     if (run / "checkpoints" / "last.ckpt").is_file():
         fit += ["--ckpt_path", "last"]
-    run_command(*fit, makes=weights, source=manifest)
+    run_command(*fit, makes=run / "model" / "training.json", source=manifest)
+
+
+def embed_test(run: Path, manifest: Path) -> Path:
+    """Embed the test clips with what was trained, unless that was done, and say where."""
+    stored = run / "embeddings"
     run_command(
-        *("embed", str(manifest), "--split", "test", "--model", str(run / "model"), "--output", str(embeddings)),
+        *("embed", str(manifest), "--split", "test", "--model", str(run / "model"), "--output", str(stored)),
         *("--overwrite", "true"),
-        makes=embeddings / "embeddings.json",
-        source=weights,
+        makes=stored / "embeddings.json",
+        source=run / "model" / "training.json",
     )
+    return stored
 
 
 def run_command(*argv: str, makes: Path | None = None, source: Path | None = None) -> None:

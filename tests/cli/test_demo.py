@@ -166,6 +166,7 @@ def test_ways_to_pretrain_are_compared(
     assert main([*command, "--tflops", "0.5"]) == 2  # what is there was trained with less
     assert "training of another configuration" in capsys.readouterr().err
     assert main([*command, "--tflops", "1e-9"]) == 2
+    assert "would have 0 steps, and its warm-up alone has 1: give --tflops" in capsys.readouterr().err
     assert main([*command[:-6], "--labels", '["taste"]', "--tflops", "0.03"]) == 2
     assert "not 'taste'" in capsys.readouterr().err
 

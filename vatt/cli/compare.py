@@ -35,6 +35,7 @@ class Way:
         batch: clips of a step.
         tokens: of the video of a clip, before any is dropped or hidden.
         steps: as many as its configuration says.
+        warmup: of them, while the rate rises.
         sees: what of the clips.
         weights: of its video tower.
         hash: of everything that is configured.
@@ -47,6 +48,7 @@ class Way:
     batch: int
     tokens: int
     steps: int
+    warmup: int
     sees: str
     weights: int
     hash: str
@@ -103,6 +105,14 @@ def compare(
     ways = [_built(config, source, seed) for config in configs]
     budget = 1e12 * tflops if tflops is not None else 1e9 * ways[0].gflops * ways[0].batch * ways[0].steps
     clips = budget / (1e9 * ways[0].gflops)
+    steps = [round((clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch) for way in ways]
+    for way, count in zip(ways, steps, strict=True):
+        if count <= way.warmup:
+            least = (way.warmup + 1) * way.batch * (ways[0] if equal == "clips" else way).gflops / 1e3
+            raise InputError(
+                f"{way.config} would have {count} steps, and its warm-up alone has {way.warmup}: give --tflops "
+                f"{least:.3g} or more"
+            )
     if data is None:
         make_corpus(Path(corpus))
     manifests = {_name(label): _labelled(label, source) for label in labels}
@@ -116,9 +126,9 @@ def compare(
             **({"tracking": tracked(run, tracks, seed)} if tracks else {}),
             "collapsed": False,
         }
-    for way in ways:
-        run, steps = folder / way.name, (clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch
-        of = _trained(way, source, run, round(steps), seed) | {"probes": probed(run, manifests, shares, seed)}
+    for way, count in zip(ways, steps, strict=True):
+        run = folder / way.name
+        of = _trained(way, source, run, count, seed) | {"probes": probed(run, manifests, shares, seed)}
         if tracks:
             of["tracking"] = tracked(run, tracks, seed)
         if way.texts:
@@ -165,7 +175,8 @@ def _built(config: str, source: Source, seed: int) -> Way:
     tokens = math.prod(model.backbone.tokenizers["video"].grid)
     says = cli.config.as_dict()
     hashes = config_hash(says), config_hash(says["model"]["backbone"])
-    return Way(Path(config).stem, config, gflops, batch, tokens, cli.trainer.max_steps, sees, tower, *hashes)
+    steps, warmup = cli.trainer.max_steps, cli.model.optimization.warmup_steps
+    return Way(Path(config).stem, config, gflops, batch, tokens, steps, warmup, sees, tower, *hashes)
 
 
 def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -174,8 +185,6 @@ def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict
     from vatt.evaluation.report import config_hash
     from vatt.training.history import history_of
 
-    if steps < 1:
-        raise InputError(f"these are too few operations for a step of {way.config}: give more --tflops")
     manifest = digest(source.manifest.read_bytes())
     claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed, "manifest": manifest}))
     options = ["--seed_everything", str(seed), *source.options(way.texts)]

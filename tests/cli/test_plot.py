@@ -11,6 +11,7 @@ from PIL import Image
 
 from vatt.cli.main import main
 from vatt.cli.plot import _titles
+from vatt.datasets.scenes import ScenePlan, write_scenes
 from vatt.errors import InputError
 
 
@@ -59,6 +60,17 @@ def test_activations_without_words_are_those_of_the_others(
     assert "unreadable: " in printed
     said = (tmp_path / "nodes.svg").read_text()
     assert "video, 8 clips" in said
+
+
+def test_scenes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = write_scenes(tmp_path, ScenePlan(2, 1), num_workers=1)
+    assert main(["plot", "scenes", str(manifest), "--clips", "2", "--output", str(tmp_path / "scenes.svg")]) == 0
+    drawn = (tmp_path / "scenes.svg").read_text()
+    assert "train-0" in drawn
+    assert "train-1" in drawn
+    assert "test-0" not in drawn
+    assert main(["plot", "scenes", str(manifest), "--split", "val", "--output", str(tmp_path / "x.svg")]) == 2
+    assert "no row has split 'val'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

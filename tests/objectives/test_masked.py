@@ -43,6 +43,22 @@ def block(theirs: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
     return {key: value.detach() for key, value in named.items()}
 
 
+def test_a_decoder_whose_positions_turn_sees_where_things_are() -> None:
+    """Without positions that are added, tokens at other places are the same to a decoder, but not to this one."""
+    video = batch(1)
+    for rotary, seen_apart in ((False, False), (True, True)):
+        torch.manual_seed(0)
+        backbone = tower("none", rotary="space" if rotary else None)
+        objective = MaskedAutoencoding(inner=12, depth=1, heads=2, positions="none", rotary=rotary)
+        objective.build(backbone)
+        for weight in objective.parameters():
+            torch.nn.init.normal_(weight, std=0.5)
+        tokens = backbone.tokenize("video", video["video"])
+        seen = torch.arange(8)[None]
+        said = [objective.predict(backbone, tokens, seen, torch.tensor([[place]])) for place in (8, 31)]
+        assert torch.allclose(*said, atol=1e-6) != seen_apart
+
+
 @pytest.mark.parametrize("target", ["normalised", "raw"])
 def test_it_is_videomae(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and the gradients of encoder, decoder and mask token."""

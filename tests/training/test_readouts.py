@@ -66,6 +66,25 @@ def test_only_the_first_frame_of_the_truth_is_looked_at() -> None:
         assert torch.equal(said, readout(part.x, later)[task])
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_what_all_tokens_have_in_common_does_not_matter(task: str) -> None:
+    """Numbers of tokens may have any mean and spread."""
+    part, generator = scenes(8, 0), torch.Generator().manual_seed(2)
+    factors, ground = 10 ** torch.randn(6, generator=generator), 30 * torch.randn(6, generator=generator)
+    readout = TaskReadout(task, 6, 2, part.truth)
+    readout.scale_by(part.x)
+    said = readout(part.x, part.truth)[task]
+    readout.scale_by(part.x * factors + ground)
+    assert torch.allclose(readout(part.x * factors + ground, part.truth)[task], said, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", ["depth", "camera"])
+def test_queries_of_near_places_are_alike_in_the_beginning(task: str) -> None:
+    queries = TaskReadout(task, 6, 2, scenes(1, 0).truth).readout.queries.detach()
+    near, far = ((queries[0] - queries[place]).norm() for place in (1, len(queries) - 1))
+    assert 0 < near < far
+
+
 def test_generalised_iou_knows_how_far_boxes_are() -> None:
     one = torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert generalised_iou(one, one) == pytest.approx(1)

@@ -28,18 +28,18 @@ def plot(
     activations MODEL MANIFEST: what the nodes of each layer do for each modality. droptoken TABLE: quality against
     operations, of the JSON file that vatt droptoken writes. compare TABLE: probes by layer and by share of the labels,
     of the JSON file that vatt compare writes. tokens RUN: loss by the number of the token, of an autoregressive
-    training. scaling RUN …: losses of trainings against their operations, and the
-    power law of the best of them.
+    training. scaling RUN …: losses of trainings against their operations, and the power law of the best of them.
+    scenes MANIFEST: what is seen in some scenes of vatt scenes, and what is known of them.
 
     Args:
-        kind: curves, tsne, similarities, activations, droptoken, compare, tokens or scaling.
+        kind: curves, tsne, similarities, activations, droptoken, compare, tokens, scaling or scenes.
         sources: what is drawn.
         output: PNG or SVG file; without a suffix both are written.
         labels: manifest with the classes of the embedded clips, for tsne.
         column: of that manifest: label, or a column of its own that begins with x_.
         about: data and protocol, for the title; what is known of them unless given.
-        split: of the manifest, for activations.
-        clips: of the manifest, spread over it, for activations.
+        split: of the manifest, for activations and scenes.
+        clips: of the manifest, spread over it, for activations; for scenes the first ones, and at most 6.
         seed: of t-SNE, and of the random pairs.
     """
     drawers: dict[str, Callable[[], list[Path]]] = {
@@ -51,6 +51,7 @@ def plot(
         "compare": lambda: _compared(_one(kind, sources), output, about),
         "tokens": lambda: _tokens(_one(kind, sources), output),
         "scaling": lambda: _scaling(sources, output, about),
+        "scenes": lambda: _scenes(_one(kind, sources), split, clips, output, about),
     }
     if kind not in drawers:
         close = get_close_matches(kind, drawers, n=1)
@@ -194,6 +195,27 @@ def _compared(table: str, output: str, about: str) -> list[Path]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{table} is not a table of vatt compare: {error}") from error
     return plot_ways(ways, output, about or known)
+
+
+def _scenes(manifest: str, split: str | None, clips: int, output: str, about: str) -> list[Path]:
+    from vatt.datasets.batches import collate, finish
+    from vatt.datasets.clips import ClipDataset, ClipReader
+    from vatt.datasets.manifest import read_manifest
+    from vatt.datasets.scenes import FPS, FRAMES, SIZE, read_truth
+    from vatt.evaluation.pictures import plot_scenes
+    from vatt.structures import ClipFormat
+
+    chosen = read_manifest(manifest, split=split)[: min(clips, 6)]
+    if not len(chosen):
+        raise InputError(f"{manifest} has no scenes")
+    reader = ClipReader(ClipFormat(num_frames=FRAMES, fps=FPS, size=SIZE), modalities=("video",))
+    dataset = ClipDataset(chosen, reader)
+    batch = finish(collate([dataset[i] for i in range(len(dataset))]))
+    for event in batch["events"]:
+        print(f"{event['kind']}: {event['path']}: {event['reason']}")
+    frames = ((batch["video"] + 1) / 2).permute(0, 1, 3, 4, 2).numpy()
+    scenes = {name: (x, read_truth(manifest, name)) for name, x in zip(batch["id"], frames, strict=True)}
+    return plot_scenes(scenes, output, about or manifest)
 
 
 def _scaling(runs: list[str], output: str, about: str) -> list[Path]:

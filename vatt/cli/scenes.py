@@ -31,7 +31,7 @@ WITHOUT_EFFECT = ("output", "batch_size", "num_workers", "device")
 
 
 def scenes(
-    output: str, num_train: int = 600, num_test: int = 150, seed: int = 0, num_workers: int | None = None
+    output: str, num_train: int = 1_500, num_test: int = 200, seed: int = 0, num_workers: int | None = None
 ) -> int:
     """Write scenes of flat shapes that move in space before a moving camera, and what is known of them.
 

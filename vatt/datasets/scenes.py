@@ -2,8 +2,8 @@
 
 A pinhole camera that does not turn looks along Z. A point (X, Y, Z) is seen at u = F (X - cx) / (Z - cz) and v
 likewise, both from -1 to 1 in the picture, down being positive. (cx, cy, cz) is where the camera is: (0, 0, 0) in the
-first frame. A wall stands at Z = 10; before it shapes, each in a plane of its own, move within it. All have textures of
-their own.
+first frame. A chequered wall stands at Z = 10; before it shapes, each in a plane of its own, move within it, of about the
+same true size: what is farther away looks smaller.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vatt.structures import Clip
 
 FRAMES, FPS, SIZE = 16, 10, 64
 FOCAL, WALL = 2.0, 10.0
+TILE, CONTRAST = 2.5, 0.08  # of the wall, and of the waves on shapes
 SHAPES, POINTS = 3, 12  # of a scene
 TRUTH = "truth"  # folder of what is known, beside clips
 
@@ -35,8 +36,8 @@ class ScenePlan:
         seed: of everything.
     """
 
-    num_train: int = 600
-    num_test: int = 150
+    num_train: int = 1_500
+    num_test: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,12 +73,12 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     """A scene, of random numbers alone."""
     t = np.arange(FRAMES) / (FRAMES - 1)
     camera = _camera(t, rng)
-    depths = np.sort(rng.choice(np.arange(3.0, 8.5, 0.5), SHAPES, replace=False))[::-1]
+    depths = np.sort(rng.choice(np.arange(3.5, 8.5, 0.5), SHAPES, replace=False))[::-1]
     pixel = (np.arange(SIZE) + 0.5) / SIZE * 2 - 1
     v, u = np.meshgrid(pixel, pixel, indexing="ij")
     frames = np.zeros((FRAMES, SIZE, SIZE, 3))
     depth, shape = np.zeros((FRAMES, SIZE, SIZE)), np.zeros((FRAMES, SIZE, SIZE), np.uint8)
-    bodies = [_Body(0, WALL, np.zeros((FRAMES, 2)), np.inf, 2.0, _Texture(rng, 0.9))]
+    bodies = [_Body(0, WALL, np.zeros((FRAMES, 2)), np.inf, 2.0, _Tiles(rng))]
     bodies += [_body(number, z, t, rng) for number, z in enumerate(depths, start=1)]
     for body in bodies:  # farthest first: what comes later hides it
         away = body.z - camera[:, 2, None, None]
@@ -147,10 +148,10 @@ def _write(job: tuple[Path, str, int, int]) -> Clip:
 class _Texture:
     """Waves of colour over a plane."""
 
-    def __init__(self, rng: np.random.Generator, contrast: float) -> None:
-        self.tone = rng.uniform(0.25, 0.75, 3)
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.tone = rng.uniform(0.15, 0.85, 3)
         self.waves = rng.normal(0, 2.5, (6, 2))
-        self.phases, self.colours = rng.uniform(0, 2 * np.pi, 6), rng.uniform(-0.2, 0.2, (6, 3)) * contrast
+        self.phases, self.colours = rng.uniform(0, 2 * np.pi, 6), rng.uniform(-CONTRAST, CONTRAST, (6, 3))
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(N,) places to (N, 3)."""
@@ -161,6 +162,20 @@ class _Texture:
         return picture
 
 
+class _Tiles:
+    """A chequered plane in two colours, whose edges are soft so that small movements are seen."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.colours = rng.uniform(0.15, 0.85, (2, 3))
+        self.begin = rng.uniform(0, TILE, 2)
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N,) places to (N, 3)."""
+        waves = [np.sin(np.pi * (at - begin) / TILE) for at, begin in zip((x, y), self.begin, strict=True)]
+        share = (1 + np.tanh(5 * waves[0] * waves[1])) / 2
+        return share[:, None] * self.colours[0] + (1 - share[:, None]) * self.colours[1]
+
+
 @dataclass(frozen=True)
 class _Body:
     number: int
@@ -168,7 +183,7 @@ class _Body:
     centre: np.ndarray  # (T, 2)
     radius: float
     power: float  # 1 is a diamond, 2 a disc, many a square
-    texture: _Texture
+    texture: _Texture | _Tiles
 
     def contains(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Places as seen from the centre."""
@@ -186,7 +201,7 @@ class _Body:
 
 def _camera(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(T, 3) along a smooth path."""
-    reach = np.array([1.2, 1.2, 1.6])
+    reach = np.array([1.6, 1.6, 1.6])
     way, swing = rng.uniform(-1, 1, 3) * reach, rng.uniform(-0.3, 0.3, 3) * reach
     return t[:, None] * way + np.sin(np.pi * t)[:, None] * swing
 
@@ -194,10 +209,11 @@ def _camera(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _body(number: int, z: float, t: np.ndarray, rng: np.random.Generator) -> _Body:
     """A shape that is in the middle of the picture in the middle of the scene, or near it."""
     unit = z / FOCAL  # of the plane, for 1 in the picture
+    radius = rng.uniform(0.8, 1.1)  # what is farther away looks smaller
     start, way = rng.uniform(-0.5, 0.5, 2), rng.uniform(-0.5, 0.5, 2)
     centre = (start + (t[:, None] - 0.5) * way) * unit
     power = float(rng.choice([1.0, 2.0, 8.0]))
-    return _Body(number, z, centre, rng.uniform(0.28, 0.45) * unit, power, _Texture(rng, 1.5))
+    return _Body(number, z, centre, radius, power, _Texture(rng))
 
 
 def _points(

@@ -216,6 +216,39 @@ def plot_ways(ways: Mapping[str, Mapping[str, Mapping[str, float]]], output: str
     return save(figure, output)
 
 
+def plot_scenes(
+    scenes: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]], output: str | Path, about: str = ""
+) -> list[Path]:
+    """Frames of scenes with their boxes and the points that are visible, and how far away everything is.
+
+    Args:
+        scenes: by name, frames (T, H, W, 3) in [0, 1] and what is known: see `vatt.datasets.scenes.Scene`.
+        output, about: see `plot_tsne`.
+    """
+    pyplot = import_pyplot()
+    figure, axes = pyplot.subplots(
+        len(scenes), 5, figsize=(9, 1.75 * len(scenes) + 0.6), layout="constrained", squeeze=False
+    )
+    for row, (name, (frames, known)) in zip(axes, scenes.items(), strict=True):
+        times = np.linspace(0, len(frames) - 1, 4).round().astype(int)
+        height, width = frames.shape[1:3]
+        for axis, t in zip(row, times, strict=False):
+            axis.imshow(frames[t], extent=(0, width, height, 0))
+            for box in known["boxes"][t] * [width, height, width, height]:
+                axis.add_patch(pyplot.Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, color="white"))
+            points = known["points"][t][known["visible"][t]] * [width, height]
+            axis.scatter(*points.T, s=14, c="white", edgecolors="black", linewidths=0.8)
+            axis.set_title(f"frame {t}", fontsize=8)
+        far = row[4].imshow(known["depth"][times[-1]], cmap="viridis_r")
+        row[4].set_title("distance", fontsize=8)
+        figure.colorbar(far, ax=row[4])
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, fontsize=8)
+    figure.suptitle(f"Scenes{about and f', {about}'}", fontsize=10)
+    return save(figure, output)
+
+
 def plot_scaling(
     runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], output: str | Path, about: str = ""
 ) -> list[Path]:

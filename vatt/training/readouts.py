@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from tqdm import tqdm
 
 from vatt.evaluation.tracking import absolute_relative_error, average_jaccard, end_point_error, mean_iou, overlap
 from vatt.models.backbone import Backbone
+from vatt.models.positions import FixedPositions
 from vatt.models.readouts import AttentionReadout, fourier
 
 TASKS = ("depth", "camera", "points", "boxes")
 METRICS = {"depth": "AbsRel", "camera": "end-point error", "points": "average Jaccard", "boxes": "mean IoU"}
-PATCH = (2, 8, 8)  # of the depth that one query tells
-LR, WEIGHT_DECAY, BATCH = 1e-3, 1e-2, 16
+PATCH = (4, 8, 8)  # of the depth that one query tells
+LR, WEIGHT_DECAY, BATCH, WARMUP = 1e-3, 1e-2, 16, 0.1
+SCALED = 64  # scenes whose tokens tell means and spreads
 TOWER = 0.1  # of that learning rate, of a tower that is trained too
 
 Truth = dict[str, Tensor]
@@ -38,6 +42,10 @@ class Inputs:
 class TaskReadout(nn.Module):
     """A readout with the queries, the loss and the metric of a task.
 
+    Learned queries begin as sines and cosines of the places they tell. Tokens are standardised by the means and spreads
+    that `scale_by` has seen, as in linear probes of masked autoencoders: a tower's tokens have much in common, beside
+    which what tells them apart is small.
+
     Args:
         task: depth, camera, points or boxes.
         width: D of the tokens.
@@ -54,17 +62,33 @@ class TaskReadout(nn.Module):
         if task == "depth":
             count = self.grid[0] * self.grid[1] * self.grid[2]
             self.readout = AttentionReadout(width, times, PATCH[0] * PATCH[1] * PATCH[2], queries=count)
+            self._begin_at(self.grid)
         elif task == "camera":
             self.readout = AttentionReadout(width, times, 3, queries=self.frames)
+            self._begin_at((self.frames, 1, 1))
         else:
             numbers, out = (2, 3) if task == "points" else (4, 4)
             asked = fourier(torch.zeros(1, numbers)).shape[1]
             self.readout = AttentionReadout(width, times, self.frames * out, query_width=asked)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
         # What is told is told beside what is usual.
         self.register_buffer("usual", truth["depth"].log().mean() if task == "depth" else torch.zeros(()))
 
+    def _begin_at(self, grid: tuple[int, int, int]) -> None:
+        places = torch.cartesian_prod(*(torch.arange(size) for size in grid))[None]
+        queries = self.readout.queries
+        queries.data.copy_(FixedPositions(3, queries.shape[1])(places)[0])
+
+    def scale_by(self, tokens: Tensor) -> None:
+        """Take means and spreads of the D numbers of (N, L, D) tokens."""
+        spread, mean = torch.std_mean(tokens.flatten(0, 1), dim=0)
+        self.mean.copy_(mean)
+        self.spread.copy_(spread.clamp(min=1e-6))
+
     def forward(self, tokens: Tensor, truth: Truth) -> dict[str, Tensor]:
         """What is told, under the names of the truth, of which only the first frame is looked at."""
+        tokens = (tokens - self.mean) / self.spread
         if self.task == "depth":
             said = self.readout(tokens).view(len(tokens), *self.grid, *PATCH).permute(0, 1, 4, 2, 5, 3, 6)
             return {"depth": (said.reshape(len(tokens), *truth["depth"].shape[1:]) + self.usual).exp()}
@@ -110,7 +134,7 @@ def train_and_measure(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> float:
-    """Train a readout with AdamW and a cosine to 0, and measure it on other scenes.
+    """Train a readout with AdamW, a warm-up and a cosine to 0, and measure it on other scenes.
 
     Args:
         task: see `TaskReadout`.
@@ -132,11 +156,18 @@ def train_and_measure(
             tower.to(device).train()
         width = train.x.shape[-1] if tower is None else tower.encoder("video").out_width
         readout = TaskReadout(task, width, times, train.truth).to(device)
+        with torch.no_grad():
+            readout.scale_by(tokens_of(train.x[:SCALED].to(device)))
         groups = [{"params": list(readout.parameters()), "lr": LR}]
         groups += [] if tower is None else [{"params": list(tower.parameters()), "lr": TOWER * LR}]
         optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
+        warmup = max(1, round(WARMUP * steps))
+        parts = (
+            LinearLR(optimizer, 1 / warmup, total_iters=warmup),
+            CosineAnnealingLR(optimizer, max(1, steps - warmup)),
+        )
+        schedule = SequentialLR(optimizer, list(parts), milestones=[warmup])
+        for _ in tqdm(range(steps), desc=f"readout of {task}", disable=None, leave=False):
             rows = torch.randint(len(train.x), (min(BATCH, len(train.x)),))
             truth = {name: x[rows].to(device) for name, x in train.truth.items()}
             loss = readout.loss(readout(tokens_of(train.x[rows].to(device)), truth), truth)

@@ -2,8 +2,8 @@
 
 A pinhole camera that does not turn looks along Z. A point (X, Y, Z) is seen at u = F (X - cx) / (Z - cz) and v
 likewise, both from -1 to 1 in the picture, down being positive. (cx, cy, cz) is where the camera is: (0, 0, 0) in the
-first frame. A chequered wall stands at Z = 10; before it shapes, each in a plane of its own, move within it, of about the
-same true size: what is farther away looks smaller.
+first frame. A chequered wall stands at Z = 10; before it shapes, each in a plane of its own, move within it, all of
+about the same true size: what is farther away looks smaller.
 """
 
 from __future__ import annotations

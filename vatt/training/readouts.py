@@ -162,11 +162,9 @@ def train_and_measure(
         groups += [] if tower is None else [{"params": list(tower.parameters()), "lr": TOWER * LR}]
         optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         warmup = max(1, round(WARMUP * steps))
-        parts = (
-            LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            CosineAnnealingLR(optimizer, max(1, steps - warmup)),
-        )
-        schedule = SequentialLR(optimizer, list(parts), milestones=[warmup])
+        rise = LinearLR(optimizer, 1 / warmup, total_iters=warmup)
+        fall = CosineAnnealingLR(optimizer, max(1, steps - warmup))
+        schedule = SequentialLR(optimizer, [rise, fall], milestones=[warmup])
         for _ in tqdm(range(steps), desc=f"readout of {task}", disable=None, leave=False):
             rows = torch.randint(len(train.x), (min(BATCH, len(train.x)),))
             truth = {name: x[rows].to(device) for name, x in train.truth.items()}

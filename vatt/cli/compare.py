@@ -139,7 +139,8 @@ def compare(
     circumstances |= {"configurations": list(configs)}
     each = f"{round(clips):,} clips" if equal == "clips" else f"{budget / 1e12:.1f} TFLOPs"
     about = f"{source.name}, {each} each, seed {seed}"
-    page = write_report(folder / "table.json", "Ways to pretrain", {"about": about, "ways": found}, circumstances)
+    title = "Ways to pretrain"
+    page = write_report(folder / "table.json", title, {"about": about}, circumstances, off_page={"ways": found})
     _say(found, tuple(manifests), shares, about, page)
     run_command("plot", "compare", str(folder / "table.json"), "--output", str(folder / "compare"))
     print(f"table: {page}")

@@ -62,7 +62,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def write_report(path: str | Path, title: str, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
+def write_report(
+    path: str | Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    about: Mapping[str, Any],
+    off_page: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a JSON file, and a Markdown page beside it.
 
     Args:
@@ -70,6 +76,7 @@ def write_report(path: str | Path, title: str, metrics: Mapping[str, Any], about
         title: of the page.
         metrics: numbers by name.
         about: protocol, data, seed, …; `circumstances` is added.
+        off_page: more, for the JSON file only.
 
     Returns:
         The Markdown file.
@@ -77,7 +84,8 @@ def write_report(path: str | Path, title: str, metrics: Mapping[str, Any], about
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {**about, **circumstances()}
-    path.write_text(json.dumps({"title": title, **metrics, **about}, indent=1, ensure_ascii=False), encoding="utf-8")
+    everything = {"title": title, **metrics, **(off_page or {}), **about}
+    path.write_text(json.dumps(everything, indent=1, ensure_ascii=False), encoding="utf-8")
     lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| **{key}** | **{_cell(value)}** |" for key, value in metrics.items()]
     lines += [f"| {key} | {_cell(value)} |" for key, value in about.items()]

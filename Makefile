@@ -7,9 +7,9 @@ VENV ?= .venv
 CONFIG ?= configs/demo.yaml
 OUTPUT ?= runs/$(notdir $(basename $(CONFIG)))
 BIN := $(VENV)/bin
-# Tests are small: several threads of a matrix library would wait for each other; processes of several files do not.
+# Tests are small: several threads of a matrix library would wait for each other; processes of several tests do not.
 JOBS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: demo demo-agnostic test test-fast lint format clean
 

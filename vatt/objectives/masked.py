@@ -49,8 +49,8 @@ class MaskedAutoencoding(Objective):
         if not 0 < hidden < 1:
             raise ValueError(f"hidden is a share of the places between 0 and 1, not {hidden}")
         self.mask, self.hidden, self.target, self.trunk_blocks = mask, hidden, target, trunk_blocks
-        turned = {"rotary": "space"} if rotary else {}
-        self.sizes = {"inner": inner, "depth": depth, "heads": heads, "positions": positions, **turned}
+        self.sizes = {"inner": inner, "depth": depth, "heads": heads, "positions": positions}
+        self.sizes["rotary"] = "space" if rotary else None
 
     def build(self, backbone: Backbone) -> None:
         if "video" not in backbone.modalities or backbone.encoder("video").agg:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from tests.conftest import ROOT
 from vatt.cli.finetune import build_finetuning
@@ -23,7 +24,7 @@ from vatt.models.part import from_config
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.structures import Batch, ClipFormat
 from vatt.training.pretrain import check_fit
-from vatt.training.sharding import Sharded
+from vatt.training.sharding import Sharded, is_empty
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*.yaml") if not path.name.startswith("finetune_"))
@@ -276,6 +277,19 @@ def test_a_model_can_be_shared_among_processes(needs: list[str]) -> None:
     here = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
     cli = build("--config", str(CONFIGS / "pretrain_lbs.yaml"), *needs, "--trainer", str(SHARDED), *here)
     assert isinstance(cli.trainer.strategy, Sharded)
+
+
+@pytest.mark.parametrize("strategy", ["sharded", "{class_path: vatt.training.sharding.Sharded}", "ddp"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_holds_a_shared_model(
+    needs: list[str], monkeypatch: pytest.MonkeyPatch, strategy: str, rank: int
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    options = [needs[0], "--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    module = build("--config", str(CONFIGS / "demo_vjepa.yaml"), *options).model
+    held = [name for name, weights in module.named_parameters() if not weights.is_meta and ".tokenizers." not in name]
+    assert is_empty(module) == (rank > 0 and strategy != "ddp")
+    assert bool(held) != is_empty(module)
 
 
 def test_every_part_is_used() -> None:

@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 
 from vatt.datasets.datamodule import ClipDataModule
+from vatt.models.transformer import Transformer
 from vatt.training.checkpoint import AtomicCheckpointIO
 from vatt.training.pretrain import PretrainModule
 from vatt.training.run import Run, run_callbacks, run_loggers
+from vatt.training.sharding import Sharded, without_memory
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
+SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -41,6 +45,12 @@ class VattCLI(LightningCLI):
         parser.add_class_arguments(Run, "run")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Where processes share a model, only the first one has to hold all of it."""
+        strategy = self._get(self.config, "trainer").strategy
+        if getattr(strategy, "class_path", strategy) in SHARDED and rank_zero_only.rank:
+            self.parser.add_instantiator(without_memory, Transformer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: Run = self._get(self.config_init, "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vatt.training.compute import Compute
 from vatt.training.history import OBJECTIVE, ConfigMismatch, check_shapes
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization
+from vatt.training.sharding import is_empty
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
 PAIRS = {
@@ -59,12 +61,14 @@ class PretrainModule(TrainingModule):
     ) -> None:
         super().__init__(optimization, seed, compute)
         self.backbone, self.objective = backbone, objective
-        model = None if pretrained is None else load_model(pretrained)
+        empty = is_empty(backbone)  # weights come from another process, those of the objective too
+        model = None if pretrained is None or empty else load_model(pretrained)
         if model is not None:
             weights = model.backbone.state_dict()
             check_shapes(weights, backbone, pretrained)
             backbone.load_state_dict(weights)
-        self.objective.build(backbone)
+        with torch.device("meta") if empty else nullcontext():
+            self.objective.build(backbone)
         if model is not None:
             load_objective(self.objective, model, Path(pretrained))
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -17,17 +18,22 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from vatt.errors import VattError
 from vatt.models.attention import Block
 from vatt.training.checkpoint import whole
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+OF_THE_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 STEPS = ("training_step", "validation_step", "test_step")
 
 
 class Sharded(ModelParallelStrategy):
     """Every process holds a part of each block's weights, and gathers a block's when its turn has come.
 
-    In a configuration ``trainer: {strategy: sharded}``, or the file configs/trainer/fsdp.yaml.
+    In a configuration ``trainer: {strategy: sharded}``, or the file configs/trainer/fsdp.yaml. The first process alone
+    holds the whole model, in main memory and until it is shared (`shard`).
     Checkpoints are whole files, as those of one process, which any number of processes goes on from.
     """
 
@@ -78,20 +84,48 @@ class Sharded(ModelParallelStrategy):
 StrategyRegistry.register("sharded", Sharded, description="FSDP2")
 
 
+def without_memory(kind: type[AnyModule], *args: Any, **kwargs: Any) -> AnyModule:
+    """A module on the device "meta", whose weights `shard` fetches from the first process."""
+    with torch.device("meta"):
+        return kind(*args, **kwargs)
+
+
+def is_empty(module: nn.Module) -> bool:
+    """Whether a module, or a part of it, was built without memory."""
+    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
 def shard(module: nn.Module, mesh: DeviceMesh, half: torch.dtype | None) -> None:
     """Share a module among the processes of a mesh, block by block, and the rest as one.
 
+    The first process has all weights, the others may have been built `without_memory`: they get their parts of the
+    first one's, one tensor after the other. Where no process was, each takes its parts of its own weights.
+
     Args:
         module: with the methods `STEPS`, as far as it has them.
-        mesh: of one dimension.
+        mesh: of one dimension, of all processes.
         half: what blocks compute in and send their weights as; gradients are summed in single precision. None: as the
             weights are.
+
+    Raises:
+        VattError: the first process was built without memory, or a process was and has something that is not saved
+            with the model, which it cannot get.
     """
+    empty: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(empty, is_empty(module))
+    if empty[0]:
+        raise VattError("the first process has no weights to share: build its model with memory")
+    weights = module.state_dict() if any(empty) and not dist.get_rank() else {}
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     for part in module.modules():
         if isinstance(part, Block):
             fully_shard(part, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh)
+    if any(empty):
+        set_model_state_dict(module, weights, options=OF_THE_FIRST)
+        left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+        if left:
+            raise VattError(f"{left[0]} is not saved with the model, so that it cannot be built without memory")
     for step in STEPS:
         if hasattr(module, step):
             register_fsdp_forward_method(module, step)

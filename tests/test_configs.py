@@ -127,13 +127,14 @@ def test_v_jepas_experiments_are_built_without_memory(size: str, needs: list[str
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_autoencoders_are_built_without_memory(name: str, needs: list[str], tmp_path: Path) -> None:
     given = [needs[0], f"--run.folder={tmp_path}", "--trainer.accelerator=cpu"]
-    given += ["--trainer.strategy=auto", "--trainer.devices=1"] if name.endswith("22b") else []
+    given += ["--trainer.devices=2"] if name.endswith("22b") else []
     with torch.device("meta"):
         cli = build("--config", str(CONFIGS / f"pretrain_{name}.yaml"), *given)
         losses = cli.model.objective(cli.model.backbone, {k: v.to("meta") for k, v in video_of(cli).items()})
     check_fit(cli.model.backbone, cli.datamodule.format, None)
     assert sum(p.numel() for p in cli.model.backbone.parameters()) / 1e6 == pytest.approx(MASKED[name], rel=0.005)
     assert losses["loss"].shape == ()
+    assert isinstance(cli.trainer.strategy, Sharded) == name.endswith("22b")
 
 
 @pytest.mark.parametrize("size", SIZES_4DS)

@@ -17,16 +17,18 @@ import torch.multiprocessing as mp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
-from tests.conftest import ROOT, SMALL_HEAD, tiny_backbone
+from tests.conftest import ROOT, SMALL_HEAD, TINY, tiny_backbone, tiny_batch
 from tests.training.runs import logged
 from vatt.errors import VattError
 from vatt.models.backbone import Backbone
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
+from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.jepa import FeaturePrediction
 from vatt.objectives.masked import MaskedAutoencoding
+from vatt.training.checkpoint import gathered
 from vatt.training.pretrain import PretrainModule
 from vatt.training.sharding import WHOLE, is_empty, shard, without_memory
 
@@ -47,7 +49,9 @@ def tower(empty: bool) -> Backbone:
 def contrastive(empty: bool) -> PretrainModule:
     backbone = tiny_backbone()
     tokenizers = {name: backbone.tokenizers[name] for name in ("video", "text")}
-    tokenizers["audio"] = SpectrogramTokenizer(16, grid=(2, 2), patch=(4, 8), num_mels=16, sample_rate=1024)
+    hop = TINY.num_samples // 8
+    sound = {"window": 2 * hop, "hop": hop, "num_mels": 16, "sample_rate": TINY.sample_rate}
+    tokenizers["audio"] = SpectrogramTokenizer(16, grid=(2, 2), patch=(4, 8), **sound)
     return PretrainModule(Backbone(tokenizers, transformer(empty, width=16, depth=2, heads=2)), Contrastive(SMALL_HEAD))
 
 
@@ -59,22 +63,75 @@ def masked(empty: bool) -> PretrainModule:
     return PretrainModule(tower(empty), MaskedAutoencoding(inner=24, depth=2, heads=2, rotary=True))
 
 
-def process(rank: int, build: Build, port: int, folder: Path) -> None:
-    """One of several: all but the first are built without memory, and of another seed."""
+def masked_in_the_trunk(empty: bool) -> PretrainModule:
+    return PretrainModule(tower(empty), MaskedAutoencoding(trunk_blocks=1))
+
+
+def autoregression(empty: bool) -> PretrainModule:
+    tokenizer = VideoTokenizer(24, (4, 2, 2), (1, 16, 16), positions="none")
+    encoder = transformer(empty, width=24, depth=2, heads=2, causal=True, rotary="sequence")
+    return PretrainModule(Backbone({"video": tokenizer}, {"video": encoder}), Autoregression("patches"))
+
+
+def step(module: PretrainModule, rank: int, half: torch.dtype | None) -> torch.Tensor:
+    """The loss of a process's own clips, once its gradients are there."""
+    torch.manual_seed(5)
+    batch = tiny_batch(2 * WORLD)
+    batch = {name: x[2 * rank : 2 * rank + 2] for name, x in batch.items()}
+    module.objective.draws = torch.Generator().manual_seed(7)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        loss = module.training_step(batch, 0)["loss"]
+    loss.backward()
+    return loss.detach()
+
+
+def compare_steps(module: PretrainModule, whole: PretrainModule, rank: int, half: torch.dtype | None) -> None:
+    """A shared model has the loss and the gradients of whole ones, whose gradients are averaged."""
+    bounds = {"rtol": 1e-4, "atol": 1e-6} if half is None else {"rtol": 0.05, "atol": 0.01}
+    torch.testing.assert_close(step(module, rank, half), step(whole, rank, half), **bounds)
+    wanted = dict(whole.named_parameters())
+    found = {name: gathered(x.grad) for name, x in module.named_parameters() if x.grad is not None}
+    assert found.keys() == {name for name, x in wanted.items() if x.grad is not None}
+    for name, gradient in found.items():
+        dist.all_reduce(wanted[name].grad)
+        torch.testing.assert_close(gradient, wanted[name].grad / WORLD, **bounds, msg=lambda m, n=name: f"{n}: {m}")
+
+
+CASES: dict[str, tuple[Build, torch.dtype | None]] = {
+    "contrastive": (contrastive, None),
+    "feature prediction": (feature_prediction, None),
+    "autoregression": (autoregression, None),
+    "masked": (masked, None),
+    "masked, half": (masked, torch.bfloat16),
+    "masked, in the trunk": (masked_in_the_trunk, None),
+}
+
+
+def compare(rank: int, port: int, folder: Path) -> None:
+    """One of several processes: all but the first are built without memory, and of another seed."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    torch.manual_seed(rank)
-    module = build(rank > 0)
-    assert is_empty(module) == (rank > 0)
-    shard(module, init_device_mesh("cpu", (WORLD,)), None)
-    assert not is_empty(module)
-    held = sum(parameter.to_local().numel() for parameter in module.parameters())
-    assert held < 0.7 * sum(parameter.numel() for parameter in module.parameters())
-    weights = get_model_state_dict(module, options=WHOLE)
-    if rank == 0:
-        torch.save(weights, folder / "weights.pt")
-    torch.save([parameter.requires_grad for parameter in module.parameters()], folder / f"trained{rank}.pt")
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for name, (build, half) in CASES.items():
+        torch.manual_seed(rank)
+        module = build(rank > 0)
+        assert is_empty(module) == (rank > 0), name
+        shard(module, mesh, half)
+        assert not is_empty(module), name
+        torch.manual_seed(0)
+        whole = build(False)
+        held = sum(parameter.to_local().numel() for parameter in module.parameters())
+        assert held < 0.7 * sum(parameter.numel() for parameter in whole.parameters()), name
+        for (key, found), (other, wanted) in zip(module.named_parameters(), whole.named_parameters(), strict=True):
+            assert key == other
+            assert found.requires_grad == wanted.requires_grad, (name, key)
+        wanted = whole.state_dict()
+        for key, value in get_model_state_dict(module, options=WHOLE).items():  # empty but in the first process
+            assert torch.equal(value, wanted.pop(key)), (name, key)
+        assert rank or not wanted, (name, wanted)
+        compare_steps(module, whole, rank, half)
+        (folder / f"{rank}.txt").open("a").write(f"{name}\n")
     dist.destroy_process_group()
 
 
@@ -84,19 +141,11 @@ def port() -> int:
         return free.getsockname()[1]
 
 
-@pytest.mark.parametrize("build", [contrastive, feature_prediction, masked])
-def test_weights_are_those_of_one_process(build: Build, tmp_path: Path) -> None:
-    mp.start_processes(process, (build, port(), tmp_path), nprocs=WORLD, start_method="spawn")
-    torch.manual_seed(0)
-    module = build(False)
-    wanted = module.state_dict()
-    found = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert torch.equal(found[name], value), name
-    trained = [parameter.requires_grad for parameter in module.parameters()]
+def test_weights_and_steps_are_those_of_whole_models(tmp_path: Path) -> None:
+    """Of all objectives, in one pair of processes, since these take long to begin."""
+    mp.start_processes(compare, (port(), tmp_path), nprocs=WORLD, start_method="spawn")
     for rank in range(WORLD):
-        assert torch.load(tmp_path / f"trained{rank}.pt") == trained
+        assert (tmp_path / f"{rank}.txt").read_text().splitlines() == [*CASES]
 
 
 def without_weights(rank: int, port: int, folder: Path) -> None:

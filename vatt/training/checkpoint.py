@@ -181,7 +181,10 @@ class ExportModel(Callback):
         kept = pl_module.state_dict(keep_vars=True)
         best = next((c for c in trainer.checkpoint_callbacks if c.monitor and c.best_model_path), None)
         if best is None:
-            weights = {name: gathered(value) for name, value in kept.items()}
+            weights = {}
+            for name, value in kept.items():
+                found = gathered(value)  # one after the other: only the first process keeps them all
+                weights |= {name: found} if trainer.is_global_zero else {}
         if not trainer.is_global_zero:
             return
         if best is not None:

@@ -32,8 +32,8 @@ STEPS = ("training_step", "validation_step", "test_step")
 class Sharded(ModelParallelStrategy):
     """Every process holds a part of each block's weights, and gathers a block's when its turn has come.
 
-    In a configuration ``trainer: {strategy: sharded}``, or the file configs/trainer/fsdp.yaml. The first process alone
-    holds the whole model, in main memory and until it is shared (`shard`).
+    In a configuration ``trainer: {strategy: sharded}``, or the file configs/trainer/fsdp.yaml. In pretraining the
+    first process alone holds the whole model, in main memory and until it is shared (`shard`).
     Checkpoints are whole files, as those of one process, which any number of processes goes on from.
     """
 
@@ -124,8 +124,10 @@ def shard(module: nn.Module, mesh: DeviceMesh, half: torch.dtype | None) -> None
     if any(empty):
         set_model_state_dict(module, weights, options=OF_THE_FIRST)
         left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
-        if left:
-            raise VattError(f"{left[0]} is not saved with the model, so that it cannot be built without memory")
+        every: list[list[str]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(every, left)  # lest the others wait for one that has failed
+        if any(every):
+            raise VattError(f"{max(every)[0]} is not saved with the model, so that it cannot be built without memory")
     for step in STEPS:
         if hasattr(module, step):
             register_fsdp_forward_method(module, step)

@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from vatt.cli.main import main
-from vatt.cli.probe import _put_together
+from vatt.cli.probe import _layers, _put_together
 from vatt.datasets.media.encoding import write_media
+from vatt.models.backbone import Backbone
+from vatt.models.tokenizers import VideoTokenizer
+from vatt.models.transformer import Transformer
+from vatt.retrieval.features import FINAL
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,15 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append({"path": "bad.m4a", "id": "bad", "label": "below", "x_fold": 1})
     (folder / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder / "clips.jsonl"
+
+
+def test_layers_by_name() -> None:
+    with torch.device("meta"):
+        tower = Backbone({"video": VideoTokenizer(16)}, {"video": Transformer(16, 12, 2)})
+    assert _layers(tower, "4ds") == ["10"]
+    assert _layers(tower, "final") == [FINAL]
+    assert _layers(tower, "all") == [*map(str, range(1, 13)), FINAL]
+    assert _layers(tower, [3, 1, 3]) == ["3", "1"]
 
 
 def test_probes_over_folds_layers_and_shares(

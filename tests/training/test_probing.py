@@ -28,3 +28,22 @@ def test_classes_that_lie_apart_are_told_apart(kind: str) -> None:
     assert (found.argmax(dim=1) == y_test).float().mean() > 0.9
     again = train_and_score(kind, x, y, x_test, 3, steps=700, seed=1)
     assert torch.equal(again, found)
+
+
+def test_a_readout_knows_when_something_was() -> None:
+    """The class is the time of what is there; attention alone knows no order."""
+
+    def clips(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        target = torch.arange(count) % 2
+        tokens = torch.randn(count, 2, 3, 16, generator=generator) / 2  # times and places
+        tokens[torch.arange(count), target] += torch.tensor([4.0, -4.0]).repeat(8)
+        return tokens.flatten(1, 2), target
+
+    (x, y), (x_test, y_test) = clips(400, 0), clips(80, 1)
+    right = {}
+    for times in (1, 2):
+        found = train_and_score("readout", x, y, x_test, 2, steps=500, times=times)
+        right[times] = (found.argmax(dim=1) == y_test).float().mean().item()
+    assert right[2] > 0.8
+    assert right[1] < 0.65

@@ -21,6 +21,7 @@ from vatt.evaluation.classification import accuracy
 from vatt.evaluation.probe import KINDS, fit_and_score, subsets
 from vatt.evaluation.report import config_hash, write_report
 from vatt.models.backbone import Backbone
+from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
 from vatt.retrieval.features import FINAL, extract
 from vatt.structures import ClipFormat
@@ -83,7 +84,7 @@ def probe(
     kinds: list[Kind] = ["linear"],  # noqa: B006 (jsonargparse takes the list as it stands)
     folds: list[int] | None = None,
     test_split: str = "test",
-    layers: Literal["final", "all"] | list[int] = "final",
+    layers: Literal["final", "all", "4ds"] | list[int] = "final",
     shares: list[float] | None = None,
     windows: int = 4,
     crops: int = 1,
@@ -112,8 +113,9 @@ def probe(
             learned query over all tokens, as V-JEPA has it, readout another, as 4DS has it.
         folds: numbers of the folds to test on in turn (columns x_fold, or x_fold1 …); the mean is reported.
         test_split: rows to test on, where there are no folds.
-        layers: the final feature, a sweep over all, or some by number: behind block 1, 2, …; the AGG token there, and
-            for attentive and readout every token, which needs memory for all tokens of all clips.
+        layers: the final feature, a sweep over all, the block that 4DS's released code reads, or some by number: behind
+            block 1, 2, …; the AGG token there, and for attentive and readout every token, which needs memory for all
+            tokens of all clips.
         shares: of the training labels, three random parts each, for label-efficiency runs; all labels unless given.
         windows: of each test clip.
         crops: squares along the longer side of each window of a test clip, over which probabilities are averaged.
@@ -136,12 +138,15 @@ def probe(
     if modality not in net.backbone.modalities:
         raise InputError(f"{model} has {', '.join(net.backbone.modalities)}, not {modality}")
     parts = _parts(manifest, modality, net.format, folds, test_split)
-    names = _layers(net.backbone.tower(modality), layers)
+    tower = net.backbone.tower(modality)
+    names = _layers(tower, layers)
+    # With an AGG token among them tokens do not fall into times.
+    times = 1 if tower.encoder(modality).agg else tower.tokenizers[modality].grid[0] * (windows if together else 1)
     options = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
     reader = ClipReader(net.format, modalities=(modality,))
     looks = (Views(windows if together else 1), Views(windows, crops))
     middle, spread = (
-        extract(net.backbone.tower(modality), clips, reader, views, names if {*kinds} & {*OF_TOKENS} else (), **options)
+        extract(tower, clips, reader, views, names if {*kinds} & {*OF_TOKENS} else (), **options)
         for clips, views in zip(_used(manifest, parts), looks, strict=True)
     )
     events = {(event["id"], event["kind"]): event for event in middle.events + spread.events}
@@ -165,7 +170,7 @@ def probe(
                     for rows in subsets(train[1].numpy(), share, SEEDS if share < 1 else SEEDS[:1]):
                         chosen, count = torch.from_numpy(rows), len(data.classes)
                         learned, asked_of = (x[chosen], train[1][chosen]), (views, test[1])
-                        result.add(len(rows), *_top1(kind, learned, asked_of, count, steps, seed, device))
+                        result.add(len(rows), *_top1(kind, learned, asked_of, count, steps, seed, device, times))
     about = {
         "protocol": _protocol(windows, crops, together),
         "data": manifest,
@@ -214,6 +219,8 @@ def _layers(tower: Backbone, layers: str | list[int]) -> list[str]:
     """Names of layers, as `extract` has them."""
     (modality,) = tower.modalities
     depth = len(getattr(tower.transformers[modality], "blocks", ()))
+    if layers == "4ds":
+        return [str(released_layer(depth))]
     if isinstance(layers, str):
         return [FINAL] if layers == FINAL else [*map(str, range(1, depth + 1)), FINAL]
     wrong = [layer for layer in layers if not 1 <= layer <= depth]
@@ -253,6 +260,7 @@ def _top1(
     steps: int,
     seed: int,
     device: str | None,
+    times: int,
 ) -> tuple[float, dict[str, Any]]:
     """Top-1 in per cent of a probe, scores averaged over the views (N, V, …) of the test clips, and what it chose."""
     (x, target), (views, right) = train, test
@@ -262,7 +270,7 @@ def _top1(
         scores = torch.from_numpy(found)
     else:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        scores = train_and_score(kind, x, target, flat, classes, steps, seed, where)
+        scores = train_and_score(kind, x, target, flat, classes, steps, seed, where, times)
     return accuracy(scores.view(len(views), -1, classes).mean(dim=1), right)["top1"], chosen
 
 

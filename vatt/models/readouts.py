@@ -75,16 +75,24 @@ class ReadoutClassifier(Part):
     Args:
         width: D.
         classes: C.
-        inner, heads: see `AttentionReadout`.
+        times, inner, heads: see `AttentionReadout`.
     """
 
-    def __init__(self, width: int, classes: int, inner: int = 128, heads: int = 8) -> None:
+    def __init__(self, width: int, classes: int, times: int = 1, inner: int = 128, heads: int = 8) -> None:
         super().__init__()
-        self.readout = AttentionReadout(width, 1, classes, queries=1, inner=inner, heads=heads)
+        self.readout = AttentionReadout(width, times, classes, queries=1, inner=inner, heads=heads)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, D) to logits (B, C)."""
         return self.readout(tokens)[:, 0]
+
+
+def released_layer(depth: int) -> int:
+    """Number, from 1, of the block whose output 4DS's released code reads at "0.95" of the depth.
+
+    Its list of features begins with the tokens, twice, and has no output of the last block: 10 of 12, 52 of 56.
+    """
+    return max(1, int((depth + 1) * 0.95) - 2)
 
 
 def fourier(x: Tensor, bands: int = 6) -> Tensor:

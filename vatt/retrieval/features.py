@@ -17,6 +17,7 @@ from vatt.datasets.clips import ClipDataset, ClipReader, Views
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
+from vatt.models.transformer import Encoder
 from vatt.structures import Event
 
 FINAL = "final"  # the pooled feature, after the last norm
@@ -30,7 +31,8 @@ class FrozenFeatures:
         ids: of the N clips that could be read.
         layers: by name, (N, V, D) float32: the AGG token behind block "1", "2", …, or the mean of the tokens where
             there is none that has seen them, and the pooled feature, `FINAL`.
-        tokens: by the name of a layer, (N, V, T, D) float16, that feature and all tokens, if they were asked for.
+        tokens: by the name of a layer, (N, V, T, D) float16, all tokens, if they were asked for; the AGG token is the
+            first of them, where there is one that has seen the others.
         events: what went wrong, file by file.
     """
 
@@ -67,7 +69,7 @@ def extract(
     """
     (modality,) = backbone.modalities
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    backbone = backbone.to(target).eval()
+    backbone, encoder = backbone.to(target).eval(), backbone.encoder(modality)
     loader = DataLoader(
         ClipDataset(clips, reader, views=views),
         batch_size=max(1, batch_size // len(views)),
@@ -83,15 +85,19 @@ def extract(
             found.ids += [name for name, is_whole in zip(names, whole.tolist(), strict=True) if is_whole]
             ready = finish({k: x.to(target) if isinstance(x, Tensor) else x for k, x in batch.items()})
             features = backbone.encode(modality, backbone.tokenize(modality, ready[modality]), layers=True)
-            outputs = {str(i): _pooled_first(backbone, x) for i, x in enumerate(features.layers, start=1)}
-            outputs[FINAL] = torch.cat([features.pooled[:, None], features.tokens], dim=1)
+            outputs = {str(i): _with_pooled(encoder, x) for i, x in enumerate(features.layers, start=1)}
+            last = features.tokens
+            if encoder.agg and not encoder.causal:
+                last = torch.cat([features.pooled[:, None], last], dim=1)
+            outputs[FINAL] = features.pooled, last
             if not parts:
-                _check_memory(sum(outputs[name][0].numel() for name in tokens) * 2 * len(views) * len(clips), tokens)
-            for name, x in outputs.items():
-                kept = x.view(-1, len(views), *x.shape[1:])[whole.to(x.device)]
-                parts.setdefault((name, False), []).append(kept[:, :, 0].float().cpu())
+                wanted = sum(outputs[name][1][0].numel() for name in tokens)
+                _check_memory(wanted * 2 * len(views) * len(clips), tokens)
+            for name, both in outputs.items():
+                pooled, every = (x.view(-1, len(views), *x.shape[1:])[whole.to(x.device)] for x in both)
+                parts.setdefault((name, False), []).append(pooled.float().cpu())
                 if name in tokens:
-                    parts.setdefault((name, True), []).append(kept.half().cpu())
+                    parts.setdefault((name, True), []).append(every.half().cpu())
             bar.update(len(names))
     for (name, every), x in parts.items():
         (found.tokens if every else found.layers)[name] = torch.cat(x)
@@ -99,13 +105,12 @@ def extract(
     return found
 
 
-def _pooled_first(backbone: Backbone, x: Tensor) -> Tensor:
-    """Outputs of a block: the AGG token and the others, or the mean of these and them."""
-    encoder = backbone.encoder(backbone.modalities[0])
+def _with_pooled(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the outputs of a block the AGG token, or the mean where none has seen the others, and all tokens."""
     if encoder.agg and not encoder.causal:
-        return x
+        return x[:, 0], x
     rest = x[:, 1:] if encoder.agg else x  # the start of a sequence has seen nothing
-    return torch.cat([rest.mean(dim=1, keepdim=True), rest], dim=1)
+    return rest.mean(dim=1), rest
 
 
 def _check_memory(wanted: int, tokens: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from vatt.models.probes import AttentiveClassifier, LowRankClassifier
 from vatt.models.readouts import ReadoutClassifier
 
 # Probe by name: how it is made, learning rate, weight decay, L2 on its last matrix, which the paper has at 0.1.
-PROBES: dict[str, tuple[Callable[[int, int], nn.Module], float, float, float]] = {
+PROBES: dict[str, tuple[Callable[..., nn.Module], float, float, float]] = {
     "lowrank": (LowRankClassifier, 5e-4, 0.0, 0.1),
     "attentive": (AttentiveClassifier, 1e-3, 0.01, 0.0),
     "readout": (ReadoutClassifier, 1e-3, 0.01, 0.0),
@@ -29,6 +29,7 @@ def train_and_score(
     steps: int = 2_000,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    times: int = 1,
 ) -> Tensor:
     """Train a probe with batches of 64 (VATT, appendix A.3.2: Adam; V-JEPA: AdamW, cosine to 0).
 
@@ -44,6 +45,7 @@ def train_and_score(
         steps: of the training; the paper has 50,000.
         seed: of weights, batches and dropout; the random state outside is left as it was.
         device: where the probe is trained; the features may be larger than its memory.
+        times: into which the tokens fall, one after the other, for "readout", which learns a vector for each.
 
     Returns:
         (M, C) probabilities.
@@ -56,7 +58,8 @@ def train_and_score(
         def ready(x: Tensor) -> Tensor:
             return ((x.float() - mean) / (spread + 1e-6)).to(device)
 
-        probe = make(train.shape[-1], classes).train().to(device)
+        known = {"times": times} if kind == "readout" else {}
+        probe = make(train.shape[-1], classes, **known).train().to(device)
         optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vatt.cli.main import main
-from vatt.cli.scenes import _block, _copied, _j_and_f
+from vatt.cli.scenes import _as_large, _block, _first, _j_and_f
 from vatt.datasets.scenes import FPS, FRAMES, SHAPES, SIZE
 from vatt.models.backbone import Backbone
 from vatt.models.heads import NoProjection
@@ -99,8 +99,10 @@ def test_labels_that_are_right_are_perfect() -> None:
     for number in range(1, 1 + SHAPES):
         shape[:, :, 16 * number - 8 : 16 * number, 8:40] = number
     maps = F.one_hot(shape.long(), 1 + SHAPES).float()
-    assert _j_and_f(maps, shape)["J&F"] == 1
-    still = _copied(shape, (8, 8, 8))  # nothing moves, and the grid of 8 pixels has the same edges
-    assert still["J"] > 0.9  # the corners are rounded
+    assert _j_and_f(_as_large(maps, shape), shape)["J&F"] == 1
+    shares = _first(shape, (8, 8, 8))[:, None].expand(-1, 8, -1, -1, -1)
+    still = _j_and_f(_as_large(shares, shape), shape)  # nothing moves, and the grid of 8 pixels has the same edges
+    assert 0.9 < still["J"] < 1  # the corners are rounded
     moved = torch.cat([shape[:, :1], shape[:, 1:].roll(24, dims=-1)], dim=1)
-    assert _copied(moved, (8, 8, 8))["J"] < 0.3
+    for known, j in ((shape, 1.0), (moved, 1 / 7)):  # the first frame, pixel by pixel
+        assert _j_and_f(known[:, :1].expand_as(known), known)["J"] == pytest.approx(j)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,10 @@ def test_they_are_written_and_read(tmp_path: Path) -> None:
     before = (tmp_path / "clips" / "train-0.mp4").stat().st_mtime_ns
     write_scenes(tmp_path, plan, num_workers=1)
     assert (tmp_path / "clips" / "train-0.mp4").stat().st_mtime_ns == before
+    stamp = tmp_path / "scenes.json"  # of the same plan, drawn as scenes once were
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"drawing": 1}))
+    write_scenes(tmp_path, plan, num_workers=1)
+    assert (tmp_path / "clips" / "train-0.mp4").stat().st_mtime_ns > before
     with pytest.raises(FileNotFoundError, match="nothing is known of scene other"):
         read_truth(manifest, "other")
     with pytest.raises(InputError, match="cannot be negative"):

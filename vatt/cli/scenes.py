@@ -21,6 +21,7 @@ from vatt.evaluation.report import config_hash, write_report
 from vatt.evaluation.tracking import boundary_f, jaccard, propagate
 from vatt.models.backbone import Backbone
 from vatt.models.part import from_config, to_config
+from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
 from vatt.structures import ClipFormat
 from vatt.training.history import history_of
@@ -112,14 +113,15 @@ def readout(
             times = _grid(which)[0]
             found[name][METRICS[task]] = train_and_measure(task, train, test, times, also, steps, seed, target)
     parts = [Inputs(torch.zeros(0), truths[split]) for split in ("train", "test")]
-    found["without looking"] = _copied(truths["test"]["shape"], _grid(tower)) | {
+    known = truths["test"]["shape"]
+    found["without looking"] = _j_and_f(known[:, :1].expand_as(known), known) | {  # the first frame, pixel by pixel
         METRICS[task]: without_looking(task, *parts) for task in tasks
     }
     about = {
         "protocol": f"readouts: {steps} steps of 16 scenes, AdamW, layer {layer}, tower "
         f"{'frozen' if frozen else 'trained too'}; labels: nearest features of "
-        f"{', '.join(f'{key} {value}' for key, value in PROPAGATION.items())}, on the grid of the tokens, "
-        "mean of all shapes and of frames but the first and the last",
+        f"{', '.join(f'{key} {value}' for key, value in PROPAGATION.items())}, any distance, on the grid of tokens, "
+        "mean of all shapes and of frames but the first and the last; without looking: the first frame's, by pixels",
         "data": manifest,
         "scenes": f"{len(videos['train'][0])} to train, {len(videos['test'][0])} to test",
         "model": f"{model} ({net.fingerprint()})",
@@ -152,8 +154,8 @@ def _block(tower: Backbone, layer: str) -> int | None:
     depth = len(getattr(tower.encoder("video"), "blocks", ()))
     if layer == "final":
         return None
-    if layer == "4ds":  # whose list of features begins with the tokens, twice
-        return max(0, int((depth + 1) * 0.95) - 3)
+    if layer == "4ds":
+        return released_layer(depth) - 1
     if not layer.isdigit() or not 1 <= int(layer) <= depth:
         raise InputError(f"layer is final, 4ds or a number from 1 to {depth}, not {layer!r}")
     return int(layer) - 1
@@ -207,13 +209,7 @@ def _carried(tower: Backbone, tokens: Tensor, shape: Tensor) -> dict[str, float]
         propagate(x.view(times, h, w, -1), labels, radius=max(h, w), **PROPAGATION)
         for x, labels in zip(tokens, first, strict=True)
     ]
-    return _j_and_f(torch.stack(maps), shape)
-
-
-def _copied(shape: Tensor, grid: tuple[int, int, int]) -> dict[str, float]:
-    """The same of the first frame as it was."""
-    first = _first(shape, grid)
-    return _j_and_f(first[:, None].expand(-1, grid[0], -1, -1, -1), shape)
+    return _j_and_f(_as_large(torch.stack(maps), shape), shape)
 
 
 def _first(shape: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -222,12 +218,16 @@ def _first(shape: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(labels, grid[1:]).permute(0, 2, 3, 1)
 
 
-def _j_and_f(maps: Tensor, shape: Tensor) -> dict[str, float]:
-    """Of (N, T', h, w, 1 + K) shares, made as large as the frames."""
+def _as_large(maps: Tensor, shape: Tensor) -> Tensor:
+    """(N, T', h, w, 1 + K) shares to labels as large as those of the frames, (N, T, H, W)."""
     n, times, h, w, _ = maps.shape
     frames, *size = shape.shape[1:]
     large = F.interpolate(maps.reshape(n * times, h, w, -1).permute(0, 3, 1, 2), size, mode="bilinear")
-    said = large.argmax(dim=1).view(n, times, *size).repeat_interleave(frames // times, dim=1)
+    return large.argmax(dim=1).view(n, times, *size).repeat_interleave(frames // times, dim=1)
+
+
+def _j_and_f(said: Tensor, shape: Tensor) -> dict[str, float]:
+    """Of labels (N, T, H, W), of the shapes that the first frame has; first and last frame do not count."""
     js, fs = [], []
     for number in range(1, 1 + SHAPES):
         there = (shape[:, 0] == number).any(dim=(1, 2))  # in the first frame

@@ -13,6 +13,7 @@ from vatt.cli.measures import ATTENTIVE, LINEAR, NEAREST, collapsed, key, probed
 from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command, train
 from vatt.errors import InputError
 
+Equal = Literal["operations", "clips", "tokens"]
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
 UNTRAINED = "untrained"
 TRACKED = ("average Jaccard", "mean IoU", "J&F")
@@ -68,7 +69,7 @@ def compare(
     tflops: float | None = None,
     labels: tuple[str, ...] = ("shape", "motion"),
     shares: tuple[float, ...] = (0.05, 0.1, 0.5),
-    equal: Literal["operations", "clips"] = "operations",
+    equal: Equal = "operations",
     scenes: str | None = "runs/scenes",
     seed: int = 0,
 ) -> int:
@@ -89,7 +90,8 @@ def compare(
         labels: what probes tell apart: attributes of the corpus (shape, motion, colour or speed), or manifests of
             yours with labels and splits (``.jsonl``).
         shares: of the labels, for label efficiency.
-        equal: what all trainings have as much of: operations, or clips.
+        equal: what all trainings have as much of: operations, clips, or tokens of video. Only one of these can be
+            equal, since a clip has fewer tokens and needs fewer operations in one way than in another.
         scenes: folder of scenes whose points and boxes are tracked, which are made if they are not there; null leaves
             them out. With other data they are left out too.
         seed: of the trainings, and of the probes.
@@ -104,15 +106,8 @@ def compare(
     folder, source = Path(output), find_source(corpus, data)
     ways = [_built(config, source, seed) for config in configs]
     budget = 1e12 * tflops if tflops is not None else 1e9 * ways[0].gflops * ways[0].batch * ways[0].steps
-    clips = budget / (1e9 * ways[0].gflops)
-    steps = [round((clips if equal == "clips" else budget / (1e9 * way.gflops)) / way.batch) for way in ways]
-    for way, count in zip(ways, steps, strict=True):
-        if count <= way.warmup:
-            least = (way.warmup + 1) * way.batch * (ways[0] if equal == "clips" else way).gflops / 1e3
-            raise InputError(
-                f"{way.config} would have {count} steps, and its warm-up alone has {way.warmup}: give --tflops "
-                f"{least:.3g} or more"
-            )
+    clips = budget / (1e9 * ways[0].gflops)  # of the first way
+    steps = [_steps(way, ways[0], clips, equal) for way in ways]
     if data is None:
         make_corpus(Path(corpus))
     manifests = {_name(label): _labelled(label, source) for label in labels}
@@ -137,7 +132,11 @@ def compare(
         found[way.name] = of
     circumstances = {"protocol": f"equal {equal} of training; {PROTOCOL}", "data": str(source.manifest), "seed": seed}
     circumstances |= {"configurations": list(configs)}
-    each = f"{round(clips):,} clips" if equal == "clips" else f"{budget / 1e12:.1f} TFLOPs"
+    each = {
+        "operations": f"{budget / 1e12:.1f} TFLOPs",
+        "clips": f"{round(clips):,} clips",
+        "tokens": f"{clips * ways[0].tokens / 1e6:.2f} million tokens",
+    }[equal]
     about = f"{source.name}, {each} each, seed {seed}"
     title = "Ways to pretrain"
     page = write_report(folder / "table.json", title, {"about": about}, circumstances, off_page={"ways": found})
@@ -145,6 +144,23 @@ def compare(
     run_command("plot", "compare", str(folder / "table.json"), "--output", str(folder / "compare"))
     print(f"table: {page}")
     return 0
+
+
+def _steps(way: Way, first: Way, clips: float, equal: Equal) -> int:
+    """In which a way has as much as the first one has of so many clips.
+
+    Raises:
+        InputError: these are fewer than its warm-up.
+    """
+    of_a_clip = {"operations": way.gflops / first.gflops, "clips": 1.0, "tokens": way.tokens / first.tokens}[equal]
+    steps = round(clips / of_a_clip / way.batch)
+    if steps <= way.warmup:
+        least = (way.warmup + 1) * way.batch * of_a_clip * first.gflops / 1e3
+        raise InputError(
+            f"{way.config} would have {steps} steps, and its warm-up alone has {way.warmup}: give --tflops "
+            f"{least:.3g} or more"
+        )
+    return steps
 
 
 def _labelled(label: str, source: Source) -> Path:

@@ -37,6 +37,7 @@ PARTS = sorted(CONFIGS.glob("*/**/*.yaml"))
 # Those of Toto ask for weights from elsewhere: see test_toto_is_built_without_memory.
 BACKBONES = sorted(path for path in CONFIGS.glob("backbone/*.yaml") if not path.name.startswith("toto_"))
 MIX = CONFIGS / "data" / "howto100m_audioset.yaml"
+TOTO_MIX = CONFIGS / "data" / "toto_mix.yaml"
 SHARDED = CONFIGS / "trainer" / "fsdp.yaml"
 RELEASED = CONFIGS / "data" / "augment" / "released.yaml"
 # Parameters of the backbones without the word embeddings.
@@ -212,6 +213,21 @@ def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str]
     assert cli.datamodule.augment == transforms.RELEASED
 
 
+def test_totos_mix_is_built(tmp_path: Path) -> None:
+    """On a tower of patches: the weights of Toto's codes would have to be fetched."""
+    given = [
+        "--data",
+        str(TOTO_MIX),
+        "--data.manifest=null",
+        f"--run.folder={tmp_path}",
+        "--model.objective.init_args.images=1e-9",
+    ]
+    cli = build("--config", str(CONFIGS / "demo_autoregressive.yaml"), *given)
+    weights = {name: source.weight for name, source in cli.datamodule.sources.items()}
+    assert weights == {"imagenet": 0.2, "kinetics600": 0.1, "ego4d": 0.1, "howto100m": 0.6}
+    assert cli.model.objective.image_start is not None
+
+
 @pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.name)
 def test_every_fine_tuning_is_built_and_fits_its_data(path: Path, tmp_path: Path) -> None:
     """On the paper's Base towers, unless it has a tower of its own."""
@@ -309,6 +325,7 @@ def test_every_part_is_used() -> None:
 
     used = set().union(*(files(path) for path in [*EXPERIMENTS, *FINETUNING, MIX])) | {
         MIX,
+        TOTO_MIX,
         RELEASED,
         SHARDED,
         CONFIGS / "data" / "grid_mouth.yaml",

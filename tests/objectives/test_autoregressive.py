@@ -222,6 +222,20 @@ def test_some_clips_become_sequences_of_images() -> None:
         Autoregression(images=2)
 
 
+@pytest.mark.parametrize(("clips", "frames"), [(8, 4), (4, 4), (3, 8)])
+def test_images_of_a_sequence_are_of_different_clips(clips: int, frames: int) -> None:
+    """As long as there are any; then each comes as often as the others."""
+    objective = Autoregression(images=1)
+    objective.build(tower())
+    objective.draws = torch.Generator().manual_seed(0)
+    video = torch.arange(clips).view(clips, 1, 1, 1, 1).float().expand(-1, frames, 3, 8, 8)
+    video = video + torch.rand(clips, frames, 1, 1, 1) / 4  # not pictures
+    for sequence in objective.with_images(video, torch.ones(clips, dtype=torch.bool))[0]:
+        _, counts = sequence[:, 0, 0, 0].floor().unique(return_counts=True)
+        assert len(counts) == min(clips, frames)
+        assert counts.max() <= -(-frames // clips)
+
+
 def test_a_share_of_all_clips_becomes_images_however_small_the_batch() -> None:
     objective = Autoregression(images=0.2)
     objective.build(tower())

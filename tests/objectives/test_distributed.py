@@ -14,8 +14,12 @@ import torch.multiprocessing as mp
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
+from vatt.models.backbone import Backbone
+from vatt.models.tokenizers import VideoTokenizer
+from vatt.models.transformer import Transformer
+from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.distributed import gather, shared_log_sums
+from vatt.objectives.distributed import gather, gather_in_order, shared_log_sums
 
 CLIPS = 8
 TERMS = {"nce": (1.0, 0.0), "mil_nce": (0.0, 1.0), "both": (1.0, 2.0)}
@@ -47,6 +51,21 @@ def step(backbone: torch.nn.Module, objective: torch.nn.Module, batch: dict) -> 
     return loss.detach(), torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in every])
 
 
+def images(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a process makes of its clips, of which one is a picture and one is not there."""
+    backbone = Backbone(
+        {"video": VideoTokenizer(8, (2, 1, 1), (1, 16, 16), positions="none")},
+        {"video": Transformer(8, 1, 2, causal=True, rotary="sequence")},
+    )
+    objective = Autoregression("patches", images=0.5)
+    objective.build(backbone)
+    objective.draws = torch.Generator().manual_seed(1)
+    video = torch.rand(CLIPS, 2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    video[3] = video[3, :1]
+    valid = torch.arange(CLIPS) != 5
+    return objective.with_images(video[rank::world], valid[rank::world])
+
+
 def work(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     torch.set_num_threads(1)
@@ -57,6 +76,7 @@ def work(rank: int, world: int, folder: str) -> None:
         loss, gradients = step(backbone, objective, {name: value[share] for name, value in batch.items()})
         dist.all_reduce(gradients)  # DDP's mean
         found.append((loss, gradients / world))
+    pictures = [gather_in_order(x) for x in images(rank, world)]
     with FlopCounterMode(display=False) as counted:
         shared_log_sums(torch.ones(12, 4), torch.ones(24, 4), 1.0, None)
     said = []
@@ -74,7 +94,8 @@ def work(rank: int, world: int, folder: str) -> None:
         except ValueError as error:
             said.append(str(error))
     if rank == 0:
-        torch.save({"found": found, "said": said, "flops": counted.get_total_flops()}, Path(folder) / "found.pt")
+        reached = {"found": found, "said": said, "flops": counted.get_total_flops(), "pictures": pictures}
+        torch.save(reached, Path(folder) / "found.pt")
     dist.barrier()  # nobody leaves while another one still talks to it
     dist.destroy_process_group()
 
@@ -91,6 +112,8 @@ def test_several_processes_equal_one(world: int) -> None:
         assert (gradients - expected[1]).norm() <= 1e-5 * expected[1].norm(), case
         assert expected[1].norm() > 0
     assert reached["flops"] == 2 * 12 * 24 * 4 * (1 if world == 1 else 2 / world)
+    for found, wanted in zip(reached["pictures"], images(0, 1), strict=True):
+        assert torch.equal(found, wanted)
     # A modality that one process does not know of would make all of them wait.
     if world > 1:
         later, at_once = reached["said"]

@@ -12,7 +12,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.heads import NoProjection
 from vatt.objectives.base import Objective
-from vatt.objectives.distributed import own_part, world_size
+from vatt.objectives.distributed import gather_in_order, own_part, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
@@ -33,8 +33,9 @@ class Autoregression(Objective):
         target: of patches, see `vatt.objectives.pixels.pixel_targets`.
         width_ratio: what is said is divided by it, see `vatt.training.optim.Optimization`.
         images: probability of a clip to become a sequence of images, which begins with a token of its own: each frame
-            is one of any clip of the batch (of this process). Above 0, pictures in the data, whose frames are all the
-            same, always become sequences, of pictures alone. 0 has no such token: all are videos.
+            is of another clip of the batch, of all processes, as long as there are any. Above 0, pictures in the
+            data, whose frames are all the same, always become sequences, of pictures alone. 0 has no such token: all
+            are videos.
 
     ``by_token`` has the loss of each place, the end of the sequence last.
     """
@@ -105,18 +106,23 @@ class Autoregression(Objective):
     @torch.no_grad()
     def with_images(self, video: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, 3, H, W) of which some are sequences of images, and (B,) which; clips without a picture stay so."""
-        clips, frames = video.shape[:2]
+        (clips, frames), together = video.shape[:2], len(video) * world_size()
+        each = -(-frames // together)  # frames that a clip offers: one, where there are enough clips
         where = torch.device("cpu") if self.draws is None else self.draws.device
 
         def draw(*shape: int) -> Tensor:
             return torch.rand(shape, generator=self.draws, device=where).to(video.device)
 
         still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
-        is_image = (own_part(draw(clips * world_size())) < self.images) & valid | still
+        is_image = (own_part(draw(together)) < self.images) & valid | still
+        when = own_part((draw(together, each) * frames).long())
+        offered = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], when]).flatten(0, 1)
+        all_valid, all_still = (gather_in_order(x).repeat_interleave(each) for x in (valid, still))
         # Into a picture's sequence come pictures, into another one anything.
-        may = valid & (still | ~still.unsqueeze(1))
-        clip = draw(clips, frames, clips).masked_fill(~may.unsqueeze(1), -1.0).argmax(dim=-1)
-        pictures = video[clip, (draw(clips, frames) * frames).long()]
+        may = all_valid & (all_still | ~still.unsqueeze(1))
+        order = own_part(draw(together, len(offered))).masked_fill(~may, -1.0).argsort(dim=1, descending=True)
+        again = torch.arange(frames, device=video.device) % may.sum(dim=1, keepdim=True).clamp(min=1)
+        pictures = offered[order.gather(1, again)]
         return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image
 
     def errors(self, backbone: Backbone, said: Tensor, patches: Tensor) -> Tensor:

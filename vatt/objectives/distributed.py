@@ -51,6 +51,11 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
+def gather_in_order(x: Tensor) -> Tensor:
+    """`gather`, with the rows where one process alone would have them: `own_part` gives them back."""
+    return gather(x).unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
+
+
 def shared_log_sums(x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None) -> tuple[Tensor, Tensor]:
     """`vatt.objectives.losses.log_sums` of vectors that all processes have, of which each computes its share.
 

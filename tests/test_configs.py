@@ -215,13 +215,8 @@ def test_the_papers_mix_and_the_released_augmentation_are_built(needs: list[str]
 
 def test_totos_mix_is_built(tmp_path: Path) -> None:
     """On a tower of patches: the weights of Toto's codes would have to be fetched."""
-    given = [
-        "--data",
-        str(TOTO_MIX),
-        "--data.manifest=null",
-        f"--run.folder={tmp_path}",
-        "--model.objective.init_args.images=1e-9",
-    ]
+    given = ["--data", str(TOTO_MIX), "--data.manifest=null", "--data.cache=null", f"--run.folder={tmp_path}"]
+    given += ["--model.objective.init_args.images=1e-9"]
     cli = build("--config", str(CONFIGS / "demo_autoregressive.yaml"), *given)
     weights = {name: source.weight for name, source in cli.datamodule.sources.items()}
     assert weights == {"imagenet": 0.2, "kinetics600": 0.1, "ego4d": 0.1, "howto100m": 0.6}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (make, _) in ODD.items():
         make(folder / name)
     return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_the_machine_goes_on_while_files_are_written(tmp_path: Path) -> None:
+    """An encoder may leave root's process with the rights of real time, which starves all others."""
+    before = os.sched_getscheduler(0)
+    ZOO["av1_opus.mp4"](tmp_path / "av1.mp4")
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
 
 
 def available(decoder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -46,6 +47,9 @@ def write(
         container.mux(video.encode())
         if audio is not None:
             _write_sound(container, audio, sample_rate, layout, sound_starts_s, shown_ms[-1] / 1000 + 0.04)
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # It makes root's process, and all that this begins, one of real time, for which everything else has to wait.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def write_frames(path: Path, frames: np.ndarray) -> None:

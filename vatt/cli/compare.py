@@ -147,7 +147,7 @@ def compare(
 
 
 def _steps(way: Way, first: Way, clips: float, equal: Equal) -> int:
-    """In which a way has as much as the first one has of so many clips.
+    """Steps in which a way has as much as the first one has of so many clips.
 
     Raises:
         InputError: these are fewer than its warm-up.

@@ -86,10 +86,8 @@ def extract(
             ready = finish({k: x.to(target) if isinstance(x, Tensor) else x for k, x in batch.items()})
             features = backbone.encode(modality, backbone.tokenize(modality, ready[modality]), layers=True)
             outputs = {str(i): _with_pooled(encoder, x) for i, x in enumerate(features.layers, start=1)}
-            last = features.tokens
-            if encoder.agg and not encoder.causal:
-                last = torch.cat([features.pooled[:, None], last], dim=1)
-            outputs[FINAL] = features.pooled, last
+            last = [features.pooled[:, None]] if _has_seen(encoder) else []
+            outputs[FINAL] = features.pooled, torch.cat([*last, features.tokens], dim=1)
             if not parts:
                 wanted = sum(outputs[name][1][0].numel() for name in tokens)
                 _check_memory(wanted * 2 * len(views) * len(clips), tokens)
@@ -105,11 +103,16 @@ def extract(
     return found
 
 
+def _has_seen(encoder: Encoder) -> bool:
+    """Whether there is an AGG token that has seen the others; the start of a causal sequence has seen nothing."""
+    return encoder.agg and not encoder.causal
+
+
 def _with_pooled(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
     """Of the outputs of a block the AGG token, or the mean where none has seen the others, and all tokens."""
-    if encoder.agg and not encoder.causal:
+    if _has_seen(encoder):
         return x[:, 0], x
-    rest = x[:, 1:] if encoder.agg else x  # the start of a sequence has seen nothing
+    rest = x[:, 1:] if encoder.agg else x
     return rest.mean(dim=1), rest
 
 

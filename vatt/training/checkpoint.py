@@ -184,7 +184,8 @@ class ExportModel(Callback):
             weights = {}
             for name, value in kept.items():
                 found = gathered(value)  # one after the other: only the first process keeps them all
-                weights |= {name: found} if trainer.is_global_zero else {}
+                if trainer.is_global_zero:
+                    weights[name] = found
         if not trainer.is_global_zero:
             return
         if best is not None:

@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
 from vatt.retrieval.app import Library, make_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture
@@ -80,9 +84,9 @@ def address(index: Path) -> Iterator[str]:
     thread.join(20)
 
 
-@pytest.mark.slow
-def test_a_browser_searches_and_plays(address: str, video_file: Path) -> None:
-    """In a headless Chromium; nothing comes from elsewhere, and what is wrong is said."""
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    """The page in a headless Chromium; nothing may come from elsewhere."""
     playwright = pytest.importorskip("playwright.sync_api")
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if binary is None:
@@ -90,35 +94,69 @@ def test_a_browser_searches_and_plays(address: str, video_file: Path) -> None:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         page = browser.new_page()
-        elsewhere: list[str] = []
-        page.on("request", lambda request: elsewhere.append(request.url))
+        page.set_default_timeout(120_000)  # ms; other tests may run beside
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
-        page.get_by_label("Words").fill("a red ring")
-        page.get_by_role("button", name="Search").click()
-        page.wait_for_selector(".answer")
-        assert "film <b>.mp4" in page.locator(".answer").first.inner_text()
-        page.wait_for_function("document.querySelector('.answer img').naturalWidth > 0")
-        assert not page.locator(".answer video").first.is_visible()
-        page.locator(".answer .strip").first.click()
-        page.wait_for_function("document.querySelector('.answer video').currentTime > 0")
-        page.get_by_text("By example, and filters").click()
-        page.get_by_label("Only files that match").fill("*.nothing")
-        page.get_by_role("button", name="Search").click()
-        page.get_by_text("no clip of the index matches the filters").wait_for()
-        page.get_by_label("Only files that match").fill("")
-        page.get_by_label("Only clips with").fill("labels=ring")
-        page.get_by_label("Sounds").check()
-        page.locator("input[type=file]").first.set_input_files(str(video_file))
-        page.get_by_role("button", name="Clear").first.wait_for()
-        page.get_by_label("Words").fill("")
-        page.get_by_role("button", name="Search").click()
-        page.get_by_text("no clip of the index matches the filters").wait_for()
-        page.get_by_label("Only clips with").fill("")
-        page.get_by_role("button", name="Search").click()
-        page.wait_for_selector(".answer")
-        page.get_by_role("button", name="Clear").first.click()
-        page.get_by_label("Words").fill("")
-        page.get_by_role("button", name="Search").click()
-        page.get_by_text("ask for something: words, a video or a sound").wait_for()
-        assert [url for url in elsewhere if not url.startswith((address, "data:", "blob:"))] == []
+        yield page
+        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
         browser.close()
+
+
+@pytest.mark.slow
+def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
+    """Each wait is for what was not there before, so that no answer to an earlier question passes for it."""
+    press = page.get_by_role("button", name="Search").click
+    page.get_by_label("Words").fill("a red ring")
+    press()
+    page.wait_for_selector(".answer")
+    assert "film <b>.mp4" in page.locator(".answer").first.inner_text()
+    page.wait_for_function("document.querySelector('.answer img').naturalWidth > 0")
+    assert not page.locator(".answer video").first.is_visible()
+    page.locator(".answer .strip").first.click()
+    page.wait_for_function("document.querySelector('.answer video').currentTime > 0")
+    page.get_by_text("By example, and filters").click()
+    page.get_by_label("Only files that match").fill("*.nothing")
+    press()
+    page.get_by_text("no clip of the index matches the filters").wait_for()
+    page.get_by_label("Only files that match").fill("")
+    page.get_by_label("Only clips with").fill("labels=ring")
+    press()
+    page.get_by_text("no clip has a column 'labels'").wait_for()
+    page.get_by_label("Only clips with").fill("")
+    page.get_by_label("Sounds").check()
+    page.locator("input[type=file]").first.set_input_files(str(video_file))
+    page.get_by_role("button", name="Clear").first.wait_for()
+    page.get_by_label("Words").fill("")
+    press()
+    page.wait_for_selector(".answer")
+    page.get_by_role("button", name="Clear").first.click()
+    page.get_by_label("Words").fill("")
+    press()
+    page.get_by_text("ask for something: words, a video or a sound").wait_for()
+
+
+@pytest.mark.slow
+def test_a_question_put_while_another_is_answered_is_answered_too(
+    page: Page, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+    film = str(index.parent / "media" / "film <b>.mp4")
+
+    def slow(_: Index, words: str, *rest: object, **how: object) -> list[Hit]:
+        asked.append(words)
+        begun.set()
+        assert go_on.wait(30)
+        return [Hit(1, 0.5, "video-text", film, 0.0, 2.0, words)]
+
+    monkeypatch.setattr("vatt.retrieval.app.search", slow)
+    press = page.get_by_role("button", name="Search").click
+    page.get_by_label("Words").fill("first")
+    press()
+    assert begun.wait(30)
+    for words in ("second", "third"):
+        page.get_by_label("Words").fill(words)
+        press()
+    go_on.set()
+    page.get_by_text("“third”").wait_for()
+    assert (asked[0], asked[-1]) == ("first", "third")

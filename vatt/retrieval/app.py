@@ -185,7 +185,7 @@ def make_app(index: str | Path, model: VATT | str | Path | None = None) -> Any:
         with gr.Accordion("Model, index and corpus", open=False):
             gr.Markdown(library.facts())
         asked = [words, clip, sound, wanted, count, path, where, spans]
-        button.click(ask, asked, found)
-        words.submit(ask, asked, found)
+        # A question put while another is being answered is answered after it, not dropped.
+        gr.on([button.click, words.submit], ask, asked, found, trigger_mode="always_last")
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
     return gr.mount_gradio_app(app, page, path="/", css=STYLE, theme=plain)

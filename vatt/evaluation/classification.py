@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multilabel_auroc,
-    multilabel_average_precision,
-)
+from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
 
 from vatt.errors import InputError
 
@@ -59,11 +55,10 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     target = target.long()
     positives = target.sum(dim=0)
     usable = ((positives > 0) & (positives < len(target))).nonzero()[:, 0]
-    # Ranks in place of scores: torchmetrics would squeeze those by a sigmoid, in which large ones become equal.
-    scores, target = _ranks(scores[:, usable]), target[:, usable]
-    auc = _each(multilabel_auroc, scores, target)
+    scores, target = scores[:, usable], target[:, usable]
+    auc = _areas(scores, target)
     values = {
-        "AP": _each(multilabel_average_precision, scores, target) * 100,
+        "AP": _average_precisions(scores, target) * 100,
         "AUC": auc * 100,
         "dprime": math.sqrt(2) * torch.special.ndtri(auc),
     }
@@ -84,19 +79,31 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     }
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """(N, C) float64 in [0, 1], in the order of the scores of each class; equal ones stay equal."""
-    places = [torch.unique(column, return_inverse=True)[1].double() / len(column) for column in scores.T]
-    return torch.stack(places, dim=1) if places else scores.double()
+def _areas(scores: Tensor, target: Tensor) -> Tensor:
+    """(C,) float64 areas under the ROC curves: the share of pairs in order, ties by half (Mann and Whitney).
+
+    Exact, as torchmetrics' is not: summed in single precision, an area of 1 may come to less, and its d′ be finite.
+    """
+    areas = torch.zeros(scores.shape[1], dtype=torch.float64)
+    for c, (column, is_positive) in enumerate(zip(scores.T, target.T.bool(), strict=True)):
+        _, places, counts = torch.unique(column, return_inverse=True, return_counts=True)
+        ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[places]
+        n = int(is_positive.sum())
+        areas[c] = (ranks[is_positive].sum() - n * (n + 1) / 2) / (n * (len(column) - n))
+    return areas
 
 
-def _each(metric: Any, scores: Tensor, target: Tensor) -> Tensor:
+def _average_precisions(scores: Tensor, target: Tensor) -> Tensor:
+    """(C,) float64."""
     if scores.shape[1] == 0:
         return torch.zeros(0, dtype=torch.float64)
+    # Ranks in place of scores: torchmetrics would squeeze those by a sigmoid, in which large ones become equal.
+    places = [torch.unique(column, return_inverse=True)[1].double() / len(column) for column in scores.T]
+    ranks = torch.stack(places, dim=1)
     # A single class counts as binary for torchmetrics' shapes only with two columns or more; its own copy changes none.
-    if scores.shape[1] == 1:
-        return metric(scores.repeat(1, 2), target.repeat(1, 2), 2, average=None)[:1].double()
-    return metric(scores, target, scores.shape[1], average=None).double()
+    if ranks.shape[1] == 1:
+        return multilabel_average_precision(ranks.repeat(1, 2), target.repeat(1, 2), 2, average=None)[:1].double()
+    return multilabel_average_precision(ranks, target, ranks.shape[1], average=None).double()
 
 
 class ClassificationMetrics(Metric):

@@ -1,0 +1,164 @@
+"""Atomic file writes, directory locks and hashes.
+
+Every file that replaces another one is written to a temporary file in the same directory and renamed: after an
+interruption or on a full disk the previous file is intact, and no partial file carries the final name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from vatt.errors import InputError, VattError
+
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+UNFINISHED = ".part"  # in the name of every temporary file
+LOCK = ".lock"
+
+
+class WriteError(VattError, OSError):
+    """A file that cannot be written, because the disk is full or read-only."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+
+class DirectoryInUse(InputError):
+    """Another process writes to the directory."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``, for libraries that open files by name; rename it when the block ends.
+
+    The temporary file has the suffix of ``path``. It is removed if the block raises.
+
+    Args:
+        path: Final path. Missing parent directories are created.
+
+    Raises:
+        WriteError: The disk is full or read-only.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("1 2 3")
+        >>> target.read_text()
+        '1 2 3'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{UNFINISHED}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:  # a file system that became read-only keeps it
+            pass
+        code = write_errno(error)
+        if code is None:
+            raise
+        raise WriteError(code, os.strerror(code), str(path)) from error
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """Open a temporary file next to ``path`` for writing; rename it to ``path`` when the block ends.
+
+    Args:
+        path: Final path. Missing parent directories are created.
+        mode: ``"wb"`` or ``"w"``.
+        options: Passed to `open`; the encoding of text is UTF-8 by default.
+
+    Raises:
+        WriteError: The disk is full or read-only.
+    """
+    if "b" not in mode:
+        options = {"encoding": "utf-8", **options}
+    with atomic_path(path) as temporary, temporary.open(mode, **options) as file:
+        yield file
+
+
+def write_errno(error: BaseException) -> int | None:
+    """Return the error number if an exception, or one of its causes, says that a disk is full or read-only.
+
+    Libraries report a failed write as an `OSError`, or as a `RuntimeError` with the message of the system.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in WRITE_ERRORS:
+            return cause.errno
+        text = str(cause)
+        for code in WRITE_ERRORS:
+            if os.strerror(code) in text:
+                return code
+        if isinstance(cause, OSError) and "requested and" in text and "written" in text:  # NumPy drops the number
+            return errno.ENOSPC
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+class DirectoryLock:
+    """Exclusive right to write to a directory, held until `release` or the end of the process.
+
+    Args:
+        folder: Directory; it is created if it does not exist.
+        name: Name of the lock file in it.
+    """
+
+    def __init__(self, folder: str | Path, name: str = LOCK) -> None:
+        self.folder = Path(folder)
+        self._lock = FileLock(self.folder / name, timeout=0)
+
+    def acquire(self) -> DirectoryLock:
+        """Take the lock without waiting.
+
+        Raises:
+            DirectoryInUse: Another process holds it.
+            WriteError: The directory cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise DirectoryInUse(
+                f"another process is writing to {self.folder}: wait until it has ended, or choose another directory"
+            ) from None
+        except OSError as error:
+            code = write_errno(error)
+            if code is None:
+                raise
+            raise WriteError(code, os.strerror(code), str(self.folder)) from error
+        return self
+
+    def release(self) -> None:
+        """Give the lock back; without effect if it is not held."""
+        self._lock.release()
+
+    def __enter__(self) -> DirectoryLock:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from vatt.evaluation.classification import accuracy
 from vatt.evaluation.probe import KINDS, fit_and_score, subsets
 from vatt.evaluation.report import config_hash, write_report
 from vatt.models.backbone import Backbone
+from vatt.models.device import resolve_device
 from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
 from vatt.retrieval.features import FINAL, extract
@@ -130,6 +131,7 @@ def probe(
     asked = {name: value for name, value in locals().items() if name not in ("began", *WITHOUT_EFFECT)}
     if windows < 1 or crops < 1 or steps < 1:
         raise InputError("windows, crops and steps must be at least 1")
+    resolve_device(device)  # before features are computed
     if crops > 1 and modality != "video":
         raise InputError(f"crops are squares of pictures: {modality} has none")
     if together and not {*kinds} <= {*OF_TOKENS}:
@@ -269,8 +271,7 @@ def _top1(
         found, chosen = fit_and_score(kind, x.numpy(), target.numpy(), flat.numpy(), classes, seed)
         scores = torch.from_numpy(found)
     else:
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        scores = train_and_score(kind, x, target, flat, classes, steps, seed, where, times)
+        scores = train_and_score(kind, x, target, flat, classes, steps, seed, resolve_device(device), times)
     return accuracy(scores.view(len(views), -1, classes).mean(dim=1), right)["top1"], chosen
 
 

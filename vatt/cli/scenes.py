@@ -20,6 +20,7 @@ from vatt.errors import InputError
 from vatt.evaluation.report import config_hash, write_report
 from vatt.evaluation.tracking import boundary_f, jaccard, propagate
 from vatt.models.backbone import Backbone
+from vatt.models.device import resolve_device
 from vatt.models.part import from_config, to_config
 from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
@@ -90,7 +91,7 @@ def readout(
         raise InputError(f"tasks are some of {', '.join(TASKS)}, in 1 step or more; not {', '.join(wrong) or steps}")
     net = load_model(model)
     _check(net.format, net.backbone, model)
-    tower, target = net.backbone.tower("video"), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tower, target = net.backbone.tower("video"), str(resolve_device(device))
     block = _block(tower, layer)
     if block is not None and not frozen:
         raise InputError("a tower that is trained too is read at its end: leave --layer out")

@@ -17,6 +17,7 @@ from vatt.datasets.clips import ClipDataset, ClipReader, Views
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
+from vatt.models.device import resolve_device
 from vatt.models.transformer import Encoder
 from vatt.structures import Event
 
@@ -68,7 +69,7 @@ def extract(
         InputError: the tokens do not fit into the memory.
     """
     (modality,) = backbone.modalities
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = resolve_device(device)
     backbone, encoder = backbone.to(target).eval(), backbone.encoder(modality)
     loader = DataLoader(
         ClipDataset(clips, reader, views=views),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vatt import __version__
 from vatt.errors import VattError
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when all went well, 1 when it went through but some input could not be used, 2 for wrong input.
     """
+    # Threads that wait spin for a while unless told, and take the CPU from others on a busy machine; it is read when
+    # PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
@@ -70,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vatt: unknown command {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""), file=sys.stderr)
         print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    warnings.formatwarning = _format_warning
     try:
         return _run(word, rest)
     except (VattError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError, ImportError) as error:
@@ -83,30 +89,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """Warnings of this package as a sentence, and others as Python has them."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"warning: {message}\n"
+    return _PYTHON_FORMAT(message, category, filename, lineno, line)
+
+
+_PYTHON_FORMAT = warnings.formatwarning
+
+
 def _run(word: str, rest: list[str]) -> int:
     where, positional, _ = COMMANDS[word]
     module, name = where.split(":")
     function = getattr(import_module(module), name)
     if word in ("pretrain", "finetune"):
         return function(rest)
+    from vatt.cli.parsing import expand_user
+
     values = make_parser(word, function, positional).parse_args(rest)
+    expand_user(values)
     return function(**values.as_dict())
 
 
 def make_parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:
-    """Options from the function's parameters, help from its docstring."""
+    """Options from the function's parameters, help from its docstring.
+
+    jsonargparse's own ``add_function_arguments`` would import what the function imports, PyTorch above all.
+    """
+    from inspect import signature
+    from typing import get_type_hints
+
     from docstring_parser import parse
-    from jsonargparse import ArgumentParser
+
+    from vatt.cli.parsing import OneLineErrors
 
     doc = parse(function.__doc__ or "")
     about = "\n\n".join(part for part in (doc.short_description, doc.long_description) if part)
-    parser = ArgumentParser(prog=f"vatt {word}", description=about)
+    parser = OneLineErrors(prog=f"vatt {word}", description=about)
     said = {parameter.arg_name: parameter.description for parameter in doc.params}
+    hints = get_type_hints(function)
     for name in positional:
-        kind = str(function.__annotations__[name])
+        kind = str(hints[name])
         several = {"nargs": "+"} if "list" in kind else {"nargs": "?"} if "None" in kind else {}
         parser.add_argument(name, type=str, help=said[name], **several)
-    parser.add_function_arguments(function, as_positional=False, skip=set(positional))
+    for name, parameter in signature(function).parameters.items():
+        if name not in positional:
+            required = parameter.default is parameter.empty
+            value = {"required": True} if required else {"default": parameter.default}
+            parser.add_argument(f"--{name}", type=hints[name], help=said[name], **value)
     return parser
 
 

@@ -1,0 +1,118 @@
+"""Command-line parsers that answer a mistake with one sentence, and take whole option names only."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+CLOSE = 3  # names that are proposed for a misspelled one
+
+
+class OneLineErrors(ArgumentParser):
+    """Parser whose errors are one sentence, with the closest names of a misspelled option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error and exit with status 2."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"{_program(parser.prog)}: error: {explain(message, parser)}", file=sys.stderr)
+        self.exit(2)
+
+
+def explain(message: str, parser: argparse.ArgumentParser) -> str:
+    """Turn a message of jsonargparse into a sentence.
+
+    Args:
+        message: Message, of several lines.
+        parser: Parser, or the parser of the subcommand, whose options are proposed.
+    """
+    unknown = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE | re.DOTALL)
+    if unknown:
+        return _unknown_options(unknown[1].split(), parser)
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    key = f"{key}: " if key else ""
+    option = re.search(r"Option '([^']+)' is not accepted", message)
+    paths = re.findall(r"class_path '([^']+)'", message)
+    if option and paths:
+        names = _arguments(paths[-1])
+        return f"{key}{paths[-1].rpartition('.')[2]} has no option {option[1]!r}{_proposal(option[1], names)}"
+    missing = re.search(
+        r'[Kk]ey "([^"]+)" is not expected|No action for key "([^"]+)"|does not accept option \'([^\']+)\'', message
+    )
+    if missing:
+        name = next(filter(None, missing.groups()))
+        names = [option.lstrip("-") for option in parser._option_string_actions]
+        return f"there is no option {name!r}{_proposal(name, names)}"
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    choices = [word.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", message) for word in group.split(",")]
+    if value and choices:
+        return f"{key}{value[1]!r} is not valid; choose from {', '.join(dict.fromkeys(choices))}"
+    if value and (kind := re.search(r"Expected a <class '([\w.]+)'>", message)):
+        return f"{key}{value[1]!r} is not valid; expected a value of type {kind[1]}"
+    return " ".join(re.sub(r'Parser key "([^"]+)":', r"\1:", message).split())
+
+
+def expand_user(config: Namespace) -> None:
+    """Replace a leading ``~`` in every text of a configuration by the home directory, in place."""
+    for key, value in config.items():
+        config[key] = _expanded(value)
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, str) and re.match(r"~[\w.-]*(/|$)", value):
+        return os.path.expanduser(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    if isinstance(value, Namespace):
+        expand_user(value)
+        return value
+    if isinstance(value, dict):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    return value
+
+
+def _unknown_options(words: Iterable[str], parser: argparse.ArgumentParser) -> str:
+    names = [word.partition("=")[0] for word in words if word.startswith("-")]
+    if not names:
+        return f"unexpected arguments: {' '.join(words)}"
+    known = list(parser._option_string_actions)
+    return " ".join(f"there is no option {name}{_proposal(name, known)}" for name in names)
+
+
+def _proposal(name: str, known: Iterable[str]) -> str:
+    """The names that are closest: by their last part within the same group, then as a whole."""
+    known = [option for option in known if not option.endswith((".help", "+"))]
+    group = name.rpartition(".")[0]
+    siblings = [option for option in known if option.rpartition(".")[0] == group] if group else []
+    close = get_close_matches(name, siblings, CLOSE, 0.75) or get_close_matches(name, known, CLOSE, 0.75)
+    if not close:
+        tail = name.rpartition(".")[2].lstrip("-")
+        close = [option for option in known if option.rpartition(".")[2].lstrip("-") == tail][:CLOSE]
+    return f"; did you mean {' or '.join(close)}?" if close else ", see --help"
+
+
+def _arguments(path: str) -> list[str]:
+    """Arguments of a class, by its path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+
+
+def _program(prog: str) -> str:
+    """The command without the options that argparse puts between its words."""
+    return " ".join(word for word in re.sub(r"\[.*?\]", "", prog).split() if not word.startswith("-"))

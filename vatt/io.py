@@ -158,6 +158,15 @@ class DirectoryLock:
         self.release()
 
 
+def short_hash(*parts: str | bytes) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 that depends on every part and on where one ends."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
+
+
 def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:

@@ -85,9 +85,10 @@ def convert(
         if len(names) != model.head.classes:
             raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
         model.classes = names
-    model.save_pretrained(output)
     if words is not None:
         words.save(Path(output) / "vocabulary")
+        model.vocabulary_hash = words.hash
+    model.save_pretrained(output)
     _say(official, model, report, assumed=head_width is None and not others)
     if texts and words is None:
         print("no --vocabulary was given: the model takes ids, not words, and texts cannot be embedded or searched for")

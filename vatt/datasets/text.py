@@ -15,6 +15,7 @@ from typing import Any, Literal
 from vatt.datasets.vocabulary import FILE, Vocabulary, write_description
 from vatt.datasets.words import WordVocabulary
 from vatt.errors import InputError
+from vatt.io import short_hash
 
 PART = 2_000  # characters that SentencePiece is given at once
 Kind = Literal["sentencepiece", "words", "huggingface"]
@@ -86,6 +87,11 @@ class SentencePieceVocabulary:
     def pad_id(self) -> int:
         return self._processor.pad_id()
 
+    @property
+    def hash(self) -> str:
+        """See `vatt.datasets.vocabulary.Vocabulary`."""
+        return short_hash("sentencepiece", self._processor.serialized_model_proto())
+
     def __len__(self) -> int:
         return self._processor.get_piece_size()
 
@@ -125,6 +131,20 @@ class HuggingFaceVocabulary:
     @property
     def pad_id(self) -> int:
         return self._tokenizer.pad_token_id
+
+    @property
+    def hash(self) -> str:
+        """See `vatt.datasets.vocabulary.Vocabulary`."""
+        entries = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        rules = (
+            ""
+            if fast is None
+            else json.dumps(
+                {part: str(getattr(fast, part)) for part in ("normalizer", "pre_tokenizer", "post_processor")}
+            )
+        )
+        return short_hash("huggingface", json.dumps(entries), rules, str(self.pad_id))
 
     def __len__(self) -> int:
         return len(self._tokenizer)

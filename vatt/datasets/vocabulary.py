@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from vatt.io import atomic_write
+
 FILE = "vocabulary.json"
 
 
@@ -17,6 +19,10 @@ class Vocabulary(Protocol):
     @property
     def pad_id(self) -> int:
         """The id that padding has; no word has it."""
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits that change with the meaning of any id."""
 
     def __len__(self) -> int:
         """Ids run from 0 to ``len - 1``."""
@@ -33,6 +39,5 @@ class Vocabulary(Protocol):
 
 def write_description(folder: str | Path, says: dict[str, Any]) -> None:
     """Say in a folder which kind it holds, and what else loading needs."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(says, ensure_ascii=False, indent=1), encoding="utf-8")
+    with atomic_write(Path(folder) / FILE, "w") as file:
+        json.dump(says, file, ensure_ascii=False, indent=1)

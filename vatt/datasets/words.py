@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vatt.datasets.vocabulary import write_description
 from vatt.errors import InputError
+from vatt.io import short_hash
 
 
 class WordVocabulary:
@@ -69,6 +70,11 @@ class WordVocabulary:
         counts = Counter(word for text in texts for word in _words(text))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(word for word, _ in ranked[: max(0, size - 2)])
+
+    @property
+    def hash(self) -> str:
+        """See `vatt.datasets.vocabulary.Vocabulary`."""
+        return short_hash("words", *self._entries)
 
     def __len__(self) -> int:
         return len(self.words) + 2

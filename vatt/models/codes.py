@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
+from vatt.io import atomic_path, short_hash
 from vatt.models.part import Part
 from vatt.models.positions import PositionKind, make_positions, places
 from vatt.models.tokenizers import Tokenizer
@@ -38,6 +39,17 @@ class Codebook(Part, ABC):
         Raises:
             InputError: it was not learned.
         """
+
+    @property
+    def hash(self) -> str | None:
+        """16 hexadecimal digits that change with the meaning of any code; None before it has weights."""
+        tensors = sorted(self.state_dict().items())
+        if any(tensor.is_meta for _, tensor in tensors) or not any(bool(tensor.any()) for _, tensor in tensors):
+            return None
+        parts = [type(self).__name__.encode()]
+        for name, tensor in tensors:
+            parts += [name.encode(), tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+        return short_hash(*parts)
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> Tensor:
@@ -162,7 +174,8 @@ class PatchCodes(Codebook):
 
     def save(self, path: str | Path) -> None:
         """Write the file that ``pretrained`` names."""
-        save_file({"centres": self.centres}, path)
+        with atomic_path(path) as temporary:
+            save_file({"centres": self.centres}, temporary)
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:

@@ -154,12 +154,19 @@ def model_vocabulary(model: VATT) -> Vocabulary:
 
     Raises:
         FileNotFoundError: the model has none, or was not loaded from a folder.
+        InputError: it is not the vocabulary that the model was trained with.
     """
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
     if not (model.folder / VOCABULARY).is_dir():
         raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
-    return load_vocabulary(model.folder / VOCABULARY)
+    vocabulary = load_vocabulary(model.folder / VOCABULARY)
+    if model.vocabulary_hash not in (None, vocabulary.hash):
+        raise InputError(
+            f"{model.folder / VOCABULARY} is not the vocabulary that the model was trained with: its hash is "
+            f"{vocabulary.hash}, and config.json has {model.vocabulary_hash}. Copy that vocabulary back"
+        )
+    return vocabulary
 
 
 def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:

@@ -44,12 +44,15 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     Attributes:
         format: how clips must be read for this model.
         folder: where it was loaded from, or None.
+        vocabulary_hash: Hash of the vocabulary that the model was trained with; None if it was trained without text,
+            or if that is not known.
     """
 
     parts: tuple[str, ...]
     backbone: Backbone
     format: ClipFormat
     folder: Path | None = None
+    vocabulary_hash: str | None = None
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight and any part of the configuration."""
@@ -83,7 +86,12 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         part = save_directory / (WEIGHTS + ".part")
         part.write_bytes(save(tensors, metadata={"format": "pt"}))
         os.replace(part, save_directory / WEIGHTS)
-        said = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
+        hashes = {} if self.vocabulary_hash is None else {"vocabulary_hash": self.vocabulary_hash}
+        said = {
+            **self.config(),
+            **hashes,
+            "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities},
+        }
         (save_directory / CONFIG).write_text(json.dumps(said, indent=1), encoding="utf-8")
         self.save_vocabulary(save_directory)
         self._keep_card(save_directory)
@@ -209,7 +217,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             model = cls.assemble(config, weights)
         except RuntimeError as error:
             raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
-        model.folder = folder
+        model.folder, model.vocabulary_hash = folder, config.get("vocabulary_hash")
         return model
 
     @classmethod

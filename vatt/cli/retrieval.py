@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -52,16 +53,28 @@ def embed(
         shard_clips: clips of a shard, which is what is lost at most when all is stopped.
         modalities: [video,audio,text] or some of them; all that the model takes unless given.
     """
+    from tqdm import tqdm
+
+    # Shown before PyTorch is imported and the model is loaded, which take seconds.
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    bar = tqdm(desc="loading the model", unit="clip", disable=None if is_first else True)
+
     from vatt.datasets.manifest import other_files
     from vatt.retrieval.embeddings import embed as run
 
     found = re.fullmatch(r"(\d+)/(\d+)", part)
     if found is None:
         raise InputError(f"--part is one of so many, as 3/8, not {part}")
-    report = run(
-        path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows, overwrite, devices, nodes,
-        (int(found[1]), int(found[2])), shard_clips, modalities,
-    )  # fmt: skip
+    try:
+        report = run(
+            path, model, output, split, hop_s, batch_size, num_workers, decoder, device, windows, overwrite, devices,
+            nodes, (int(found[1]), int(found[2])), shard_clips, modalities, bar,
+        )  # fmt: skip
+    except BaseException:
+        bar.leave = False
+        raise
+    finally:
+        bar.close()
     if not report.first:
         return 0
     for event in report.events:

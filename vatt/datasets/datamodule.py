@@ -17,6 +17,7 @@ from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
 from vatt.datasets.table import ClipTable
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
+from vatt.datasets.workers import leave_signals_to_main
 from vatt.errors import InputError
 from vatt.structures import Batch, Clip, ClipFormat
 
@@ -227,6 +228,7 @@ class ClipDataModule(L.LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
+            "worker_init_fn": leave_signals_to_main,
             "collate_fn": collate,
             "persistent_workers": self.num_workers > 0,
             "multiprocessing_context": self.start_method if self.num_workers else None,

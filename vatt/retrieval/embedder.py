@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vatt.datasets.windows import Part, ShardedWindows
+from vatt.datasets.workers import leave_signals_to_main
 from vatt.errors import InputError
+from vatt.models.device import resolve_device
 from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
 from vatt.retrieval.store import Row, claim, missing_shards, write_shard
@@ -35,6 +37,7 @@ class Embedder(L.LightningModule):
         plan, notes, overwrite: see `vatt.retrieval.store.claim`.
         part: which of how many parts of the shards.
         num_workers: processes that read.
+        bar: Progress bar; a new one unless given.
     """
 
     def __init__(
@@ -47,11 +50,12 @@ class Embedder(L.LightningModule):
         overwrite: bool,
         part: tuple[int, int],
         num_workers: int,
+        bar: tqdm[Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.stream, self.output = model, stream, output
         self.plan, self.notes, self.overwrite = plan, notes, overwrite
-        self.part, self.num_workers = part, num_workers
+        self.part, self.num_workers, self.bar = part, num_workers, bar
         self.rows: dict[int, list[Row]] = defaultdict(list)
         self.events: dict[int, list[Event]] = defaultdict(list)
         self.seen: dict[int, set[str]] = defaultdict(set)  # clips that the bar has counted
@@ -67,10 +71,15 @@ class Embedder(L.LightningModule):
         self.stream.shards = left[self.global_rank :: self.trainer.world_size]
         self.trainer.strategy.barrier("all know what is left")  # before anybody writes
         clips = sum(len(self.stream.clips_of(shard)) for shard in self.stream.shards)
-        self.bar = tqdm(total=clips, desc="embedding", unit="clip", disable=None if self.global_rank == 0 else True)
+        if self.bar is None:
+            self.bar = tqdm(desc="embedding", unit="clip", disable=None if self.global_rank == 0 else True)
+        self.bar.set_description("embedding", refresh=False)
+        self.bar.reset(clips)
 
     def predict_dataloader(self) -> DataLoader[Part]:
-        return DataLoader(self.stream, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(
+            self.stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_signals_to_main
+        )
 
     def predict_step(self, part: Part, batch_idx: int) -> int:
         """Embed a batch; write the shard, if this was its last one. Returns how many windows it had."""
@@ -135,13 +144,15 @@ def _extra(clip: Clip) -> str | None:
 
 def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) -> bool:
     """Run it, on a GPU if there is one and no other device is named. Returns whether this is the first process."""
-    kind, _, number = (device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
-    if number and devices > 1:
+    target = resolve_device(device)
+    if target.index is not None and devices > 1:
         raise InputError(f"{devices} devices, or {device}: not both")
+    if target.type == "cuda" and devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs")
     with _silence():
         trainer = L.Trainer(
-            accelerator="gpu" if kind == "cuda" else kind,
-            devices=[int(number)] if number else devices,
+            accelerator="gpu" if target.type == "cuda" else target.type,
+            devices=devices if target.index is None or target.type == "cpu" else [target.index],
             num_nodes=nodes,
             strategy="ddp" if devices * nodes > 1 else "auto",
             logger=False,
@@ -150,7 +161,12 @@ def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) ->
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.predict(embedder, return_predictions=False)
+        try:
+            trainer.predict(embedder, return_predictions=False)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into a status of 1
+                raise KeyboardInterrupt from None
+            raise
     return trainer.is_global_zero
 
 

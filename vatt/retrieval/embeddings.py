@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
@@ -16,6 +18,7 @@ from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.media.source import state
 from vatt.datasets.windows import ShardedWindows, Windows
 from vatt.errors import InputError
+from vatt.models.device import resolve_device
 from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
@@ -75,6 +78,7 @@ def embed(
     part: tuple[int, int] = (1, 1),
     shard_clips: int = SHARD_CLIPS,
     modalities: Sequence[str] | None = None,
+    bar: tqdm[Any] | None = None,
 ) -> EmbedReport:
     """Embed a folder of media, a single file, or a manifest.
 
@@ -99,6 +103,7 @@ def embed(
         part: (3, 8): only the third of eight parts, for jobs that know nothing of each other and write into one folder.
         shard_clips: clips of a shard.
         modalities: of video, audio and text those that are wanted; all that the model takes unless given.
+        bar: Progress bar that is shown already; a new one unless given.
 
     Returns:
         What was embedded by now, by all processes and parts, and which files could not be.
@@ -113,6 +118,7 @@ def embed(
         raise InputError(f"a part is one of so many, as 3/8, not {part[0]}/{part[1]}")
     if overwrite and part[1] > 1:
         raise InputError(f"one part cannot overwrite what the others write: delete {output} before")
+    resolve_device(device)
     if not isinstance(model, VATT):
         model = VATT.from_pretrained(model)
     if not model.projection.branches:
@@ -149,7 +155,7 @@ def embed(
         "clips": len(clips),
     }
     stream = ShardedWindows(clips, read, [], shard_clips, batch_size)
-    embedder = Embedder(model, stream, Path(output), plan, notes, overwrite, part, num_workers)
+    embedder = Embedder(model, stream, Path(output), plan, notes, overwrite, part, num_workers, bar)
     first = predict(embedder, device, devices, nodes)
     return _finished(Path(output), clips, first)
 

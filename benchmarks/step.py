@@ -32,7 +32,7 @@ from benchmarks.timing import random_clips, synchronise
 from vatt.cli.training import build_pretraining
 from vatt.models.selection import drop_token
 from vatt.structures import Batch
-from vatt.training.checkpoint import ExportModel
+from vatt.training.export import ExportModel
 from vatt.training.pretrain import PretrainModule
 
 ROOT = Path(__file__).parents[1]

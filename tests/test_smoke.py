@@ -88,25 +88,46 @@ def test_from_files_to_answers(street: Path) -> None:
     assert (street / "curves.png").stat().st_size > 10_000
 
 
-def test_a_killed_training_goes_on(street: Path) -> None:
-    """SIGKILL between two checkpoints, the same command with --ckpt_path last: the losses of a run never stopped."""
-    argv = [sys.executable, "-m", "vatt", *fit(street, "killed", "--trainer.max_steps", "20")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    training = subprocess.Popen(argv, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, **quiet)
-    last = street / "killed" / "checkpoints" / "last.ckpt"
+def stop(argv: list[str], last: Path, number: signal.Signals) -> tuple[int, str, int]:
+    """Send a signal to a training, and to its workers as a terminal does, after its next checkpoint.
+
+    Returns:
+        Its exit status, what it printed, and the step of its last checkpoint.
+    """
+    before = last.stat().st_mtime_ns if last.is_file() else 0
+    training = subprocess.Popen(
+        [sys.executable, "-m", "vatt", *argv], cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     until = time.monotonic() + 240
-    while not last.is_file():
-        assert training.poll() is None, "the training ended by itself"
+    while not last.is_file() or last.stat().st_mtime_ns == before:
+        assert training.poll() is None, training.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.05)
-    os.killpg(training.pid, signal.SIGKILL)
-    training.wait()
-    reached = torch.load(last, weights_only=True)["global_step"]
+    os.killpg(training.pid, number)
+    printed = training.communicate(timeout=240)[0]
+    return training.returncode, printed, torch.load(last, weights_only=True)["global_step"]
+
+
+def test_a_training_that_is_killed_and_stopped_resumes_exactly(street: Path) -> None:
+    """SIGKILL between two checkpoints, then Ctrl-C, and then to the end: the losses of a run that was never stopped."""
+    last = street / "stopped" / "checkpoints" / "last.ckpt"
+    argv = fit(street, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "auto")
+    status, _, reached = stop(argv, last, signal.SIGKILL)
+    assert status == -signal.SIGKILL
     assert 0 < reached < 20
-    assert not (street / "killed" / "model").exists()
-    vatt(*fit(street, "killed", "--trainer.max_steps", "20", "--ckpt_path", "last"))
+    assert not (street / "stopped" / "model").exists()
+    status, printed, further = stop(argv, last, signal.SIGINT)
+    assert status == 130
+    assert f"Ctrl-C: stopped after step {further}; resume with --ckpt_path last" in printed
+    assert "Traceback" not in printed
+    assert reached < further < 20
+    printed = vatt(*fit(street, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "last"))
+    assert f"resuming from {last}" in printed
+    model = street / "stopped" / "model"
+    assert f"model: {model}    next: vatt embed path/to/videos --model {model} --output " in printed
     vatt(*fit(street, "whole", "--trainer.max_steps", "20"))
-    assert losses(street / "killed") == losses(street / "whole")
+    assert losses(street / "stopped") == losses(street / "whole")
     assert len(losses(street / "whole")) == 20
 
 

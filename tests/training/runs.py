@@ -25,7 +25,7 @@ def train(
     folder: Path,
     steps: int,
     stop_after: int | None = None,
-    resume: bool = False,
+    resume: bool | Path = False,
     lr: float = 1e-3,
     num_workers: int = 0,
     batch_size: int = 4,
@@ -35,18 +35,21 @@ def train(
     watch: L.Callback | None = None,
     compute: Compute = Compute(),  # noqa: B008 (frozen)
     module: PretrainModule | None = None,
+    ema: float | None = None,
+    every: int = 2,
+    optimization: Optimization | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, PretrainModule]:
     """Train a tiny model; ``stop_after`` ends in the middle of a schedule of ``steps``, as a kill would.
 
     Without ``text`` it trains on the corpus' bare folder of media, with ``sources`` on these.
     """
-    run = Run(folder=str(folder), checkpoint_steps=2)
+    run = Run(folder=str(folder), checkpoint_steps=every, ema=ema)
     L.seed_everything(0, verbose=False)
     module = module or PretrainModule(
         tiny_backbone(),
         Contrastive(SMALL_HEAD, drop_video=0.5, drop_audio=0.5, per_sample=True),
-        Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
+        optimization or Optimization(lr=lr, final_lr=0.0, warmup_steps=2),
         compute=compute,
     )
     data = ClipDataModule(
@@ -77,7 +80,12 @@ def train(
         **{"log_every_n_steps": 1, **trainer},
     )
     try:
-        last.fit(module, data, ckpt_path="last" if resume else None, weights_only=True)
+        last.fit(
+            module,
+            data,
+            ckpt_path=None if resume is False else "last" if resume is True else str(resume),
+            weights_only=True,
+        )
     except Killed:
         pass
     return last, module

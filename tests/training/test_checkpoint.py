@@ -56,11 +56,11 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
-    def killed(self: Any, checkpoint: Any, path: str, *_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def killed(checkpoint: Any, file: Any) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning.fabric.plugins.TorchCheckpointIO.save_checkpoint", killed)
+    monkeypatch.setattr(torch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
@@ -107,39 +107,112 @@ def test_of_feature_prediction_the_target_encoder_is_exported(corpus: Path, tmp_
         assert torch.equal(again.objective.predictor.state_dict()[name], value)
 
 
-class Terminate(L.Callback):
-    """Tells the process to end, as a cluster does, in a step or in the validation after it."""
+class SendSignal(L.Callback):
+    """Sends a signal to the process in a step, right before the validation after it, or in that validation."""
 
-    def __init__(self, step: int, in_validation: bool = False) -> None:
-        self.step, self.in_validation = step, in_validation
+    def __init__(self, number: signal.Signals, step: int, where: str) -> None:
+        self.number, self.step, self.where = number, step, where
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.global_step + 1 == self.step and not self.in_validation:
-            signal.raise_signal(signal.SIGTERM)
+        if trainer.global_step + 1 == self.step and self.where == "step":
+            signal.raise_signal(self.number)
 
     def on_validation_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step and self.in_validation:
-            signal.raise_signal(signal.SIGTERM)
+        if trainer.global_step == self.step and self.where == "before validation":
+            signal.raise_signal(self.number)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and self.where == "in validation":
+            signal.raise_signal(self.number)
+
+
+WholeRuns = dict[float | None, tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(
+    corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[float | None, tuple[Path, dict[str, Any]]]:
+    """Directories and final weights of trainings of 10 steps that were never stopped, by their moving average."""
+    runs = {}
+    for ema in (None, 0.5):
+        folder = tmp_path_factory.mktemp("whole")
+        _, module = train(corpus, folder, steps=10, ema=ema)
+        runs[ema] = folder, {name: value.clone() for name, value in module.state_dict().items()}
+    return runs
 
 
 # Checkpoints every 2 steps, validation every 4.
-@pytest.mark.parametrize(("step", "in_validation", "kept"), [(3, False, 3), (4, False, 2), (4, True, 2), (8, True, 6)])
-def test_it_ends_when_it_is_told_to_and_goes_on_as_if_it_had_not(
-    corpus: Path, tmp_path: Path, step: int, in_validation: bool, kept: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize(
+    ("number", "step", "where"),
+    [
+        (signal.SIGTERM, 3, "step"),
+        (signal.SIGINT, 4, "step"),
+        (signal.SIGINT, 4, "before validation"),
+        (signal.SIGTERM, 8, "in validation"),
+    ],
+)
+def test_a_signal_stops_a_training_with_a_checkpoint_that_resumes_exactly(
+    corpus: Path,
+    tmp_path: Path,
+    whole_runs: WholeRuns,
+    number: signal.Signals,
+    step: int,
+    where: str,
+    ema: float | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    _, whole = train(corpus, tmp_path / "whole", steps=10)
-    with pytest.raises(SystemExit) as ended:
-        train(corpus, tmp_path / "parts", steps=10, watch=Terminate(step, in_validation))
-    assert ended.value.code == 143
-    assert f"SIGTERM: ended after step {step}; --ckpt_path last goes on" in capsys.readouterr().out
-    assert torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == kept
-    _, resumed = train(corpus, tmp_path / "parts", steps=10, resume=True)
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
-    for name in ("train/loss", "val/rsum"):
-        assert logged(tmp_path / "parts", name) == logged(tmp_path / "whole", name), name
-    assert signal.getsignal(signal.SIGTERM) == before
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    whole, weights = whole_runs[ema]
+    with pytest.raises(SystemExit) as stopped:
+        train(corpus, tmp_path, steps=10, watch=SendSignal(number, step, where), ema=ema)
+    assert stopped.value.code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[number]
+    assert f"{name}: stopped after step {step}; resume with --ckpt_path last" in capsys.readouterr().out
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+    _, resumed = train(corpus, tmp_path, steps=10, resume=True, ema=ema)
+    for key, value in weights.items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0, msg=key)
+    for key in ("train/loss", "val/rsum"):
+        assert logged(tmp_path, key) == logged(whole, key), key
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+
+
+def test_a_training_that_was_stopped_in_validation_can_be_stopped_again(
+    corpus: Path, tmp_path: Path, whole_runs: WholeRuns
+) -> None:
+    whole, weights = whole_runs[None]
+    for step, where in ((4, "in validation"), (4, "before validation"), (7, "step"), (8, "in validation")):
+        with pytest.raises(SystemExit):
+            train(
+                corpus, tmp_path, steps=10, resume=(tmp_path / "checkpoints").is_dir(),
+                watch=SendSignal(signal.SIGTERM, step, where),
+            )  # fmt: skip
+    _, resumed = train(corpus, tmp_path, steps=10, resume=True)
+    for key, value in weights.items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0, msg=key)
+    assert logged(tmp_path, "val/rsum") == logged(whole, "val/rsum")
+
+
+def test_a_last_checkpoint_is_written_at_the_end(corpus: Path, tmp_path: Path) -> None:
+    """Whatever the distance of the checkpoints; with a moving average it holds the raw weights as well."""
+    train(corpus, tmp_path, steps=5, every=100, ema=0.5)
+    last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 5
+    raw, average = (
+        last[name]["backbone.tokenizers.video.project.weight"] for name in ("current_model_state", "state_dict")
+    )
+    assert not torch.equal(raw, average)
+
+
+def test_early_stopping_ends_with_a_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            trainer.should_stop = trainer.global_step == 3
+
+    train(corpus, tmp_path, steps=8, every=100, watch=Stop(), val_fraction=0.0)
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
 
 
 @pytest.mark.parametrize("left", [0, 10, 0.5, 0.99])

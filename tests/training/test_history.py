@@ -174,9 +174,9 @@ def test_a_model_of_an_earlier_training_is_put_aside(
     assert main(["finetune", "fit", *asked]) == 0
     origin = {
         name: json.loads((run / name / "training.json").read_text())["finetuning"]["data"]["part"]
-        for name in ("model", "model.before")
+        for name in ("model", "earlier/1/model")
     }
-    assert origin == {"model": "all but fold 2", "model.before": "all but fold 1"}
+    assert origin == {"model": "all but fold 2", "earlier/1/model": "all but fold 1"}
 
 
 def test_the_hash_of_a_configuration_does_not_see_who_does_the_work() -> None:

@@ -28,7 +28,7 @@ from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.jepa import FeaturePrediction
 from vatt.objectives.masked import MaskedAutoencoding
-from vatt.training.checkpoint import gathered
+from vatt.training.export import gathered
 from vatt.training.pretrain import PretrainModule
 from vatt.training.sharding import WHOLE, is_empty, shard, without_memory
 

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vatt.cli.commands import print_table
-from vatt.cli.training import VattCLI, quiet, run_cli
+from vatt.cli.training import TrainingParser, VattCLI, quiet, run_cli
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.labels import Classes
 from vatt.errors import InputError
@@ -62,6 +62,10 @@ class FinetuneCLI(VattCLI):
                 print(f"{pretrained} was trained on clips of another kind: {', '.join(kept)}")
         self.model.configuration = config_hash(self.config["fit"].as_dict())
 
+    def next_command(self, model: Path) -> str:
+        test = f" --data.test_split {self.datamodule.test_split}" if self.datamodule.fold is None else ""
+        return f"vatt finetune test --config {self.run_folder / 'config.yaml'}{test}"
+
     def before_validate(self) -> None:
         if not self.datamodule.parts[""][1]:
             raise InputError(f"there is nothing to validate on: {self._no_val()}")
@@ -80,14 +84,10 @@ class FinetuneCLI(VattCLI):
 
     def _take_trained(self) -> None:
         """What is tested: a checkpoint, else the model that ``fit`` has made, else the pretrained classifier."""
-        folder = Path(self._get(self.config_init, "run").folder)
-        checkpoint, model = self._get(self.config_init, "ckpt_path"), self.model
+        folder, model = self.run_folder, self.model
+        checkpoint = self._evaluated(self._get(self.config_init, "ckpt_path"))
         self.tested = str(checkpoint or model.pretrained)
         if checkpoint:
-            if checkpoint == "last" and not list((folder / "checkpoints").glob("last*.ckpt")):
-                raise InputError(f"there is no checkpoint in {folder / 'checkpoints'}")
-            if checkpoint == "best":
-                raise InputError(f"give --ckpt_path {folder / 'checkpoints' / 'best.ckpt'}")
             return
         if (folder / "model").is_dir():
             self.tested = str(folder / "model")
@@ -128,7 +128,14 @@ def finetune(argv: list[str]) -> int:
 def build_finetuning(argv: list[str]) -> FinetuneCLI:
     """Everything a configuration describes, without running it."""
     quiet()
-    return FinetuneCLI(FinetuneModule, LabelledDataModule, args=argv, run=False, seed_everything_default=0)
+    return FinetuneCLI(
+        FinetuneModule,
+        LabelledDataModule,
+        args=argv,
+        run=False,
+        seed_everything_default=0,
+        parser_class=TrainingParser,
+    )
 
 
 def report(cli: FinetuneCLI, folder: str | Path) -> None:

@@ -9,14 +9,22 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from vatt.cli.parsing import OneLineErrors, expand_user
 from vatt.datasets.datamodule import ClipDataModule
+from vatt.errors import InputError
+from vatt.io import atomic_path
+from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
 from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.directory import RunDirectory, find_checkpoint
+from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
-from vatt.training.run import Run, run_callbacks, run_loggers
+from vatt.training.run import Run, check_average, run_callbacks, run_loggers
 from vatt.training.sharding import Sharded, without_memory
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
@@ -24,12 +32,22 @@ SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration in the run's folder."""
+    """Keeps the whole configuration of a training in its directory, once its checkpoint, if any, was found to fit."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        pass
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        path = Path(trainer.default_root_dir) / self.config_filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+        with atomic_path(Path(trainer.default_root_dir) / self.config_filename) as path:
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """Parser of a training's options."""
 
 
 class VattCLI(LightningCLI):
@@ -47,10 +65,79 @@ class VattCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
 
     def before_instantiate_classes(self) -> None:
-        """Where processes share a model, only the first one has to hold all of it."""
+        """Expand home directories; where processes share a model, only the first one has to hold all of it."""
+        expand_user(self.config)
         strategy = self._get(self.config, "trainer").strategy
         if getattr(strategy, "class_path", strategy) in SHARDED and rank_zero_only.rank:
             self.parser.add_instantiator(without_memory, Transformer)
+
+    @property
+    def run_folder(self) -> Path:
+        """Directory of the run."""
+        return Path(self._get(self.config_init, "run").folder)
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Train, as ``vatt pretrain fit`` and ``vatt finetune fit`` do.
+
+        Args:
+            ckpt_path: See `vatt.training.directory.find_checkpoint`.
+            kwargs: Passed to `Trainer.fit`.
+
+        Raises:
+            InputError: There is no such checkpoint.
+            DirectoryInUse: Another training writes to the directory of the run.
+        """
+        checkpoint = find_checkpoint(self.run_folder, ckpt_path)
+        check_average(self.trainer)
+        self.datamodule.setup("fit")  # before anything is moved or written
+        if rank_zero_only.rank == 0:
+            moved = self.directory.open(checkpoint)
+            if moved is not None:
+                print(f"files of an earlier training in {self.run_folder} are now in {moved}")
+            if checkpoint is not None:
+                print(f"resuming from {checkpoint}")
+        try:
+            self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into a status of 1
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            self.directory.close()
+
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Validate a checkpoint. See `fit`."""
+        self.trainer.validate(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+
+    def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Test a checkpoint. See `fit`."""
+        self.trainer.test(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+
+    def _evaluated(self, ckpt_path: str | None) -> str | None:
+        """Path of a checkpoint that is evaluated; None for the model as it is.
+
+        Raises:
+            InputError: There is no such checkpoint, or Lightning would load one that was not asked for.
+        """
+        checkpoint = find_checkpoint(self.run_folder, ckpt_path, {})
+        if checkpoint is None and SLURMEnvironment.detect() and list(self.run_folder.glob("hpc_ckpt_*.ckpt")):
+            raise InputError(
+                f"{self.run_folder} has a checkpoint of a requeued SLURM job, which Lightning would load: give "
+                "--ckpt_path hpc to use it, or move it away"
+            )
+        return None if checkpoint is None else str(checkpoint)
+
+    def after_fit(self) -> None:
+        """Say where the model is, and what to do with it."""
+        model = self.run_folder / "model"
+        if self.trainer.is_global_zero and (model / HISTORY).is_file():
+            print(f"model: {model}    next: {self.next_command(model)}")
+
+    def next_command(self, model: Path) -> str:
+        """The command that most users run after a training."""
+        if self.model.objective.head().branches:
+            return f"vatt embed path/to/videos --model {model} --output {self.run_folder / 'embeddings'}"
+        return f"vatt probe MANIFEST --model {model} --output {self.run_folder / 'probe.json'}"
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: Run = self._get(self.config_init, "run")
@@ -58,17 +145,24 @@ class VattCLI(LightningCLI):
         logger = given.logger if given.logger is not None else run_loggers(run)
         if given.precision is None:
             kwargs["precision"] = precision_for(given.accelerator)
-        return super().instantiate_trainer(
-            default_root_dir=run.folder,
-            callbacks=[
-                *_listed(given.callbacks),
-                *run_callbacks(run, logs=logger is not False, bar=given.enable_progress_bar is not False),
-            ],
-            logger=logger,
-            plugins=[*_listed(given.plugins), AtomicCheckpointIO()],
-            use_distributed_sampler=False,  # ours knows the processes itself
-            **kwargs,
-        )
+        if given.accelerator in ("gpu", "cuda"):
+            resolve_device("cuda")
+        self.directory = RunDirectory(run.folder)
+        try:
+            return super().instantiate_trainer(
+                default_root_dir=run.folder,
+                callbacks=[
+                    self.directory,
+                    *_listed(given.callbacks),
+                    *run_callbacks(run, logs=logger is not False, bar=given.enable_progress_bar is not False),
+                ],
+                logger=logger,
+                plugins=[*_listed(given.plugins), AtomicCheckpointIO()],
+                use_distributed_sampler=False,  # ours knows the processes itself
+                **kwargs,
+            )
+        except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def precision_for(accelerator: Any) -> str:
@@ -88,7 +182,9 @@ def _listed(given: Any) -> list[Any]:
 def build_pretraining(argv: list[str]) -> VattCLI:
     """Everything a configuration describes, without running it."""
     quiet()
-    return VattCLI(PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0)
+    return VattCLI(
+        PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0, parser_class=TrainingParser
+    )
 
 
 def clips_of_step(cli: VattCLI) -> int:
@@ -117,17 +213,22 @@ def run_cli(
         save_config_callback=SaveConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={"prog": prog},
+        parser_class=TrainingParser,
     )
 
 
 def quiet() -> None:
     """Leave out what Lightning says of itself."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     for said in (
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
         ".*args parameter is intended to run from within Python.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*Total length of `list` across ranks is zero.*",  # nothing is held out
+        ".*WeightAveraging callback with a model that overrides.*",  # sharded weights are refused
+        ".*The checkpoint was not created with WeightAveraging.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # of what is averaged or kept no more
     ):
         warnings.filterwarnings("ignore", said)

@@ -48,7 +48,8 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
         target: (N, C), 1 where the clip has the class.
 
     Returns:
-        ``mAP`` and ``AUC`` in per cent, ``dprime``, ``classes`` that they are means of, ``without_positives``,
+        ``mAP`` and ``AUC`` in per cent, ``dprime``, ``prevalence``, the mean share of positive clips in per cent, which
+        is the mAP of random scores, ``classes`` that they are means of, ``without_positives``,
         ``without_negatives``, ``dprime_infinite``, ``dprime_minus_infinite`` (numbers of classes), and ``per_class``
         with a list of C values or None for each of AP, AUC (in per cent) and dprime.
     """
@@ -70,6 +71,7 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     means = {"mAP": values["AP"], "AUC": values["AUC"], "dprime": values["dprime"][finite]}
     return {
         **{name: found.mean().item() for name, found in means.items() if len(found)},
+        "prevalence": 100 * target.double().mean().item() if len(usable) else 0.0,
         "classes": len(usable),
         "without_positives": int((positives == 0).sum()),
         "without_negatives": int((positives == len(scores)).sum()),

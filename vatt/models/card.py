@@ -1,6 +1,6 @@
 """The page that goes with a saved model, README.md, written from what its folder and the folder of its run know.
 
-Of a run that are ``training.json`` (`vatt.training.checkpoint.ExportModel`) in the model's folder, and in or beside it
+Of a run that are ``training.json`` (`vatt.training.export.ExportModel`) in the model's folder, and in or beside it
 the reports of ``vatt finetune test`` and ``vatt retrieve --output``, as far as they are of this very model.
 """
 

@@ -27,6 +27,15 @@ class StepBar(TQDMProgressBar):
         shown.pop("v_num", None)
         return {name.rpartition("/")[2]: value for name, value in shown.items()}
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Show the total, and the steps that a resumed training has done, from the beginning."""
+        super().on_train_start(trainer, *args)
+        bar = self.train_progress_bar
+        bar.set_description("training", refresh=False)
+        bar.initial = bar.n = trainer.global_step * trainer.accumulate_grad_batches
+        bar.total = trainer.max_steps * trainer.accumulate_grad_batches  # Lightning's total is of what is left
+        bar.refresh()
+
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("training")

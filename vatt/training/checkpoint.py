@@ -1,15 +1,13 @@
-"""Checkpoints: the last one to resume from, the best one to keep, and the model that is exported in the end."""
+"""Checkpoints: the last one to resume from, the best one to keep."""
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-import platform
 import shutil
 import signal
 import threading
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,18 +15,19 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
-from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
+from vatt.io import atomic_path, atomic_write
 from vatt.structures import Batch
-from vatt.training.callbacks import Throughput
-from vatt.training.history import HISTORY, OBJECTIVE
+from vatt.training.private import restore_raw_weights, set_validation_progress, validation_follows
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-TERMINATED = 143  # exit status of a process that SIGTERM ended
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# Exit status of a training that a signal stopped, as a shell reports it.
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class DamagedCheckpoint(VattError, RuntimeError):
@@ -42,23 +41,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        path, unfinished = Path(path), Path(f"{path}.part")
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        if path.name == LAST and path.is_file():
-            before = Path(f"{path.with_name(PREVIOUS)}.part")
-            before.unlink(missing_ok=True)
+        """Save a checkpoint.
+
+        Raises:
+            WriteError: The disk is full or read-only.
+        """
+        path = Path(path)
+        with atomic_write(path) as file:
+            torch.save(checkpoint, file)
+            if path.name == LAST and path.is_file():
+                self._keep_previous(path)
+
+    @staticmethod
+    def _keep_previous(path: Path) -> None:
+        with atomic_path(path.with_name(PREVIOUS)) as before:
             try:
                 os.link(path, before)  # so that there is a last one at every moment
             except OSError:  # not on every file system
                 shutil.copyfile(path, before)
-            os.replace(before, path.with_name(PREVIOUS))
-        os.replace(unfinished, path)
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, or the one before the last. Raises as `whole`."""
-        return super().load_checkpoint(whole(path), *args, **kwargs)
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint, or the one before the last; always with ``weights_only=True``. Raises as `whole`."""
+        return super().load_checkpoint(whole(path), map_location, weights_only=True)
 
 
 def whole(path: str | Path) -> Path:
@@ -80,164 +86,176 @@ def whole(path: str | Path) -> Path:
     return whole(previous)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Writes ``last.ckpt`` every so many steps, and after the step in which the process is told to end by SIGTERM.
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint with the highest value of a metric as ``best.ckpt``.
 
-    It then ends with status 143. All processes of a training end together, whichever is told. Where validation follows
-    a step, the checkpoint is written after it, so that a training that is resumed has validated as often as one that
-    was never stopped; told to end in a validation, or right before one, it writes none.
+    The best score survives a moved run directory. A ``best.ckpt`` of another score, which was written after the
+    checkpoint that a training is resumed from, does not count as its best.
 
     Args:
-        folder: of the checkpoint.
-        every: steps.
+        folder: Directory of the checkpoints.
+        monitor: Name of the logged metric.
+    """
+
+    def __init__(self, folder: str | Path, monitor: str) -> None:
+        super().__init__(folder, filename=Path(BEST).stem, monitor=monitor, mode="max", enable_version_counter=False)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the checkpoint if it is the best one; without any metric (the module warns) none is kept.
+
+        Raises:
+            InputError: There are metrics, but not the monitored one.
+        """
+        metrics = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        if self.monitor in metrics or trainer.sanity_checking:
+            super().on_validation_end(trainer, pl_module)
+        elif metrics:
+            raise InputError(f"run.best_by {self.monitor} is not logged; validation logs {', '.join(metrics)}")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        path, score = Path(self.dirpath) / BEST, state_dict["best_model_score"]
+        if state_dict["best_model_path"] and best_score(path) != float(score):
+            rank_zero_warn(
+                f"{path} is not the best checkpoint of the training that is resumed ({self.monitor} "
+                f"{_number(score)}): the best weights are chosen among the validations from here on"
+            )
+            names = ("best_model_score", "kth_value")
+            state_dict = {key: value for key, value in state_dict.items() if key not in names}
+            state_dict |= {"best_model_score": None, "best_model_path": "", "best_k_models": {}}
+            state_dict |= {"kth_best_model_path": "", "dirpath": self.dirpath}
+        elif state_dict["best_model_path"]:
+            state_dict = state_dict | {"best_model_path": str(path), "kth_best_model_path": str(path)}
+            state_dict |= {"best_k_models": {str(path): score}, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+
+def best_score(path: Path) -> float | None:
+    """Return the best score of a training as a checkpoint of it has it; None without one, or if it is damaged."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return None
+    callbacks: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    scores = (state["best_model_score"] for key, state in callbacks.items() if key.startswith(BestCheckpoint.__name__))
+    return next((float(score) for score in scores if score is not None), None)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes ``last.ckpt`` every so many steps, at the end of the training, and when a signal stops it.
+
+    Ctrl-C and SIGTERM stop a training after its step, or in the middle of validation, with a checkpoint and the exit
+    status 130 or 143; a second Ctrl-C stops it at once. All processes of a training stop together, whichever gets the
+    signal. Where validation follows a step, the checkpoint is written after it; if the signal arrives right before or
+    in it, the resumed training runs that validation first. A resumed training equals one that was never stopped.
+
+    Args:
+        folder: Directory of the checkpoints.
+        every: Number of steps from one checkpoint to the next.
     """
 
     def __init__(self, folder: str | Path, every: int) -> None:
         super().__init__(folder, filename=Path(LAST).stem, every_n_train_steps=every, enable_version_counter=False)
-        self.every, self._due, self._told, self._ends = every, False, False, False
-        self._handler: Any = None
+        self.every, self._due, self._stops = every, False, False
+        self._validation_pending = False
+        self._saved_step = 0
+        self._signal: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGTERM, self._tell)
+            self._handlers = {number: signal.signal(number, self._receive) for number in EXIT_STATUS}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self._ends = trainer.strategy.reduce_boolean_decision(self._told, all=False)
-        self._due = self._due or self._ends or trainer.global_step % self.every == 0
-        steps, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        if steps.val_loop.skip or not steps._should_check_val_fx(fetcher):
+        self._stops = self._any_signal(trainer)
+        ends = self._stops or trainer.global_step >= trainer.max_steps
+        self._due = self._due or ends or trainer.global_step % self.every == 0
+        if not validation_follows(trainer):
             self._save(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if self._ends:  # not in the step before, whose values are logged at its very end
-            self._end(trainer)
+        if self._stops:  # not in the step before, whose values are logged at its very end
+            self._stop(trainer)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if not trainer.sanity_checking and trainer.strategy.reduce_boolean_decision(self._told, all=False):
-            self._end(trainer)
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _validates_training(trainer) and self._any_signal(trainer):
+            self._stop_before_validation(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if _validates_training(trainer) and self._any_signal(trainer):
+            restore_raw_weights(trainer, pl_module)
+            self._stop_before_validation(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
+        if _validates_training(trainer):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what ended before its last step, as early stopping does."""
+        if trainer.global_step > self._saved_step:
+            self._due = True
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        self._let_go()
+        self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        self._let_go()
+        self._restore_handlers()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        set_validation_progress(checkpoint, self._validation_pending)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # the file has one name, wherever the run is moved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
     def _save(self, trainer: L.Trainer) -> None:
         if self._due:
-            self._due = False
+            self._due, self._saved_step = False, trainer.global_step
             trainer.save_checkpoint(Path(self.dirpath) / LAST)
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+    def _any_signal(self, trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
-    def _end(self, trainer: L.Trainer) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        received = signal.Signals(number)
+        if self._signal is None and received == signal.SIGINT:
+            if rank_zero_only.rank == 0:
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+        elif received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = self._signal or received
+
+    def _stop_before_validation(self, trainer: L.Trainer) -> None:
+        self._due = self._validation_pending = True
+        self._save(trainer)
+        self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        received = self._signal or signal.SIGTERM
         if trainer.is_global_zero:
-            print(f"\nSIGTERM: ended after step {trainer.global_step}; --ckpt_path last goes on from {self.dirpath}")
-        raise SystemExit(TERMINATED)
+            print(
+                f"\n{SIGNAL_NAMES[received]}: stopped after step {trainer.global_step}; "
+                f"resume with --ckpt_path last ({Path(self.dirpath) / LAST})"
+            )
+        raise SystemExit(EXIT_STATUS[received])
 
-    def _let_go(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None
-
-
-class ExportModel(Callback):
-    """When a training ends by itself, writes ``model/``: the best weights, configuration, vocabulary, and how they
-    came about.
-
-    Args:
-        folder: of the run.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder) / "model"
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the model of an earlier training aside, lest it be taken for this one's should this be stopped."""
-        if trainer.is_global_zero and trainer.ckpt_path is None and self.folder.is_dir():
-            aside = self.folder.with_name("model.before")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(self.folder, aside)
-            print(f"the model of an earlier training is now {aside}")
-
-    # Not at the end of the training: a run that was killed after its last step has none when it is resumed.
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        chosen: dict[str, Any] = {"weights": "of the last step"}
-        average = next((c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging)), None)
-        if average is not None:  # a run that is resumed after its last step has not got it yet
-            average._copy_average_to_current(pl_module)
-            chosen["weights"] += ", moving average"
-        kept = pl_module.state_dict(keep_vars=True)
-        best = next((c for c in trainer.checkpoint_callbacks if c.monitor and c.best_model_path), None)
-        if best is None:
-            weights = {}
-            for name, value in kept.items():
-                found = gathered(value)  # one after the other: only the first process keeps them all
-                if trainer.is_global_zero:
-                    weights[name] = found
-        if not trainer.is_global_zero:
-            return
-        if best is not None:
-            checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-            weights = checkpoint["state_dict"]
-            chosen = {"weights": f"of step {checkpoint['global_step']}, best by {best.monitor}"}
-            chosen["weights"] += ", moving average" if average is not None else ""
-            chosen[best.monitor] = float(best.best_model_score)
-        # The model has some of the module's tensors, under names of its own.
-        model, names = pl_module.export(trainer.datamodule.format), {id(value): name for name, value in kept.items()}
-        own = {name: weights[names[id(value)]] for name, value in model.state_dict(keep_vars=True).items()}
-        made = type(model).assemble(model.config(), own)
-        made.save_pretrained(self.folder)
-        used = {names[id(value)] for value in model.state_dict(keep_vars=True).values()}
-        rest = {name: x for name, x in weights.items() if name.startswith("objective.") and name not in used}
-        if rest:  # predictors and decoders, with which a further training begins
-            parts = {name.removeprefix("objective."): x.contiguous() for name, x in rest.items()}
-            save_file(parts, self.folder / OBJECTIVE)
-        if trainer.datamodule.vocabulary is not None:
-            trainer.datamodule.vocabulary.save(self.folder / "vocabulary")
-        facts = chosen | self._circumstances(trainer, pl_module)
-        if getattr(pl_module, "origin", None):
-            facts["finetuning"] = pl_module.origin
-        (self.folder / HISTORY).write_text(json.dumps(facts, indent=1))
-        made.write_card(self.folder)
-
-    @staticmethod
-    def _circumstances(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        clock = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
-        data, device = trainer.datamodule, trainer.strategy.root_device
-        objective = getattr(pl_module, "objective", None)
-        said = (inspect.getdoc(objective) or "").partition("\n")[0]
-        splits = {str(clip.split) for train, _ in data.parts.values() for clip in train.heads() if clip.split}
-        clips = data.batch_size * data.windows * trainer.world_size * trainer.accumulate_grad_batches
-        return {
-            "objective": objective and f"{type(objective).__name__}: {said}",
-            "data": [source.manifest for source in data.sources.values()],
-            "splits": sorted(splits),
-            "steps": trainer.global_step,
-            "batch": clips,
-            "minutes": round(clock.train_s / 60, 2) if clock else None,
-            "train_clips": len(data.train_clips),
-            "val_clips": len(data.val_clips),
-            "seed": data.seed,
-            "device": str(device),
-            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {trainer.world_size} processes",
-            "torch": torch.__version__,
-        }
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
 
-def gathered(value: torch.Tensor) -> torch.Tensor:
-    """A tensor that may be shared, whole and on the CPU; all processes must ask for it."""
-    value = value.detach()
-    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+def _validates_training(trainer: L.Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _number(value: Any) -> str:
+    return "unknown" if value is None else f"{float(value):.4g}"

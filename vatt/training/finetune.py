@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vatt.errors import InputError
 from vatt.evaluation.classification import ClassificationMetrics
+from vatt.io import short_hash
 from vatt.models.attention import Block
 from vatt.models.backbone import Backbone, grid_of
 from vatt.models.flops import count_flops, without_weights
@@ -158,6 +159,9 @@ class FinetuneModule(TrainingModule):
         """What is told apart."""
         return {"classes": self.model.classes, "modality": self.modality, "multi_label": self.multi_label}
 
+    def ids(self) -> dict[str, str | None]:
+        return {"classes": short_hash(*self.model.classes)}
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
@@ -185,10 +189,10 @@ class FinetuneModule(TrainingModule):
         Raises:
             ConfigMismatch: it is not.
         """
-        super().on_load_checkpoint(checkpoint)
         found: dict[str, Any] = checkpoint.get("finetuning", {})
         check_classifier(found, self.kind, "the checkpoint")
         check_shapes(checkpoint["state_dict"], self, "the checkpoint")
+        super().on_load_checkpoint(checkpoint)
         check_clips(found["data"], self._clips(), "the checkpoint")
         self.origin = found | {"step": checkpoint["global_step"]}
 
@@ -252,6 +256,16 @@ class FinetuneModule(TrainingModule):
             if name in self.found:
                 self.log(f"val/{name}", self.found[name], prog_bar=name in ("mAP", "top1"))
         self.log("val/missing", float(len(self.missing)))
+
+    def validation_summary(self) -> list[str]:
+        """Describe the last validation in a line."""
+        found, classes = self.found, len(self.model.classes)
+        if not found:
+            return ["none of the validation clips could be read"]
+        names = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "AUC": "AUC"}
+        chance = {"top1": 100 / classes, "top5": 500 / classes, "mAP": found.get("prevalence", 0.0), "AUC": 50.0}
+        values = [f"{text} {found[k]:.1f} % (chance {chance[k]:.1f} %)" for k, text in names.items() if k in found]
+        return [f"{', '.join(values)}; {found['clips']} clips, {classes} classes"]
 
     def on_test_epoch_end(self) -> None:
         self.found = self.metrics.compute() if self.metrics.update_called else {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.fsdp import FSDPModule
 
 from vatt.errors import InputError
@@ -13,6 +17,14 @@ from vatt.structures import Batch
 from vatt.training.compute import Compute, prepare
 from vatt.training.finite import FiniteGuard
 from vatt.training.optim import Optimization, make_optimizer
+from vatt.training.resume import (
+    apply_optimization,
+    changed_values,
+    check_ids,
+    check_parameter_groups,
+    check_seed,
+    take_raw_weights,
+)
 from vatt.training.sharding import shard
 
 
@@ -30,6 +42,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.optimization, self.seed, self.compute = optimization, seed, compute
         self.guard = FiniteGuard()
+        self._changed: list[str] = []  # settings that differ from those of the checkpoint
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -62,11 +75,42 @@ class TrainingModule(L.LightningModule):
         if self.guard.skipped:
             self.log("train/skipped_steps", float(self.guard.skipped))
 
+    def ids(self) -> dict[str, str | None]:
+        """Hashes of what gives ids their meaning (vocabulary, classes, codebook), by name; None without one."""
+        return {}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self.guard.skipped
+        checkpoint["settings"] = {"seed": self.seed, "optimization": asdict(self.optimization)}
+        checkpoint["ids"] = self.ids()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint belongs to this configuration.
+
+        Raises:
+            ConfigMismatch: Another seed or optimizer, or ids that mean other things.
+        """
+        remedy = "Resume with the same one, or start a new training"
+        check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)
         self.guard.skipped = checkpoint.get("skipped_steps", 0)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved = checkpoint.get("settings", {})
+        check_seed(saved, self.seed)
+        check_parameter_groups(saved, checkpoint, self, self.optimization)
+        self._changed = changed_values(saved.get("optimization", {}), self.optimization)
+        averaged = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
+        if not averaged and take_raw_weights(checkpoint):
+            rank_zero_warn("the checkpoint has averaged weights (run.ema): the training continues from the raw ones")
+
+    def on_train_start(self) -> None:
+        if self._changed:
+            (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            apply_optimization(optimizer, schedule.scheduler, self, self.optimization)
+            rank_zero_warn(
+                f"resumed after step {self.global_step} with a changed model.optimization: {', '.join(self._changed)}"
+            )
+            self._changed = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule of ``optimization``, as Lightning wants them.

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone, grid_of
+from vatt.models.codes import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.vatt import VATT, load_model
 from vatt.objectives.base import Objective
@@ -23,6 +24,7 @@ from vatt.training.compute import Compute
 from vatt.training.history import OBJECTIVE, ConfigMismatch, check_shapes
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization
+from vatt.training.resume import check_ids
 from vatt.training.sharding import is_empty
 
 # Retrieval that validation reports: queries, gallery, and the vectors of both.
@@ -32,6 +34,7 @@ PAIRS = {
 }
 SHARED = 4_098  # the stream of random numbers that is the same in all processes
 SHOWN = ("text_to_video", "R@1")  # beside the progress bar
+RECALLS = ("R@1", "R@5", "R@10")
 
 
 class PretrainModule(TrainingModule):
@@ -63,15 +66,22 @@ class PretrainModule(TrainingModule):
         self.backbone, self.objective = backbone, objective
         empty = is_empty(backbone)  # weights come from another process, those of the objective too
         model = None if pretrained is None or empty else load_model(pretrained)
+        self.pretrained, configured = pretrained, codebook_hash(backbone)
+        self._pretrained_vocabulary: str | None = None
         if model is not None:
             weights = model.backbone.state_dict()
             check_shapes(weights, backbone, pretrained)
+            remedy = "Leave the file of the codebook out of the configuration, or set model.pretrained to null"
+            check_ids({"codebook": codebook_hash(model.backbone)}, {"codebook": configured}, pretrained, remedy)
+            self._pretrained_vocabulary = model.vocabulary_hash
             backbone.load_state_dict(weights)
+        self._codebook = codebook_hash(backbone)
         with torch.device("meta") if empty else nullcontext():
             self.objective.build(backbone)
         if model is not None:
             load_objective(self.objective, model, Path(pretrained))
         self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
+        self._retrieved: dict[str, dict[str, Any]] = {}  # metrics of the last validation, by direction
 
     def setup(self, stage: str) -> None:
         """See, before anything is read, whether the data fit the model.
@@ -82,7 +92,15 @@ class PretrainModule(TrainingModule):
         data = self.trainer.datamodule
         if data is not None:
             check_fit(self.backbone, data.format, data.vocabulary)
+        if stage == "fit":
+            remedy = f"Set data.vocabulary to {self.pretrained}/vocabulary, or model.pretrained to null"
+            check_ids({"vocabulary": self._pretrained_vocabulary}, self.ids(), str(self.pretrained), remedy)
         super().setup(stage)
+
+    def ids(self) -> dict[str, str | None]:
+        vocabulary = getattr(self.trainer.datamodule, "vocabulary", None)
+        has_text = vocabulary is not None and "text" in self.backbone.modalities
+        return {"vocabulary": vocabulary.hash if has_text else None, "codebook": self._codebook}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that a checkpoint is of this model.
@@ -151,20 +169,41 @@ class PretrainModule(TrainingModule):
                 self.retrieval[name].update(vectors[first][valid], vectors[second][valid])
 
     def on_validation_epoch_end(self) -> None:
-        rsum = 0.0
+        """Log retrieval, and the sum of its recalls; nothing if no clip has both sides of a pair."""
+        self._retrieved = {}
         for metric in self.retrieval.values():
-            found = metric.compute() if metric.update_called else {}
-            for direction, values in found.items():
-                self.log_dict({f"val/{direction}_{key}": float(values[key]) for key in ("MedR", "gallery")})
-                for key in ("R@1", "R@5", "R@10"):
-                    self.log(f"val/{direction}_{key}", values[key], prog_bar=(direction, key) == SHOWN)
-                    rsum += values[key]
+            self._retrieved |= metric.compute() if metric.update_called else {}
             metric.reset()
-        self.log("val/rsum", rsum)
+        for direction, values in self._retrieved.items():
+            self.log_dict({f"val/{direction}_{key}": float(values[key]) for key in ("MedR", "gallery")})
+            for key in RECALLS:
+                self.log(f"val/{direction}_{key}", values[key], prog_bar=(direction, key) == SHOWN)
+        if self._retrieved:
+            self.log("val/rsum", float(sum(values[key] for values in self._retrieved.values() for key in RECALLS)))
+        elif self.objective.compares_clips:
+            rank_zero_warn(
+                "validation has nothing to compare: no validation clip has video and audio, or video and text. Set "
+                "run.best_by to null, or validate on other clips"
+            )
+
+    def validation_summary(self) -> list[str]:
+        """Describe the last validation, a line for each direction of retrieval."""
+        return [
+            f"{direction.replace('_', ' ')}: {', '.join(f'{key} {values[key]:.1f}' for key in RECALLS)} % "
+            f"(chance {', '.join(format(values['chance'][key], '.1f') for key in RECALLS)} %), "
+            f"median rank {values['MedR']:g} of {values['gallery']} clips"
+            for direction, values in self._retrieved.items()
+        ]
 
     def export(self, format: ClipFormat) -> VATT:
         """The model as it is saved."""
         return VATT(self.objective.exported(self.backbone), self.objective.head(), format)
+
+
+def codebook_hash(backbone: Backbone) -> str | None:
+    """Hash of the codebook of a video tokenizer; None of a tokenizer without one."""
+    tokenizer = backbone.tokenizers["video"] if "video" in backbone.modalities else None
+    return tokenizer.codebook.hash if isinstance(tokenizer, CodeTokenizer) else None
 
 
 def load_objective(objective: Objective, model: VATT, folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""A run lives in one folder: ``checkpoints/``, ``logs/``, ``config.yaml``, ``data_events.csv`` and ``model/``."""
+"""A run lives in one folder: ``checkpoints/``, ``logs/``, ``config.yaml``, ``data_events.csv`` and ``model/``.
+
+What an earlier run has left there is moved to ``earlier/`` when a new one starts.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+import lightning as L
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from vatt.errors import InputError
 from vatt.training.callbacks import DataReport, StepBar, Throughput
-from vatt.training.checkpoint import ExportModel, LastCheckpoint
+from vatt.training.checkpoint import BestCheckpoint, LastCheckpoint
+from vatt.training.directory import CHECKPOINTS
+from vatt.training.export import ExportModel
 from vatt.training.health import Health
+from vatt.training.validation import CheckData, PrintValidation
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,29 @@ class Run:
     ema: float | None = None
 
 
+class MovingAverage(EMAWeightAveraging):
+    """Exponential moving average of the weights, for trainings in which every process holds all weights."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make the copy that is averaged. Raises as `check_average`."""
+        check_average(trainer)
+        super().setup(trainer, pl_module, stage)
+
+
+def check_average(trainer: L.Trainer) -> None:
+    """Check that the weights of a trainer can be averaged.
+
+    Raises:
+        InputError: They are to be averaged, and are sharded among processes.
+    """
+    averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    if averaged and isinstance(trainer.strategy, ModelParallelStrategy | FSDPStrategy):
+        raise InputError(
+            "run.ema cannot average weights that are sharded among processes: set run.ema to null, or "
+            "trainer.strategy to ddp"
+        )
+
+
 def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callback]:
     """Checkpoints (last and best), reports, and the export of the trained model.
 
@@ -43,16 +75,17 @@ def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callbac
         logs: there is a logger, which the learning rate can be written to.
         bar: show how far the training is.
     """
-    checkpoints = Path(run.folder) / "checkpoints"
-    best = ModelCheckpoint(checkpoints, filename="best", monitor=run.best_by, mode="max", enable_version_counter=False)
+    checkpoints = Path(run.folder) / CHECKPOINTS
     return [
+        CheckData(run.best_by),
         *([StepBar()] if bar else []),
+        PrintValidation(),
         Throughput(),
         DataReport(run.folder),
         Health(),
         *([LearningRateMonitor("step")] if logs else []),
-        *([EMAWeightAveraging(decay=run.ema)] if run.ema is not None else []),
-        *([best] if run.best_by is not None else []),
+        *([MovingAverage(decay=run.ema)] if run.ema is not None else []),
+        *([BestCheckpoint(checkpoints, run.best_by)] if run.best_by is not None else []),
         LastCheckpoint(checkpoints, run.checkpoint_steps),
         ExportModel(run.folder),
     ]

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from vatt.errors import VattError
 from vatt.models.attention import Block
 from vatt.training.checkpoint import whole
+from vatt.training.resume import take_raw_weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -47,7 +49,9 @@ class Sharded(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str, weights_only: bool | None = None) -> dict[str, Any]:
         """See `vatt.training.checkpoint.AtomicCheckpointIO.load_checkpoint`."""
         path = whole(self.broadcast(checkpoint_path))
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+            take_raw_weights(checkpoint)  # averages are not kept of sharded weights
         set_model_state_dict(self.model, checkpoint["state_dict"], options=WHOLE)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
             names = self._names(optimizer)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vatt.errors import InputError
+from vatt.io import DirectoryInUse
+from vatt.training.directory import RunDirectory, find_checkpoint
+
+
+def save(path: Path, score: float | None = None, age_s: float = 0.0) -> Path:
+    """A checkpoint that knows the best score of its training."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = None if score is None else torch.tensor(score)
+    torch.save({"callbacks": {"BestCheckpoint{'monitor': 'val/rsum'}": {"best_model_score": state}}}, path)
+    os.utime(path, (1e9 - age_s, 1e9 - age_s))
+    return path
+
+
+@pytest.mark.parametrize("keyword", ["last", "best", "hpc", "there/none.ckpt"])
+def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path: Path, keyword: str) -> None:
+    with pytest.raises(InputError, match=rf"--ckpt_path {keyword}: "):
+        find_checkpoint(tmp_path, keyword)
+    assert find_checkpoint(tmp_path, "auto") is None
+    assert find_checkpoint(tmp_path, None) is None
+
+
+def test_keywords_are_checkpoints_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last, best = (save(tmp_path / "checkpoints" / f"{name}.ckpt", age_s=5) for name in ("last", "best"))
+    hpc = [save(tmp_path / f"hpc_ckpt_{number}.ckpt", age_s=9) for number in (2, 10)]
+    assert [find_checkpoint(tmp_path, name, {}) for name in ("last", "best", "hpc", "auto", None)] == [
+        last, best, hpc[1], last, None,
+    ]  # fmt: skip
+    assert find_checkpoint("elsewhere", str(best), {}) == best
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_checkpoint("elsewhere", "~/checkpoints/best.ckpt", {}) == best
+
+
+def test_a_requeued_slurm_job_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    requeued = {"SLURM_RESTART_COUNT": "1"}
+    last = save(tmp_path / "checkpoints" / "last.ckpt", age_s=5)
+    assert find_checkpoint(tmp_path, None, requeued) is None  # without a checkpoint of its own it starts anew
+    hpc = save(tmp_path / "hpc_ckpt_1.ckpt", age_s=1)
+    assert find_checkpoint(tmp_path, None, requeued) == hpc
+    assert find_checkpoint(tmp_path, None, {"SLURM_RESTART_COUNT": "0"}) is None
+    os.utime(last)
+    assert find_checkpoint(tmp_path, None, requeued) == last
+
+
+def test_a_new_training_moves_everything_of_an_earlier_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for attempt in (1, 2):
+        save(run / "checkpoints" / "last.ckpt", attempt)
+        for name in ("model/config.json", "logs/version_0/metrics.csv", "config.yaml", "data_events.1.csv"):
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).write_text(str(attempt))
+        (run / "embeddings").mkdir(exist_ok=True)
+        directory = RunDirectory(run)
+        assert directory.open(None) == run / "earlier" / str(attempt)
+        directory.close()
+        assert {path.name for path in run.iterdir()} == {".lock", "earlier", "embeddings"}
+        assert (run / "earlier" / str(attempt) / "logs/version_0/metrics.csv").read_text() == str(attempt)
+        assert (run / "earlier" / str(attempt) / "checkpoints/last.ckpt").is_file()
+
+
+def test_what_an_attempt_without_a_checkpoint_has_left_stays(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("run: {}")
+    (tmp_path / "checkpoints").mkdir()
+    directory = RunDirectory(tmp_path)
+    assert directory.open(None) is None
+    directory.close()
+    assert (tmp_path / "config.yaml").is_file()
+
+
+class Trainer:
+    is_global_zero = True
+
+
+@pytest.mark.parametrize(
+    ("resumed", "moved"),
+    [
+        ("checkpoints/last.ckpt", []),  # of the same training
+        ("checkpoints/previous.ckpt", ["best.ckpt", "last.ckpt"]),  # the best one is newer
+        ("checkpoints/best.ckpt", ["last.ckpt"]),
+        ("../other.ckpt", ["best.ckpt", "last.ckpt"]),
+    ],
+)
+def test_checkpoints_of_other_trainings_are_moved_when_one_is_resumed(
+    tmp_path: Path, resumed: str, moved: list[str]
+) -> None:
+    run = tmp_path / "run"
+    scores = {"checkpoints/last.ckpt": 7.0, "checkpoints/previous.ckpt": 5.0, "checkpoints/best.ckpt": 7.0}
+    for name, score in (scores | {"../other.ckpt": 1.0}).items():
+        save(run / name, score)
+    directory = RunDirectory(run)
+    assert directory.open(run / resumed) is None
+    directory.on_fit_start(Trainer(), None)  # type: ignore[arg-type]
+    directory.close()
+    assert sorted(path.name for path in run.glob("earlier/1/checkpoints/*")) == moved
+    assert (run / resumed).is_file()
+
+
+def test_a_second_training_in_a_directory_is_refused(tmp_path: Path) -> None:
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    save(tmp_path / "checkpoints" / "last.ckpt")
+    first.open(tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(DirectoryInUse, match="another process is writing to"):
+        second.open(None)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    first.close()
+    second.open(None)
+    second.close()

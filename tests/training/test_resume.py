@@ -1,0 +1,176 @@
+"""Trainings that are resumed with another configuration, or in another directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import SMALL_HEAD, WORDS, tiny_backbone
+from tests.training.runs import logged, train
+from vatt.datasets.text import load_vocabulary
+from vatt.datasets.words import WordVocabulary
+from vatt.models.encoding import model_vocabulary
+from vatt.models.vatt import VATT
+from vatt.objectives.contrastive import Contrastive
+from vatt.training.checkpoint import BestCheckpoint
+from vatt.training.history import ConfigMismatch
+from vatt.training.optim import Optimization
+from vatt.training.pretrain import PretrainModule
+from vatt.training.resume import check_ids
+
+FIRST = Optimization(lr=1e-3, final_lr=1e-5, warmup_steps=2, weight_decay=0.05)
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def module_with(optimization: Optimization, seed: int = 0) -> PretrainModule:
+    objective = Contrastive(SMALL_HEAD, drop_video=0.5, drop_audio=0.5, per_sample=True)
+    return PretrainModule(tiny_backbone(), objective, optimization, seed=seed)
+
+
+def test_a_changed_optimization_applies_from_the_next_step_on(corpus: Path, tmp_path: Path) -> None:
+    """Rates and decays of the checkpoint count no more: they are those of a training that always had the new ones."""
+    changed = Optimization(
+        lr=1e-4, final_lr=1e-6, warmup_steps=1, weight_decay=0.5, final_weight_decay=0.7, betas=(0.8, 0.95), eps=1e-7
+    )
+    train(corpus, tmp_path, steps=8, stop_after=4, optimization=FIRST)
+    with pytest.warns(UserWarning, match=r"resumed after step 4 with a changed .*lr 0.001 -> 0.0001, .*betas \[0.9"):
+        train(corpus, tmp_path, steps=8, resume=True, optimization=changed)
+    train(corpus, tmp_path / "new", steps=8, optimization=changed)
+    for step in (5, 6, 7):
+        names = [name for name in ("lr-AdamW/pg1", "lr-AdamW/pg2") if logged(tmp_path, name)]
+        assert names
+        for name in names:
+            assert logged(tmp_path, name)[step] == logged(tmp_path / "new", name)[step]
+    groups, new = (last(folder)["optimizer_states"][0]["param_groups"] for folder in (tmp_path, tmp_path / "new"))
+    for group, expected in zip(groups, new, strict=True):
+        assert {k: v for k, v in group.items() if k != "params"} == {k: v for k, v in expected.items() if k != "params"}
+    assert last(tmp_path)["lr_schedulers"] == last(tmp_path / "new")["lr_schedulers"]
+
+
+def test_an_unchanged_optimization_warns_of_nothing(
+    corpus: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    train(corpus, tmp_path, steps=6, stop_after=4, optimization=FIRST)
+    train(corpus, tmp_path, steps=6, resume=True, optimization=FIRST)
+    assert not [warning for warning in recwarn if "resumed" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("optimization", "seed", "message"),
+    [
+        (FIRST, 1, "trained with seed_everything 0, and the configuration has 1"),
+        (Optimization("sgd", lr=1e-3, final_lr=1e-5, warmup_steps=2), 0, "the optimizer adamw, .* is sgd"),
+        (Optimization(lr=1e-3, final_lr=1e-5, warmup_steps=2, layer_decay=0.5), 0, r"layer_decay 1.0 -> 0.5"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused(
+    corpus: Path, tmp_path: Path, optimization: Optimization, seed: int, message: str
+) -> None:
+    train(corpus, tmp_path, steps=4, stop_after=2, optimization=FIRST)
+    with pytest.raises(ConfigMismatch, match=message):
+        train(corpus, tmp_path, steps=4, resume=True, module=module_with(optimization, seed))
+
+
+def test_without_its_moving_average_a_training_continues_from_the_raw_weights(corpus: Path, tmp_path: Path) -> None:
+    _, never = train(corpus, tmp_path / "never", steps=6)
+    train(corpus, tmp_path / "averaged", steps=6, stop_after=4, ema=0.5)
+    with pytest.warns(UserWarning, match="continues from the raw ones"):
+        _, resumed = train(corpus, tmp_path / "averaged", steps=6, resume=True)
+    for name, value in never.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    assert logged(tmp_path / "averaged", "train/loss") == logged(tmp_path / "never", "train/loss")
+
+
+def test_a_moved_run_keeps_its_best_score(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path / "run", steps=12, stop_after=9, lr=1e-2)
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    train(corpus, tmp_path / "run", steps=12, resume=True, lr=1e-2)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    trainer, _ = train(corpus, tmp_path / "moved", steps=12, resume=True, lr=1e-2)
+    facts = [json.loads((tmp_path / name / "model/training.json").read_text()) for name in ("run", "moved")]
+    assert facts[0]["weights"] == facts[1]["weights"]
+    assert facts[0]["val/rsum"] == facts[1]["val/rsum"]
+    (best,) = (callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))
+    assert best.best_model_path == str(tmp_path / "moved" / "checkpoints" / "best.ckpt")
+    models = [VATT.from_pretrained(tmp_path / name / "model").state_dict() for name in ("run", "moved")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_a_best_checkpoint_of_another_training_does_not_count(corpus: Path, tmp_path: Path) -> None:
+    """The last checkpoint is older than the best one, as after `previous.ckpt` was restored by hand."""
+    train(corpus, tmp_path, steps=12, stop_after=9, lr=1e-2)
+    checkpoints = tmp_path / "checkpoints"
+    best = torch.load(checkpoints / "best.ckpt", weights_only=True)
+    (key,) = (key for key in best["callbacks"] if key.startswith("BestCheckpoint"))
+    best["callbacks"][key]["best_model_score"] += 1000.0
+    best["global_step"] = 999
+    torch.save(best, checkpoints / "best.ckpt")
+    with pytest.warns(UserWarning, match=r"best.ckpt is not the best checkpoint of the training that is resumed"):
+        train(corpus, tmp_path, steps=12, resume=True, lr=1e-2)
+    facts = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert facts["weights"] == "of step 12, best by val/rsum"  # the only validation after step 8
+    os.remove(checkpoints / "best.ckpt")
+    with pytest.warns(UserWarning, match="best.ckpt is not the best checkpoint"):
+        train(corpus, tmp_path, steps=12, resume=True, lr=1e-2)
+    assert json.loads((tmp_path / "model" / "training.json").read_text())["weights"] == "of the last step"
+
+
+@pytest.fixture
+def trained(corpus: Path, tmp_path: Path) -> Path:
+    train(corpus, tmp_path / "run", steps=4, every=2)
+    return tmp_path / "run"
+
+
+def other_words(corpus: Path, folder: Path) -> Path:
+    """A copy of the corpus whose vocabulary has the same words in another order."""
+    copy = folder / "corpus"
+    copy.mkdir()
+    for name in ("clips", "manifest.jsonl"):
+        os.symlink(corpus / name, copy / name)
+    words = load_vocabulary(corpus / "vocabulary").words
+    WordVocabulary(reversed(words)).save(copy / "vocabulary")
+    return copy
+
+
+def test_another_vocabulary_is_refused_when_a_training_is_resumed_or_started_from_a_model(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    other = other_words(corpus, tmp_path)
+    with pytest.raises(ConfigMismatch, match="the checkpoint was trained with another vocabulary"):
+        train(other, trained, steps=6, resume=True)
+    objective = Contrastive(SMALL_HEAD)
+    module = PretrainModule(tiny_backbone(), objective, FIRST, pretrained=str(trained / "model"))
+    with pytest.raises(ConfigMismatch, match=r"run/model was trained with another vocabulary .*data.vocabulary"):
+        train(other, tmp_path / "new", steps=4, module=module)
+
+
+def test_a_vocabulary_that_was_exchanged_in_a_model_is_refused(corpus: Path, trained: Path) -> None:
+    model = VATT.from_pretrained(trained / "model")
+    assert model_vocabulary(model).words == load_vocabulary(corpus / "vocabulary").words
+    assert model.encode_text("a red ring").isfinite().all()
+    WordVocabulary(reversed(load_vocabulary(corpus / "vocabulary").words)).save(trained / "model" / "vocabulary")
+    with pytest.raises(ValueError, match="is not the vocabulary that the model was trained with"):
+        model.encode_text("a red ring")
+
+
+def test_ids_that_are_not_known_are_not_compared() -> None:
+    check_ids({}, {"vocabulary": "a"}, "x", "y")
+    check_ids({"vocabulary": None, "codebook": "b"}, {"vocabulary": "a", "codebook": None}, "x", "y")
+    with pytest.raises(ConfigMismatch, match="another codebook"):
+        check_ids({"codebook": "b"}, {"codebook": "c"}, "x", "y")
+
+
+def test_the_hash_of_a_vocabulary_changes_with_any_id() -> None:
+    words = WordVocabulary(WORDS)
+    assert words.hash == WordVocabulary(list(WORDS)).hash
+    others = [WordVocabulary(reversed(WORDS)), WordVocabulary(WORDS[:-1]), WordVocabulary(WORDS, unknown_id=2)]
+    assert len({words.hash, *(other.hash for other in others)}) == 4

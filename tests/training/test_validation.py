@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.training.runs import logged, train
+from vatt.errors import InputError
+from vatt.training.checkpoint import BestCheckpoint
+from vatt.training.validation import FEW_CLIPS, CheckData
+
+
+def check(train_clips: int, val_clips: int, batch: int, contrastive: bool, best_by: str | None = "val/rsum") -> None:
+    data = SimpleNamespace(
+        train_clips=range(train_clips), val_clips=range(val_clips), batch_size=batch, windows=1, val_fraction=0.1
+    )
+    module = SimpleNamespace(objective=SimpleNamespace(compares_clips=contrastive))
+    trainer = SimpleNamespace(datamodule=data, world_size=1, enable_validation=True)
+    CheckData(best_by).on_fit_start(trainer, module)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("train_clips", "batch", "message"),
+    [(1, 4, "there is a single training clip: a contrastive loss"), (9, 1, r"a batch has one clip: .*data.batch_size")],
+)
+def test_a_contrastive_loss_without_negatives_is_refused(train_clips: int, batch: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(train_clips, 100, batch, contrastive=True)
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ((1, 100, 4), "there is a single training clip"),
+        ((9, 100, 1), "a batch has one clip"),
+        ((9, 3, 4), "by val/rsum on 3 validation clips, which is mostly chance: raise data.val_fraction"),
+        ((9, 1, 4), "on 1 validation clip, which"),
+        ((9, 0, 4), "there are no validation clips"),
+    ],
+)
+def test_too_few_clips_are_reported_with_advice(clips: tuple[int, int, int], message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
+        check(*clips, contrastive=False)
+
+
+@pytest.mark.parametrize(("val_clips", "best_by"), [(FEW_CLIPS, "val/rsum"), (0, None), (2, None)])
+def test_enough_clips_are_not_reported(val_clips: int, best_by: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(9, val_clips, 4, True, best_by)
+
+
+def test_every_validation_is_printed_with_gallery_and_chance(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(corpus, tmp_path, steps=4)
+    printed = capsys.readouterr().out
+    recalls = [logged(tmp_path, f"val/text_to_video_R@{k}")[3] for k in (1, 5, 10)]
+    rank = logged(tmp_path, "val/text_to_video_MedR")[3]
+    assert (
+        f"step 4: validation: text to video: R@1 {recalls[0]:.1f}, R@5 {recalls[1]:.1f}, R@10 {recalls[2]:.1f} % "
+        f"(chance 25.0, 100.0, 100.0 %), median rank {rank:g} of 4 clips"
+    ) in printed
+    assert printed.count("step 4: validation: ") == 4  # text and audio, both directions
+
+
+def test_a_resumed_progress_bar_has_its_total_and_begins_where_it_was(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(corpus, tmp_path, steps=6, stop_after=3, val_fraction=0.0)
+    capsys.readouterr()
+    train(corpus, tmp_path, steps=6, resume=True, val_fraction=0.0)
+    bars = [line for line in capsys.readouterr().out.replace("\n", "\r").split("\r") if line.startswith("training:")]
+    assert " 2/6 " in bars[0]
+    assert " 6/6 " in bars[-1]
+    assert not [line for line in bars if "?" in line.split("[")[0]]
+
+
+def test_a_metric_that_is_not_logged_is_an_error(tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path, "val/R1")
+    trainer: Any = SimpleNamespace(callback_metrics={"val/rsum": 1.0, "train/loss": 2.0}, sanity_checking=False)
+    with pytest.raises(InputError, match=r"run.best_by val/R1 is not logged; validation logs val/rsum$"):
+        best.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    trainer.callback_metrics = {}  # nothing was validated
+    best.on_validation_end(trainer, None)  # type: ignore[arg-type]

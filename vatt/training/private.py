@@ -1,0 +1,56 @@
+"""Private parts of Lightning that exact resuming depends on, in one place.
+
+Checked with lightning 2.6; tests/training/test_checkpoint.py compares interrupted trainings with uninterrupted ones and
+fails when these parts change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
+
+VAL_PROGRESS = "epoch_loop.val_loop.batch_progress"
+
+
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Return whether validation runs right after the training batch that has just ended."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return not epoch_loop.val_loop.skip and epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def set_validation_progress(checkpoint: dict[str, Any], pending: bool) -> None:
+    """Write into a checkpoint whether the validation after its step is still to be run.
+
+    Lightning repeats a validation if its counters say that a batch was started and not processed. With any other
+    counters a resumed training continues with the next step.
+
+    Args:
+        checkpoint: Checkpoint that is about to be saved, with the state of the loops.
+        pending: Run the whole validation first when the training is resumed.
+    """
+    progress = checkpoint["loops"]["fit_loop"].get(VAL_PROGRESS)
+    if progress is None:
+        return
+    done = progress["total"]["completed"]
+    started = done + 1 if pending else done
+    progress["total"] = {"ready": started, "started": started, "processed": done, "completed": done}
+    if pending:
+        progress["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        progress["is_last_batch"] = False
+
+
+def restore_raw_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Give the module its own weights back while validation runs on the averaged ones."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            callback._swap_models(pl_module)
+
+
+def export_averaged_weights(callback: WeightAveraging, pl_module: L.LightningModule) -> None:
+    """Copy the averaged weights into the module.
+
+    A training that is resumed after its last step does not do so by itself.
+    """
+    callback._copy_average_to_current(pl_module)

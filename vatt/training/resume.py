@@ -1,0 +1,128 @@
+"""What a resumed training takes from its checkpoint, and what from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from vatt.training.history import ConfigMismatch
+from vatt.training.optim import Optimization, Schedule, parameter_groups
+
+
+def check_seed(saved: Mapping[str, Any], seed: int) -> None:
+    """Check that a training is resumed with the seed it was started with.
+
+    Args:
+        saved: Settings in the checkpoint.
+        seed: Seed of the configuration.
+
+    Raises:
+        ConfigMismatch: It is another seed: the order of the clips would be that of neither training.
+    """
+    if saved.get("seed", seed) != seed:
+        raise ConfigMismatch(
+            f"the checkpoint was trained with seed_everything {saved['seed']}, and the configuration has {seed}: the "
+            f"order of the clips would be that of neither. Resume with --seed_everything {saved['seed']}, or start a "
+            "new training"
+        )
+
+
+def check_parameter_groups(
+    saved: Mapping[str, Any], checkpoint: Mapping[str, Any], module: nn.Module, optimization: Optimization
+) -> None:
+    """Check that the saved state of the optimizer belongs to the optimizer of the configuration.
+
+    Raises:
+        ConfigMismatch: Another optimizer, or parameters in other groups.
+    """
+    name = saved.get("optimization", {}).get("name", optimization.name)
+    if name != optimization.name:
+        raise ConfigMismatch(
+            f"the checkpoint has the state of the optimizer {name}, and model.optimization.name is "
+            f"{optimization.name}: resume with the same optimizer, or start a new training from the saved model "
+            "(model.pretrained)"
+        )
+    states = checkpoint.get("optimizer_states") or []
+    sizes = [len(group["params"]) for state in states for group in state.get("param_groups", ())]
+    own = [len(group["params"]) for group in parameter_groups(module, optimization)]
+    if sizes and sizes != own:
+        changed = ", ".join(changed_values(saved.get("optimization", {}), optimization)) or "frozen parameters"
+        raise ConfigMismatch(
+            f"the optimizer of the checkpoint has {len(sizes)} groups of parameters, and that of the configuration "
+            f"{len(own)} ({changed}): resume with the same layer_decay, width_ratio and frozen layers, or start a new "
+            "training from the saved model (model.pretrained)"
+        )
+
+
+def changed_values(saved: Mapping[str, Any], optimization: Optimization) -> list[str]:
+    """List the settings that differ from those in a checkpoint, as ``lr 0.0001 -> 1e-05``."""
+    current = asdict(optimization)
+    return [
+        f"{field.name} {_plain(saved[field.name])} -> {_plain(current[field.name])}"
+        for field in fields(optimization)
+        if field.name in saved and _plain(saved[field.name]) != _plain(current[field.name])
+    ]
+
+
+def apply_optimization(optimizer: Optimizer, schedule: Schedule, module: nn.Module, optimization: Optimization) -> None:
+    """Set learning rates, weight decay, betas, eps and momentum of a restored optimizer as the configuration has them.
+
+    Args:
+        optimizer: Optimizer with the hyperparameters of the checkpoint.
+        schedule: Its schedule, at the step of the checkpoint.
+        module: Module that is trained.
+        optimization: Settings of the configuration.
+    """
+    step = schedule.last_epoch
+    groups = parameter_groups(module, optimization)
+    schedule.base_lrs = [group["lr"] for group in groups]
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        group["initial_lr"], group["lr"] = own["lr"], own["lr"] * schedule.factor(step)
+        is_matrix = all(parameter.ndim > 1 for parameter in own["params"])
+        group["weight_decay"] = schedule.weight_decay(step) if is_matrix else own["weight_decay"]
+        for name in ("betas", "eps", "momentum"):
+            if name in group:
+                group[name] = getattr(optimization, name)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def take_raw_weights(checkpoint: dict[str, Any]) -> bool:
+    """Replace the averaged weights of a checkpoint by those that were trained.
+
+    Returns:
+        Whether the checkpoint has averaged weights.
+    """
+    if "current_model_state" not in checkpoint:
+        return False
+    checkpoint["state_dict"] = checkpoint.pop("current_model_state")
+    checkpoint.pop("averaging_state", None)
+    return True
+
+
+def check_ids(saved: Mapping[str, Any], own: Mapping[str, str | None], source: str, remedy: str) -> None:
+    """Check that ids mean the same words, classes or codes as when the weights were trained.
+
+    Args:
+        saved: Hashes of the vocabulary, the classes and the codebook, where they are known.
+        own: The same of the configuration.
+        source: What the weights are, for the message.
+        remedy: What to do, for the message.
+
+    Raises:
+        ConfigMismatch: One of them differs.
+    """
+    for name, value in own.items():
+        known = saved.get(name)
+        if known is not None and value is not None and known != value:
+            raise ConfigMismatch(
+                f"{source} was trained with another {name} (hash {known}, and the configuration has {value}): ids "
+                f"would mean other things. {remedy}"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

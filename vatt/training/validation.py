@@ -1,0 +1,84 @@
+"""What a training says of its clips before it starts, and of every validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from vatt.errors import InputError
+
+FEW_CLIPS = 30  # on fewer validation clips the choice of the best weights is mostly chance
+
+
+class CheckData(Callback):
+    """Warns of trainings whose clips are too few, and refuses those that cannot learn.
+
+    Args:
+        best_by: Metric by which the best weights are chosen; None if they are not.
+    """
+
+    def __init__(self, best_by: str | None) -> None:
+        self.best_by = best_by
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the numbers of clips.
+
+        Raises:
+            InputError: A contrastive loss would have no negatives.
+        """
+        data = trainer.datamodule
+        if data is None:
+            return
+        train, val = len(data.train_clips), len(data.val_clips)
+        batch = data.batch_size * data.windows * trainer.world_size
+        contrastive = getattr(getattr(pl_module, "objective", None), "compares_clips", False)
+        if contrastive and min(batch, train) == 1:
+            reason = "there is a single training clip" if train == 1 else "a batch has one clip"
+            raise InputError(
+                f"{reason}: a contrastive loss compares a clip with the others of its batch, and there are none. "
+                + ("Add clips to the manifest" if train == 1 else "Raise data.batch_size")
+            )
+        if train == 1:
+            rank_zero_warn("there is a single training clip: a model learns nothing that holds for others. Add clips")
+        elif batch == 1:
+            rank_zero_warn(
+                "a batch has one clip, so that its gradients are noisy: raise data.batch_size, or "
+                "trainer.accumulate_grad_batches"
+            )
+        self._check_validation(trainer, val)
+
+    def _check_validation(self, trainer: L.Trainer, val: int) -> None:
+        advice = 'raise data.val_fraction, or give rows the split "val"'
+        if self.best_by is None or not trainer.enable_validation:
+            return
+        if val == 0:
+            rank_zero_warn(
+                f"there are no validation clips, so that no best weights can be chosen by {self.best_by}, and the last "
+                f"ones are exported: {advice}"
+            )
+        elif val < FEW_CLIPS:
+            rank_zero_warn(
+                f"the best weights are chosen by {self.best_by} on {val} validation clip{'s' * (val > 1)}, which is "
+                f"mostly chance: {advice}; or set run.best_by to null, which exports the last weights"
+            )
+
+
+class PrintValidation(Callback):
+    """Prints the metrics of every validation with the number of clips and the chance level."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        lines = pl_module.validation_summary()
+        step = f"step {trainer.global_step}: " if trainer.state.fn == TrainerFn.FITTING else ""
+        bar = trainer.progress_bar_callback
+        for line in lines:
+            text = f"{step}validation: {line}"
+            if bar is not None and bar.is_enabled and trainer.state.fn == TrainerFn.FITTING:
+                bar.print(text)  # above the progress bar
+            else:
+                print(text, flush=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -52,7 +53,7 @@ def test_a_misspelt_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["index", "somewhere", "--ouput", "x"])
     assert stopped.value.code == 2
-    assert "ouput" in capsys.readouterr().err
+    assert capsys.readouterr().err == "vatt index: error: there is no option --ouput; did you mean --output?\n"
 
 
 def test_expected_errors_are_one_line_and_others_are_not_hidden(
@@ -76,6 +77,19 @@ def test_expected_errors_are_one_line_and_others_are_not_hidden(
     fails(VattError("the file is broken"))
     with pytest.raises(VattError):
         main(["index"])
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, expected: str) -> None:
+    """The variable is set before PyTorch, which reads it, is imported."""
+    code = "import os, sys; from vatt.cli.main import main; main(['--version']); assert 'torch' not in sys.modules"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(os.environ['OMP_WAIT_POLICY'])"], env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert printed.stdout.splitlines()[-1] == expected
 
 
 def test_the_module_runs_as_the_command_does() -> None:

@@ -63,8 +63,7 @@ class FinetuneCLI(VattCLI):
         self.model.configuration = config_hash(self.config["fit"].as_dict())
 
     def next_command(self, model: Path) -> str:
-        test = f" --data.test_split {self.datamodule.test_split}" if self.datamodule.fold is None else ""
-        return f"vatt finetune test --config {self.run_folder / 'config.yaml'}{test}"
+        return f"vatt finetune test --config {self.run_folder / 'config.yaml'}"
 
     def before_validate(self) -> None:
         if not self.datamodule.parts[""][1]:

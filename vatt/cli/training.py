@@ -42,8 +42,10 @@ class SaveConfig(SaveConfigCallback):
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        config = self.config.clone()
+        config["ckpt_path"] = None  # of this call: who trains or tests with the file does not resume
         with atomic_path(Path(trainer.default_root_dir) / self.config_filename) as path:
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -95,3 +96,15 @@ def test_what_cannot_be_encoded_is_named(model: vatt.VATT, silent_file: Path, so
         model.encode_text(["a red ring", "  "])
     with pytest.raises(FileNotFoundError, match="not loaded from a folder"):
         tiny_model().encode_text("a red ring")
+
+
+def test_encoding_a_file_ends_with_its_time_limit(
+    model: vatt.VATT, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(encode_file(model, video_file, time_limit_s=60).start_s) == 3
+    with pytest.raises(InputError, match=r"numbered\.mp4: .* took longer than 1e-09 s"):
+        encode_file(model, video_file, time_limit_s=1e-9)
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(InputError, match="reading and encoding took longer than 15 s"):  # of 20 s for the second window
+        encode_file(model, video_file, time_limit_s=15)

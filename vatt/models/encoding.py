@@ -5,8 +5,9 @@ The one place among the models that opens files; it is imported when it is used.
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vatt.datasets.batches import collate, finish
+from vatt.datasets.batches import Sample, collate, finish
 from vatt.datasets.clips import ClipReader
-from vatt.datasets.media.decoding import Decoder
+from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.windows import Windows
@@ -91,6 +92,7 @@ def encode_file(
     decoder: Decoder = "auto",
     windows: int | None = None,
     modalities: Sequence[str] | None = None,
+    time_limit_s: float | None = None,
 ) -> FileVectors:
     """Read a file in windows, as `vatt.retrieval.embeddings.embed` does, and encode them.
 
@@ -98,17 +100,19 @@ def encode_file(
         model: on any device.
         path: of a video, a sound or a picture, or a URL.
         hop_s, decoder, windows, modalities: see there.
+        time_limit_s: Bound on reading and encoding, in seconds. It is checked between windows, and bounds each read.
 
     Raises:
-        InputError: it cannot be read, or has nothing that the model takes.
+        InputError: it cannot be read, has nothing that the model takes, or takes longer than the time limit.
     """
     read = read_modalities(model, modalities)
     if not read:
         raise InputError(f"this model takes {', '.join(model.backbone.modalities)}, and no files")
-    source = Windows(
-        ClipReader(model.format, None, decoder, modalities=read), hop_s or model.format.duration_s, windows
-    )
+    reader = ClipReader(model.format, None, decoder, time_limit_s=time_limit_s or TIME_LIMIT_S, modalities=read)
+    source = Windows(reader, hop_s or model.format.duration_s, windows)
     device, windows_of = next(model.parameters()).device, source.of(Clip(id=str(path), path=str(path)))
+    if time_limit_s is not None:
+        windows_of = _within(windows_of, path, time_limit_s)
     spans: list[tuple[float, float]] = []
     valid: dict[str, list[Tensor]] = {modality: [] for modality in read}
     parts: list[tuple[int, dict[Kind, Tensor]]] = []
@@ -131,6 +135,19 @@ def encode_file(
     }
     start_s, end_s = zip(*spans, strict=True)
     return FileVectors(list(start_s), list(end_s), vectors, {m: torch.stack(found) for m, found in valid.items()})
+
+
+def _within(samples: Iterator[Sample], path: str | Path, limit_s: float) -> Iterator[Sample]:
+    """Yield the samples until the time limit.
+
+    Raises:
+        InputError: The time limit is exceeded.
+    """
+    deadline = time.monotonic() + limit_s
+    for sample in samples:
+        if time.monotonic() > deadline:
+            raise InputError(f"{path}: reading and encoding took longer than {limit_s:g} s")
+        yield sample
 
 
 def encode_files(model: VATT, paths: Sequence[str | Path], modality: str, space: Space) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vatt.errors import InputError
-from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
+from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.hits import Hit, merged
 from vatt.retrieval.index import Index
@@ -24,8 +24,8 @@ def search(
     query: str | None = None,
     k: int = 10,
     model: VATT | str | Path | None = None,
-    video: str | Path | None = None,
-    audio: str | Path | None = None,
+    video: str | Path | FileVectors | None = None,
+    audio: str | Path | FileVectors | None = None,
     answers: Answers = "video",
     path: str | None = None,
     where: str | None = None,
@@ -42,7 +42,8 @@ def search(
         query: words.
         k: number of answers.
         model: the model that made the index, or its folder; where the index was built from is taken unless given.
-        video, audio: files, or URLs, as examples; of a long one the mean of its windows.
+        video, audio: files, or URLs, as examples; of a long one the mean of its windows. What `encode_file` returned
+            for one is taken as well.
         answers: what is looked for.
         path: only files whose paths match this pattern (``*``, ``?``).
         where: only clips of whose manifest a column has a value: ``split=test``, ``x_shape=ring``, ``labels=dog``.
@@ -84,7 +85,12 @@ def opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[
 
 
 def _vectors(
-    index: Index, model: VATT, query: str | None, video: str | Path | None, audio: str | Path | None, answers: Answers
+    index: Index,
+    model: VATT,
+    query: str | None,
+    video: str | Path | FileVectors | None,
+    audio: str | Path | FileVectors | None,
+    answers: Answers,
 ) -> dict[str, np.ndarray]:
     """(E,) of length 1 by space: the mean of what is asked there."""
     wanted = {"video_text": query is not None, "video_audio": audio is not None}
@@ -93,17 +99,25 @@ def _vectors(
         with torch.inference_mode():
             found["video_text"] = [unit(encode_texts(model, [query], model_vocabulary(model))[0].numpy())[0]]
     if audio is not None:
-        heard = encode_file(model, audio)
+        heard = _encoded(model, audio)
         if ("audio", "video_audio") not in heard.vectors:
-            raise InputError(f"{audio} has no sound")
+            raise InputError(f"{_name(audio)} has no sound")
         found["video_audio"] = [heard.pooled("audio", "video_audio").numpy()]
     if video is not None:
-        seen = encode_file(model, video)
+        seen = _encoded(model, video)
         there = [space for space in SPACES if (answers, space) in index.parts and ("video", space) in seen.vectors]
         if not any(("video", space) in seen.vectors for space in SPACES):
-            raise InputError(f"{video} has no picture")
+            raise InputError(f"{_name(video)} has no picture")
         for space in [space for space in there if wanted[space]] or there:
             found.setdefault(space, []).append(seen.pooled("video", space).numpy())
     if not found:
         raise InputError("ask for something: words, a video or a sound")
     return {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in found.items()}
+
+
+def _encoded(model: VATT, file: str | Path | FileVectors) -> FileVectors:
+    return file if isinstance(file, FileVectors) else encode_file(model, file)
+
+
+def _name(file: str | Path | FileVectors) -> str:
+    return "the example" if isinstance(file, FileVectors) else str(file)

@@ -43,6 +43,8 @@ ONLY_IN = {
     "faiss": {"retrieval/vectors.py"},
     "gradio": {"retrieval/app.py"},
     "fastapi": {"retrieval/app.py"},
+    "starlette": {f"retrieval/web/{name}.py" for name in ("guard", "headers", "routes")},
+    "uvicorn": {"cli/retrieval.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {"datasets/text.py", "models/language.py", "models/codes.py"},  # vocabularies, towers, codes
     "tensorflow": {"models/official/tensorflow_reader.py"},

@@ -1,92 +1,361 @@
+"""What the search page answers, how long that may take, and how it looks and works in a browser."""
+
 from __future__ import annotations
 
+import asyncio
+import logging
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+import torch
 
-from vatt.retrieval.embeddings import embed
+from tests.retrieval.pages import CAPTION, make_site, query, serve, upload, values, with_files
+from vatt.datasets.media.facts import MediaError
+from vatt.errors import InputError
+from vatt.models.encoding import encode_file
+from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
-from vatt.retrieval.index import Index
-from vatt.retrieval.search import opened
+from vatt.retrieval.index import Index, IndexMismatch
+from vatt.retrieval.search import opened, search
+from vatt.retrieval.store import StoreError
+from vatt.retrieval.web.library import Library, _Cache
 
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from vatt.retrieval.app import Library, make_app
+from vatt.retrieval.app import Searcher, _uploads, card, make_app
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, video_file: Path, sound_file: Path) -> Path:
+    return make_site(tmp_path_factory.mktemp("site"), video_file, sound_file)
+
+
+@pytest.fixture(scope="module")
+def library(index: Path) -> Library:
+    return Library(*opened(index, None))
+
+
+@pytest.fixture(scope="module")
+def address(index: Path) -> Iterator[str]:
+    with serve(make_app(index)) as address:
+        yield address
 
 
 @pytest.fixture
-def index(model_folder: Path, video_file: Path, sound_file: Path, tmp_path: Path) -> Path:
-    media = tmp_path / "media"
-    media.mkdir()
-    shutil.copy(video_file, media / "film <b>.mp4")
-    shutil.copy(sound_file, media / "sound.m4a")
-    (media / "secret.txt").write_text("not media")
-    embed(media, model_folder, tmp_path / "embeddings", num_workers=0)
-    Index.build([tmp_path / "embeddings"]).save(tmp_path / "index")
-    return tmp_path / "index"
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield client
 
 
-def test_only_files_of_the_index_are_served(index: Path, video_file: Path) -> None:
-    client = TestClient(make_app(index))
-    library = Library(*opened(index, None))
-    assert [Path(path).name for path in library.paths] == ["film <b>.mp4", "sound.m4a"]
-    assert client.get("/media/0").content == video_file.read_bytes()
-    part = client.get("/media/0", headers={"Range": "bytes=10-19"})
-    assert (part.status_code, part.content) == (206, video_file.read_bytes()[10:20])
-    picture = client.get("/frame/0?time_s=0.5")
-    assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.content[:2] == b"\xff\xd8"
-    assert client.get("/frame/1").status_code == 200  # a sound: grey
-    outside = ("media/2", "media/-1", "media/secret.txt", "media/..%2fsecret.txt", "frame/9")
-    for path in outside:
-        assert client.get(f"/{path}").status_code in (404, 422), path
-    secret = index.parent / "media" / "secret.txt"
-    assert client.get(f"/gradio_api/file={secret}").status_code in (403, 404)
-    assert client.get("/").status_code == 200
-    Path(library.paths[1]).unlink()
-    gone = client.get("/media/1")
-    assert (gone.status_code, gone.json()["detail"]) == (404, "the file is not where it was when it was embedded")
+def answer(library: Library, limit_s: float = 30.0, **given: Any) -> str:
+    return asyncio.run(Searcher(library, _uploads(), limit_s).answer(*values(**given)))
 
 
-def test_what_is_known_is_shown_and_names_are_no_markup(index: Path) -> None:
-    library = Library(*opened(index, None))
-    facts = library.facts()
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_names_the_file_and_no_directory_and_names_are_no_markup(library: Library) -> None:
+    film, sound = library.paths
+    html = card(library, Hit(1, 0.5, film, film, 0.0, 2.0, "a <script> & '\""))
+    assert "<b>1. film &lt;b&gt;.mp4</b>" in html
+    assert "“a &lt;script&gt; &amp; &#x27;&quot;”" in html
+    assert 'src="media/0#t=0.00,2.00"' in html
+    assert [f'src="frame/0?time_s={time_s}"' in html for time_s in ("0.50", "1.00", "1.50")] == [True] * 3
+    assert str(library.roots[0]) not in html
+    assert "score 0.500</p>" in html  # the id is the name of the file
+    html = card(library, Hit(2, 0.5, "<i>" + "x" * 1000, sound, 0.0, 2.0), captions=["<u>"])
+    assert "♪ audio" in html
+    assert "frame/1" not in html
+    assert "“&lt;u&gt;”" in html
+    assert "&lt;i&gt;xxx" in html
+    assert len(html) < 1000
+    assert library.short(f"{library.roots[0]}/holiday/1.mp4") == "holiday/1.mp4"
+    assert library.short("/elsewhere/1.mp4") == "1.mp4"
+    assert library.short("clip 7") == "clip 7"
+
+
+def test_results_have_the_captions_of_their_clips(library: Library) -> None:
+    html = answer(library, text="a red ring")
+    assert f"“{CAPTION}”" in html
+    assert "film &lt;b&gt;.mp4" in html
+    html = answer(library, text="a red ring", answers="text")
+    assert html.count(CAPTION) == 1
+
+
+def test_captions_are_those_nearest_in_time(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = library.index.parts["text", "video_text"].rows
+    film = library.paths[0]
+    texts = [("early", 0.0, 1.0), ("late", 8.0, 10.0), ("middle", 4.0, 6.0), ("middle", 5.0, 6.0)]
+    table = rows.slice(0, 0).to_pylist() + [
+        {**rows.slice(0, 1).to_pylist()[0], "text": text, "start_s": start_s, "end_s": end_s}
+        for text, start_s, end_s in texts
+    ]
+
+    class Part:
+        kept = torch.tensor([True] * 4).numpy()
+
+    Part.rows = rows.from_pylist(table, schema=rows.schema)
+    monkeypatch.setitem(library.index.parts, ("text", "video_text"), Part)
+    clip = table[0]["id"]
+    hits = [Hit(1, 0.5, clip, film, 4.0, 6.0), Hit(2, 0.4, "other", film, 0.0, 1.0)]
+    assert library.captions(hits) == {(clip, film): ["middle", "late"]}
+    assert library.example() == "early"
+
+
+def test_missing_files_are_named_and_counted(index: Path, tmp_path: Path, video_file: Path) -> None:
+    shutil.copy(video_file, tmp_path / "here.mp4")
+    paths = [str(tmp_path / "here.mp4"), str(tmp_path / "gone.mp4"), str(tmp_path / "gone2.mp4"), "https://x.org/a.mp4"]
+    library = Library(*opened(with_files(index, paths, tmp_path / "holes"), None))
+    html = answer(library, text="a red ring")
+    assert "3 of 4 results cannot be shown: 2 file not found, 1 behind a URL; start with --urls true." in html
+    assert html.count('<div class="strip none">file not found</div>') == 2
+    assert html.count("<img") == 3
+    assert "“" not in html
+
+
+def test_facts_and_counts(library: Library, index: Path) -> None:
+    facts = "\n".join(library.facts())
     assert library.index.model in facts
     assert "of 2 files" in facts
     assert "3 video in video-text (flat" in facts
-    card = library.card(Hit(1, 0.5, "<i>", library.paths[0], 0.0, 2.0, "a <script>"))
-    assert "film &lt;b&gt;.mp4" in card
-    assert "&lt;i&gt;" in card
-    assert "“a &lt;script&gt;”" in card
-    assert 'data-src="media/0#t=0.00,2.00"' in card
+    assert str(index.parent) not in facts
+    assert library.counts() == (2, 2)
+    assert library.example() == CAPTION
+
+
+def test_an_index_without_captions_has_a_placeholder(index: Path, tmp_path: Path, video_file: Path) -> None:
+    plain = with_files(index, [str(video_file)], tmp_path / "plain")
+    assert Library(*opened(plain, None)).example() is None
+    assert "what happens in the video" in TestClient(make_app(plain)).get("/").text
+    assert CAPTION in TestClient(make_app(index)).get("/").text
+
+
+def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -> None:
+    page = client.get("/").text
+    assert "Searches 2 clips in 2 files" in page
+    for folder in (index.parent, Path.cwd(), Path.home(), _uploads().folder):
+        assert str(folder) not in page
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": "x" * 5000}, "The query is longer than 2000 characters."),
+        ({"text": ["a red ring"]}, "The query must be text."),
+        ({"text": {"a": 1}}, "The query must be text."),
+        ({"text": "\ud800"}, "The query has invalid characters."),
+        ({"path": "*" * 1000}, "The pattern of files is longer than 300 characters."),
+        ({"where": "a=" + "b" * 1000}, "The condition is longer than 300 characters."),
+        ({"where": "label"}, "A condition is COLUMN=VALUE, not &#x27;label&#x27;."),
+        ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; there are labels."),
+        ({"path": "*.nothing"}, "No clip of the index matches the filters."),
+        ({"answers": "x" * 5000}, "Results can be video, audio, text."),
+        ({"answers": ["video"]}, "Results can be video, audio, text."),
+        ({"k": 0}, "The number of results is from 1 to 60."),
+        ({"k": 1e9}, "The number of results is from 1 to 60."),
+        ({"k": float("nan")}, "The number of results is from 1 to 60."),
+        ({"k": True}, "The number of results is from 1 to 60."),
+        ({"k": "12"}, "The number of results is from 1 to 60."),
+        ({"clip": "/etc/passwd"}, "An example is a file that was uploaded on this page."),
+        ({"clip": {"path": "/etc/passwd"}}, "An example is a file that was uploaded on this page."),
+        ({"audio": {"url": "http://127.0.0.1"}}, "An example is a file that was uploaded on this page."),
+        ({"answers": "audio"}, "The index has no audio in the video_text space; it has"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_short_sentence(library: Library, given: dict[str, Any], message: str) -> None:
+    html = answer(library, **{"text": "a red ring", **given})
+    assert message in html
+    assert html.count("<p") == 1
+    assert len(html) < 400
+
+
+def test_an_empty_query_clears_the_results(library: Library) -> None:
+    assert answer(library) == answer(library, text="  ") == answer(library, path="*.mp4") == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (StoreError("the model of this index is not at {root}/model; give it with --model DIR"), "is not at model;"),
+        (MediaError("{root}/a b/film.mp4", "cannot read {root}/a b/film.mp4"), "film.mp4: cannot read a b/film.mp4"),
+        (MediaError("/x/y/film.mp4", "'/x/y/film.mp4' is damaged"), "film.mp4: &#x27;film.mp4&#x27; is damaged"),
+        (IndexMismatch("the index has no audio"), "The index has no audio."),
+        (InputError("no word is known: " + "word " * 1000), "No word is known: word"),
+        (InputError("<script>alert(1)</script>"), "&lt;script&gt;alert(1)&lt;/script&gt;."),
+        (InputError("a video and/or 24/7 audio"), "A video and/or 24/7 audio."),
+        (FileNotFoundError("{root}/model has no vocabulary: trained without texts"), "Model has no vocabulary"),
+        (FileNotFoundError(2, "No such file or directory", "{root}/x"), "No such file or directory."),
+        (RuntimeError("{root} secret"), "Internal error; the log of the server has more."),
+        (PermissionError(13, "Permission denied", "{root}/x"), "Internal error; the log of the server has more."),
+        (MemoryError(), "Internal error; the log of the server has more."),
+    ],
+)
+def test_errors_name_no_directory_of_the_server(
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    message: str,
+) -> None:
+    root = str(library.roots[0])
+    raised = type(error)(*(arg.replace("{root}", root) if isinstance(arg, str) else arg for arg in _arguments(error)))
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("vatt.retrieval.app.search", fail)
+    with caplog.at_level(logging.ERROR):
+        html = answer(library, text="a red ring")
+    assert message in html
+    assert 'class="note error"' in html
+    assert root not in html
+    assert "/x/" not in html
+    assert len(html) < 500
+    assert ("Internal error" in html) == any(record.exc_info is not None for record in caplog.records)
+
+
+def _arguments(error: Exception) -> tuple[Any, ...]:
+    return (error.path, error.reason) if isinstance(error, MediaError) else error.__reduce__()[1]
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_query_does_not_hold_up_others_and_ends(
+    index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(model: VATT, path: Path, **options: Any) -> Any:
+        assert options["time_limit_s"] <= 1.0
+        begun.release()
+        assert go_on.wait(30)
+        return encode_file(model, path, **options)
+
+    monkeypatch.setattr("vatt.retrieval.web.uploads.encode_file", slow)
+    with serve(make_app(index, query_limit_s=2.0)) as address, httpx.Client(base_url=address, timeout=60) as client:
+        answers: list[str] = []
+        examples = [upload(client, video_file, f"{number}.mp4") for number in range(3)]
+        threads = [
+            threading.Thread(target=lambda example=example: answers.append(query(client, clip=example)))
+            for example in examples
+        ]
+        for thread in threads:
+            thread.start()
+        assert all(begun.acquire(timeout=20) for _ in range(2))  # a third one waits
+        begin = time.monotonic()
+        assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
+        assert client.get("/frame/0?time_s=0.5").status_code == 200
+        assert time.monotonic() - begin < 1.5
+        for thread in threads:
+            thread.join(30)
+        assert answers == ['<p class="note error">The query took longer than 2 s and was stopped.</p>'] * 3
+        go_on.set()
+        for _ in range(200):
+            if not any(Path(example["path"]).exists() for example in examples):
+                break
+            time.sleep(0.05)
+        assert not any(Path(example["path"]).exists() for example in examples)
+        monkeypatch.undo()
+        assert "film &lt;b&gt;.mp4" in query(client, clip=upload(client, video_file, "again.mp4"))
+
+
+def test_of_a_long_example_some_windows_are_compared(
+    client: httpx.Client, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vatt.retrieval.web.uploads.MAX_WINDOWS", 2)
+    monkeypatch.setattr("vatt.retrieval.app.MAX_WINDOWS", 2)
+    counts = []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        vectors = encode_file(*args, **options)
+        counts.append(len(vectors.start_s))
+        return vectors
+
+    monkeypatch.setattr("vatt.retrieval.web.uploads.encode_file", counting)
+    html = query(client, clip=upload(client, video_file, "long.mp4"))
+    assert "Of long.mp4, 2 evenly spaced windows were compared." in html
+    assert counts == [2]
+
+
+def test_an_example_finds_what_a_search_by_its_file_finds(
+    client: httpx.Client, index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setattr("vatt.retrieval.app.results", lambda library, hits, notes: found.append(hits) or "")
+    examples = {"clip": upload(client, video_file, "same.mp4"), "audio": upload(client, video_file, "same too.mp4")}
+    assert query(client, **examples) == ""
+    assert found[0] == search(index, k=12, video=video_file, audio=video_file)
+
+
+def test_thumbnails_that_take_long_do_not_hold_up_queries(
+    client: httpx.Client, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr("vatt.retrieval.web.routes.FRAME_WAIT_S", 0.5)
+    monkeypatch.setattr(Library, "frame", lambda *_: go_on.wait(30) and b"")
+    codes: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(httpx.get(f"{address}/frame/0", timeout=30).status_code))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    begin = time.monotonic()
+    assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
+    assert client.get("/media/0").status_code == 200
+    assert time.monotonic() - begin < 10
+    for thread in threads:
+        thread.join(30)
+    assert codes == [503] * 4
+    go_on.set()
+
+
+def test_thumbnails_are_kept_up_to_so_many_bytes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = _Cache(100)
+    for number in range(5):
+        cache.put(number, bytes(30))
+        cache.get(0)
+    assert [cache.get(number) is not None for number in range(5)] == [True, False, False, True, True]
+    cache.put(9, bytes(1000))
+    assert cache.get(9) is None
+    first = library.frame(0, 0.5)
+    monkeypatch.setattr("vatt.retrieval.web.library.open_media", None)
+    assert library.frame(0, 0.501) == first
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Wait for something that the policy of the page keeps Playwright from waiting for."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
-def address(index: Path) -> Iterator[str]:
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(make_app(index), host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.1)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+def browser_errors() -> list[str]:
+    return []
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    """The page in a headless Chromium; nothing may come from elsewhere."""
+def page(address: str, browser_errors: list[str]) -> Iterator[Page]:
+    """The page in a headless Chromium. Nothing may come from elsewhere, and no script may fail or be refused."""
     playwright = pytest.importorskip("playwright.sync_api")
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if binary is None:
@@ -95,68 +364,159 @@ def page(address: str) -> Iterator[Page]:
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         page = browser.new_page()
         page.set_default_timeout(120_000)  # ms; other tests may run beside
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        page.on("console", lambda message: browser_errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: browser_errors.append(str(error)))
+        page.on("dialog", lambda dialog: browser_errors.append(dialog.message))
         page.goto(address)
         yield page
-        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+        assert [url for url in urls if not url.startswith((address, "data:", "blob:"))] == []
+        assert browser_errors == []
         browser.close()
+
+
+def first(page: Page, selector: str) -> Locator:
+    return page.locator(selector).first
 
 
 @pytest.mark.slow
 def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
-    """Each wait is for what was not there before, so that no answer to an earlier question passes for it."""
+    """Each wait is for what was not there before, so that no answer to an earlier query passes for it."""
     press = page.get_by_role("button", name="Search").click
-    page.get_by_label("Words").fill("a red ring")
+    assert page.get_by_label("Query").get_attribute("placeholder") == CAPTION
+    page.get_by_label("Query").fill("a red ring")
     press()
-    page.wait_for_selector(".answer")
-    assert "film <b>.mp4" in page.locator(".answer").first.inner_text()
-    page.wait_for_function("document.querySelector('.answer img').naturalWidth > 0")
-    assert not page.locator(".answer video").first.is_visible()
-    page.locator(".answer .strip").first.click()
-    page.wait_for_function("document.querySelector('.answer video').currentTime > 0")
-    page.get_by_text("By example, and filters").click()
+    page.wait_for_selector(".result")
+    assert "film <b>.mp4" in first(page, ".result").inner_text()
+    assert f"“{CAPTION}”" in first(page, ".result").inner_text()
+    until(lambda: first(page, ".result img").evaluate("image => image.naturalWidth") > 0)
+    assert not first(page, ".result video").is_visible()
+    first(page, ".result .strip").click()
+    until(lambda: first(page, ".result video").evaluate("video => video.currentTime") > 0)
+    page.get_by_text("Examples and filters").click()
     page.get_by_label("Only files that match").fill("*.nothing")
     press()
-    page.get_by_text("no clip of the index matches the filters").wait_for()
+    page.get_by_text("No clip of the index matches the filters").wait_for()
     page.get_by_label("Only files that match").fill("")
-    page.get_by_label("Only clips with").fill("labels=ring")
+    page.get_by_label("Only clips with").fill("nothing=ring")
     press()
-    page.get_by_text("no clip has a column 'labels'").wait_for()
-    page.get_by_label("Only clips with").fill("")
-    page.get_by_label("Sounds").check()
+    page.get_by_text("No clip has a column 'nothing'").wait_for()
+    page.get_by_label("Only clips with").fill("labels=ring")
+    page.get_by_label("Audio", exact=True).check()
     page.locator("input[type=file]").first.set_input_files(str(video_file))
     page.get_by_role("button", name="Clear").first.wait_for()
-    page.get_by_label("Words").fill("")
+    page.get_by_label("Query").fill("")
     press()
-    page.wait_for_selector(".answer")
+    page.wait_for_selector(".result")
+    assert not list(_uploads().folder.rglob("*.mp4"))
     page.get_by_role("button", name="Clear").first.click()
-    page.get_by_label("Words").fill("")
-    press()
-    page.get_by_text("ask for something: words, a video or a sound").wait_for()
+    page.get_by_label("Query").press("Enter")
+    page.locator(".result").first.wait_for(state="detached")  # an empty query clears the results
 
 
 @pytest.mark.slow
-def test_a_question_put_while_another_is_answered_is_answered_too(
-    page: Page, index: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_query_put_while_another_is_answered_is_answered_too(
+    page: Page, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on, asked = threading.Event(), threading.Event(), []
-    film = str(index.parent / "media" / "film <b>.mp4")
+    begun, go_on, texts = threading.Event(), threading.Event(), []
 
-    def slow(_: Index, words: str, *rest: object, **how: object) -> list[Hit]:
-        asked.append(words)
+    def slow(_: Index, text: str, *rest: object, **options: object) -> list[Hit]:
+        texts.append(text)
         begun.set()
         assert go_on.wait(30)
-        return [Hit(1, 0.5, "video-text", film, 0.0, 2.0, words)]
+        return [Hit(1, 0.5, "video-text", library.paths[0], 0.0, 2.0, text)]
 
     monkeypatch.setattr("vatt.retrieval.app.search", slow)
     press = page.get_by_role("button", name="Search").click
-    page.get_by_label("Words").fill("first")
+    page.get_by_label("Query").fill("first")
     press()
     assert begun.wait(30)
-    for words in ("second", "third"):
-        page.get_by_label("Words").fill(words)
+    for text in ("second", "third"):
+        page.get_by_label("Query").fill(text)
         press()
     go_on.set()
     page.get_by_text("“third”").wait_for()
-    assert (asked[0], asked[-1]) == ("first", "third")
+    assert (texts[0], texts[-1]) == ("first", "third")
+
+
+@pytest.mark.slow
+def test_nothing_in_an_index_runs_in_the_browser(
+    page: Page, library: Library, monkeypatch: pytest.MonkeyPatch, browser_errors: list[str]
+) -> None:
+    """Markup in names, ids and captions is shown as it is, and what an escape might miss does not run."""
+    attacks = [
+        "<img src=x onerror=alert(1)>", "<script>alert(2)</script>", "${alert(3)}", "{{constructor}}", "$$x$$",
+        "[link](javascript:alert(4))", "\n\n<script>alert(5)</script>\n\n# title", "`code`", "&lt;b&gt;",
+    ]  # fmt: skip
+    hits = [Hit(n, 0.5, text, library.paths[0], 0.0, 2.0, text) for n, text in enumerate(attacks, start=1)]
+    monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: hits)
+    page.get_by_label("Query").fill("first")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_selector(".result")
+    shown = page.locator(".caption").all_inner_texts()
+    assert [" ".join(text.split()) for text in shown] == [f"“{text}”".replace("\n\n", " ") for text in attacks]
+    raw = '<p>raw</p><img src="frame/0" onerror="alert(6)" onload="alert(7)"><script>alert(8)</script>'
+    monkeypatch.setattr("vatt.retrieval.app.results", lambda *_: raw)
+    page.get_by_label("Query").fill("second")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_text("raw").wait_for()
+    time.sleep(0.3)
+    assert all("violates the following Content Security Policy directive" in error for error in browser_errors)
+    browser_errors.clear()
+
+
+@pytest.mark.slow
+def test_a_browser_opens_the_page_with_a_token(index: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no Chromium on this machine")
+    with serve(make_app(index, token="secret-token")) as address, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        assert page.goto(address).status == 401
+        page.goto(f"{address}/?token=secret-token")
+        page.get_by_label("Query").fill("a red ring")
+        page.get_by_role("button", name="Search").click()
+        page.wait_for_selector(".result")
+        assert page.url == f"{address}/"
+        assert page.evaluate("document.cookie") == ""
+        assert page.goto(address).status == 200
+        browser.close()
+
+
+def test_the_command_warns_and_prints_the_address(
+    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vatt.cli.main import main
+
+    served: list[dict[str, Any]] = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append({"app": app, **options}))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.delenv("VATT_APP_TOKEN", raising=False)
+    assert main(["app", str(index), "--port", "1234"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:1234/  ")
+    assert f"serving media in: {index.parent / 'media'}" in out
+    assert "warning" not in err
+    assert main(["app", str(index), "--host", "0.0.0.0", "--allowed_hosts", "[a.example,b.example]"]) == 0
+    assert "everyone who can reach 0.0.0.0, port 7860, can search" in capsys.readouterr().err
+    client = TestClient(served[-1]["app"], base_url="http://10.0.0.1")
+    codes = [client.get("/search.js", headers={"Host": f"{name}.example"}).status_code for name in "abc"]
+    assert codes == [200, 200, 421]
+    assert main(["app", str(index), "--token", "auto"]) == 0
+    token = capsys.readouterr().out.split("?token=")[1].split()[0]
+    assert len(token) >= 40
+    assert TestClient(served[-1]["app"]).get("/search.js").status_code == 401
+    assert TestClient(served[-1]["app"]).get(f"/search.js?token={token}").status_code == 200
+    monkeypatch.setenv("VATT_APP_TOKEN", "from-the-environment")
+    assert main(["app", str(index), "--host", "192.0.2.1"]) == 0
+    out, err = capsys.readouterr()
+    assert "http://192.0.2.1:7860/?token=from-the-environment" in out
+    assert "with the token" in err
+    assert served[-1]["host"] == "192.0.2.1"
+    for option, value in (("--token", "a b"), ("--allowed_hosts", "[a/b]"), ("--max_upload_mb", "0")):
+        assert main(["app", str(index), option, value]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1

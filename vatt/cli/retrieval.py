@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import signal
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -193,22 +196,59 @@ def search(
     return 0
 
 
-def app(index: str, model: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> int:
+def app(
+    index: str,
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    allowed_hosts: list[str] | None = None,
+    token: str | None = None,
+    max_upload_mb: float = 200.0,
+    query_limit_s: float = 30.0,
+    roots: list[str] | None = None,
+    urls: bool = False,
+) -> int:
     """A web page on which to search an index.
 
-    Only files of the index are served, to everyone who can reach the address: 127.0.0.1 is this machine alone.
+    Media files of the index are served to everyone who can reach the address. 127.0.0.1 is this machine only.
 
     Args:
-        index: folder of an index.
-        model: folder of the model, if it is not where it was when the index was built.
-        host: address to listen at; 0.0.0.0 is all of this machine's.
-        port: to listen at.
+        index: Directory of an index.
+        model: Directory of the model, if it is not where it was when the index was built.
+        host: Address to listen on. 0.0.0.0 means all addresses of this machine.
+        port: Port to listen on.
+        allowed_hosts: Other host names under which the page may be opened, e.g. [videos.example.org]. The address of
+            the connection is always allowed.
+        token: Secret that visitors need, once in the URL (?token=...) or as a bearer token. "auto" generates one.
+            Default: the environment variable VATT_APP_TOKEN.
+        max_upload_mb: Maximum size of an uploaded example, in MB.
+        query_limit_s: Maximum duration of one query, in seconds.
+        roots: Directories whose files may be shown. Default: those that were embedded.
+        urls: Open URLs of the index.
     """
     from vatt.retrieval.app import make_app
 
-    made = make_app(index, model)
+    token = token or os.environ.get("VATT_APP_TOKEN") or None
+    token = secrets.token_urlsafe(32) if token == "auto" else token
+    names = [*(allowed_hosts or ()), *([] if host in ("", "0.0.0.0", "::") else [host])]
+    made = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
     import uvicorn
 
-    print(f"http://{host}:{port}    (stop with Ctrl+C)", flush=True)
-    uvicorn.run(made, host=host, port=port, log_level="warning")
+    from vatt.retrieval.web.guard import is_loopback
+
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl+C)", flush=True)
+    print("serving media in: " + (", ".join(map(str, made.state.library.roots)) or "no directory"), flush=True)
+    if not is_loopback(host):
+        advice = "The token is sent unencrypted" if token else "Set --token auto, or listen on 127.0.0.1"
+        print(
+            f"warning: everyone who can reach {host}, port {port}, can search the index and see its media"
+            f"{' with the token' if token else ''}. {advice}.",
+            file=sys.stderr,
+            flush=True,
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits normally, so that uploads are deleted
+    uvicorn.run(
+        made, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none"
+    )
     return 0

@@ -1,191 +1,391 @@
-"""A web page that searches an index: words, a clip or a sound in; thumbnails, spans and scores out, played on the spot.
+"""Web page that searches an index by text, an example clip or example audio, and plays the results in place.
 
-Gradio makes the page. Pictures and media come from two routes beside it, which know files by their number in the index:
-nothing else is served, whatever is asked for.
+Gradio renders the page. Media files are served by separate routes (`vatt.retrieval.web.routes`), by their number in the
+index. `vatt.retrieval.web.guard.Guard` filters all requests.
 """
 
 from __future__ import annotations
 
-import html
-import io
+import asyncio
+import logging
+import math
 import os
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-from PIL import Image
 
-from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Square
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
+from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
-from vatt.retrieval.index import Index
 from vatt.retrieval.search import Answers, opened, search
+from vatt.retrieval.web.library import Library, shortened
+from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
 
-FRAME, STRIP = 180, 3  # pixels of a thumbnail, and how many a span has
-ANSWERS = 12
-NAMES = {"video": "Videos", "audio": "Sounds", "text": "Captions"}
+log = logging.getLogger(__name__)
+
+RESULTS, MAX_RESULTS = 12, 60
+STRIP = 3  # thumbnails of a result
+MAX_TEXT, MAX_PATTERN = 2000, 300  # characters of a query and of a filter
+MAX_MESSAGE = 300  # characters of an error
+QUOTA = 5  # size of the upload directory, in uploads of the maximum size
+NAMES = {"video": "Videos", "audio": "Audio", "text": "Captions"}
 STYLE = """
-.answers {display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; align-items: start}
-.answer {border: 1px solid #8884; border-radius: 8px; overflow: hidden; padding-bottom: .5rem}
-.answer .strip {display: flex; gap: 2px; cursor: pointer}
-.answer .strip img {width: 33.33%; aspect-ratio: 1; object-fit: cover; background: #8882}
-.answer video {width: 100%; height: 14rem; display: block; background: #000}
-.answer video[hidden] {display: none}
-.answer p {margin: .4rem .8rem 0; overflow-wrap: anywhere; font-size: .9rem}
-.answer .score {opacity: .7}
+.results {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem;
+    align-items: start}
+.result {border: 1px solid #8884; border-radius: 8px; overflow: hidden; padding-bottom: .6rem}
+.result .strip {display: flex; gap: 2px; width: 100%; padding: 0; border: 0; background: #8882; cursor: pointer;
+    min-height: 3rem; align-items: center; justify-content: center; color: inherit; font-size: .9rem}
+.result .strip img {width: 33.33%; aspect-ratio: 1; object-fit: cover; min-width: 0}
+.result .strip.none {cursor: default; height: 6rem; opacity: .8}
+.result video {width: 100%; height: 14rem; display: block; background: #000}
+.result video.audio {height: 4rem}
+.result video[hidden] {display: none}
+.result p {margin: .4rem .8rem 0; overflow-wrap: anywhere; font-size: .9rem}
+.result .score {opacity: .7}
+.note {margin: .2rem 0 .8rem; opacity: .85; overflow-wrap: anywhere}
+.error {opacity: 1; border-left: 4px solid #d33; padding: .3rem .7rem}
 """
-# A click on the pictures puts the player in their place and plays the span.
-PLAY = "const m=this.nextElementSibling;m.hidden=false;m.src=m.dataset.src;m.play();this.style.display='none'"
+# A click on the thumbnails replaces them by the player. The token is removed from the address bar.
+SCRIPT = """
+document.addEventListener("click", event => {
+  const strip = event.target.closest(".result button.strip");
+  if (!strip) return;
+  const player = strip.nextElementSibling;
+  player.hidden = false; player.play(); strip.style.display = "none";
+});
+const url = new URL(location.href);
+if (url.searchParams.has("token")) { url.searchParams.delete("token"); history.replaceState(null, "", url); }
+"""
 
 
-class Library:
-    """The files of an index by number, and what is known of it.
+@dataclass(frozen=True)
+class Query:
+    """A validated query.
 
     Args:
-        index: that is searched.
-        model: that made it.
+        text: Text to search for.
+        clip, audio: Uploaded examples.
+        answers: Modality of the results.
+        k: Number of results.
+        path, where: Filters, see `vatt.retrieval.search.search`.
+        spans: Whether to join adjacent windows.
     """
 
-    def __init__(self, index: Index, model: VATT) -> None:
-        self.index, self.model = index, model
-        paths = {path for part in index.parts.values() for path in pc.unique(part.rows.column("path")).to_pylist()}
-        self.paths = sorted(paths)
-        self.numbers = {path: number for number, path in enumerate(self.paths)}
-
-    @property
-    def answers(self) -> list[Answers]:
-        """What can be looked for."""
-        there = {modality for modality, _ in self.index.parts}
-        return [modality for modality in NAMES if modality in there]
-
-    def facts(self) -> str:
-        """Markdown: model, index and corpus."""
-        lines = [
-            f"- **model** `{self.index.model}`, {', '.join(self.model.backbone.modalities)}, "
-            f"windows of {self.model.format.duration_s:g} s",
-            f"- **index** `{self.index.name}`: {len(self.index):,} vectors of {len(self.paths):,} files",
-        ]
-        for (modality, space), part in sorted(self.index.parts.items()):
-            removed = part.total - len(part)
-            gone = f", {removed:,} removed" if removed else ""
-            lines.append(f"- {len(part):,} {modality} in {space.replace('_', '-')} ({part.kind}, {part.width}{gone})")
-        return "\n".join(lines)
-
-    @lru_cache(maxsize=2048)  # noqa: B019 (there is one library, as long as the page)
-    def frame(self, number: int, time_s: float) -> bytes:
-        """A JPEG of a file at a time; grey where it has no picture there.
-
-        Raises:
-            IndexError: no such file.
-        """
-        try:
-            with open_media(self.paths[number]) as media:
-                picture = media.frames([time_s], Square(FRAME)).frames[0].permute(1, 2, 0).contiguous().numpy()
-        except MediaError:
-            picture = np.full((FRAME, FRAME, 3), 200, np.uint8)
-        written = io.BytesIO()
-        Image.fromarray(picture).save(written, "JPEG", quality=80)
-        return written.getvalue()
-
-    def card(self, hit: Hit) -> str:
-        """HTML of an answer."""
-        number, span = self.numbers[hit.path], f"{hit.start_s:.1f} to {hit.end_s:.1f} s"
-        times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
-        strip = "".join(f'<img loading="lazy" alt="" src="frame/{number}?time_s={t:.2f}">' for t in times_s)
-        media = f'data-src="media/{number}#t={hit.start_s:.2f},{hit.end_s:.2f}"'
-        said = f"<p>“{html.escape(hit.text)}”</p>" if hit.text else ""
-        return (
-            f'<div class="answer"><div class="strip" title="play" onclick="{PLAY}">{strip}</div>'
-            f"<video controls playsinline hidden {media}></video>{said}"
-            f"<p><b>{hit.rank}. {html.escape(Path(hit.path).name)}</b></p>"
-            f'<p class="score">{span} · score {hit.score:.3f} · {html.escape(hit.id)}</p></div>'
-        )
+    text: str | None
+    clip: Path | None
+    audio: Path | None
+    answers: Answers
+    k: int
+    path: str | None
+    where: str | None
+    spans: bool
 
 
-def make_app(index: str | Path, model: VATT | str | Path | None = None) -> Any:
-    """The page, as an ASGI application (FastAPI).
+class Searcher:
+    """Answers queries with HTML. Each query has a time limit, and slow queries do not block others.
 
     Args:
-        index: folder of an index.
-        model: that made it, or its folder; where the index was built from is taken unless given.
+        library: Index and media files.
+        uploads: Upload directory.
+        limit_s: Time limit of one query, in seconds.
+    """
+
+    def __init__(self, library: Library, uploads: Uploads, limit_s: float) -> None:
+        self.library, self.uploads, self.limit_s = library, uploads, limit_s
+        # Reading uploads is slow and has its own threads, so that text queries do not wait for it.
+        self.examples = Examples(library.model, uploads, Workers("example", 2, waiting=8), limit_s)
+        self.workers = Workers("search", 4, waiting=64)
+
+    async def answer(self, *values: Any) -> str:
+        """Return the results, or an error message, as HTML.
+
+        Args:
+            values: Values of the inputs in the order of `Query`, unchecked. None means the default.
+        """
+        files: list[Path] = []
+        try:
+            async with asyncio.timeout(self.limit_s):
+                files += self._files(values[1:3])
+                html = await self._answer(self._query(*values))
+        except TimeoutError:
+            html = _error(f"the query took longer than {self.limit_s:g} s and was stopped")
+        except Exception as error:
+            html = _error(self.public(error))
+        finally:
+            for file in files:  # those that are being encoded are deleted after that
+                if not self.examples.is_busy(file):
+                    self.uploads.delete(file)
+        return " ".join(html.split())  # in Markdown, an empty line would end the HTML block
+
+    async def _answer(self, query: Query) -> str:
+        if query.text is None and query.clip is None and query.audio is None:
+            return ""
+        notes = []
+        vectors: dict[str, FileVectors] = {}
+        for name, file in (("video", query.clip), ("audio", query.audio)):
+            if file is not None:
+                vectors[name], is_whole = await self.examples.vectors(file)
+                if not is_whole:
+                    notes.append(f"Of {file.name}, {MAX_WINDOWS} evenly spaced windows were compared.")
+        return await self.workers.run(self._search, query, vectors, notes)
+
+    def _search(self, query: Query, vectors: dict[str, FileVectors], notes: list[str]) -> str:
+        library = self.library
+        hits = search(
+            library.index, query.text, query.k, library.model, vectors.get("video"), vectors.get("audio"),
+            query.answers, query.path, query.where, spans=query.spans,
+        )  # fmt: skip
+        if not hits:
+            filtered = query.path or query.where
+            notes.append("No clip of the index matches the filters." if filtered else "The index has no such clips.")
+        return results(library, hits, notes)
+
+    def _files(self, values: Sequence[Any]) -> list[Path]:
+        try:
+            return [self.uploads.check(value["path"]) for value in values if value is not None]
+        except (ValueError, TypeError, KeyError):
+            raise InputError("an example is a file that was uploaded on this page") from None
+
+    def _query(
+        self, text: Any, clip: Any, audio: Any, answers: Any, k: Any, path: Any, where: Any, spans: Any
+    ) -> Query:
+        modalities = self.library.modalities
+        answers = modalities[0] if answers is None else answers
+        if answers not in modalities:
+            raise InputError(f"results can be {', '.join(modalities)}")
+        k = RESULTS if k is None else k
+        if isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= MAX_RESULTS or math.isnan(k):
+            raise InputError(f"the number of results is from 1 to {MAX_RESULTS}")
+        files = [None if value is None else self._files([value])[0] for value in (clip, audio)]
+        text = _text(text, "the query", MAX_TEXT)
+        path, where = _text(path, "the pattern of files", MAX_PATTERN), _text(where, "the condition", MAX_PATTERN)
+        return Query(text, *files, answers, int(k), path, where, spans is not False)
+
+    def public(self, error: Exception) -> str:
+        """Return an error message without server directories, of at most `MAX_MESSAGE` characters.
+
+        Unexpected exceptions are logged and reported as an internal error.
+        """
+        if not isinstance(error, VattError | FileNotFoundError):
+            log.error("a query failed", exc_info=error)
+            return "internal error; the log of the server has more"
+        text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
+        if isinstance(error, MediaError):
+            text = f"{Path(error.path).name}: {' '.join(error.reason.split())}"
+        folders = [*self.library.roots, self.uploads.folder, self.library.index.name, Path.cwd(), Path.home()]
+        folders += [folder for folder in (self.library.model.folder, self.library.index.model_folder) if folder]
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            if len(folder) > 1:
+                text = text.replace(folder.rstrip("/") + "/", "").replace(folder, "…")
+        text = re.sub(r"(?<![\w.])(?:/[^\s/'\":;,()]+)+/(?=[^\s/'\":;,()])", "", text)
+        return shortened(text, MAX_MESSAGE)
+
+
+def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) -> str:
+    """Return results as HTML, with notes and the number of missing files above them."""
+    problems = [library.problem(library.numbers[hit.path]) for hit in hits]
+    counts = Counter(problem for problem in problems if problem is not None)
+    if counts:
+        reasons = ", ".join(f"{count} {problem}" for problem, count in counts.items())
+        notes = [*notes, f"{counts.total()} of {len(hits)} results cannot be shown: {reasons}."]
+    captions = library.captions([hit for hit in hits if not hit.text])
+    cards = [
+        card(library, hit, problem, captions.get((hit.id, hit.path), ()))
+        for hit, problem in zip(hits, problems, strict=True)
+    ]
+    head = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return head + (f'<div class="results">{"".join(cards)}</div>' if cards else "")
+
+
+def card(library: Library, hit: Hit, problem: str | None = None, captions: Sequence[str] = ()) -> str:
+    """Return one result as HTML.
+
+    Args:
+        library: Index and media files.
+        hit: The result.
+        problem: Why the file cannot be shown.
+        captions: Captions of the clip.
+    """
+    number, has_frames = library.numbers[hit.path], hit.path in library.with_frames
+    times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
+    images = "".join(f'<img loading="lazy" alt="" src="frame/{number}?time_s={time_s:.2f}">' for time_s in times_s)
+    kind = None if problem else library.player(number)
+    preview = images if has_frames else "♪ audio"
+    if problem or kind is None:
+        top = f'<div class="strip none">{escape(problem or "")}{"" if problem else preview}</div>'
+    else:
+        source = f"media/{number}#t={hit.start_s:.2f},{hit.end_s:.2f}"
+        top = (
+            f'<button class="strip" title="Play">{preview}</button><video controls playsinline hidden preload="none" '
+            f'class="{"frames" if has_frames else "audio"}" src="{source}"></video>'
+        )
+    texts = [shortened(hit.text)] if hit.text else captions
+    name, clip = library.name(hit.path), library.short(hit.id)
+    facts = [f"{hit.start_s:.1f} to {hit.end_s:.1f} s", f"score {hit.score:.3f}"]
+    if clip not in (name, Path(name).stem):
+        facts.append(escape(shortened(clip, 120)))
+    quoted = "".join(f'<p class="caption">“{escape(text)}”</p>' for text in texts)
+    return (
+        f'<div class="result">{top}<p><b>{hit.rank}. {escape(shortened(name, 120))}</b></p>{quoted}'
+        f'<p class="score">{" · ".join(facts)}</p></div>'
+    )
+
+
+def make_app(
+    index: str | Path,
+    model: VATT | str | Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+    token: str | None = None,
+    max_upload_mb: float = 200.0,
+    query_limit_s: float = 30.0,
+    roots: Sequence[str | Path] | None = None,
+    urls: bool = False,
+) -> Any:
+    """Build the page as an ASGI application (FastAPI).
+
+    Requests are accepted if their ``Host`` is the address of the connection (on a loopback address also localhost), or
+    one of ``allowed_hosts``.
+
+    Args:
+        index: Directory of an index.
+        model: The model that made it, or its directory. Default: where the index was built from.
+        allowed_hosts: Other host names and addresses under which the page may be opened.
+        token: Without it, every request is answered with 401. None asks for none.
+        max_upload_mb: Bound on an upload, in MiB.
+        query_limit_s: Bound on one query, in seconds.
+        roots: Directories whose files are served. Default: those of the index.
+        urls: Fetch files behind URLs of the index, and let the browser play them.
 
     Raises:
         ImportError: Gradio is not installed.
         StoreError, IndexMismatch: see `vatt.retrieval.search.search`.
+        InputError: A limit that is not positive, or an impossible host name or token.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of which statistics are computed per query
     try:
         import gradio as gr
-        from fastapi import FastAPI, HTTPException
-        from fastapi.responses import FileResponse, RedirectResponse, Response
+        from fastapi import FastAPI
     except ImportError as error:
         raise ImportError('the page needs Gradio: pip install "vatt[app]"') from error
-    library = Library(*opened(index, model))
-    app = FastAPI(title="vatt", docs_url=None, redoc_url=None, openapi_url=None)
+    from vatt.retrieval.web.guard import Guard
+    from vatt.retrieval.web.routes import routes
 
-    @app.get("/frame/{number}")
-    def frame(number: int, time_s: float = 0.0) -> Response:
-        if not 0 <= number < len(library.paths):
-            raise HTTPException(404)
-        return Response(
-            library.frame(number, time_s), media_type="image/jpeg", headers={"Cache-Control": "max-age=600"}
-        )
+    for name, value in (("max_upload_mb", max_upload_mb), ("query_limit_s", query_limit_s)):
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be positive and finite, not {value}")
+    uploads = _uploads()
+    uploads.quota = int(QUOTA * max_upload_mb * MIB)
+    library = Library(*opened(index, model), roots=roots, urls=urls)
 
-    @app.get("/media/{number}")
-    def media(number: int) -> Response:
-        if not 0 <= number < len(library.paths):
-            raise HTTPException(404)
-        path = library.paths[number]
-        if path.startswith(("http://", "https://")):
-            return RedirectResponse(path)
-        if not Path(path).is_file():
-            raise HTTPException(404, "the file is not where it was when it was embedded")
-        return FileResponse(path)
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(uploads.sweep())
+        yield
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+        uploads.delete_old(age_s=0.0)
 
-    def ask(
-        words: str | None, clip: str | None, sound: str | None, wanted: Answers | None, most: float | None,
-        path: str | None, where: str | None, join: bool | None,
-    ) -> str:  # fmt: skip
-        # What lies in a folded part and was not touched is None.
-        said, files, column = ((text or "").strip() or None for text in (words, path, where))
-        k, answers = int(most or ANSWERS), wanted or library.answers[0]
-        try:
-            hits = search(
-                library.index, said, k, library.model, clip, sound, answers, files, column, spans=join is not False
-            )
-        except (VattError, MediaError, FileNotFoundError) as error:
-            raise gr.Error(str(error)) from error
-        if not hits:
-            return "<p>Nothing: no clip of the index matches the filters.</p>"
-        return f'<div class="answers">{"".join(map(library.card, hits))}</div>'
+    app = FastAPI(
+        routes=routes(library, uploads, SCRIPT), lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.library = library
+    page = _page(gr, library, Searcher(library, uploads, query_limit_s))
+    guard = {
+        "uploads": uploads, "functions": {f["id"]: len(f["inputs"]) for f in page.get_config_file()["dependencies"]},
+        "allowed_hosts": allowed_hosts, "token": token, "max_upload_mb": max_upload_mb, "remote_media": urls,
+    }  # fmt: skip
+    Guard(app, **guard)  # raises for invalid values now; Starlette constructs middleware at the first request
+    app.add_middleware(Guard, **guard)
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
+    mounted = gr.mount_gradio_app(
+        app, page, path="/", css=STYLE, theme=theme, head='<script src="search.js"></script>', allowed_paths=[],
+        show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
+        mcp_server=False, max_file_size=int(max_upload_mb * MIB),
+    )  # fmt: skip
+    # Private, checked with Gradio 6.31: if it is False, `processing_utils._check_allowed` accepts any file of the
+    # server as the value of any component. `launch` sets it, `mount_gradio_app` does not.
+    page.has_launched = True
+    return mounted
 
+
+def _page(gr: Any, library: Library, searcher: Searcher) -> Any:
+    """Build the Gradio blocks."""
+    clips, files = library.counts()
+    placeholder = library.example() or "what happens in the video"
     with gr.Blocks(title="vatt: search your videos", analytics_enabled=False) as page:
-        gr.Markdown("# Search your videos\nDescribe them, or give a clip or a sound that they should be like.")
-        with gr.Row():
-            words = gr.Textbox(label="Words", placeholder="a red ring moves left", scale=4, autofocus=True)
+        gr.Markdown(
+            f"# Search your videos\nDescribe a scene, or give an example. Searches {clips:,} clips in {files:,} files."
+        )
+        with gr.Row(equal_height=True):
+            text = gr.Textbox(label="Query", placeholder=placeholder, scale=4, autofocus=True, max_length=MAX_TEXT)
             button = gr.Button("Search", variant="primary", scale=1)
-        with gr.Accordion("By example, and filters", open=False):
+        with gr.Accordion("Examples and filters", open=False):
             with gr.Row():
-                clip = gr.Video(label="Clip", sources=["upload"], height=200)
-                sound = gr.Audio(label="Sound", sources=["upload", "microphone"], type="filepath")
+                clip = gr.Video(label="Clip (deleted after the search)", sources=["upload"], height=220)
+                audio = gr.Audio(
+                    label="Audio (deleted after the search)", sources=["upload", "microphone"], type="filepath",
+                    editable=False, buttons=[],
+                )  # fmt: skip
             with gr.Row():
-                choices = [(NAMES[kind], kind) for kind in library.answers]
-                wanted = gr.Radio(choices, value=library.answers[0], label="Looked for")
-                count = gr.Slider(1, 60, ANSWERS, step=1, label="Answers")
+                choices = [(NAMES[modality], modality) for modality in library.modalities]
+                answers = gr.Radio(choices, value=library.modalities[0], label="Results")
+                count = gr.Slider(1, MAX_RESULTS, RESULTS, step=1, label="Number of results")
             with gr.Row():
-                path = gr.Textbox(label="Only files that match (* and ?)", placeholder="*/holiday/*")
-                where = gr.Textbox(label="Only clips with", placeholder="labels=dog")
-                spans = gr.Checkbox(True, label="Join windows that follow each other")
-        found = gr.HTML(elem_id="found")
+                path = gr.Textbox(
+                    label="Only files that match (* and ?)", placeholder="*holiday*", max_length=MAX_PATTERN
+                )
+                where = gr.Textbox(label="Only clips with", placeholder="labels=dog", max_length=MAX_PATTERN)
+                spans = gr.Checkbox(True, label="Join adjacent windows")
+        # Markdown passes on HTML blocks and sanitizes them in the browser. gr.HTML needs a policy with unsafe-eval.
+        output = gr.Markdown(elem_id="results", latex_delimiters=[])
         with gr.Accordion("Model, index and corpus", open=False):
-            gr.Markdown(library.facts())
-        asked = [words, clip, sound, wanted, count, path, where, spans]
-        # A question put while another is being answered is answered after it, not dropped.
-        gr.on([button.click, words.submit], ask, asked, found, trigger_mode="always_last")
-    plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
-    return gr.mount_gradio_app(app, page, path="/", css=STYLE, theme=plain)
+            gr.Markdown("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in library.facts()) + "</ul>")
+        inputs = [text, clip, audio, answers, count, path, where, spans]
+        # A query submitted while another one is running is answered after it. `Searcher` validates the values, since
+        # error messages of Gradio's preprocessing contain them.
+        gr.on(
+            [button.click, text.submit], searcher.answer, inputs, output, trigger_mode="always_last", preprocess=False,
+            concurrency_limit=32, api_visibility="private",
+        )  # fmt: skip
+    page.queue(max_size=64, api_open=False)
+    return page
+
+
+@lru_cache(maxsize=1)
+def _uploads() -> Uploads:
+    """Return the upload directory of this process. Gradio reads it from the environment."""
+    uploads = Uploads(quota=0)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)
+    return uploads
+
+
+def _text(value: Any, name: str, limit: int) -> str | None:
+    """Return a stripped text, or None if it is empty."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be text")
+    if len(value) > limit:
+        raise InputError(f"{name} is longer than {limit} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} has invalid characters") from None
+    return value.replace("\0", "").strip() or None
+
+
+def _error(message: str) -> str:
+    sentence = message[:1].upper() + message[1:] if re.match(r"[a-z]+ ", message) else message  # a file name
+    return f'<p class="note error">{escape(sentence.rstrip("."))}.</p>'

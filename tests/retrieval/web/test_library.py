@@ -1,0 +1,101 @@
+"""Which files of an index are media, by their content."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vatt.retrieval.web.library import media_type
+
+VIDEO = {  # container: codec and type
+    "mp4": ("mpeg4", "video/mp4"),
+    "mov": ("mpeg4", "video/mp4"),
+    "matroska": ("mpeg4", "video/x-matroska"),
+    "webm": ("libvpx", "video/webm"),
+    "avi": ("mpeg4", "video/x-msvideo"),
+    "mpegts": ("mpeg2video", "video/mp2t"),
+    "mpeg": ("mpeg2video", "video/mpeg"),
+    "flv": ("flv1", "video/x-flv"),
+    "asf": ("mpeg4", "video/x-ms-asf"),
+}
+AUDIO = {
+    "wav": ("pcm_s16le", "audio/wav"),
+    "mp3": ("libmp3lame", "audio/mpeg"),
+    "adts": ("aac", "audio/aac"),
+    "ipod": ("aac", "audio/mp4"),
+    "flac": ("flac", "audio/flac"),
+    "ogg": ("libopus", "video/ogg"),
+    "aiff": ("pcm_s16be", "audio/aiff"),
+}
+IMAGES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp", "BMP": "image/bmp"}
+
+
+def write_video(file: Path, container: str, codec: str) -> None:
+    with av.open(str(file), "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+
+
+def write_audio(file: Path, container: str, codec: str, options: dict[str, str]) -> None:
+    with av.open(str(file), "w", format=container, options=options) as output:
+        stream = output.add_stream(codec, rate=48_000)
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", 48_000, stream.frame_size or 1024)
+        tone = np.sin(np.arange(24_000, dtype=np.float32) / 10)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(stream.encode(part))
+        output.mux(stream.encode())
+
+
+@pytest.mark.parametrize("container", VIDEO)
+def test_videos_are_known_by_their_content(tmp_path: Path, container: str) -> None:
+    codec, expected = VIDEO[container]
+    write_video(tmp_path / "film.html", container, codec)
+    assert media_type(tmp_path / "film.html") == expected
+
+
+@pytest.mark.parametrize("container", AUDIO)
+@pytest.mark.parametrize("tags", [True, False])
+def test_audio_is_known_by_its_content(tmp_path: Path, container: str, tags: bool) -> None:
+    codec, expected = AUDIO[container]
+    options = {} if tags or container != "mp3" else {"id3v2_version": "0", "write_xing": "0"}
+    write_audio(tmp_path / "sound.svg", container, codec, options)
+    assert media_type(tmp_path / "sound.svg") == expected
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images_are_known_by_their_content(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "image.txt", kind)
+    assert media_type(tmp_path / "image.txt") == IMAGES[kind]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>", "ID3 is a tag", "BM<html>", "RIFF and more", "FORM and more", "OggS", "fLaC", "GIF88a", "#!/bin/sh",
+        "ftypisom<html>", "free<html>", "G" * 1000, "\ufeff<html>", "GIF", "\x89PNG", "%PDF-1.4", "{}", "",
+    ],
+)  # fmt: skip
+def test_texts_are_no_media(tmp_path: Path, text: str) -> None:
+    for encoding in ("utf-8", "utf-16", "utf-16-be", "utf-32"):
+        (tmp_path / "text.mp4").write_bytes(text.encode(encoding))
+        kind = media_type(tmp_path / "text.mp4")
+        assert kind is None or (set(text) == {"G"} and kind == "video/mp2t")  # every byte is a sync byte
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    assert media_type(tmp_path / "fifo.mp4") is None
+    assert media_type(Path("/dev/null")) is None
+    with pytest.raises(OSError, match="No such file"):
+        media_type(tmp_path / "gone.mp4")

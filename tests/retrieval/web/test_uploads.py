@@ -1,0 +1,124 @@
+"""The upload directory, and the threads that read uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import tiny_model
+from vatt.errors import InputError
+from vatt.models.encoding import encode_file
+from vatt.retrieval.web import uploads as module
+from vatt.retrieval.web.uploads import Busy, Examples, Uploads, Workers
+
+
+@pytest.fixture
+def uploads() -> Uploads:
+    return Uploads(quota=100)
+
+
+def put(uploads: Uploads, file: Path, name: str = "a.mp4") -> Path:
+    path = uploads.folder / "0123" / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(file, path)
+    return path
+
+
+def test_the_directory_is_private_and_has_a_quota(uploads: Uploads, video_file: Path) -> None:
+    assert os.stat(uploads.folder).st_mode & 0o777 == 0o700
+    uploads.quota = 9000  # bytes
+    assert uploads.has_room()
+    path = put(uploads, video_file)
+    assert not uploads.has_room()
+    uploads.delete(path)
+    assert uploads.has_room()
+    assert not list(uploads.folder.iterdir())
+
+
+def test_the_same_content_under_another_name_is_another_upload(uploads: Uploads, video_file: Path) -> None:
+    first, second = put(uploads, video_file, "a.mp4"), put(uploads, video_file, "b.mp4")
+    uploads.delete(first)
+    assert uploads.file(str(second)) == second
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        None, 7, "", "a.mp4", "/etc/passwd", "{folder}", "{folder}/a.mp4", "{folder}/0123/../a.mp4", "{folder}/../x/y",
+        "{folder}/0123/4/a.mp4", "{folder}//0123/a.mp4", "{folder}/0123/a.mp4/", "file://{folder}/0123/a.mp4",
+        "http://localhost{folder}/0123/a.mp4", "{folder}/0123/a\0.mp4", "{folder}/0123/" + "x" * 5000,
+        "{folder}x/0123/a.mp4", "{folder}/0123/\ud800", "{folder}/linked/a.mp4", "{folder}/0123/link.mp4",
+    ],
+)  # fmt: skip
+def test_other_paths_are_no_uploads(uploads: Uploads, video_file: Path, path: Any) -> None:
+    known = put(uploads, video_file)
+    (uploads.folder / "linked").symlink_to(known.parent)
+    (known.parent / "link.mp4").symlink_to("/etc/passwd")
+    path = path.replace("{folder}", str(uploads.folder)) if isinstance(path, str) else path
+    with pytest.raises(ValueError, match=r"not the path of an upload|surrogates"):
+        uploads.check(path)
+    if isinstance(path, str):
+        assert uploads.file(path) is None
+    assert uploads.check(str(known)) == known
+
+
+def test_workers_refuse_what_they_cannot_do() -> None:
+    go_on = threading.Event()
+    workers = Workers("test", 1, waiting=1)
+    running, waiting = workers.submit(go_on.wait, 30), workers.submit(go_on.wait, 30)
+    with pytest.raises(Busy, match="the server is busy"):
+        workers.submit(go_on.wait, 30)
+    assert waiting.cancel()
+    third = workers.submit(go_on.wait, 30)  # there is room for another one
+    go_on.set()
+    assert running.result(30)
+    assert third.result(30)
+
+
+def test_an_upload_is_encoded_once_and_again_after_an_error(
+    uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    path, calls, go_on = put(uploads, video_file), [], threading.Event()
+
+    def encode(*args: Any, **options: Any) -> Any:
+        calls.append(options)
+        assert go_on.wait(30)
+        if len(calls) == 1:
+            raise InputError("cannot be read")
+        return encode_file(*args, **options)
+
+    monkeypatch.setattr(module, "encode_file", encode)
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await examples.vectors(path)
+        assert examples.is_busy(path)
+        go_on.set()
+        while examples.is_busy(path):
+            await asyncio.sleep(0.01)
+        assert not path.exists()
+        with pytest.raises(InputError, match=r"the upload a\.mp4 is no longer here: upload it again"):
+            await examples.vectors(path)
+        put(uploads, video_file)
+        first, second = await asyncio.gather(examples.vectors(path), examples.vectors(path))
+        assert first is second
+        assert (await examples.vectors(path))[1]
+        assert not path.exists()
+
+    asyncio.run(run())
+    assert len(calls) == 2
+
+
+def test_frames_of_more_pixels_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 1000)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    with pytest.raises(InputError, match="its frames have more than 1000 pixels"):
+        asyncio.run(examples.vectors(put(uploads, video_file)))

@@ -1,0 +1,1 @@
+"""Parts of the search page: request filter, routes, media files of the index, uploads."""

@@ -1,0 +1,328 @@
+"""Media files of an index for the search page: by number, and only those in the indexed directories."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Square
+from vatt.datasets.media.source import is_url, member, split_member
+from vatt.models.vatt import VATT
+from vatt.retrieval.hits import Hit
+from vatt.retrieval.index import Index
+from vatt.retrieval.search import Answers
+
+FRAME = 180  # pixels of a thumbnail
+FRAME_LIMIT_S = 3.0  # time limit of each read of a file
+MAX_PIXELS = 2**26  # of a video frame
+FRAME_BYTES = 2**26  # of cached thumbnails
+REMOTE = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "abfs://", "hf://")
+CAPTIONS, CAPTION_LENGTH = 2, 300  # number per result, and characters
+HEAD = 4096  # bytes that are read to determine the type of a file
+
+
+class Library:
+    """Media files of an index by number.
+
+    Args:
+        index: The index.
+        model: Model that made the index.
+        roots: Directories whose files are served. Default: those of the index.
+        urls: Whether URLs of the index are opened.
+
+    Attributes:
+        paths: All paths in the index.
+        numbers: Number of each path.
+        with_frames: Paths with video embeddings.
+        roots: Directories whose files are served, without symbolic links.
+    """
+
+    def __init__(
+        self, index: Index, model: VATT, roots: Sequence[str | Path] | None = None, urls: bool = False
+    ) -> None:
+        self.index, self.model, self.urls = index, model, urls
+        paths = {path for part in index.parts.values() for path in pc.unique(part.rows.column("path")).to_pylist()}
+        self.paths = sorted(paths)
+        self.numbers = {path: number for number, path in enumerate(self.paths)}
+        self.with_frames = {
+            path
+            for (modality, _), part in index.parts.items()
+            if modality == "video"
+            for path in pc.unique(part.rows.column("path")).to_pylist()
+        }
+        if roots is None:
+            roots = getattr(index, "roots", None)
+        if roots is None:  # an index without roots: the directories of its files
+            roots = [Path(_member(path)[0]).parent for path in self.paths if not is_url(path)]
+        self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
+        self._frames = _Cache(FRAME_BYTES)
+
+    @property
+    def modalities(self) -> list[Answers]:
+        """Modalities of the index."""
+        present = {modality for modality, _ in self.index.parts}
+        return [modality for modality in ("video", "audio", "text") if modality in present]
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of clips and of files."""
+        parts = [part.rows.select(["id", "path"]).filter(pa.array(part.kept)) for part in self.index.parts.values()]
+        clips = pa.concat_tables(parts, promote_options="permissive").group_by(["id", "path"]).aggregate([])
+        return clips.num_rows, len(pc.unique(clips.column("path")))
+
+    def facts(self) -> list[str]:
+        """Return lines that describe model, index and corpus."""
+        lines = [
+            f"model: {self.index.model}, {', '.join(self.model.backbone.modalities)}, "
+            f"windows of {self.model.format.duration_s:g} s",
+            f"index: {Path(self.index.name).name}, {len(self.index):,} vectors of {len(self.paths):,} files",
+        ]
+        for (modality, space), part in sorted(self.index.parts.items()):
+            removed = part.total - len(part)
+            gone = f", {removed:,} removed" if removed else ""
+            lines.append(f"{len(part):,} {modality} in {space.replace('_', '-')} ({part.kind}, {part.width}{gone})")
+        return lines
+
+    # ---- files -----------------------------------------------------------------------------------------------
+
+    def file(self, number: int) -> Path | None:
+        """Return a local regular file if it lies inside a root after resolving symbolic links, else None."""
+        path = self.paths[number]
+        if is_url(path):
+            return None
+        resolved = self._inside(path)
+        return resolved if resolved is not None and _is_regular(resolved) else None
+
+    def source(self, number: int) -> str | None:
+        """Return what `open_media` opens: a `file`, a member of a shard inside a root, or a URL if URLs are enabled."""
+        path = self.paths[number]
+        if is_url(path):
+            return path if self.urls and path.startswith(REMOTE) and "::" not in path else None
+        name, offset, size = _member(path)
+        resolved = self._inside(name)
+        if resolved is None or not _is_regular(resolved):
+            return None
+        return str(resolved) if size is None else member(str(resolved), offset, size)
+
+    def problem(self, number: int) -> str | None:
+        """Return why a file cannot be shown, or None if it can."""
+        path = self.paths[number]
+        if self.source(number) is not None:
+            return None
+        if is_url(path):
+            return "behind a URL that cannot be opened" if self.urls else "behind a URL; start with --urls true"
+        return "outside the indexed directories" if self._inside(_member(path)[0]) is None else "file not found"
+
+    def player(self, number: int) -> str | None:
+        """Return the media type of a file for a player, or None for images, members of shards and other files."""
+        path = self.paths[number]
+        if is_url(path):
+            return "video/mp4" if path.startswith(("http://", "https://")) else None
+        file = self.file(number)
+        try:
+            kind = None if file is None else media_type(file)
+        except OSError:
+            return None
+        return None if kind is None or kind.startswith("image/") else kind
+
+    def name(self, path: str) -> str:
+        """Return the file name of a path."""
+        return (path.partition("?")[0] if is_url(path) else path).rstrip("/").rpartition("/")[2] or path
+
+    def short(self, text: str) -> str:
+        """Return a clip id without the root. Ids of scanned directories are paths."""
+        for root in map(str, self.roots):
+            if text.startswith(root.rstrip("/") + "/"):
+                return text[len(root.rstrip("/")) + 1 :]
+        return self.name(text) if text.startswith("/") else text
+
+    def _inside(self, path: str) -> Path | None:
+        """Return a path without symbolic links if it lies inside a root, else None."""
+        resolved = _resolved(path)
+        return resolved if resolved is not None and any(root in resolved.parents for root in self.roots) else None
+
+    # ---- thumbnails and captions -----------------------------------------------------------------------------
+
+    def frame(self, number: int, time_s: float) -> bytes:
+        """Return the frame of a file at a time as JPEG.
+
+        Raises:
+            LookupError: The file cannot be shown, or has no frame at that time.
+        """
+        key = number, round(time_s, 2)
+        image = self._frames.get(key)
+        if image is not None:
+            return image
+        source = self.source(number)
+        if source is None or not np.isfinite(time_s) or time_s < 0:
+            raise LookupError("no such frame")
+        try:
+            with open_media(source, time_limit_s=FRAME_LIMIT_S) as media:
+                if time_s > media.info.duration_s and not media.info.is_picture:
+                    raise LookupError("the file ends before that time")
+                if media.info.width * media.info.height > MAX_PIXELS:
+                    raise LookupError("its frames are too large")
+                frame = media.frames([time_s], Square(FRAME)).frames[0].permute(1, 2, 0).contiguous().numpy()
+        except (MediaError, OSError) as error:
+            raise LookupError("the file cannot be read") from error
+        written = io.BytesIO()
+        Image.fromarray(frame).save(written, "JPEG", quality=80)
+        self._frames.put(key, written.getvalue())
+        return written.getvalue()
+
+    def captions(self, hits: Sequence[Hit]) -> dict[tuple[str, str], list[str]]:
+        """Return captions by id and path of the clip, the nearest in time to the segment first.
+
+        Args:
+            hits: Results. The first one of a clip counts.
+        """
+        part = self.index.parts.get(("text", "video_text"))
+        if part is None or not hits:
+            return {}
+        rows, ids = part.rows, part.rows.column("id")
+        is_clip = pc.is_in(ids, pa.array(list({hit.id for hit in hits}), ids.type))
+        mask = pc.and_(is_clip, pa.array(part.kept))
+        middles = {(hit.id, hit.path): (hit.start_s + hit.end_s) / 2 for hit in reversed(hits)}
+        texts: dict[tuple[str, str], dict[str, float]] = {}
+        for row in rows.filter(mask).to_pylist():
+            key = row["id"], row["path"]
+            if key in middles and row["text"]:
+                distance = abs((row["start_s"] + row["end_s"]) / 2 - middles[key])
+                distances = texts.setdefault(key, {})
+                distances[row["text"]] = min(distance, distances.get(row["text"], distance))
+        nearest = {key: sorted(clip, key=clip.__getitem__)[:CAPTIONS] for key, clip in texts.items()}
+        return {key: [shortened(text) for text in clip] for key, clip in nearest.items()}
+
+    def example(self) -> str | None:
+        """Return a caption of the index as an example of a query, or None."""
+        part = self.index.parts.get(("text", "video_text"))
+        if part is None:
+            return None
+        texts = part.rows.column("text").filter(pa.array(part.kept)).slice(0, 1000).to_pylist()
+        return next((shortened(text.strip(), 80) for text in texts if text and text.strip()), None)
+
+
+def media_type(file: Path) -> str | None:
+    """Return the type of an audio, video or raster image file by its first bytes, or None for other files.
+
+    With this type and ``nosniff``, a browser does not run scripts that the file may contain.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # does not block on a FIFO
+    with os.fdopen(descriptor, "rb") as opened:
+        head = opened.read(HEAD) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[4:8] == b"ftyp":
+        return {b"M4A ": "audio/mp4", b"M4B ": "audio/mp4", b"avif": "image/avif"}.get(head[8:12], "video/mp4")
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return "video/quicktime"
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
+    if head[:4] in (b"RIFF", b"RF64", b"FORM"):
+        return IN_CHUNKS.get(head[8:12])
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "image/bmp"
+    if head[:3] == b"ID3" and len(head) > 10 and head[3] < 16 and max(head[6:10]) < 128:
+        return "audio/mpeg"
+    if len(head) > 3 and head[:2] in MPEG_AUDIO and head[2] >> 4 not in (0, 15) and head[2] >> 2 & 3 != 3:
+        return "audio/mpeg"
+    if len(head) > 3 and head[:2] in ADTS and head[2] >> 2 & 15 < 13:
+        return "audio/aac"
+    for first, size in ((0, 188), (4, 192)):  # MPEG transport stream, with and without timestamps
+        if len(head) > 4 * size and all(head[first + n * size] == 0x47 for n in range(4)):
+            return "video/mp2t"
+    return None
+
+
+MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+    b"OggS\0": "video/ogg",  # also for audio only
+    b"fLaC\0": "audio/flac",
+    b"#!AMR": "audio/amr",
+    b"FLV\x01": "video/x-flv",
+    b"\0\0\x01\xba": "video/mpeg",
+    b"\0\0\x01\xb3": "video/mpeg",
+    b"0&\xb2u\x8ef\xcf\x11": "video/x-ms-asf",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+}
+IN_CHUNKS = {
+    b"WAVE": "audio/wav",
+    b"AVI ": "video/x-msvideo",
+    b"WEBP": "image/webp",
+    b"AIFF": "audio/aiff",
+    b"AIFC": "audio/aiff",
+}
+MPEG_AUDIO = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2", b"\xff\xfd", b"\xff\xfc")
+ADTS = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")
+
+
+def shortened(text: str, length: int = CAPTION_LENGTH) -> str:
+    """Return a text of at most ``length`` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+class _Cache:
+    """Least recently used cache of bytes.
+
+    Args:
+        limit: Maximum size in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size, self._lock = limit, 0, threading.Lock()
+        self._values: OrderedDict[Any, bytes] = OrderedDict()
+
+    def get(self, key: Any) -> bytes | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Any, value: bytes) -> None:
+        with self._lock:
+            self._size += len(value) - len(self._values.pop(key, b""))
+            self._values[key] = value
+            while self._size > self._limit:
+                self._size -= len(self._values.popitem(last=False)[1])
+
+
+def _member(path: str) -> tuple[str, int, int | None]:
+    try:
+        return split_member(path)
+    except (OSError, ValueError):
+        return path, 0, None
+
+
+def _resolved(path: str | Path) -> Path | None:
+    """Return an absolute path without symbolic links, or None for an impossible path."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a loop of symbolic links
+        return None
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,88 @@
+"""Routes for thumbnails and media files of the index, uploads, and the script of the page."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from vatt.retrieval.web.library import Library, media_type
+from vatt.retrieval.web.uploads import Busy, Uploads, Workers
+
+FRAME_WAIT_S = 15.0  # time limit of a thumbnail
+
+
+def routes(library: Library, uploads: Uploads, script: str) -> list[Route]:
+    """Return the routes that are not Gradio's.
+
+    Args:
+        library: Media files by number.
+        uploads: Upload directory.
+        script: JavaScript of the page.
+    """
+    frames = Workers("frame", 2, waiting=256)
+
+    async def frame(request: Request) -> Response:
+        number = _number(request, library)
+        try:
+            time_s = float(request.query_params.get("time_s", "0")[:32])
+            if not 0 <= time_s < math.inf:
+                raise ValueError(time_s)
+        except ValueError:
+            raise HTTPException(400, "time_s must be a number of seconds, at least 0") from None
+        try:
+            async with asyncio.timeout(FRAME_WAIT_S):
+                image = await frames.run(library.frame, number, time_s)
+        except LookupError:
+            raise HTTPException(404, "no frame at this time") from None
+        except (TimeoutError, Busy):
+            raise HTTPException(503, "reading the file takes too long", {"Retry-After": "10"}) from None
+        return Response(image, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
+
+    def media(request: Request) -> Response:
+        number = _number(request, library)
+        if (url := library.source(number)) is not None and url.startswith(("http://", "https://")):
+            return RedirectResponse(url)
+        problem = library.problem(number)
+        if problem is not None:
+            raise HTTPException(404, problem)
+        return _file_response(library.file(number))
+
+    def upload(request: Request) -> Response:
+        """Replaces Gradio's route, which serves other directories as well."""
+        return _file_response(uploads.file("/" + request.path_params["path"].lstrip("/")))
+
+    def page_script(request: Request) -> Response:
+        return Response(script, media_type="text/javascript")
+
+    return [
+        Route("/frame/{number:int}", frame),
+        Route("/media/{number:int}", media),
+        Route("/gradio_api/file={path:path}", upload),
+        Route("/search.js", page_script),
+    ]
+
+
+def _number(request: Request, library: Library) -> int:
+    number = request.path_params["number"]
+    if number >= len(library.paths):
+        raise HTTPException(404, "not found")
+    return number
+
+
+def _file_response(file: Path | None) -> Response:
+    """Return a response with a media type that is determined by the content of the file, not by its name."""
+    try:
+        kind = None if file is None else media_type(file)
+    except OSError:
+        file = kind = None
+    if file is None:
+        raise HTTPException(404, "not found")
+    if kind is None:
+        raise HTTPException(415, "not a media file that browsers play")
+    return FileResponse(file, media_type=kind, headers={"Cache-Control": "private, max-age=600"})

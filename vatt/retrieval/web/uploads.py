@@ -1,0 +1,205 @@
+"""Uploads to the search page: kept in a private directory, encoded once, and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vatt.datasets.media.decoding import open_media
+from vatt.errors import InputError
+from vatt.models.encoding import FileVectors, encode_file
+from vatt.models.vatt import VATT
+
+MIB = 2**20
+MAX_AGE_S = 600.0  # of an unused upload
+SWEEP_S = 60.0  # interval of deleting unused uploads
+MAX_WINDOWS = 64  # encoded windows of an upload
+MAX_PIXELS = 2**26  # of a frame
+REMEMBERED = 128  # uploads whose vectors are kept for further queries
+
+
+class Busy(InputError):
+    """Too many calls are waiting."""
+
+
+class Workers:
+    """Thread pool with a bounded queue.
+
+    Args:
+        name: Name of the threads.
+        threads: Number of concurrent calls.
+        waiting: Maximum number of waiting calls.
+    """
+
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._free = threading.BoundedSemaphore(threads + waiting)
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a function in a thread. A call that has not started can be cancelled.
+
+        Raises:
+            Busy: Too many calls are waiting.
+        """
+        if not self._free.acquire(blocking=False):
+            raise Busy("the server is busy: try again in a moment")
+        future = self._pool.submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a function in a thread and return its result. See `submit`."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+
+class Uploads:
+    """Private upload directory, with Gradio's layout ``<hash of the content>/<name>``.
+
+    Args:
+        quota: Size in bytes from which on uploads are refused.
+
+    Attributes:
+        folder: The directory. It is deleted when the process exits.
+    """
+
+    def __init__(self, quota: int) -> None:
+        self.quota = quota
+        self._directory = tempfile.TemporaryDirectory(prefix="vatt-uploads-", ignore_cleanup_errors=True)
+        self.folder = Path(self._directory.name).resolve()
+
+    def check(self, path: Any) -> Path:
+        """Return the path of an upload, which may have been deleted.
+
+        Raises:
+            ValueError: Not the path of an upload, but of another directory, relative, a URL or a symbolic link.
+        """
+        if not isinstance(path, str) or "\0" in path or len(path) > 4096:
+            raise ValueError("not the path of an upload")
+        parts = Path(path).parts
+        if parts[:-2] != self.folder.parts or ".." in parts or str(Path(path)) != path:
+            raise ValueError("not the path of an upload")
+        if Path(path).resolve() != Path(path):
+            raise ValueError("not the path of an upload")
+        return Path(path)
+
+    def file(self, path: str) -> Path | None:
+        """Return the upload at a path, or None."""
+        try:
+            checked = self.check(path)
+            return checked if stat.S_ISREG(checked.lstat().st_mode) else None
+        except (ValueError, OSError):
+            return None
+
+    def has_room(self) -> bool:
+        """Return whether the size of the directory is below the quota."""
+        return sum(_size(path) for path in self.folder.rglob("*")) < self.quota
+
+    def delete(self, path: Path) -> None:
+        """Delete an upload."""
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: the same content under another name
+            path.parent.rmdir()
+
+    def delete_partial(self) -> None:
+        """Delete the files of interrupted uploads. No upload may be running."""
+        for path in self.folder.iterdir():
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+
+    def delete_old(self, age_s: float = MAX_AGE_S) -> None:
+        """Delete uploads that are at least ``age_s`` seconds old."""
+        latest = time.time() - age_s
+        for path in self.folder.iterdir():
+            try:
+                is_old = path.lstat().st_mtime <= latest
+            except OSError:
+                continue
+            if is_old and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_old:
+                path.unlink(missing_ok=True)
+
+    async def sweep(self) -> None:
+        """Delete old uploads periodically."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await asyncio.to_thread(self.delete_old)
+
+
+class Examples:
+    """Vectors of uploads. Each upload is encoded once and then deleted, also after an error.
+
+    Args:
+        model: The model.
+        uploads: Upload directory.
+        workers: Threads for encoding.
+        limit_s: Time limit for one upload, in seconds.
+    """
+
+    def __init__(self, model: VATT, uploads: Uploads, workers: Workers, limit_s: float) -> None:
+        self.model, self.uploads, self.workers, self.limit_s = model, uploads, workers, limit_s
+        self._known: OrderedDict[Path, Future[tuple[FileVectors, bool]]] = OrderedDict()
+
+    async def vectors(self, path: Path) -> tuple[FileVectors, bool]:
+        """Return the vectors of an upload, and whether they cover all of its windows and not only `MAX_WINDOWS`.
+
+        Raises:
+            InputError: The upload cannot be read, takes too long, or was deleted.
+            Busy: Too many uploads are waiting.
+        """
+        future = self._known.get(path)
+        if future is None or (future.done() and future.exception() is not None):
+            if self.uploads.file(str(path)) is None:
+                raise InputError(f"the upload {path.name} is no longer here: upload it again")
+            try:
+                future = self.workers.submit(self._encode, path, time.monotonic() + self.limit_s)
+            except Busy:
+                self.uploads.delete(path)
+                raise
+            self._known[path] = future
+        self._known.move_to_end(path)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))  # other queries may wait for it
+        except Exception:
+            self._known.pop(path, None)  # retried after the next upload
+            raise
+
+    def is_busy(self, path: Path) -> bool:
+        """Return whether an upload is waiting or being encoded. It is deleted after that."""
+        future = self._known.get(path)
+        return future is not None and not future.done()
+
+    def _encode(self, path: Path, deadline: float) -> tuple[FileVectors, bool]:
+        try:
+            # The last read may begin at the end of its half and take as long as the other half.
+            limit_s = (deadline - time.monotonic()) / 2
+            if limit_s <= 0:
+                raise Busy("the server is busy: try again in a moment")
+            with open_media(path, time_limit_s=limit_s) as media:
+                if media.info.width * media.info.height > MAX_PIXELS:
+                    raise InputError(f"{path.name}: its frames have more than {MAX_PIXELS} pixels")
+                is_long = media.info.duration_s > MAX_WINDOWS * self.model.format.duration_s
+            limit_s = (deadline - time.monotonic()) / 2
+            windows = MAX_WINDOWS if is_long else None
+            return encode_file(self.model, path, windows=windows, time_limit_s=limit_s), not is_long
+        finally:
+            self.uploads.delete(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.conftest import TINY
 from vatt.datasets.datamodule import ClipDataModule, Source
@@ -73,3 +74,17 @@ def test_speed_is_for_sound_alone(tmp_path: Path) -> None:
     ClipDataModule("clips.csv", augment=faster, modalities=["audio"])
     with pytest.raises(InputError, match=r"data\.modalities"):
         ClipDataModule("clips.csv", modalities=["text"])
+
+
+def test_how_colours_change_stays_on_the_host(tmp_path: Path, video_file: Path) -> None:
+    """Else these few numbers would be read back from the device in every step."""
+    data = module(tmp_path, video_file, ["train", "train"])
+    data.trainer = None
+    batch = {"id": ["a"], "video": torch.zeros(1, 2), "video_valid": torch.ones(1), "video_colour": torch.ones(1, 4)}
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {name: x.device.type for name, x in moved.items() if name != "id"} == {
+        "video": "meta",
+        "video_valid": "meta",
+        "video_colour": "cpu",
+    }
+    assert torch.equal(moved["video_colour"], torch.ones(1, 4))

@@ -113,3 +113,14 @@ def test_no_pair_gives_no_number() -> None:
     metric = PairedRetrieval(("text", "video"))
     metric.update(torch.zeros(0, 6), torch.zeros(0, 6))
     assert metric.compute() == {}
+
+
+def test_invalid_pairs_are_left_out() -> None:
+    a, b, valid = torch.randn(9, 6), torch.randn(9, 6), torch.arange(9) % 3 != 0
+    metric = PairedRetrieval(("text", "video"))
+    metric.update(a[:5], b[:5], valid[:5])
+    metric.update(a[5:], b[5:], valid[5:])
+    assert metric.compute()["text_to_video"] == retrieval(a[valid], b[valid])
+    metric.reset()
+    metric.update(a, b, torch.zeros(9, dtype=torch.bool))
+    assert metric.compute() == {}

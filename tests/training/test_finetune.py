@@ -258,7 +258,7 @@ def test_gradients_of_backbone_and_classifier_are_clipped_apart() -> None:
     ("names", "groups"), [(["a", "a", "b"], [[0, 1], [2]]), (["a"], [[0]]), (["a", "b", "b"], [[0], [1, 2]])]
 )
 def test_views_of_one_clip_are_put_together(names: Sequence[str], groups: list[list[int]]) -> None:
-    assert [rows.tolist() for rows in _clips_of(names)] == groups
+    assert [list(rows) for rows in _clips_of(names)] == groups
 
 
 def test_logits_are_averaged_over_the_views_that_are_valid() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,11 @@ import lightning as L
 import pytest
 import torch
 
+from tests.training.kinds import fit, make_batch, make_module
 from tests.training.runs import logged, train
-from vatt.training.finite import MAX_SKIPPED, NonFiniteLoss
+from vatt.training.finite import MAX_SKIPPED, FiniteGuard, NonFiniteLoss
+from vatt.training.module import TrainingModule
+from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 
 
@@ -77,3 +83,104 @@ def test_what_was_left_out_is_counted_on_after_a_resumption(corpus: Path, tmp_pa
         train(corpus, tmp_path, steps=8, stop_after=4, watch=Spoil({0}, no_picture))
     with pytest.warns(UserWarning, match="2 of at most"):
         train(corpus, tmp_path, steps=8, resume=True, watch=Spoil({5}, no_picture))
+
+
+@pytest.mark.filterwarnings("ignore:.*The step is left out")
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_a_step_without_gradients_can_be_clipped(algorithm: str) -> None:
+    module, clip = make_module("contrastive"), {"gradient_clip_val": 1.0, "gradient_clip_algorithm": algorithm}
+    fit(module, make_batch("contrastive"), 3, [Spoil({1}, no_gradient)], **clip)
+    assert module.guard.skipped == 1
+
+
+class Late(Spoil):
+    """Notes in which step each warning comes."""
+
+    def __init__(self, spoil: dict[int, Callable[[PretrainModule, dict[str, Any]], None]]) -> None:
+        super().__init__(set(spoil), lambda module, batch: spoil[module.global_step](module, batch))
+        self.skipped: dict[int, int] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: TrainingModule, *_: Any) -> None:
+        self.skipped[trainer.global_step - 1] = module.guard.skipped
+
+
+def run(deferred: bool, watch: L.Callback, steps: int = 6, **options: Any) -> tuple[TrainingModule, list[str]]:
+    """A training on a CPU whose steps are judged as on a GPU, or as on a CPU; and what was warned of."""
+    module = make_module("contrastive", Optimization(lr=1e-3, warmup_steps=1, **options))
+    module.guard = FiniteGuard(deferred=deferred)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, make_batch("contrastive"), steps, [watch], gradient_clip_val=1.0)
+    return module, [str(warning.message) for warning in caught if "The step is left out" in str(warning.message)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_a_step_judged_on_the_device_is_as_one_judged_on_the_host(optimizer: str) -> None:
+    """The same weights, state of the optimizer, running statistics, counts and messages, which come a step later."""
+    spoil = {2: no_sound, 3: no_gradient}
+    now, then = Late(spoil), Late(spoil)
+    host, at_once = run(False, now, name=optimizer)
+    device, later = run(True, then, name=optimizer)
+    assert at_once == later
+    assert later[0].startswith("step 2: loss is nan, video_audio is nan; not finite: audio of clip2. The step")
+    assert later[1].startswith(
+        "step 3: the gradient of backbone.tokenizers.audio.project.weight is not finite. The step"
+    )
+    assert now.skipped == {0: 0, 1: 0, 2: 1, 3: 2, 4: 2, 5: 2}
+    assert then.skipped == {0: 0, 1: 0, 2: 0, 3: 1, 4: 2, 5: 2}
+    torch.testing.assert_close(device.state_dict(), host.state_dict(), rtol=0, atol=0)
+    states = [module.optimizers().optimizer.state_dict()["state"] for module in (host, device)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def no_sound(module: PretrainModule, batch: dict[str, Any]) -> None:
+    batch["audio"] = batch["audio"].clone()
+    batch["audio"][2] = torch.nan
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_first_and_the_last_step_are_judged_too(optimizer: str) -> None:
+    """A first step with momentum cannot be left out on the device. Of the last step one hears in the end."""
+    module, later = run(True, Late({0: no_sound, 5: no_sound}), name=optimizer)
+    assert [message.partition(":")[0] for message in later] == ["step 0", "step 5"]
+    assert module.guard.skipped == 2
+    _, at_once = run(False, Late({0: no_sound, 5: no_sound}), name=optimizer)
+    assert later == at_once
+
+
+def test_a_checkpoint_counts_the_step_before_it() -> None:
+    counted: list[int] = []
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: TrainingModule, *_: Any) -> None:
+            checkpoint: dict[str, Any] = {}
+            module.on_save_checkpoint(checkpoint)
+            counted.append(checkpoint["skipped_steps"])
+
+    module = make_module("contrastive")
+    module.guard = FiniteGuard(deferred=True)
+    with pytest.warns(UserWarning, match="step 1: .* 1 of at most"):
+        fit(module, make_batch("contrastive"), 3, [Late({1: no_sound}), Save()])
+    assert counted == [0, 1, 1]
+
+
+def test_too_many_steps_and_lost_weights_end_a_training_that_is_judged_on_the_device() -> None:
+    with pytest.raises(NonFiniteLoss, match=f"step {MAX_SKIPPED}: .*This is step {MAX_SKIPPED + 1} without"):
+        run(True, Spoil(set(range(20)), no_sound), steps=20)
+    with pytest.raises(NonFiniteLoss, match=r"step 1: .*The weights backbone.agg.video are not finite: go back"):
+        run(True, Spoil({1}, no_weight), steps=4)
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_batches_are_not_kept(deferred: bool) -> None:
+    """On a GPU not even until the step is done: flags take their place."""
+    guard, batch = FiniteGuard(deferred=deferred), make_batch("contrastive")
+    guard.begin(torch.nn.Linear(1, 1))
+    guard.watch({"loss": torch.ones(())}, batch)
+    video = weakref.ref(batch["video"])
+    del batch
+    gc.collect()
+    assert (video() is None) == deferred
+    guard.begin(torch.nn.Linear(1, 1))
+    gc.collect()
+    assert video() is None

@@ -29,6 +29,7 @@ from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.jepa import FeaturePrediction
 from vatt.objectives.masked import MaskedAutoencoding
 from vatt.training.export import gathered
+from vatt.training.optim import clip_gradients
 from vatt.training.pretrain import PretrainModule
 from vatt.training.sharding import WHOLE, is_empty, shard, without_memory
 
@@ -94,7 +95,14 @@ def compare_steps(module: PretrainModule, whole: PretrainModule, rank: int, half
     assert found.keys() == {name for name, x in wanted.items() if x.grad is not None}
     for name, gradient in found.items():
         dist.all_reduce(wanted[name].grad)
-        torch.testing.assert_close(gradient, wanted[name].grad / WORLD, **bounds, msg=lambda m, n=name: f"{n}: {m}")
+        wanted[name].grad /= WORLD
+        torch.testing.assert_close(gradient, wanted[name].grad, **bounds, msg=lambda m, n=name: f"{n}: {m}")
+    for algorithm, largest in (("value", 1e-2), ("norm", 1e-2)):  # by the norm of the whole
+        for model in (module, whole):
+            clip_gradients(model.parameters(), largest, algorithm)
+        for name in found:
+            gradient = gathered(module.get_parameter(name).grad)
+            torch.testing.assert_close(gradient, wanted[name].grad, **bounds, msg=lambda m, n=name: f"{n}: {m}")
 
 
 CASES: dict[str, tuple[Build, torch.dtype | None]] = {
@@ -174,7 +182,7 @@ def test_the_command_shares_a_model(corpus: Path, tmp_path: Path) -> None:
         command += [f"--run.folder={tmp_path / strategy}", f"--trainer.strategy={strategy}", "--trainer.devices=2"]
         command += ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
         command += [f"--data.manifest={corpus / 'manifest.jsonl'}", "--data.num_workers=0", "--data.cache=null"]
-        command += ["--data.batch_size=2", "--model.optimization.warmup_steps=1"]
+        command += ["--data.batch_size=2", "--model.optimization.warmup_steps=1", "--trainer.gradient_clip_val=0.01"]
         there = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         subprocess.run(command, cwd=ROOT, env=there, check=True, capture_output=True, timeout=500)
         assert (tmp_path / strategy / "model" / "model.safetensors").is_file()

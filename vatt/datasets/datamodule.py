@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from vatt.datasets.batches import collate, finish
@@ -220,6 +221,11 @@ class ClipDataModule(L.LightningDataModule):
         if not datasets:
             return []
         return DataLoader(ConcatDataset(datasets), batch_size=self.batch_size, **self._workers())
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch, without how its colours are changed: `finish` reads these numbers on the host."""
+        stays = {name: batch[name] for name in ("video_colour",) if name in batch}  # type: ignore[literal-required]
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | stays
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pictures travel as uint8 and become float where the model is."""

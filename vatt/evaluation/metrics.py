@@ -113,15 +113,23 @@ class PairedRetrieval(Metric):
         self.names = tuple(names)
         self.add_state("first", default=[], dist_reduce_fx="cat")
         self.add_state("second", default=[], dist_reduce_fx="cat")
+        self.add_state("valid", default=[], dist_reduce_fx="cat")
 
-    def update(self, first: Tensor, second: Tensor) -> None:
-        """Add pairs (B, E) and (B, E)."""
+    def update(self, first: Tensor, second: Tensor, valid: Tensor | None = None) -> None:
+        """Add pairs (B, E) and (B, E), of which only those are counted that are ``valid`` (B,).
+
+        Nothing is read from the device before `compute`.
+        """
         self.first.append(first.detach().float())
         self.second.append(second.detach().float())
+        self.valid.append(first.new_ones(len(first), dtype=torch.bool) if valid is None else valid)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """``first_to_second`` and ``second_to_first``, see `summarize`; empty when no pair came."""
-        first, second = (torch.cat(x) if isinstance(x, list) and x else x for x in (self.first, self.second))
+        states = (self.first, self.second, self.valid)
+        first, second, valid = (torch.cat(x) if isinstance(x, list) and x else x for x in states)
+        if len(valid):
+            first, second = first[valid], second[valid]
         if len(first) == 0:
             return {}
         a, b = self.names

@@ -16,11 +16,27 @@ from lightning.pytorch.utilities import rank_zero_warn
 from vatt.structures import Batch
 from vatt.training.health import peak_flops
 
+REFRESH_S = 0.2  # between two updates of the progress bar
 DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
 
 
 class StepBar(TQDMProgressBar):
-    """One bar for the whole training, counted in steps."""
+    """One bar for the whole training, counted in steps.
+
+    It reads what it shows from the device, which is then waited for, so it does not do so in every step.
+    """
+
+    def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
+        super().__init__(refresh_rate, process_position, leave)
+        self._next_s = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now >= self._next_s or batch_idx + 1 == self.train_progress_bar.total:
+            self._next_s = now + REFRESH_S
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
@@ -87,7 +103,7 @@ class Throughput(Callback):
         self._ended = now
         self._steps += 1
         self._clips += len(batch["id"])
-        self._tokens += float(outputs["tokens"]) if "tokens" in outputs else 0.0
+        self._tokens += outputs.get("tokens", 0)
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self._log(trainer, pl_module)
 
@@ -113,8 +129,8 @@ class Throughput(Callback):
         self._restart()
 
     def _restart(self) -> None:
-        self._wait_s = self._work_s = self._tokens = 0.0
-        self._steps = self._clips = 0
+        self._wait_s = self._work_s = 0.0
+        self._steps = self._clips = self._tokens = 0
         self._began = self._ended = time.perf_counter()
 
 
@@ -148,7 +164,8 @@ class DataReport(Callback):
     ) -> None:
         self._take(batch, f"step {trainer.global_step}")
         if self.counts:
-            pl_module.log_dict({f"data/{kind}": float(count) for kind, count in self.counts.items()})
+            # As tensors on the CPU: a number would be copied to the device, which is then waited for.
+            pl_module.log_dict({f"data/{kind}": torch.tensor(float(count)) for kind, count in self.counts.items()})
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *place: int

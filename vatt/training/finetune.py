@@ -218,26 +218,27 @@ class FinetuneModule(TrainingModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return losses
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, **of_trainer: Any) -> None:
-        """Backbone and classifier apart, as the released code; all together if the trainer is given a value."""
-        model, how = self.model, self.tuning
-        for part, largest in ((model.backbone, how.clip_backbone), (model.head, how.clip_head)):
-            if largest is not None:
-                nn.utils.clip_grad_norm_(part.parameters(), largest)
-        self.clip_gradients(optimizer, **of_trainer)
+    def clipped_parts(self) -> list[tuple[nn.Module, float]]:
+        """Backbone and classifier, as in the released code."""
+        parts = (self.model.backbone, self.tuning.clip_backbone), (self.model.head, self.tuning.clip_head)
+        return [(part, largest) for part, largest in parts if largest is not None]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Average the logits over the views of each clip."""
-        logits = self.model(**{self.modality: batch[self.modality]})["logits"]
-        valid = batch[f"{self.modality}_valid"].cpu()  # as the rows that it chooses
-        for rows in _clips_of(batch["id"]):
-            chosen = rows[valid[rows]]
+        """Average the logits over the views of each clip. Which views are valid is read once for the batch."""
+        logits, ids = self.model(**{self.modality: batch[self.modality]})["logits"], batch["id"]
+        valid = read_flags(batch[f"{self.modality}_valid"])
+        means, first = [], []
+        for rows in _clips_of(ids):
+            chosen = [row for row in rows if valid[row]]
             if 0 < len(chosen) < len(rows):
-                self.incomplete.append(batch["id"][int(rows[0])])
-            if len(chosen):
-                self.metrics.update(logits[chosen].mean(dim=0, keepdim=True), batch["target"][rows[:1]])
+                self.incomplete.append(ids[rows[0]])
+            if chosen:
+                means.append(logits[chosen].mean(dim=0))
+                first.append(rows[0])
             else:
-                self.missing.append(batch["id"][int(rows[0])])
+                self.missing.append(ids[rows[0]])
+        if means:
+            self.metrics.update(torch.stack(means), batch["target"][first])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """See `validation_step`."""
@@ -301,10 +302,15 @@ def _from_pretrained(
     return model.backbone, model.head if same else None
 
 
-def _clips_of(ids: Sequence[str]) -> Iterator[Tensor]:
+def read_flags(flags: Tensor) -> list[bool]:
+    """Flags (B,) on the host."""
+    return flags.tolist()
+
+
+def _clips_of(ids: Sequence[str]) -> Iterator[range]:
     """The rows of each clip, whose views follow each other."""
     begin = 0
     for end in range(1, len(ids) + 1):
         if end == len(ids) or ids[end] != ids[begin]:
-            yield torch.arange(begin, end)
+            yield range(begin, end)
             begin = end

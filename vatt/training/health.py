@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import defaultdict
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from vatt.structures import MODALITIES, Batch
-from vatt.training.finite import norm_of
+from vatt.training.optim import norm_of
 
 COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 2.0  # below them the log says so in words
 BY_TOKEN, KEPT = "loss_by_token.csv", 0.9  # of that average
@@ -30,7 +31,8 @@ class Health(Callback):
     - of the vectors that the loss compares ``health/<vectors>_spread``, ``health/<vectors>_rank`` and, of how many,
       ``health/<vectors>_count``; their mean similarities ``health/positive_<pair>`` and ``health/negative_<pair>``, and
       ``health/temperature_<pair>``: see `vatt.objectives.health`;
-    - ``gradient/<tower>``, the norm of the gradient of each tower, before it is clipped;
+    - ``gradient/<tower>``, the norm of the gradient of each tower, before it is clipped and without the scale of
+      ``16-mixed``;
 
     and says in words when vectors have collapsed. Of objectives that predict token after token the loss of each is kept
     in the run's ``loss_by_token.csv``, a moving average over these steps.
@@ -68,11 +70,12 @@ class Health(Callback):
         if objective.by_token is not None:
             now = objective.by_token.float().cpu()
             self._by_token = now if self._by_token is None else self._by_token.lerp(now, 1 - KEPT)
-        found = {name: float(value) for name, value in objective.health.items()}
+        values = {name: float(value) for name, value in objective.health.items()}
+        found = {name: value for name, value in values.items() if not math.isnan(value)}  # of too few vectors
         pl_module.log_dict({f"health/{name}": value for name, value in found.items()})
         if trainer.global_step <= max(pl_module.optimization.warmup_steps, 2 * trainer.log_every_n_steps):
             return  # at first all vectors are alike
-        for name in {name.rpartition("_")[0] for name in found if name.endswith("_spread")} - self._warned:
+        for name in {name.rpartition("_")[0] for name in found if name.endswith("_rank")} - self._warned:
             spread, rank = found[f"{name}_spread"], found[f"{name}_rank"]
             if found[f"{name}_count"] >= MANY and (spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK):
                 self._warned.add(name)

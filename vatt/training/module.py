@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed.fsdp import FSDPModule
 
 from vatt.errors import InputError
 from vatt.structures import Batch
 from vatt.training.compute import Compute, prepare
 from vatt.training.finite import FiniteGuard
-from vatt.training.optim import Optimization, make_optimizer
+from vatt.training.optim import Optimization, clip_gradients, make_optimizer
 from vatt.training.resume import (
     apply_optimization,
     changed_values,
@@ -68,21 +70,52 @@ class TrainingModule(L.LightningModule):
         drawn = (self.seed * 1_000_003 + self.global_step) * 4_099 + stream
         return drawn + part * 1_073_741_827  # of a seed 32 bits count
 
+    @property
+    def scaler(self) -> GradScaler | None:
+        """What scales losses against underflow in half precision (``16-mixed``); it leaves out steps itself."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # leaves out steps itself
-        if not scaled:
-            self.guard.end(self)
-        if self.guard.skipped:
-            self.log("train/skipped_steps", float(self.guard.skipped))
+        self.guard.end(self, optimizer, self.scaler)
+        counts = {"train/skipped_steps": self.guard.skipped, "train/overflowed_steps": self.guard.overflowed}
+        # As tensors on the CPU: a number would be copied to the device, which is then waited for.
+        self.log_dict({name: torch.tensor(float(count)) for name, count in counts.items() if count})
+
+    def clipped_parts(self) -> list[tuple[nn.Module, float]]:
+        """Parts whose gradients are clipped by themselves in this step, and the largest norm of each."""
+        return []
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip parts by themselves, then all gradients together as the trainer is told.
+
+        Lightning's own clipping refuses fused optimizers with mixed precision. Gradients are not scaled here: with a
+        scaler the optimizer is not fused, and Lightning unscales them before. What is logged as ``gradient/…``, and
+        whether all are finite, was found before this.
+        """
+        for part, largest in self.clipped_parts():
+            clip_gradients(part.parameters(), largest)
+        if gradient_clip_val:
+            every: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients(every, gradient_clip_val, gradient_clip_algorithm or "norm")
+
+    def on_train_end(self) -> None:
+        self.guard.read(self)
 
     def ids(self) -> dict[str, str | None]:
         """Hashes of what gives ids their meaning (vocabulary, classes, codebook), by name; None without one."""
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.guard.read(self)
         checkpoint["skipped_steps"] = self.guard.skipped
         checkpoint["settings"] = {"seed": self.seed, "optimization": asdict(self.optimization)}
         checkpoint["ids"] = self.ids()
+        checkpoint["overflowed_steps"] = self.guard.overflowed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint belongs to this configuration.
@@ -93,6 +126,7 @@ class TrainingModule(L.LightningModule):
         remedy = "Resume with the same one, or start a new training"
         check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)
         self.guard.skipped = checkpoint.get("skipped_steps", 0)
+        self.guard.overflowed = checkpoint.get("overflowed_steps", 0)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         saved = checkpoint.get("settings", {})
@@ -121,5 +155,5 @@ class TrainingModule(L.LightningModule):
         steps = self.trainer.max_steps
         if steps < 1:
             raise InputError("set trainer.max_steps: the learning-rate schedule is counted in steps")
-        optimizer, schedule = make_optimizer(self, self.optimization, steps)
+        optimizer, schedule = make_optimizer(self, self.optimization, steps, scaled=self.scaler is not None)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

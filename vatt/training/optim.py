@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -156,8 +158,46 @@ class Schedule(LambdaLR):
                     group["weight_decay"] = self.weight_decay(self.last_epoch)
 
 
-def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Optimizer, LRScheduler]:
+def clip_gradients(parameters: Iterable[Tensor], largest: float, algorithm: str = "norm") -> None:
+    """Clip gradients in place, also those of parameters that processes share (FSDP).
+
+    Args:
+        parameters: those without a gradient are left out.
+        largest: norm of all gradients as one vector, or absolute value of each entry.
+        algorithm: "norm" or "value".
+
+    Raises:
+        InputError: an unknown algorithm.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if algorithm not in ("norm", "value"):
+        raise InputError(f"trainer.gradient_clip_algorithm is norm or value, not {algorithm!r}")
+    if not parameters:  # of a step that is left out
+        return
+    if algorithm == "value":
+        nn.utils.clip_grad_value_(parameters, largest)
+    else:
+        norm = norm_of([parameter.grad for parameter in parameters])
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+
+
+def norm_of(tensors: list[Tensor]) -> Tensor:
+    """The norm of all tensors as one vector."""
+    norm = nn.utils.get_total_norm(tensors)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of tensors that processes share (FSDP)
+
+
+def make_optimizer(
+    module: nn.Module, how: Optimization, steps: int, scaled: bool = False
+) -> tuple[Optimizer, LRScheduler]:
     """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
+
+    Args:
+        module: with the parameters.
+        how: the rates.
+        steps: of the training.
+        scaled: gradients are scaled (``16-mixed``). A fused optimizer would unscale them in its step, after they were
+            clipped; others have them unscaled before.
 
     Raises:
         InputError: the warm-up is as long as the training.
@@ -166,7 +206,8 @@ def make_optimizer(module: nn.Module, how: Optimization, steps: int) -> tuple[Op
         raise InputError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
     groups = parameter_groups(module, how)
     # One pass over all weights; on a CPU it takes a quarter of the time.
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]) or None
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    fused = True if devices <= {"cpu", "cuda"} and not scaled else None
     if how.name == "sgd":
         optimizer: Optimizer = SGD(groups, lr=how.lr, momentum=how.momentum, fused=fused)
     else:

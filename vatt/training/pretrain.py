@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vatt.evaluation.metrics import PairedRetrieval
@@ -80,8 +80,8 @@ class PretrainModule(TrainingModule):
             self.objective.build(backbone)
         if model is not None:
             load_objective(self.objective, model, Path(pretrained))
-        self.retrieval = torch.nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
         self._retrieved: dict[str, dict[str, Any]] = {}  # metrics of the last validation, by direction
+        self.retrieval = nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 
     def setup(self, stage: str) -> None:
         """See, before anything is read, whether the data fit the model.
@@ -124,7 +124,7 @@ class PretrainModule(TrainingModule):
         data = self.trainer.datamodule
         if data is None:
             return None
-        if not self.objective.compares_clips:  # contrasts look at values, which tensors without content do not have
+        if not self.objective.compares_clips:  # text encoders may look at values, and tensors without content have none
             shared = any(isinstance(parameter, DTensor) for parameter in self.parameters())  # cannot be copied
             return (
                 None
@@ -138,22 +138,21 @@ class PretrainModule(TrainingModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        self.objective.draws = torch.Generator(self.device).manual_seed(self.draws(batch_idx, SHARED))
+        self.objective.draws = torch.Generator().manual_seed(self.draws(batch_idx, SHARED))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One batch: the losses by name, and the sum that is minimised."""
         losses = self.guard.watch(self.objective(self.backbone, batch), batch)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items() if name != "tokens"})
+        self.log_dict({f"train/{name}": x.detach() for name, x in losses.items() if isinstance(x, Tensor)})
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, **of_trainer: Any) -> None:
-        """Backbone and objective apart, if ``optimization.clip_each`` says so; all together as the trainer says."""
+    def clipped_parts(self) -> list[tuple[nn.Module, float]]:
+        """Backbone and objective, if ``optimization.clip_each`` says so and the warm-up is over."""
         how = self.optimization
-        if how.clip_each is not None and self.trainer.global_step >= how.warmup_steps:
-            for part in (self.backbone, self.objective):
-                torch.nn.utils.clip_grad_norm_(part.parameters(), how.clip_each)
-        self.clip_gradients(optimizer, **of_trainer)
+        if how.clip_each is None or self.trainer.global_step < how.warmup_steps:
+            return []
+        return [(self.backbone, how.clip_each), (self.objective, how.clip_each)]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -166,7 +165,7 @@ class PretrainModule(TrainingModule):
         for name, (first, second, a, b) in PAIRS.items():
             if first in vectors and second in vectors:
                 valid = _valid(batch, a) & _valid(batch, b)
-                self.retrieval[name].update(vectors[first][valid], vectors[second][valid])
+                self.retrieval[name].update(vectors[first], vectors[second], valid)
 
     def on_validation_epoch_end(self) -> None:
         """Log retrieval, and the sum of its recalls; nothing if no clip has both sides of a pair."""

@@ -1,9 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vatt.models.selection import drop_token, num_kept, random_keep
+from vatt.models.blocks import BlockMask, draw_blocks
+from vatt.models.selection import draw_masked, drop_token, num_kept, random_keep, to_device
 from vatt.structures import Tokens
 
 
@@ -56,3 +59,36 @@ def test_nothing_is_drawn_where_nothing_is_dropped() -> None:
     all_of_them, state = tokens(5), torch.get_rng_state()
     assert drop_token(all_of_them, 0.0, (5,)) is all_of_them
     assert torch.equal(state, torch.get_rng_state())
+
+
+KEPT = [[1, 5, 7, 9], [1, 5, 6, 7], [0, 1, 3, 6]]
+MASKED = [[[0, 2, 4, 6], [2, 3, 6, 7]], [[1, 3, 5, 7], [0, 1, 4, 5]]]
+BLOCKS = [[[0, 1, 2, 3, 5, 6, 7, 8, 9, 11], [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]], [[4, 10], [5, 11]]]
+
+
+def test_what_a_seed_draws_stays_the_same() -> None:
+    """A run that is resumed with a newer version draws as the one before; so does one on another device."""
+    draw = torch.Generator().manual_seed(0)
+    assert random_keep(3, 10, 4, per_sample=True, generator=draw).tolist() == KEPT
+    assert random_keep(2, 10, 4, generator=draw).tolist() == [[1, 7, 8, 9]] * 2
+    assert [x.tolist() for x in draw_masked(2, (2, 2, 2), 0.5, generator=draw)] == MASKED
+    assert [x.tolist() for x in draw_blocks(2, (2, 2, 3), BlockMask(1, 0.4), generator=draw)] == BLOCKS
+
+
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_part_of_the_batch_has_what_the_whole_has(per_sample: bool) -> None:
+    def draws(part: Callable[[torch.Tensor], torch.Tensor] | None) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        kept = random_keep(6, 20, 7, per_sample=per_sample, generator=generator, part=part)
+        return [kept, *draw_masked(6, (2, 3, 3), 0.5, generator=generator, part=part)]
+
+    for whole, half in zip(draws(None), draws(lambda rows: rows[1::2]), strict=True):
+        assert torch.equal(whole[1::2], half)
+
+
+def test_draws_move_to_the_device_they_are_for() -> None:
+    for device in (None, torch.device("cpu")):
+        assert to_device(torch.ones(2), device).device.type == "cpu"
+    meta = torch.device("meta")
+    assert random_keep(2, 5, 3, device=meta, generator=torch.Generator()).device == meta
+    assert {x.device for x in draw_masked(2, (2, 2, 2), 0.5, device=meta)} == {meta}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vatt.objectives.health import effective_rank, similarities, spread
+from vatt.objectives.health import effective_rank, of_vectors, similarities, spread
 
 
 def test_spread_is_that_of_the_mean_cosine() -> None:
@@ -42,3 +42,25 @@ def test_similarities_of_partners_and_of_others() -> None:
     assert own.item() == pytest.approx(every.diag().mean().item(), abs=1e-6)
     assert others.item() == pytest.approx(every[~torch.eye(6, dtype=torch.bool)].mean().item(), abs=1e-6)
     assert similarities(x[:1], y[:1])[1].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 6), (8, 30)])
+def test_invalid_vectors_are_left_out(shape: tuple[int, int]) -> None:
+    x, y, valid = torch.randn(shape) + 1, torch.randn(shape), torch.arange(shape[0]) % 3 != 1
+    x[~valid] = torch.nan
+    for sign in (spread, effective_rank):
+        assert sign(x, valid).item() == pytest.approx(sign(x[valid]).item(), rel=1e-3)
+    for found, alone in zip(similarities(x, y, valid), similarities(x[valid], y[valid]), strict=True):
+        assert found.item() == pytest.approx(alone.item(), abs=1e-6)
+    assert of_vectors("x", x, valid)["x_count"] == valid.sum()
+
+
+@pytest.mark.parametrize("real", [0, 1])
+def test_too_few_vectors_have_no_signs(real: int) -> None:
+    x, valid = torch.randn(5, 3), torch.arange(5) < real
+    found = of_vectors("x", x, valid)
+    assert found["x_count"] == real
+    assert found["x_spread"].isnan()
+    assert found["x_rank"].isnan()
+    own, others = similarities(x, x, valid)
+    assert own.isnan() == others.isnan() == (real == 0)

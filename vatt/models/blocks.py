@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from vatt.models.selection import RowSelection
 
 Truncate = Literal["first", "random"]
 TRIES = 1000
@@ -44,13 +46,13 @@ def draw_blocks(
     mask: BlockMask,
     *,
     truncate: Truncate = "first",
-    device: torch.device | None = None,
     generator: torch.Generator | None = None,
-    part: Callable[[Tensor], Tensor] | None = None,
+    part: RowSelection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which places are seen, and which are hidden and to be predicted.
 
-    All clips have as many of each as the one with the fewest.
+    All clips have as many of each as the one with the fewest. How many these are depends on what is drawn, so this is
+    done on the CPU: a GPU would have to be waited for.
 
     Args:
         batch: B.
@@ -58,8 +60,7 @@ def draw_blocks(
         mask: the blocks.
         truncate: which of them are kept: the "first", in the order of time, row and column, as the released code has
             it, so that late frames and low rows are rarely seen and rarely asked for; or "random" ones.
-        device: where the indices live.
-        generator: in place of PyTorch's random state.
+        generator: of the CPU, in place of PyTorch's random state.
         part: chooses rows of the batch, to which alone all this applies; the others are drawn, and left away.
 
     Returns:
@@ -68,22 +69,21 @@ def draw_blocks(
     Raises:
         ValueError: blocks hide everything, however they are placed.
     """
-    where = torch.device("cpu") if generator is None else generator.device
     time, height, width = grid
-    aspect = mask.aspect[0] + (mask.aspect[1] - mask.aspect[0]) * float(_rand(1, where, generator))
+    aspect = mask.aspect[0] + (mask.aspect[1] - mask.aspect[0]) * float(torch.rand(1, generator=generator))
     area = int(height * width * mask.area)
     h = min(max(1, round(math.sqrt(area * aspect))), height)
     w = min(max(1, round(math.sqrt(area / aspect))), width)
     t = max(1, int(time * mask.time))
-    hidden = _place(batch, (time, height, width), (t, h, w), mask.blocks, where, generator)
+    hidden = _place(batch, (time, height, width), (t, h, w), mask.blocks, generator)
     for _ in range(TRIES):
         full = hidden.all(dim=1)
         if not full.any():
             break
-        hidden[full] = _place(int(full.sum()), (time, height, width), (t, h, w), mask.blocks, where, generator)
+        hidden[full] = _place(int(full.sum()), (time, height, width), (t, h, w), mask.blocks, generator)
     else:
         raise ValueError(f"{mask} hides all of {tuple(grid)} places")
-    return tuple(_cut(places, truncate, generator, part).to(device) for places in (~hidden, hidden))
+    return tuple(_cut(places, truncate, generator, part) for places in (~hidden, hidden))
 
 
 def _place(
@@ -91,14 +91,13 @@ def _place(
     grid: tuple[int, int, int],
     block: tuple[int, int, int],
     count: int,
-    where: torch.device,
     generator: torch.Generator | None,
 ) -> Tensor:
     """(B, T H W) bool: the union of blocks at random places."""
-    hidden = torch.ones((batch, count, *grid), dtype=torch.bool, device=where)
+    hidden = torch.ones((batch, count, *grid), dtype=torch.bool)
     for axis, (size, length) in enumerate(zip(grid, block, strict=True)):
-        begin = (_rand((batch, count, 1), where, generator) * (size - length + 1)).long()
-        place = torch.arange(size, device=where)
+        begin = (torch.rand((batch, count, 1), generator=generator) * (size - length + 1)).long()
+        place = torch.arange(size)
         inside = (place >= begin) & (place < begin + length)
         shape = [batch, count, 1, 1, 1]
         shape[2 + axis] = size
@@ -110,18 +109,14 @@ def _cut(
     chosen: Tensor,
     truncate: Truncate,
     generator: torch.Generator | None,
-    part: Callable[[Tensor], Tensor] | None,
+    part: RowSelection | None,
 ) -> Tensor:
     """(B, N) bool to (B, M) places, M of the row with the fewest."""
-    order = torch.arange(chosen.shape[1], 0, -1, device=chosen.device).expand(chosen.shape).float()
+    order = torch.arange(chosen.shape[1], 0, -1).expand(chosen.shape).float()
     if truncate == "random":
-        order = _rand(chosen.shape, chosen.device, generator) + 1
+        order = torch.rand(chosen.shape, generator=generator) + 1
     if part is not None:
         chosen, order = part(chosen), part(order)
     fewest = int(chosen.sum(dim=1).min())
     best = (order * chosen).topk(fewest, dim=1).indices
     return best.sort(dim=1).values
-
-
-def _rand(shape: int | Sequence[int], where: torch.device, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(shape, generator=generator, device=where)

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from vatt.models.masked_norm import apply_to_valid
 from vatt.models.part import Part
 
 BN_EPS = 1e-5
@@ -19,11 +20,13 @@ class Projection(Part):
 
     branches: dict[str, list[tuple[str, nn.Module]]]
 
-    def forward(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, pooled: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Project what is there; vectors are not normalised.
 
         Args:
             pooled: (B, D) features by modality. Text may have any number of rows.
+            valid: (B,) bool by modality. Invalid rows do not enter batch statistics, and become zeros. None: all rows
+                are valid.
 
         Returns:
             ``video_va`` and ``audio_va`` (B, E) in the video-audio space, ``video_vt`` and ``text_vt`` (B, E) in
@@ -37,7 +40,11 @@ class Projection(Part):
             if modality not in self.branches:
                 raise ValueError(f"this projection has no {modality} branch")
             for name, layer in self.branches[modality]:
-                x = out[name] = layer(x)
+                if valid is None:
+                    x = out[name] = layer(x)
+                else:
+                    x = apply_to_valid(layer, x, valid[modality])
+                    out[name] = x.where(valid[modality][:, None], 0.0)
         return out
 
     def _initialise(self) -> None:
@@ -55,7 +62,7 @@ class NoProjection(Projection):
         super().__init__()
         self.branches = {}
 
-    def forward(self, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, pooled: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         return {}
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vatt.models.selection import to_device
+
 POSITION_EPS = 1e-6
 PositionKind = Literal["learned", "fixed", "flat", "joint", "none"]
 
@@ -81,7 +83,7 @@ class FixedPositions(nn.Module):
         """(B, N, 3) int64 places to (B, N, D) float32, or (1, N, D) where those of all clips are one view."""
         if position.stride(0) == 0:
             position = position[:1]
-        omega = torch.tensor(self.frequencies, dtype=torch.float64, device=position.device)
+        omega = to_device(torch.tensor(self.frequencies, dtype=torch.float64), position.device)
         angles = position[..., : self.axes, None].double() * omega
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
 

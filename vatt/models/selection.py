@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,14 @@ from torch import Tensor
 from vatt.structures import Tokens
 
 KeepRule = Literal["tokens", "table"]
+RowSelection = Callable[[Tensor], Tensor]
+
+
+def to_device(x: Tensor, device: torch.device | None) -> Tensor:
+    """Move a tensor without waiting for a GPU: it is pinned first, and the copy is queued behind other work."""
+    if device is not None and device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def drop_token(
@@ -50,13 +59,18 @@ def draw_keep(
     rule: KeepRule = "tokens",
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
+    part: RowSelection | None = None,
 ) -> Tensor | None:
-    """The places that DropToken keeps of ``num_tokens``, (B, M); None where nothing is dropped. See `drop_token`."""
+    """The places that DropToken keeps of ``num_tokens``, (B, M); None where nothing is dropped.
+
+    See `drop_token`, and for ``part`` `random_keep`.
+    """
     if drop == 0:
         return None
     kept = num_kept(math.prod(table) if rule == "table" else num_tokens, drop)
     kept = min(kept, num_tokens)
-    return random_keep(batch, num_tokens, kept, per_sample=per_sample, device=device, generator=generator)
+    how = {"per_sample": per_sample, "device": device, "generator": generator, "part": part}
+    return random_keep(batch, num_tokens, kept, **how)
 
 
 @functools.lru_cache(maxsize=64)
@@ -86,8 +100,12 @@ def random_keep(
     per_sample: bool = False,
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
+    part: RowSelection | None = None,
 ) -> Tensor:
     """A random subset of the places.
+
+    Everything is computed on the device of the generator, so that a generator on the CPU gives the same places on
+    every device.
 
     Args:
         batch: B.
@@ -96,17 +114,17 @@ def random_keep(
         per_sample: draw for every clip of the batch.
         device: where the indices live.
         generator: see `drop_token`.
+        part: selects rows of the batch; the others are drawn, and left out. None selects all.
 
     Returns:
-        (B, M) int64, ascending within each row.
+        (B, M) int64, ascending within each row; fewer than B rows with ``part``.
     """
     shape = (batch if per_sample else 1, num_tokens)
-    if generator is None:
-        scores = torch.rand(shape, device=device)
-    else:
-        scores = torch.rand(shape, generator=generator, device=generator.device).to(device)
-    keep = scores.topk(kept, dim=1).indices.sort(dim=1).values
-    return keep.expand(batch, -1)
+    scores = torch.rand(shape, generator=generator, device=device if generator is None else generator.device)
+    scores = scores.expand(batch, -1) if part is None else part(scores.expand(batch, -1))
+    rows = scores if per_sample else scores[:1]
+    keep = to_device(rows.topk(kept, dim=1).indices.sort(dim=1).values, device)
+    return keep.expand(len(scores), -1)
 
 
 MaskKind = Literal["tube", "random"]
@@ -120,6 +138,7 @@ def draw_masked(
     *,
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
+    part: RowSelection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Places that a masked autoencoder sees, and those that are hidden from it, in every clip others.
 
@@ -131,9 +150,10 @@ def draw_masked(
             any.
         device: where the indices live.
         generator: in place of PyTorch's random state.
+        part: see `random_keep`.
 
     Returns:
-        (B, N) seen and (B, M) hidden, int64, ascending.
+        (B, N) seen and (B, M) hidden, int64, ascending; fewer than B rows with ``part``.
 
     Raises:
         ValueError: everything or nothing would be hidden, or an unknown kind.
@@ -145,8 +165,9 @@ def draw_masked(
     if not 0 < away < size:
         raise ValueError(f"of {size} places {away} would be hidden: some must be, and some must be seen")
     where = torch.device("cpu") if generator is None else generator.device
-    order = torch.rand((batch, size), generator=generator, device=where).argsort(dim=1)
+    scores = torch.rand((batch, size), generator=generator, device=where)
+    order = (scores if part is None else part(scores)).argsort(dim=1)
     begin = torch.arange(times, device=where)[:, None] * size
     chosen = (order[:, away:].sort(dim=1).values, order[:, :away].sort(dim=1).values)
-    seen, gone = ((begin + places[:, None]).flatten(1).to(device) for places in chosen)
+    seen, gone = (to_device((begin + places[:, None]).flatten(1), device) for places in chosen)
     return seen, gone

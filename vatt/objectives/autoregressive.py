@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.heads import NoProjection
-from vatt.objectives.base import Objective
+from vatt.models.selection import to_device
+from vatt.objectives.base import Losses, Objective
 from vatt.objectives.distributed import gather_in_order, own_part, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
@@ -80,7 +81,7 @@ class Autoregression(Objective):
     def head(self) -> NoProjection:
         return NoProjection()
 
-    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, backbone: Backbone, batch: Batch) -> Losses:
         """``loss``, that of the ``first_frame`` and of the ``later_frames``, and how many ``tokens`` were encoded."""
         video, valid = batch["video"], batch["video_valid"]
         tokenizer, start = backbone.tokenizers["video"], None
@@ -97,30 +98,31 @@ class Autoregression(Objective):
         by_token = (errors * weight[:, None]).sum(dim=0)
         frame, all_frames = patches.x.shape[1] // patches.grid[0], patches.x.shape[1]
         if self.watched:
-            self.by_token, self.health = by_token.detach(), of_vectors("feature", features.pooled[valid])
+            self.by_token, self.health = by_token.detach(), of_vectors("feature", features.pooled, valid)
         named = {"first_frame": by_token[:frame].mean()}
         if patches.grid[0] > 1:
             named["later_frames"] = by_token[frame:all_frames].mean()
-        return {"loss": by_token.mean(), **named, "tokens": by_token.new_tensor(patches.x.shape[:2].numel())}
+        return {"loss": by_token.mean(), **named, "tokens": patches.x.shape[:2].numel()}
 
     @torch.no_grad()
     def with_images(self, video: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, 3, H, W) of which some are sequences of images, and (B,) which; clips without a picture stay so."""
         (clips, frames), together = video.shape[:2], len(video) * world_size()
         each = -(-frames // together)  # frames that a clip offers: one, where there are enough clips
-        where = torch.device("cpu") if self.draws is None else self.draws.device
 
         def draw(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=self.draws, device=where).to(video.device)
+            """Uniform numbers for the clips of this process, drawn for those of all."""
+            return own_part(torch.rand(shape, generator=self.draws))
 
         still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
-        is_image = (own_part(draw(together)) < self.images) & valid | still
-        when = own_part((draw(together, each) * frames).long())
+        is_image = to_device(draw(together) < self.images, video.device) & valid | still
+        when = to_device((draw(together, each) * frames).long(), video.device)
         offered = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], when]).flatten(0, 1)
         all_valid, all_still = (gather_in_order(x).repeat_interleave(each) for x in (valid, still))
         # Into a picture's sequence come pictures, into another one anything.
         may = all_valid & (all_still | ~still.unsqueeze(1))
-        order = own_part(draw(together, len(offered))).masked_fill(~may, -1.0).argsort(dim=1, descending=True)
+        scores = to_device(draw(together, len(offered)), video.device).masked_fill(~may, -1.0)
+        order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: alike on every device
         again = torch.arange(frames, device=video.device) % may.sum(dim=1, keepdim=True).clamp(min=1)
         pictures = offered[order.gather(1, again)]
         return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image

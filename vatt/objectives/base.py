@@ -11,6 +11,8 @@ from vatt.models.backbone import Backbone
 from vatt.models.part import Part
 from vatt.structures import Batch
 
+Losses = dict[str, "Tensor | int"]  # scalars by name; "tokens" is a plain number
+
 
 class Objective(nn.Module, ABC):
     """Base of the objectives; a new one is one file beside this.
@@ -18,12 +20,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         compares_clips: the loss of a batch is more than the mean of its clips' losses: it depends on which they are.
         draws: random numbers that all processes share, begun anew with every step; None uses PyTorch's own. What is
-            drawn from it for the clips of all processes does not depend on how many these are.
+            drawn from it for the clips of all processes does not depend on how many these are. It is a generator of the
+            CPU on every device: sizes may depend on what is drawn, and reading them from a GPU would mean to wait.
         progress: share of the training that is done, from 0 to 1, for schedules of an objective's own.
         watched: fill ``health`` in the next forward pass.
         by_token: loss of each token in the last batch that was watched, in order; None where it has no order.
         health: signs of collapse, scalars by name; of vectors ``name`` there are ``name_spread`` and ``name_rank``, see
-            `vatt.objectives.health`, and ``name_count``, of how many.
+            `vatt.objectives.health`, and ``name_count``, of how many. NaN where a batch has too few to tell.
     """
 
     compares_clips: bool = False
@@ -40,8 +43,11 @@ class Objective(nn.Module, ABC):
         """Make the layers that depend on the backbone's widths. Called once, before anything else."""
 
     @abstractmethod
-    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name: "loss", which is minimised, its terms, and whatever else is worth a curve."""
+    def forward(self, backbone: Backbone, batch: Batch) -> Losses:
+        """Scalars by name: "loss", which is minimised, its terms, and whatever else is worth a curve.
+
+        ``tokens``, the number of tokens that were encoded, is an int. Nothing may be read back from the device here.
+        """
 
     def after_step(self, backbone: Backbone) -> None:
         """Called after every optimizer step (a moving average of the weights lives here)."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vatt.models.selection import to_device
+
 Weighting = Literal["none", "rarity"]
 
 
@@ -70,7 +72,9 @@ def mixup(x: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     Returns:
         Mixed ``x`` and ``target`` of the same shapes.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample((len(x),)).to(x)
-    partner = torch.randperm(len(x)).to(x.device)
+    share = to_device(
+        torch.distributions.Beta(alpha, alpha, validate_args=False).sample((len(x),)).to(x.dtype), x.device
+    )
+    partner = to_device(torch.randperm(len(x)), x.device)
     wide = share.view(-1, *[1] * (x.ndim - 1))
     return wide * x + (1 - wide) * x[partner], share[:, None] * target + (1 - share[:, None]) * target[partner]

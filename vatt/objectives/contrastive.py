@@ -13,10 +13,10 @@ from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.precision import single_precision
 from vatt.models.selection import KeepRule, draw_keep
-from vatt.objectives.base import Objective
+from vatt.objectives.base import Losses, Objective
 from vatt.objectives.caching import in_micro_batches
-from vatt.objectives.distributed import agree, gather, rank, shared_log_sums, world_size
-from vatt.objectives.health import effective_rank, similarities, spread
+from vatt.objectives.distributed import agree, gather, own_part, shared_log_sums, world_size
+from vatt.objectives.health import of_vectors, similarities
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
 
@@ -124,7 +124,7 @@ class Contrastive(Objective):
         for value in self.log_temperature.values():
             value.clamp_(min=math.log(COLDEST))
 
-    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, backbone: Backbone, batch: Batch) -> Losses:
         """``loss``, ``video_audio``, ``video_text``, learned temperatures, and how many ``tokens`` were encoded."""
         present = tuple(modality for modality in backbone.modalities if modality in batch)
         if self._present is None:
@@ -159,7 +159,7 @@ class Contrastive(Objective):
         if self.watched:
             self.health = self._health(z, valid)
         learned = {f"temperature_{name}": self.temperature(name) for name in self.log_temperature}
-        return {"loss": loss, **terms, **learned, "tokens": loss.new_tensor(tokens)}
+        return {"loss": loss, **terms, **learned, "tokens": tokens}
 
     @torch.no_grad()
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
@@ -193,33 +193,27 @@ class Contrastive(Objective):
     @torch.no_grad()
     def _health(self, z: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
         rows = {name: valid[name.partition("_")[0]].flatten() for name in z}
-        found: dict[str, Tensor] = {}
+        health: dict[str, Tensor] = {}
         for name, x in z.items():
-            real = x[rows[name]]
-            found[f"{name}_count"] = real.new_tensor(len(real))
-            if len(real) > 1:
-                found |= {f"{name}_spread": spread(real), f"{name}_rank": effective_rank(real)}
+            health |= of_vectors(name, x, rows[name])
         for pair, short in zip(PAIRS, ("va", "vt"), strict=True):
             x, y = f"video_{short}", f"{pair.partition('_')[2]}_{short}"
             if x not in z or y not in z or not self.weights[pair]:
                 continue
             first = len(rows[y]) // len(rows[x])  # of a clip's texts
-            both = rows[x] & rows[y][::first]
-            if both.any():
-                own, others = similarities(z[x][both], z[y][::first][both])
-                temperature = torch.as_tensor(self.temperature(pair))
-                found |= {f"positive_{pair}": own, f"negative_{pair}": others, f"temperature_{pair}": temperature}
-        return found
+            own, others = similarities(z[x], z[y][::first], rows[x] & rows[y][::first])
+            temperature = own.new_ones(()) * self.temperature(pair)
+            health |= {f"positive_{pair}": own, f"negative_{pair}": others, f"temperature_{pair}": temperature}
+        return health
 
     def _encode(self, backbone: Backbone, modality: str, raw: Tensor, rows_per_clip: int) -> tuple[Tensor, int]:
         """The pooled features of a raw signal, and how many tokens went through the transformer."""
         tokenizer, keep, size = backbone.tokenizers[modality], None, None
         num_tokens = tokenizer.patchify(raw[:1]).x.shape[1]
         if self.training:
-            how = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device}
+            how = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": own_part}
             every = len(raw) * world_size()  # process r has the clips r, r + world, …: see vatt.datasets.sampling
             keep = draw_keep(every, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **how)
-            keep = None if keep is None else keep[rank() :: world_size()]
             size = None if self.micro_batch is None else self.micro_batch * rows_per_clip
 
         def encode(raw: Tensor, keep: Tensor | None) -> Tensor:
@@ -230,19 +224,7 @@ class Contrastive(Objective):
         return in_micro_batches(encode, size, raw, keep), len(raw) * (encoded + 1)
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Project; what is not valid does not enter the batch statistics, and gets zeros."""
+        """Project; with ``statistics="valid"`` invalid rows do not enter the batch statistics, and become zeros."""
         if self.statistics == "all":
             return self.projection(pooled)
-        z: dict[str, Tensor] = {}
-        for modality, x in pooled.items():
-            real = valid[modality].flatten()
-            if bool(real.all()) and len(real) > 1:
-                z |= self.projection({modality: x})
-                continue
-            # One row or none has no statistics: those of the training so far are used then, and left as they are.
-            mode = self.projection.training
-            self.projection.train(mode and int(real.sum()) > 1)
-            for name, y in self.projection({modality: x[real]}).items():
-                z[name] = y.new_zeros(len(real), y.shape[1]).index_put((real,), y)
-            self.projection.train(mode)
-        return z
+        return self.projection(pooled, {modality: valid[modality].flatten() for modality in pooled})

@@ -56,20 +56,37 @@ def gather_in_order(x: Tensor) -> Tensor:
     return gather(x).unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
 
 
-def shared_log_sums(x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None) -> tuple[Tensor, Tensor]:
+def shared_log_sums(
+    x: Tensor,
+    y: Tensor,
+    temperature: float | Tensor,
+    max_logits: int | None,
+    x_valid: Tensor | None = None,
+    y_valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """`vatt.objectives.losses.log_sums` of vectors that all processes have, of which each computes its share.
 
     All have all of the result, with a gradient as `gather` has it. Of N processes each makes 2 / N of the similarities.
     """
     if world_size() == 1:
-        return log_sums(x, y, temperature, max_logits)
-    return _share(x, y, temperature, max_logits), _share(y, x, temperature, max_logits)
+        return log_sums(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)
+    of_x = _share(x, y, temperature, max_logits, x_valid, y_valid)
+    return of_x, _share(y, x, temperature, max_logits, y_valid, x_valid)
 
 
-def _share(x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None) -> Tensor:
+def _share(
+    x: Tensor,
+    y: Tensor,
+    temperature: float | Tensor,
+    max_logits: int | None,
+    x_valid: Tensor | None,
+    y_valid: Tensor | None,
+) -> Tensor:
     """(M,): for each x over all y."""
     rows = -(-len(x) // world_size())  # of all but the last
-    mine, _ = log_sums(x[rows * rank() : rows * (rank() + 1)], y, temperature, max_logits, both=False)
+    here = slice(rows * rank(), rows * (rank() + 1))
+    here_valid = None if x_valid is None else x_valid[here]
+    mine, _ = log_sums(x[here], y, temperature, max_logits, both=False, x_valid=here_valid, y_valid=y_valid)
     return gather(F.pad(mine, (0, rows - len(mine))))[: len(x)]
 
 

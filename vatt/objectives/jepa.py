@@ -13,7 +13,8 @@ from vatt.models.backbone import Backbone
 from vatt.models.blocks import LONG_RANGE, SHORT_RANGE, BlockMask, Truncate, draw_blocks
 from vatt.models.heads import NoProjection
 from vatt.models.predictor import Predictor
-from vatt.objectives.base import Objective
+from vatt.models.selection import to_device
+from vatt.objectives.base import Losses, Objective
 from vatt.objectives.distributed import own_part, world_size
 from vatt.objectives.health import of_vectors
 from vatt.structures import Batch
@@ -92,7 +93,7 @@ class FeaturePrediction(Objective):
         for kept, new in towers:
             kept.lerp_(new.detach(), share)
 
-    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, backbone: Backbone, batch: Batch) -> Losses:
         """``loss``, that of each mask (``mask_0``, …), and how many ``tokens`` were encoded."""
         video, valid = batch["video"], batch["video_valid"]
         tokens = backbone.tokenize("video", video)
@@ -112,9 +113,9 @@ class FeaturePrediction(Objective):
         loss = torch.stack(errors).mean()
         if self.watched:
             # Of the clips' mean targets, which become the same when the encoder collapses, however low the loss.
-            self.health = of_vectors("target", target[valid].mean(dim=1))
+            self.health = of_vectors("target", target.mean(dim=1), valid)
         named = {f"mask_{number}": error for number, error in enumerate(errors)}
-        return {"loss": loss, **named, "tokens": loss.new_tensor(seen + target.shape[0] * target.shape[1])}
+        return {"loss": loss, **named, "tokens": seen + target.shape[0] * target.shape[1]}
 
     @torch.no_grad()
     def targets(self, video: Tensor) -> Tensor:
@@ -124,8 +125,9 @@ class FeaturePrediction(Objective):
 
     def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
         """Places that are seen and hidden in the clips of this process; blocks are drawn for those of all."""
-        how = {"truncate": self.truncate, "device": device, "generator": self.draws, "part": own_part}
-        return draw_blocks(clips * world_size(), grid, mask, **how)
+        how = {"truncate": self.truncate, "generator": self.draws, "part": own_part}
+        keep, hidden = draw_blocks(clips * world_size(), grid, mask, **how)  # on the CPU: sizes depend on the draw
+        return to_device(keep, device), to_device(hidden, device)
 
     def even_out(self, backbone: Backbone, clips: int) -> None:
         grid, generator, even = backbone.tokenizers["video"].grid, torch.Generator().manual_seed(0), {}

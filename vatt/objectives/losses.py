@@ -10,7 +10,9 @@ y_jl the l-th candidate of clip j in the other one.
 Similarities of B clips with B K candidates are more than memory holds where B is large: above `MAX_LOGITS` they are
 made in parts, forgotten, and made again for the gradient.
 
-What is not valid is no positive and no negative. The mean is taken over the pairs of which both sides are valid
+Invalid rows and candidates are neither positives nor negatives: their logits are lowered by `MASKED`, which leaves
+exactly nothing of them in a sum of exponentials. Shapes do not depend on which rows are valid, and nothing is read back
+from the device. The mean is taken over the pairs of which both sides are valid
 (``mean="pairs"``). The released code multiplies by B over the number of valid rows once for each side, which is the
 same where only one side has gaps, and too much where both have (``mean="official"``; its asymmetric form knows no gaps
 in x at all).
@@ -28,10 +30,11 @@ from torch import Tensor
 from vatt.models.precision import single_precision
 
 MAX_LOGITS = 2**21  # 8 MiB, a few times over
+MASKED = -1e30  # finite: the gradient of a log-sum-exp over -inf alone is NaN
 
 Form = Literal["asymmetric", "symmetric"]
 Mean = Literal["pairs", "official"]
-LogSums = Callable[[Tensor, Tensor, "float | Tensor", "int | None"], tuple[Tensor, Tensor]]
+LogSums = Callable[..., tuple[Tensor, Tensor]]  # see `log_sums`
 
 
 def nce(
@@ -98,28 +101,47 @@ def mil_nce(
         b, k, _ = y.shape
         x_valid = x.new_ones(b, dtype=torch.bool) if x_valid is None else x_valid
         y_valid = x.new_ones(b, k, dtype=torch.bool) if y_valid is None else y_valid
-        x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
-        rows = (x_valid & y_valid.any(dim=1)).nonzero().squeeze(1)
-        if len(rows) == 0:
-            return (x.sum() + y.sum()) * 0.0
-        never = x.new_tensor(-torch.inf)
-        # s(x_i, y_i1), s(x_i, y_i2), …: (R, K)
-        own = (torch.einsum("ie,ike->ik", x[rows], y[rows]) / temperature).where(y_valid[rows], never)
-        positive = own.logsumexp(dim=1)
-        of_x, of_y = (sums or log_sums)(x[x_valid], y[y_valid], temperature, max_logits)
-        to_all_y = never.expand(b).index_put((x_valid,), of_x)[rows]  # (R,): x_i against every candidate
-        to_all_x = never.expand(b, k).index_put((y_valid,), of_y)[rows].logsumexp(dim=1)  # its candidates and every x
+        x, y = (rows.float().where(ok.unsqueeze(-1), 0.0) for rows, ok in ((x, x_valid), (y, y_valid)))
+        x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        y_has = y_valid.any(dim=1)
+        paired = x_valid & y_has
+        # s(x_i, y_i1), s(x_i, y_i2), …: (B, K)
+        positive = _masked(torch.einsum("ie,ike->ik", x, y) / temperature, y_valid).logsumexp(dim=1)
+        of_x, of_y = (sums or log_sums)(
+            x, y.flatten(0, 1), temperature, max_logits, x_valid=x_valid, y_valid=y_valid.flatten()
+        )
+        to_all_y = of_x  # (B,): x_i against every candidate
+        to_all_x = _masked(of_y.view(b, k), y_valid).logsumexp(dim=1)  # the candidates of x_i against every x
         if form == "asymmetric":
-            loss = (torch.logaddexp(to_all_y, to_all_x) - positive).mean()
+            losses = torch.logaddexp(to_all_y, to_all_x) - positive
         else:
-            loss = (to_all_y + to_all_x - 2 * positive).mean()
+            losses = to_all_y + to_all_x - 2 * positive
+        pairs = paired.sum()
+        # `where` keeps the values of rows without a pair, and their gradients, out of the sum.
+        loss = losses.where(paired, 0.0).sum() / pairs.clamp(min=1)
         if mean == "official":
-            loss = loss * len(rows) * b / (x_valid.sum() * y_valid.any(dim=1).sum())
+            loss = loss * pairs * b / (x_valid.sum() * y_has.sum()).clamp(min=1)
         return loss
 
 
+def _masked(logits: Tensor, valid: Tensor) -> Tensor:
+    """Logits, those that are not valid lowered by `MASKED`."""
+    return logits + _bias(valid, logits)
+
+
+def _bias(valid: Tensor, like: Tensor) -> Tensor:
+    """0 where valid and `MASKED` elsewhere, of the type of another tensor."""
+    return like.new_zeros(valid.shape).masked_fill_(~valid, MASKED)
+
+
 def log_sums(
-    x: Tensor, y: Tensor, temperature: float | Tensor, max_logits: int | None = MAX_LOGITS, both: bool = True
+    x: Tensor,
+    y: Tensor,
+    temperature: float | Tensor,
+    max_logits: int | None = MAX_LOGITS,
+    both: bool = True,
+    x_valid: Tensor | None = None,
+    y_valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The logarithm of the sum of exp(x y' / temperature), over all y for each x, and over all x for each y.
 
@@ -129,42 +151,57 @@ def log_sums(
         temperature: of the dot products.
         max_logits: most dot products that are in memory at once; the same comes out. None: all M N of them.
         both: False leaves the second out.
+        x_valid, y_valid: (M,) and (N,) bool; invalid rows are left out of the sums. Sums for an invalid row, and sums
+            over invalid rows alone, are finite and without meaning. None: all rows are valid.
 
     Returns:
         (M,) and (N,), or (0,) without the second.
     """
+    x_bias, y_bias = (None if valid is None else _bias(valid, x) for valid in (x_valid, y_valid))
     rows = len(x) if max_logits is None else max(1, max_logits // len(y))
     if rows >= len(x):
         logits = x @ y.T / temperature
+        logits = logits if y_bias is None else logits + y_bias
+        logits = logits if x_bias is None else logits + x_bias[:, None]
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0) if both else logits.new_empty(0)
-    scale = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).reciprocal()
-    return _LogSums.apply(x, y, scale, rows, both)
+    scale = (x.new_ones(()) * temperature).reciprocal()  # not torch.tensor(…, device=…), which waits for the device
+    return _LogSums.apply(x, y, scale, rows, both, x_bias, y_bias)
 
 
 class _LogSums(torch.autograd.Function):
     """The same in parts of some rows of x, none of which is kept for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: int, both: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        rows: int,
+        both: bool,
+        x_bias: Tensor | None,
+        y_bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         parts, of_y = [], y.new_full((len(y) if both else 0,), -torch.inf)
-        for part in x.split(rows):
-            logits = (part @ y.T).mul_(scale)
+        for begin in range(0, len(x), rows):
+            here = slice(begin, begin + rows)
+            logits = _add_biases((x[here] @ y.T).mul_(scale), x_bias, y_bias, here)
             parts.append(logits.logsumexp(dim=1))
             if both:
                 of_y = torch.logaddexp(of_y, logits.logsumexp(dim=0))
         of_x = torch.cat(parts)
         ctx.rows, ctx.both = rows, both
-        ctx.save_for_backward(x, y, scale, of_x, of_y)
+        ctx.save_for_backward(x, y, scale, of_x, of_y, x_bias, y_bias)
         return of_x, of_y
 
     @staticmethod
     def backward(ctx: Any, to_x: Tensor, to_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, scale, of_x, of_y = ctx.saved_tensors
+        x, y, scale, of_x, of_y, x_bias, y_bias = ctx.saved_tensors
         x_gradient, y_gradient, scale_gradient = torch.empty_like(x), torch.zeros_like(y), torch.zeros_like(scale)
         for begin in range(0, len(x), ctx.rows):
             here = slice(begin, begin + ctx.rows)
             products = x[here] @ y.T
-            logits = products * scale
+            logits = _add_biases(products * scale, x_bias, y_bias, here)
             shares = (logits - of_x[here, None]).exp_().mul_(to_x[here, None])
             if ctx.both:
                 shares += logits.sub_(of_y).exp_().mul_(to_y)
@@ -172,4 +209,13 @@ class _LogSums(torch.autograd.Function):
             shares *= scale
             x_gradient[here] = shares @ y
             y_gradient.addmm_(shares.T, x[here])
-        return x_gradient, y_gradient, scale_gradient, None, None
+        return x_gradient, y_gradient, scale_gradient, None, None, None, None
+
+
+def _add_biases(logits: Tensor, x_bias: Tensor | None, y_bias: Tensor | None, here: slice) -> Tensor:
+    """Lower the logits of invalid rows and columns, in place."""
+    if y_bias is not None:
+        logits += y_bias
+    if x_bias is not None:
+        logits += x_bias[here, None]
+    return logits

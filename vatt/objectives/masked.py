@@ -10,7 +10,7 @@ from vatt.models.heads import NoProjection
 from vatt.models.positions import PositionKind
 from vatt.models.predictor import Predictor
 from vatt.models.selection import MaskKind, draw_masked
-from vatt.objectives.base import Objective
+from vatt.objectives.base import Losses, Objective
 from vatt.objectives.distributed import own_part, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
@@ -72,23 +72,21 @@ class MaskedAutoencoding(Objective):
     def head(self) -> NoProjection:
         return NoProjection()
 
-    def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, backbone: Backbone, batch: Batch) -> Losses:
         """``loss``, and how many ``tokens`` were encoded."""
         video, valid = batch["video"], batch["video_valid"]
         tokenizer = backbone.tokenizers["video"]
         patches = tokenizer.patchify(video)
         tokens = Tokens(tokenizer.embed(patches), patches.position, patches.valid, patches.grid)
-        drawn = draw_masked(
-            len(video) * world_size(), patches.grid, self.hidden, self.mask, device=video.device, generator=self.draws
-        )
-        seen, hidden = map(own_part, drawn)
+        how = {"device": video.device, "generator": self.draws, "part": own_part}
+        seen, hidden = draw_masked(len(video) * world_size(), patches.grid, self.hidden, self.mask, **how)
         predicted = self.predict(backbone, tokens, seen, hidden)
         wanted = pixel_targets(patches.x, self.target)
         wanted = wanted.gather(1, hidden.unsqueeze(-1).expand(-1, -1, wanted.shape[-1]))
         each = (predicted.float() - wanted).square().mean(dim=(1, 2))
         # A clip without a picture counts nothing, but keeps its part in the graph.
         loss = (each * valid).sum() / valid.sum().clamp(min=1)
-        return {"loss": loss, "tokens": loss.new_tensor(seen.numel())}
+        return {"loss": loss, "tokens": seen.numel()}
 
     def predict(self, backbone: Backbone, tokens: Tokens, seen: Tensor, hidden: Tensor) -> Tensor:
         """(B, M, P) what stands at the ``hidden`` (B, M) places, of the ``seen`` (B, N) ones."""

@@ -1,0 +1,72 @@
+"""Batch norm whose statistics are those of a part of the rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def apply_to_valid(layer: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
+    """Apply a layer whose batch norms take their statistics from valid rows only.
+
+    Shapes do not depend on which rows are valid, and on a GPU nothing is read back from the device.
+
+    Args:
+        layer: any layer that treats rows separately, except for `nn.BatchNorm1d`; containers are `nn.Sequential`.
+        x: (B, D).
+        valid: (B,) bool.
+
+    Returns:
+        (B, E). Valid rows, and the gradients of everything, are those of ``layer(x[valid])``; the other rows are
+        finite if the layer is, without meaning.
+
+    Raises:
+        ValueError: a batch norm inside a module of another kind, or one without running statistics.
+    """
+    if isinstance(layer, nn.Sequential):
+        for part in layer:
+            x = apply_to_valid(part, x, valid)
+        return x
+    if isinstance(layer, nn.BatchNorm1d) and layer.track_running_stats:
+        return masked_batch_norm(layer, x, valid)
+    if any(isinstance(part, _BatchNorm) for part in layer.modules()):
+        raise ValueError(
+            f"batch norm in {type(layer).__name__} cannot leave out invalid rows: use nn.BatchNorm1d with running "
+            "statistics in an nn.Sequential, or model.objective.statistics: all"
+        )
+    return layer(x)
+
+
+def masked_batch_norm(norm: nn.BatchNorm1d, x: Tensor, valid: Tensor) -> Tensor:
+    """Apply a batch norm with the statistics of valid rows, as ``norm(x[valid])`` would.
+
+    Running statistics are updated as `nn.BatchNorm1d` does. With fewer than two valid rows they are used in place of
+    those of the batch, and left unchanged; this is decided on the device.
+
+    Args:
+        norm: with running statistics. In evaluation mode it is applied as it is.
+        x: (B, D).
+        valid: (B,) bool.
+
+    Returns:
+        (B, D).
+    """
+    # A CPU does not have to wait for the answer, and PyTorch's own kernel is faster.
+    if not norm.training or (x.device.type == "cpu" and len(x) > 1 and bool(valid.all())):
+        return norm(x)
+    x = x.where(valid[:, None], 0.0)
+    count = valid.sum()
+    enough, rows = count > 1, count.clamp(min=1).to(x.dtype)
+    mean = x.sum(dim=0) / rows
+    var = (x - mean).where(valid[:, None], 0.0).square().sum(dim=0) / rows
+    with torch.no_grad():
+        tracked = norm.num_batches_tracked + enough
+        factor = tracked.clamp(min=1).double().reciprocal() if norm.momentum is None else norm.momentum
+        unbiased = var * (rows / (rows - 1).clamp(min=1))
+        for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            running.copy_(torch.where(enough, running + factor * (new - running), running))
+        norm.num_batches_tracked.copy_(tracked)
+    mean, var = torch.where(enough, mean, norm.running_mean), torch.where(enough, var, norm.running_var)
+    y = (x - mean) * torch.rsqrt(var + norm.eps)
+    return y if norm.weight is None else y * norm.weight + norm.bias

@@ -2,12 +2,16 @@
 
 Usage:
     python benchmarks/gpu_step.py                                    # MBS and LBS, then the largest batches
-    python benchmarks/gpu_step.py --sizes mbs --batches 64 128 --compile
+    python benchmarks/gpu_step.py --sizes mbs --batches 64 128 --compile --output mbs.md
+    python benchmarks/gpu_step.py --device cpu --tiny                # does it run at all?
 
 The paper's models and clips (32 frames of 224 x 224, 153,600 samples, 5 texts of 16 words), DropToken 0.5, bf16,
-AdamW. Operations are the model's: a forward pass and a backward pass of twice as many, whatever is computed a second
-time. They are set against the rate of large matrix products measured in the same run, and against the datasheet where
-it is known.
+fused AdamW, gradients clipped to a norm of 1. Operations are the model's: a forward pass and a backward pass of twice
+as many, whatever is computed a second time. They are set against the rate of large matrix products measured in the same
+run, and against the datasheet where it is known.
+
+Rows are written as they are measured. After --minutes no other row is begun; one that would probably take longer than
+what is left is not begun either.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import argparse
 import statistics
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -25,103 +31,156 @@ if __name__ == "__main__":
 
 from lightning.fabric.utilities.throughput import get_available_flops
 
-from benchmarks.timing import random_clips
+from benchmarks.timing import random_clips, synchronise
 from vatt.cli.training import build_pretraining
 from vatt.models.flops import count_flops, without_weights
 from vatt.structures import ClipFormat
 from vatt.training.compute import Compute, prepare
-from vatt.training.optim import Optimization, make_optimizer
+from vatt.training.optim import Optimization, clip_gradients, make_optimizer
 from vatt.training.pretrain import PretrainModule
 
 ROOT = Path(__file__).parents[1]
-DEVICE = "cuda"
-STEPS, WARM = 6, 3
 DROP = {"video": 0.5, "audio": 0.5}
+HEADER = """| model | clips | micro-batch | activations made again | s a step | clips/s | GiB | TFLOP/s | of measured |
+|---|---|---|---|---|---|---|---|---|"""
 
 
-def matrix_rate() -> float:
-    """Operations a second of large products of bf16 matrices, the median of 20."""
-    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for number in range(25):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(10):
-            a @ b
-        torch.cuda.synchronize()
-        if number >= 5:
-            times.append((time.perf_counter() - began) / 10)
-    return 2 * 8192**3 / statistics.median(times)
+@dataclass
+class Bench:
+    """What is measured, on what, and where the rows go.
 
+    Args:
+        device: "cuda", or "cpu" for a try.
+        deadline: time after which no row is begun, of `time.monotonic`.
+        matrix: rows and columns of the matrices that are multiplied.
+        warm, steps: that are done first, and those that are measured.
+        file: gets the rows too, where there is one.
+    """
 
-def module_of(size: str, compute: Compute, micro_batch: int | None) -> tuple[PretrainModule, ClipFormat]:
-    """The model of a configuration, on the GPU."""
-    options = [f"--data.manifest={ROOT}/none.csv", "--data.vocabulary=null", "--trainer.logger=false"]
-    options += [] if micro_batch is None else [f"--model.objective.micro_batch={micro_batch}"]
-    cli = build_pretraining(["--config", str(ROOT / f"configs/pretrain_{size}.yaml"), *options])
-    module = cli.model.to(DEVICE).train()
-    prepare(module, compute)
-    return module, cli.datamodule.format
+    device: str
+    deadline: float
+    matrix: int = 8192
+    warm: int = 3
+    steps: int = 6
+    file: IO[str] | None = None
+    rate: float = field(init=False)
+    longest_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.rate = self.matrix_rate()
 
-def measure(size: str, clips: int, compute: Compute, micro_batch: int | None, rate: float) -> str:
-    """A row of the table; that memory did not suffice is a row as well."""
-    named = (
-        f"| {size.upper()} | {clips:,} | {micro_batch or '–'} | {'yes' if compute.activation_checkpointing else 'no'}"
-    )
-    module = batch = optimizer = None
-    try:
-        module, format = module_of(size, compute, micro_batch)
+    def matrix_rate(self) -> float:
+        """Operations a second of large products of bf16 matrices, the median of 20."""
+        a, b = (torch.randn(self.matrix, self.matrix, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+        times = []
+        for number in range(25):
+            synchronise()
+            began = time.perf_counter()
+            for _ in range(10):
+                a @ b
+            synchronise()
+            if number >= 5:
+                times.append((time.perf_counter() - began) / 10)
+        return 2 * self.matrix**3 / statistics.median(times)
+
+    def write(self, line: str) -> None:
+        """A line, at once."""
+        print(line, flush=True)
+        if self.file is not None:
+            self.file.write(line + "\n")
+            self.file.flush()
+
+    def module_of(self, size: str, compute: Compute, micro_batch: int | None) -> tuple[PretrainModule, ClipFormat]:
+        """The model of a configuration, on the device."""
+        options = [f"--data.manifest={ROOT}/none.csv", "--data.vocabulary=null", "--trainer.logger=false"]
+        options += ["--trainer.devices=1", "--trainer.strategy=auto"]
+        options += [] if micro_batch is None else [f"--model.objective.micro_batch={micro_batch}"]
+        cli = build_pretraining(["--config", str(ROOT / f"configs/pretrain_{size}.yaml"), *options])
+        module = cli.model.to(self.device).train()
+        prepare(module, compute)
+        return module, cli.datamodule.format
+
+    def row(self, size: str, clips: int, compute: Compute, micro_batch: int | None) -> bool:
+        """Measure a row of the table, and write it. Returns whether memory sufficed."""
+        began = time.monotonic()
+        if began + 1.5 * self.longest_s > self.deadline:
+            return False
+        again = "yes" if compute.activation_checkpointing else "no"
+        named = f"| {size.upper()} | {clips:,} | {micro_batch or '–'} | {again}"
+        try:
+            said, fits = self.measure(size, clips, compute, micro_batch), True
+        except torch.OutOfMemoryError:
+            said, fits = "out of memory | | | | |", False
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        self.longest_s = max(self.longest_s, time.monotonic() - began)
+        self.write(f"{named} | {said}")
+        return fits
+
+    def measure(self, size: str, clips: int, compute: Compute, micro_batch: int | None) -> str:
+        """The numbers of a row."""
+        module, format = self.module_of(size, compute, micro_batch)
+        module.objective.draws = torch.Generator().manual_seed(0)
         optimizer, _ = make_optimizer(module, Optimization(warmup_steps=1), 100)
         counted = count_flops(without_weights(module.backbone), format, DROP)
         flops = 3 * sum(part.all * (format.num_texts if part.modality == "text" else 1) for part in counted)
-        batch = random_clips(format, clips, DEVICE)
-        torch.cuda.reset_peak_memory_stats()
+        batch = random_clips(format, clips, self.device)
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         times = []
-        for number in range(WARM + STEPS):
-            torch.cuda.synchronize()
+        for number in range(self.warm + self.steps):
+            synchronise()
             began = time.perf_counter()
-            with torch.autocast(DEVICE, torch.bfloat16):
+            with torch.autocast(self.device, torch.bfloat16):
                 loss = module.objective(module.backbone, batch)["loss"]
             loss.backward()
+            clip_gradients(module.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            torch.cuda.synchronize()
-            if number >= WARM:
+            synchronise()
+            if number >= self.warm:
                 times.append(time.perf_counter() - began)
+            if number > self.warm and time.monotonic() > self.deadline:
+                break
         taken = statistics.median(times)
         used = flops * clips / taken
-        memory = torch.cuda.max_memory_allocated() / 2**30
-        return f"{named} | {taken:.3f} | {clips / taken:.0f} | {memory:.1f} | {used / 1e12:.0f} | {used / rate:.0%} |"
-    except torch.OutOfMemoryError:
-        return f"{named} | out of memory | | | | |"
-    finally:
-        del module, batch, optimizer
-        torch.cuda.empty_cache()
+        memory = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else 0.0
+        return f"{taken:.3f} | {clips / taken:.0f} | {memory:.1f} | {used / 1e12:.0f} | {used / self.rate:.0%} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["mbs", "lbs"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 64, 128, 256, 512])
+    parser.add_argument("--large", nargs="*", type=int, default=[512, 2048], help="batches in micro-batches of 32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="a small model, and few clips")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which no other row is begun")
+    parser.add_argument("--output", type=Path, help="file that gets the rows too")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("there is no GPU here")
-    rate, sheet = matrix_rate(), get_available_flops(torch.device(DEVICE), torch.bfloat16)
+    deadline = time.monotonic() + 60 * given.minutes
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU here: --device cpu --tiny tries the script")
+    if given.tiny:
+        given.sizes, given.batches, given.large = ["small"], [2], [2]
+    file = given.output.open("w", encoding="utf-8") if given.output else None
+    sizes = {"matrix": 256, "warm": 1, "steps": 1} if given.tiny else {}
+    bench = Bench(given.device, deadline, file=file, **sizes)
+    sheet = get_available_flops(torch.device("cuda"), torch.bfloat16) if given.device == "cuda" else None
     known = "" if sheet is None else f", {sheet / 1e12:.0f} by its datasheet"
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {rate / 1e12:.0f} TFLOP/s measured{known}\n")
-    print("| model | clips | micro-batch | activations made again | s a step | clips/s | GiB | TFLOP/s | of measured |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
+    bench.write(f"{name}, torch {torch.__version__}: {bench.rate / 1e12:.3g} TFLOP/s measured{known}\n\n{HEADER}")
+    micro_batch = 1 if given.tiny else 32
     for size in given.sizes:
         for again in (False, True):
             for clips in given.batches:
-                row = measure(size, clips, Compute(given.compile, again), None, rate)
-                print(row, flush=True)
-                if "out of memory" in row:
+                if not bench.row(size, clips, Compute(given.compile, again), None):
                     break
-        for clips in (512, 2048):
-            print(measure(size, clips, Compute(given.compile), 32, rate), flush=True)
+        for clips in given.large:
+            bench.row(size, clips, Compute(given.compile), micro_batch)
+    if file is not None:
+        file.close()
 
 
 if __name__ == "__main__":

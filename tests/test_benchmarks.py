@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -27,3 +30,18 @@ def test_the_page_on_scaling_is_what_its_model_says() -> None:
         [sys.executable, str(ROOT / "benchmarks/scaling.py")], capture_output=True, text=True, check=True
     )
     assert done.stdout == (ROOT / "benchmarks/SCALING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_step_on_a_gpu_runs(tmp_path: Path) -> None:
+    """On the CPU, on a small model; it takes no longer than it may."""
+    command = [sys.executable, str(ROOT / "benchmarks/gpu_step.py"), "--device", "cpu", "--tiny"]
+    command += ["--minutes", "5", "--output", str(tmp_path / "table.md")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table in done.stdout
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| SMALL")]
+    assert [row[2].strip() for row in rows] == ["–", "–", "1"]
+    assert all(len(row) == 9 and float(row[4]) > 0 for row in rows)
+    without_time = subprocess.run([*command[:5], "--minutes", "0"], capture_output=True, text=True, check=True)
+    assert "| SMALL" not in without_time.stdout

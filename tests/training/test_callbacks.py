@@ -7,8 +7,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from tests.training.kinds import PRETRAINING, fit, make_batch, make_module
 from vatt.training import callbacks
-from vatt.training.callbacks import DataReport, Throughput
+from vatt.training.callbacks import DataReport, StepBar, Throughput
 
 
 @pytest.fixture
@@ -102,3 +103,23 @@ def test_every_clip_is_named_once_and_counted_each_time(tmp_path: Path) -> None:
         ("step 7", "truncated", "a", "a.mp4", "why"),
         ("step 7", "unreadable", "b", "b.mp4", "why"),
     ]
+
+
+def test_the_bar_does_not_read_from_the_device_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first step and in the last one, unless a while has passed in between."""
+    monkeypatch.setattr("vatt.training.callbacks.REFRESH_S", 1e6)
+    bar, reads = StepBar(), []
+    monkeypatch.setattr(bar, "get_metrics", lambda *args: reads.append(bar.train_progress_bar.n) or {})
+    fit(make_module("masked"), make_batch("masked"), 5, [bar], enable_progress_bar=True)
+    assert reads[:2] == [1, 5]
+    assert bar.train_progress_bar.n == 5
+
+
+def test_token_counts_are_numbers() -> None:
+    """A tensor would have to be read from the device in every step."""
+    clock = Throughput()
+    trainer = fit(make_module("masked"), make_batch("masked"), 2, [clock], log_every_n_steps=2)
+    assert trainer.callback_metrics["speed/tokens_per_s"] > 0
+    for kind in PRETRAINING:
+        module = make_module(kind)
+        assert type(module.objective(module.backbone, make_batch(kind))["tokens"]) is int

@@ -14,11 +14,18 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from vatt.datasets.media.demuxing import best_stream, demux, first_line, open_input
+from vatt.datasets.media.demuxing import (
+    OPEN_LIMIT_S,
+    MediaInput,
+    best_stream,
+    demux,
+    first_line,
+    is_still_format,
+    set_up,
+)
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
-from vatt.datasets.media.source import state
 
-OPEN_LIMIT_S = 20.0  # for one blocking read
+SHORTEST_OPEN_S = 1.0  # a file may take so long to open, however short the limit of a call is
 PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
@@ -32,45 +39,53 @@ class Container:
 
     Args:
         path: the file: see `vatt.datasets.media.source`.
-        time_limit_s: bound on reading for one call.
+        time_limit_s: bound on opening, and on reading for one call.
 
     Attributes:
         info: what the file holds.
         bad_packets: packets that could not be decoded so far.
 
     Raises:
-        MediaError: the file is missing, empty or no media.
+        MediaError: the file is missing, empty or no media, refers to other files, or takes too long to open.
     """
 
     def __init__(self, path: str, time_limit_s: float) -> None:
         self.path, self.time_limit_s = path, time_limit_s
         self.bad_packets = 0
+        self._until = time.monotonic() + max(time_limit_s, SHORTEST_OPEN_S)
         self._open()
-        self.info = self._probe()
+        try:
+            self.info = self._probe()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free the file and its decoders."""
-        self._container.close()
+        self._input.close()
 
     def _open(self) -> None:
+        self._check_time()
         try:
-            size = state(self.path)[0]
-            if size == 0:
-                raise MediaError(self.path, "the file is empty (0 bytes)")
-            self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # a second has a byte at least
-            self._container = open_input(self.path, timeout=(OPEN_LIMIT_S, OPEN_LIMIT_S))
+            self._input = MediaInput(self.path, min(self._until - time.monotonic(), OPEN_LIMIT_S))
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
+        self._input.limit(self._until - time.monotonic())
+        self._container, size = self._input.container, self._input.size
+        self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # a second has a byte at least
         self._video = best_stream(self._container, "video")
         self._audio = best_stream(self._container, "audio")
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                stream.codec_context.thread_count = 1  # the workers of a loader are the parallelism
-        if self._video is None and self._audio is None:
-            self._container.close()
-            raise MediaError(self.path, "neither a video nor an audio track that can be decoded")
+        try:
+            for stream in (self._video, self._audio):
+                if stream is not None:
+                    set_up(self.path, stream, is_still_format(self._container.format.name))
+            if self._video is None and self._audio is None:
+                raise MediaError(self.path, "neither a video nor an audio track that can be decoded")
+        except MediaError:
+            self.close()
+            raise
         self._origin_s = self._begin_of_clock()
         self._fresh = True
 
@@ -93,7 +108,7 @@ class Container:
             height=height,
             fps=float(video.average_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
-            is_picture=video is not None and audio is None and _is_picture(self._container.format.name),
+            is_picture=video is not None and audio is None and is_still_format(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
             video_s=_end_s(video, self._origin_s),
@@ -114,12 +129,11 @@ class Container:
         if is_unclear:
             with suppress(av.FFmpegError, OSError):
                 self._container.seek(self._container.duration or 0)
-        end_s, limit = 0.0, self._deadline()
-        for packet in self._demux(tuple(self._container.streams), limit):
+        end_s = 0.0
+        for packet in self._demux(tuple(self._container.streams)):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
         if end_s > self._longest_s:
-            self._container.close()
             raise MediaError(self.path, f"its times reach to second {end_s:.0f}, more than it has bytes")
         return end_s
 
@@ -129,9 +143,10 @@ class Container:
         Raises:
             MediaError: reading takes too long.
         """
+        self._begin_call()
         self._go_to("video", None)
         streams, times_s = [stream for stream in (self._video, self._audio) if stream is not None], array("d")
-        for packet in self._demux(streams, self._deadline()):
+        for packet in self._demux(streams):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
                 times_s.append(float(stamp * packet.time_base) - self._origin_s)
@@ -139,16 +154,21 @@ class Container:
                 return None
         return np.sort(np.frombuffer(times_s))
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self.time_limit_s
+    def _begin_call(self) -> None:
+        """Give everything that is read from now on the time of one call."""
+        self._until = time.monotonic() + self.time_limit_s
+        self._input.limit(self.time_limit_s)
 
-    def _demux(self, streams: Any, deadline: float) -> Iterator[av.Packet]:
+    def _check_time(self) -> None:
+        if time.monotonic() >= self._until:
+            raise MediaError(self.path, f"reading took longer than {self.time_limit_s:g} s")
+
+    def _demux(self, streams: Any) -> Iterator[av.Packet]:
         """Packets until the end, or until the container cannot be read any further."""
         self._fresh = False
         packets = demux(self._container, streams)
         while True:
-            if time.monotonic() > deadline:
-                raise MediaError(self.path, f"reading took longer than {self.time_limit_s:g} s")
+            self._check_time()
             try:
                 yield next(packets)
             except StopIteration:
@@ -166,6 +186,7 @@ class Container:
         """
         # A seek can land late (open groups of pictures, containers without an index): then go further back, and
         # at last to the beginning.
+        self._begin_call()
         start_s = max(start_s, self._begins_s(kind))
         for back_s in (0.0, 5.0, None):
             self._go_to(kind, None if back_s is None else start_s - back_s)
@@ -196,7 +217,7 @@ class Container:
             else:
                 self._fresh = False
                 return
-        self._container.close()
+        self.close()
         self._open()
 
     def _stream(self, kind: str) -> Any:
@@ -205,10 +226,10 @@ class Container:
     def _decode(self, kind: str, start_s: float, shown_s: Sequence[float]) -> Iterator[tuple[float, Any]]:
         stream = self._stream(kind)
         step_s = 1.0 / float(stream.average_rate) if kind == "video" and stream.average_rate else 0.0
-        deadline, next_s = self._deadline(), 0.0
+        next_s = 0.0
         # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
         torn = not self._fresh and self._container.format.name in UNANCHORED
-        packets = self._demux(stream, deadline)
+        packets = self._demux(stream)
         if self._container.format.name == "avi" and stream.codec_context.name in LEAVES_OUT:
             packets = _without_guesses(packets)
         if self._container.format.name in UNSEEKABLE:
@@ -290,7 +311,3 @@ def _end_s(stream: Any, origin_s: float) -> float:
     if stream is None or not stream.duration:
         return math.inf
     return max(0.0, float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s)
-
-
-def _is_picture(format_name: str) -> bool:
-    return format_name == "image2" or format_name.endswith("_pipe")

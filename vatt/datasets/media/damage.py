@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from vatt.datasets.media.demuxing import demux, open_input
+from vatt.datasets.media.demuxing import MediaInput, demux, is_still_format, set_up
 from vatt.datasets.media.source import read_bytes
 
 if TYPE_CHECKING:
@@ -50,20 +51,28 @@ class Pictures:
     rotation: int = 0
 
 
-def decode_pictures(path: str, video: Track, spans: Sequence[tuple[float, float]]) -> Pictures:
+def decode_pictures(
+    path: str, video: Track, spans: Sequence[tuple[float, float]], time_limit_s: float = math.inf
+) -> Pictures:
     """Decode stretches of a video and look for damage, also for what FFmpeg conceals without an error.
 
     Args:
         path: see `vatt.datasets.media.source`.
         video: from `read_packets`.
         spans: begin and end in seconds from the beginning of the video on, ascending, the first at 0.
+        time_limit_s: bound on reading, after the file was opened.
+
+    Raises:
+        MediaError: the file cannot be opened, or reading takes longer than the limit.
     """
     found = Pictures()
     mended = failed = lost = 0
     fields = False  # two packets may make one picture
-    with open_input(path) as container:
+    opened = MediaInput(path)
+    with opened as container:
+        opened.limit(time_limit_s)
         stream = container.streams[video.index]
-        stream.codec_context.thread_count = 1
+        set_up(path, stream, is_still_format(container.format.name))
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + video.begin_s for at_s in span)
             if number:

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from vatt.datasets.media.container import EARLY_S
-from vatt.datasets.media.demuxing import first_line, open_input
+from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import Frames, MediaError
-from vatt.datasets.media.media import Media
+from vatt.datasets.media.media import MATROSKA, MP4, Media
 from vatt.datasets.media.pictures import Region, paint
-from vatt.datasets.media.source import is_url, split_member, state
+from vatt.datasets.media.source import state
 
-FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
 CODECS = ("h264", "vp8", "vp9", "libvpx-vp9", "mpeg4")
 
 
@@ -36,17 +35,16 @@ class DecordMedia(Media):
         self._decord = _import_decord()
         super().__init__(path, time_limit_s)
         kind, codec = self._container.format.name, self.info.video_codec
-        if self._video is not None and (kind not in FORMATS or codec not in CODECS):
+        if self._video is not None and (kind not in (MP4, MATROSKA) or codec not in CODECS):
             self._refuse(f"decord does not read {codec} in {kind} exactly")
         if len(self._container.streams.video) > 1:
             self._refuse("decord does not choose the same one of several video tracks as a player")
-        if split_member(path)[2] is not None or is_url(path):
-            self._refuse("decord does not read shards and URLs, local files only")
+        self._absolute_path = self._path_for("decord") if self._video is not None else ""
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         decord = self._decord
         try:
-            reader = decord.VideoReader(self.path, num_threads=1)
+            reader = decord.VideoReader(self._absolute_path, num_threads=1)
             spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64)
             if _has_open_groups(self.path, *state(self.path)):
                 raise MediaError(self.path, "decord does not read open groups of pictures exactly; decoder auto does")
@@ -67,7 +65,7 @@ class DecordMedia(Media):
 @lru_cache(maxsize=100_000)
 def _has_open_groups(path: str, size: int, changed_ns: int) -> bool:
     """Whether pictures refer to others before their key frame."""
-    with open_input(path) as container:
+    with MediaInput(path) as container:
         stream, key = container.streams.video[0], None
         for packet in container.demux(stream):
             if packet.pts is None:

@@ -2,30 +2,141 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import av
 
-from vatt.datasets.media.source import av_input
+from vatt.datasets.media import boxes
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, refusal
+from vatt.datasets.media.source import MediaFile
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
 # Tags that are not UTF-8; from version 19 on PyAV does so by itself.
 ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+# No file may make FFmpeg open another one: no other format is detected, and no protocol opens anything.
+CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
+OPEN_LIMIT_S = 20.0  # for opening a file, unless the caller's limit is shorter
+MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
+MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
+REMOTE_BOXES = 16  # boxes of an MP4 file behind a URL that are checked: every one may be a request to the server
+# Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
+STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
 
 
-def open_input(path: str, **options: Any) -> Any:
-    """A PyAV container to read from; tags that are not UTF-8, as in old AVI and WAV files, are no reason to refuse it.
+class MediaInput:
+    """A media file open in PyAV, which cannot make FFmpeg open anything else.
+
+    In a ``with`` statement it gives the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are no
+    reason to refuse a file.
 
     Args:
-        path: see `vatt.datasets.media.source`.
-        options: of `av.open`.
+        path: See `vatt.datasets.media.source`.
+        time_limit_s: Bound on opening and on all reads, until `limit` is called.
+
+    Attributes:
+        container: The PyAV container.
+        size: Number of bytes; None where a server does not tell.
 
     Raises:
-        av.FFmpegError, OSError, ValueError: it cannot be opened.
+        MediaError: The file is empty, refers to other files, is of a format that is not read, or has a header that
+            would fill the memory; or opening takes too long.
+        av.FFmpegError, OSError, ValueError: It cannot be opened.
     """
-    return av.open(av_input(path), **ANY_TAGS, **options)
+
+    def __init__(self, path: str, time_limit_s: float = OPEN_LIMIT_S) -> None:
+        self.path = path
+        self._file = MediaFile(path, time_limit_s)
+        self.size = self._file.size
+        try:
+            self.container = self._open(time_limit_s)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def limit(self, time_limit_s: float) -> None:
+        """Bound all further reads together, in seconds from now on."""
+        self._file.limit(time_limit_s)
+
+    def close(self) -> None:
+        """Free the file and its decoders."""
+        self.container.close()
+        self._file.close()
+
+    def __enter__(self) -> Any:
+        return self.container
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self, time_limit_s: float) -> Any:
+        if self.size == 0:
+            raise MediaError(self.path, "the file is empty (0 bytes)")
+        if self.size is not None and self._file.seekable():
+            reason = boxes.problem(self._file, self.size, REMOTE_BOXES if self._file.is_remote else None)
+            if reason:
+                raise MediaError(self.path, reason)
+            self._file.seek(0)
+            is_still = STILLS.match(self._file.read(12)) is not None
+            self._file.seek(0)
+        else:
+            is_still = False
+        try:
+            return av.open(
+                self._file,
+                mode="r",
+                options={"max_pixels": str(MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS)},
+                container_options=CLOSED,
+                timeout=(time_limit_s, None),
+                **ANY_TAGS,
+            )
+        except av.error.ExitError:
+            raise MediaError(self.path, f"opening took longer than {time_limit_s:.3g} s") from None
+        except av.FFmpegError as error:
+            if refused := refusal(self.path, _refused_format(error), self._head()):
+                raise refused from None
+            raise
+
+    def _head(self) -> bytes:
+        with suppress(OSError, MediaError):
+            self._file.seek(0)
+            return self._file.read(HEAD)
+        return b""
+
+
+def set_up(path: str, stream: Any, is_still: bool = False) -> None:
+    """Prepare the decoder of a stream: one thread, since the workers of a loader are the parallelism, no huge frames.
+
+    Args:
+        path: The file, for the error.
+        stream: Video or audio stream of PyAV; not decoded yet.
+        is_still: It is a still image.
+
+    Raises:
+        MediaError: The header declares frames that are too large. Later ones do not decode.
+    """
+    decoder = stream.codec_context
+    decoder.thread_count = 1
+    if stream.type == "video":
+        limit = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
+        if decoder.width * decoder.height > limit:
+            raise MediaError(path, f"frames of {decoder.width} x {decoder.height} pixels; at most {limit:,} are read")
+        decoder.options = {"max_pixels": str(limit)}
+
+
+def is_still_format(name: str) -> bool:
+    """Whether a format of FFmpeg holds one still image."""
+    return name == "image2" or name.endswith("_pipe")
+
+
+def _refused_format(error: av.FFmpegError) -> str:
+    """Return the name of the format that FFmpeg detected and did not open, or an empty string."""
+    _, name, message = error.log or (0, "", "")
+    return name if message.startswith("Format not on whitelist") else ""
 
 
 def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:
@@ -33,6 +144,7 @@ def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:
 
     Raises:
         av.FFmpegError, OSError: it cannot be read any further.
+        MediaError: the time limit of the file is passed, or a server fails.
     """
     packets = container.demux(*streams)
     while True:

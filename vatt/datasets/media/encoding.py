@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from vatt.io import atomic_path
 
 # Of libx264. Its macroblock tree reads memory that nobody wrote, so that the bytes were others in every process;
 # without it files of the same crf are larger, and better.
@@ -25,16 +26,15 @@ def write_media(
     """Write one file, whole or not at all; the same input gives the same bytes.
 
     Args:
-        path: where; the folder must exist.
+        path: where.
         frames: (T, H, W, 3) uint8, H and W even; None writes sound only.
         fps: frames per second.
         waveform: (S,) float32 in [-1, 1] mono; None writes no audio track.
         sample_rate: of the waveform in Hz.
         crf: quality of H.264, 0 (lossless) to 51.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
-    with av.open(str(unfinished), "w") as container:
+    # Without "file:", FFmpeg would take 12:30.mp4 for a protocol called 12.
+    with atomic_path(path) as unfinished, av.open(f"file:{unfinished}", "w") as container:
         video = audio = None
         if frames is not None:
             video = container.add_stream(
@@ -56,4 +56,3 @@ def write_media(
             sound.sample_rate, sound.pts = sample_rate, 0
             container.mux(audio.encode(sound))
             container.mux(audio.encode())
-    os.replace(unfinished, path)

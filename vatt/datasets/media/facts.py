@@ -32,6 +32,10 @@ class MediaError(VattError, RuntimeError):
         return type(self), (self.path, self.reason)
 
 
+class NoMedia(MediaError):
+    """A file that was never media, or holds neither picture nor sound."""
+
+
 @dataclass(frozen=True)
 class MediaInfo:
     """What a file holds.

@@ -8,8 +8,10 @@ and counts them, and raises `MediaError` with the reason where nothing can be ha
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,8 +25,13 @@ from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.sound import decode_rate, place, resample
+from vatt.datasets.media.source import is_url, read_bytes, split_member
 
 PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
+MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box
+OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
+PLANES = 7  # channels that PyAV reads when each has a plane of its own; with more of them it crashes
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
@@ -43,6 +50,26 @@ class Media(Container):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _path_for(self, decoder: str) -> str:
+        """Return the absolute path of the file, for a decoder that opens it with FFmpeg libraries of its own.
+
+        These have no list of formats, and could follow references: a file reaches them only if they cannot take it for
+        a playlist, a script or a pattern. MP4 and Matroska are binary from the first byte on, and no format of text is
+        recognized behind a NUL or the first byte of Matroska; no image sequence has one of these suffixes; and behind
+        an absolute path there is no protocol. MP4 files with references to other files were refused on opening.
+
+        Raises:
+            MediaError: The file is another one; it is closed.
+        """
+        if split_member(self.path)[2] is not None or is_url(self.path):
+            self._refuse(f"{decoder} does not read shards and URLs here, local files only")
+        head = read_bytes(self.path, 0, 8)
+        is_mp4 = self._container.format.name == MP4 and head[:1] == b"\0" and head[4:8] in MP4_BEGINS
+        is_matroska = self._container.format.name == MATROSKA and head.startswith(b"\x1a\x45\xdf\xa3")
+        if not (is_mp4 or is_matroska) or Path(self.path).suffix.lower() not in OWN_SUFFIXES:
+            self._refuse(f"{decoder} is given MP4 and Matroska files only, under their usual suffixes")
+        return os.path.abspath(self.path)
 
     def _refuse(self, reason: str) -> None:
         """Close a file that a decoder would read wrongly, and say why it is not read."""
@@ -167,13 +194,21 @@ class Media(Container):
 
     def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
         """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
-        resampler = av.AudioResampler(format="fltp", rate=rate)
+        resampler, is_packed = None, False
         for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
+            if resampler is None or is_packed != (frame.layout.nb_channels > PLANES):
+                is_packed = frame.layout.nb_channels > PLANES
+                resampler = _resampler(rate, is_packed)
             try:
                 parts = resampler.resample(frame)
             except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
-                resampler = av.AudioResampler(format="fltp", rate=rate)
+                resampler = _resampler(rate, is_packed)
                 parts = resampler.resample(frame)
             for part in parts:
-                yield at_s, part.to_ndarray()
+                samples = part.to_ndarray()
+                yield at_s, samples.reshape(-1, part.layout.nb_channels).T if is_packed else samples
                 at_s += part.samples / rate
+
+
+def _resampler(rate: int, is_packed: bool) -> av.AudioResampler:
+    return av.AudioResampler(format="flt" if is_packed else "fltp", rate=rate)

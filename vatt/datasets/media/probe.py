@@ -23,8 +23,8 @@ from typing import Any
 import av
 
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
-from vatt.datasets.media.demuxing import best_stream, demux, first_line, open_input
-from vatt.datasets.media.facts import SLACK_S, MediaError
+from vatt.datasets.media.demuxing import MediaInput, best_stream, demux, first_line
+from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia
 from vatt.datasets.media.source import is_url, read_bytes
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
@@ -33,10 +33,6 @@ EVEN_S = 0.0015  # Matroska rounds times to milliseconds: an even frame rate str
 # Formats whose header says how long the file is; for the others FFmpeg estimates it from the data.
 PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "flac", "asf", "wav")
 PICTURES = ("image2", "jpeg_pipe")  # formats of single JPEG pictures
-
-
-class NoMedia(MediaError):
-    """A file that was never media, or holds neither picture nor sound."""
 
 
 class Track:
@@ -191,22 +187,24 @@ class Packets:
         return blake2b(b"".join(track.digest for track in self.tracks), digest_size=16).hexdigest()
 
 
-def read_packets(path: str) -> Packets:
+def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
     """Read every packet of a file.
 
     Args:
         path: see `vatt.datasets.media.source`.
+        time_limit_s: bound on reading, after the file was opened.
 
     Raises:
         NoMedia: the file is something else, or has neither picture nor sound.
-        MediaError: it cannot be opened.
+        MediaError: it cannot be opened, refers to other files, or reading takes longer than the limit.
         OSError: a server fails.
     """
     try:
-        container = open_input(path)
+        opened = MediaInput(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _not_opened(path, error) from None
-    with container:
+    with opened as container:
+        opened.limit(time_limit_s)
         streams = (best_stream(container, kind) for kind in ("video", "audio"))
         video, audio = (None if stream is None else Track(stream) for stream in streams)
         found = Packets(container.format.name, len(container.streams), video, audio)

@@ -5,6 +5,8 @@ A path is one of
 - ``clips/a.mp4``: a file;
 - ``shards/00000.tar#512+90112``: the 90,112 bytes from byte 512 on of a file, which is how a clip in a shard is named;
 - ``s3://bucket/a.mp4``, ``https://host/00000.tar#512+90112``, …: the same behind any URL that fsspec opens.
+
+FFmpeg is given an open file and never a path: it cannot take a name for a URL, a protocol or a pattern.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import errno
 import io
 import os
 import re
+import stat
+import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +32,15 @@ from vatt.errors import VattError
 BLOCK = 2**18  # bytes fetched at once from behind a URL
 PAUSES_S = (0.5, 2.0)  # before a server that failed is asked again
 ASK_AGAIN = (408, 425, 429)  # of the answers from 400 to 499, those that may be others a moment later
+ANSWER_LIMIT_S = 60.0  # for one block from behind a URL, all tries together
+COPY_LIMIT_S = 3600.0  # for opening what fsspec copies as a whole first
 # Under these names servers tell one state of a file from another.
 STATES = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
 _CACHES = re.compile(r"^(\w+cache::)+")  # of fsspec; some cannot say what is behind them
+_COPIES = re.compile(r"^(simplecache|filecache)::")
 _MEMBER = re.compile(r"(.+)#(\d+)\+(\d+)")
+# What FFmpeg may know of a name: some formats are recognized by it. Behind ".y" it looks for the files of other planes.
+_SUFFIX = re.compile(r"\.(?!y$)[a-z0-9]{1,8}", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
@@ -96,10 +107,41 @@ def state(path: str) -> tuple[int, int]:
         facts = _ask(_CACHES.sub("", file), lambda files, name: files.info(name))
         told = next((str(facts[name]) for name in STATES if facts.get(name)), "")
         return facts["size"], int.from_bytes(blake2b(told.encode(), digest_size=6).digest()) if told else 0
-    found = Path(file).stat()
-    if size is not None and found.st_size < offset + size:
-        raise OSError(f"the shard has {found.st_size} bytes, the clip ends at {offset + size}")
-    return found.st_size if size is None else size, found.st_mtime_ns
+    found = _regular(file)
+    return _check_size(found.st_size, offset, size), found.st_mtime_ns
+
+
+def _check_size(file_size: int, offset: int, size: int | None) -> int:
+    """Return the size of a member, or of the file if it is none.
+
+    Raises:
+        OSError: The file is too short for the member.
+    """
+    if size is not None and file_size < offset + size:
+        raise OSError(f"the shard has {file_size} bytes, the clip ends at {offset + size}")
+    return file_size if size is None else size
+
+
+def _regular(file: str) -> os.stat_result:
+    """Return the state of a regular file.
+
+    Raises:
+        OSError: There is no such file, or it is a directory, a device, a pipe or a file of the kernel.
+    """
+    found, folder = os.stat(file), os.stat(os.path.dirname(file) or ".")
+    kernel, devices = _kernel_files()
+    is_special = not stat.S_ISREG(found.st_mode) or found.st_dev in kernel or folder.st_dev in kernel
+    if is_special or (folder.st_dev, folder.st_ino) == devices:
+        raise OSError(errno.EINVAL, "is not a regular file", file)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _kernel_files() -> tuple[frozenset[int], tuple[int, int] | None]:
+    """Return the file systems of the kernel, and the directory of devices."""
+    kernel = frozenset(os.stat(root).st_dev for root in ("/proc", "/sys") if os.path.ismount(root))
+    devices = os.stat("/dev") if os.path.isdir("/dev") else None
+    return kernel, devices and (devices.st_dev, devices.st_ino)
 
 
 def read_bytes(path: str, offset: int, count: int) -> bytes:
@@ -108,38 +150,36 @@ def read_bytes(path: str, offset: int, count: int) -> bytes:
     Raises:
         OSError: there is no such file.
     """
-    file, begin, size = split_member(path)
-    with open_source(file, "rb") as opened:
-        opened.seek(begin + offset)
-        return opened.read(count if size is None else max(0, min(count, size - offset)))
-
-
-def av_input(path: str) -> str | BinaryIO:
-    """What PyAV opens: a name that FFmpeg reads by itself, or, behind a URL, a file object."""
-    file, offset, size = split_member(path)
-    if is_url(file):
-        opened = _open_url(file)
-        return opened if size is None else Window(opened, offset, size)
-    file = f"file:{file}"  # else 12:30.mp4 would be a protocol called 12
-    return file if size is None else f"subfile,,start,{offset},end,{offset + size},,:{file}"
+    with MediaFile(path, ANSWER_LIMIT_S) as file:
+        file.seek(offset)
+        return file.read(count)
 
 
 class RemoteError(VattError, OSError):
     """A server that fails or refuses."""
 
 
-def _open_url(url: str) -> Remote:
-    return Remote(url, *_ask(url, lambda files, name: (files.open(name, "rb", block_size=BLOCK), files)))
+def _open_url(url: str, time_limit_s: float = ANSWER_LIMIT_S) -> Remote:
+    innermost = url.rpartition("::")[2].removeprefix("file://").removeprefix("local://")
+    if not is_url(innermost) and os.path.exists(innermost) and not os.path.isdir(innermost):
+        _regular(innermost)  # fsspec would wait for a pipe, and copy a device for ever
+
+    def open_file(files: Any, name: str) -> Remote:
+        file = files.open(name, "rb", block_size=BLOCK)
+        size = getattr(file, "size", None)
+        return Remote(url, file, files, files.info(name).get("size") if size is None else size)
+
+    return _ask(url, open_file, COPY_LIMIT_S if _COPIES.match(url) else min(time_limit_s, ANSWER_LIMIT_S))
 
 
-def _ask(url: str, ask: Callable[[Any, str], Any]) -> Any:
+def _ask(url: str, ask: Callable[[Any, str], Any], time_limit_s: float = ANSWER_LIMIT_S) -> Any:
     """What ``ask``, given the file system and the name of the file in it, returns; see `_insist`."""
     import fsspec
 
-    return _insist(url, lambda: ask(*fsspec.url_to_fs(url)))
+    return _insist(url, lambda: ask(*fsspec.url_to_fs(url)), time_limit_s)
 
 
-def _insist(url: str, ask: Callable[[], Any]) -> Any:
+def _insist(url: str, ask: Callable[[], Any], time_limit_s: float) -> Any:
     """What ``ask`` returns. A server that fails is asked a few times.
 
     Raises:
@@ -148,16 +188,20 @@ def _insist(url: str, ask: Callable[[], Any]) -> Any:
             sent from a process to another.
         ImportError: the library for such URLs is not installed.
     """
+    until = time.monotonic() + time_limit_s
     for pause_s in (*PAUSES_S, None):
+        answer = _in_thread(ask, until - time.monotonic())
+        if not answer.done():
+            raise RemoteError(errno.ETIMEDOUT, f"no complete answer within {time_limit_s:.3g} s", url)
         try:
-            return ask()
+            return answer.result()
         except ImportError:
             raise
         except Exception as error:
             while error.__cause__ is not None:  # what happened first
                 error = error.__cause__
             status = getattr(error, "status", None)
-            if isinstance(error, FileNotFoundError) or status in (404, 410):
+            if isinstance(error, FileNotFoundError | KeyError) or status in (404, 410):  # archives raise KeyError
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None
             if isinstance(status, int):
                 reason = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
@@ -166,10 +210,29 @@ def _insist(url: str, ask: Callable[[], Any]) -> Any:
                 said = str(getattr(error, "strerror", None) or error)
                 reason = " ".join([f"{type(error).__name__}:", *said.split()])  # in one line
                 is_final = isinstance(error, PermissionError | ValueError | TypeError | AttributeError)
-            if is_final or pause_s is None:
+            if is_final or pause_s is None or time.monotonic() + pause_s > until:
                 raise RemoteError(errno.EIO, reason, url) from None
         time.sleep(pause_s)
     raise AssertionError
+
+
+def _in_thread(ask: Callable[[], Any], time_limit_s: float) -> Future[Any]:
+    """Call a function in a thread and wait for it. The thread goes on if the result is not there in time.
+
+    The file systems of fsspec have no time limits in common, and a server may send a byte now and then for hours.
+    """
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    with suppress(TimeoutError):
+        answer.exception(max(0.0, time_limit_s))
+    return answer
 
 
 class Remote(io.RawIOBase):
@@ -179,10 +242,15 @@ class Remote(io.RawIOBase):
         url: of the file.
         file: of fsspec; closed with this one.
         files: its file system, which an archive needs to stay open.
+        size: Number of bytes; None where the server does not tell.
+
+    Attributes:
+        time_limit_s: Bound on each read.
     """
 
-    def __init__(self, url: str, file: Any, files: Any) -> None:
-        self._url, self._file, self._files = url, file, files
+    def __init__(self, url: str, file: Any, files: Any, size: int | None) -> None:
+        self._url, self._file, self._files, self.size = url, file, files, size
+        self.time_limit_s = ANSWER_LIMIT_S
 
     def readable(self) -> bool:
         return True
@@ -213,14 +281,15 @@ class Remote(io.RawIOBase):
             return data
 
         try:
-            data = _insist(self._url, read)
+            data = _insist(self._url, read, self.time_limit_s)
         except OSError as error:
             raise MediaError(self._url, str(error.strerror)) from None
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(Exception):  # some file systems of fsspec fail here; nothing is lost by that
+            self._file.close()
         super().close()
 
 
@@ -260,3 +329,99 @@ class Window(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class MediaFile(io.RawIOBase):
+    """The bytes of a file, a member of a shard or an object behind a URL, for PyAV; reading is bounded in time.
+
+    Args:
+        path: See the head of this module.
+        time_limit_s: Bound on opening and all reads, until `limit` is called.
+
+    Attributes:
+        name: "media" and the suffix of a file: what FFmpeg knows of the path.
+        size: Number of bytes; None where a server does not tell.
+        is_remote: The file is behind a URL.
+
+    Raises:
+        OSError: There is no regular file, it is too short for the member, or the server fails.
+        MediaError: Opening takes longer than the limit.
+    """
+
+    def __init__(self, path: str, time_limit_s: float) -> None:
+        self.path = path
+        self.limit(time_limit_s)
+        file, offset, size = split_member(path)
+        self.is_remote = is_url(file)
+        self.name = "media"
+        self._remote: Remote | None = None
+        if self.is_remote:
+            self._remote = _open_url(file, time_limit_s)
+            self._file: Any = io.BufferedReader(self._remote, BLOCK)
+            self.size = self._remote.size if size is None else size
+        else:
+            self._file, file_size = _open_local(file)
+            try:
+                self.size = _check_size(file_size, offset, size)
+            except OSError:
+                self._file.close()
+                raise
+            suffix = _SUFFIX.fullmatch(os.path.splitext(file)[1]) if size is None else None
+            self.name += suffix[0] if suffix else ""
+        if size is not None:
+            self._file = Window(self._file, offset, size)
+
+    def limit(self, time_limit_s: float) -> None:
+        """Bound all further reads together, in seconds from now on."""
+        self._time_limit_s, self._until = time_limit_s, time.monotonic() + time_limit_s
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most ``size`` bytes.
+
+        Raises:
+            MediaError: The time limit is passed, or a server fails.
+        """
+        left_s = self._until - time.monotonic()
+        if left_s < 0:
+            raise MediaError(self.path, f"reading took longer than {self._time_limit_s:.3g} s")
+        if self._remote is not None:
+            self._remote.time_limit_s = min(left_s, ANSWER_LIMIT_S)
+        return self._file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _open_local(file: str) -> tuple[io.FileIO, int]:
+    """Open a regular file; returns it and its size.
+
+    Raises:
+        OSError: There is no regular file.
+    """
+    _regular(file)  # opening a device may have effects
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    opened = io.FileIO(descriptor)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):  # it was replaced meanwhile
+        opened.close()
+        raise OSError(errno.EINVAL, "is not a regular file", file)
+    return opened, found.st_size

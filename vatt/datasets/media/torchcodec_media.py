@@ -14,7 +14,6 @@ from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint
-from vatt.datasets.media.source import is_url, split_member
 
 NO_FFMPEG = (
     "torchcodec cannot be loaded ({}); it needs FFmpeg's shared libraries: "
@@ -35,12 +34,11 @@ class TorchCodecMedia(Media):
         super().__init__(path, time_limit_s)
         if self._container.format.name in (*UNANCHORED, "avi"):
             self._refuse(f"torchcodec does not read {self._container.format.name} exactly")
-        if split_member(path)[2] is not None or is_url(path):
-            self._refuse("torchcodec does not read shards and URLs here, local files only")
+        self._absolute_path = self._path_for("torchcodec") if self._video is not None else ""
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         try:
-            decoder = self._decoder_class(self.path, dimension_order="NHWC", num_ffmpeg_threads=1)
+            decoder = self._decoder_class(self._absolute_path, dimension_order="NHWC", num_ffmpeg_threads=1)
             begins_s, ends_s = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
             asked = [max(at_s + self._origin_s + EARLY_S, begins_s) for at_s in times_s]
             there = [at_s for at_s in asked if at_s < ends_s]

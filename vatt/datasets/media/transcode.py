@@ -139,7 +139,7 @@ class _Input(Media):
         """See `transcode`; ``copy`` allows to copy the sound."""
         self.bad_packets = 0
         options = {"movflags": "+faststart"}
-        with _Input(self.path) as ears, av.open(str(output), "w", format="mp4", options=options) as new:
+        with _Input(self.path) as ears, av.open(f"file:{output}", "w", format="mp4", options=options) as new:
             tracks = []
             hear, see = stretch.sound and ears.info.has_audio, stretch.picture and self.info.has_video
             if hear and copy and ears.can_copy(alone=not see):
@@ -226,7 +226,7 @@ class _Input(Media):
         self._go_to("audio", None)  # opening may have read on to find the end
         stream = new.add_stream_from_template(self._audio)
         shift = round(self._origin_s / self._audio.time_base)
-        for packet in self._demux(self._audio, math.inf):
+        for packet in self._demux(self._audio):
             if packet.dts is None:
                 continue
             try:

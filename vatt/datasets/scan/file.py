@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.demuxing import first_line
-from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.facts import MediaError, NoMedia
 from vatt.datasets.media.media import Media
-from vatt.datasets.media.probe import NoMedia, Packets, Track, read_packets
+from vatt.datasets.media.probe import Packets, Track, read_packets
 from vatt.datasets.media.source import state
 
 CLIP_S = 3.2  # length of a decoded clip, the paper's
@@ -94,7 +94,7 @@ def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:
         facts.size, facts.modified_ns = state(path)
         if facts.size == 0:
             raise NoMedia(path, "the file is empty (0 bytes)")
-        packets = read_packets(path)
+        packets = read_packets(path, time_limit_s)
         _describe(facts, packets)
         problems = _decode(facts, packets, num_clips, time_limit_s)
         facts.status = "truncated" if packets.cut else "damaged" if packets.problems or problems else "ok"
@@ -162,7 +162,7 @@ def _decode(facts: FileFacts, packets: Packets, num_clips: int, time_limit_s: fl
     if not readable:
         raise MediaError(facts.path, "; ".join(filter(None, (packets.cut, *problems))) or "nothing in it decodes")
     if packets.video is not None and packets.video.times_s:
-        problems += _look(facts, packets.video, num_clips)
+        problems += _look(facts, packets.video, num_clips, time_limit_s)
     return problems
 
 
@@ -182,9 +182,10 @@ def _measure(facts: FileFacts, media: Media, spans: list[tuple[float, float]]) -
     return count
 
 
-def _look(facts: FileFacts, video: Track, num_clips: int) -> list[str]:
+def _look(facts: FileFacts, video: Track, num_clips: int, time_limit_s: float) -> list[str]:
     """Size and rotation of the picture; returns what is damaged."""
-    pictures = decode_pictures(facts.path, video, clip_spans(video.end_s - video.begin_s, num_clips))
+    spans = clip_spans(video.end_s - video.begin_s, num_clips)
+    pictures = decode_pictures(facts.path, video, spans, time_limit_s)
     if pictures.shown:
         facts.rotation, turned = pictures.rotation, pictures.rotation % 180 == 90
         facts.width, facts.height = (pictures.width, pictures.height)[:: -1 if turned else 1]

@@ -1,0 +1,189 @@
+"""Checks of MP4 and QuickTime files before FFmpeg opens them: references to other files, tables that fill the memory.
+
+A few bytes can declare any number of samples, for each of which FFmpeg keeps about 40 bytes; no option bounds that.
+The structure is that of ISO/IEC 14496-12 and QuickTime. As in FFmpeg, a box may lie in any other.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import BinaryIO
+
+MAX_SAMPLES = 2**24  # of all tracks together: 38 hours at 120 frames per second
+MAX_ITEMS = 2**20  # entries of a table that takes more memory for each of them
+MAX_BOXES = 2**18
+MAX_DEPTH = 12  # FFmpeg gives up at 10
+MAX_HEADER = 2**25  # bytes of a compressed header after decompression
+PCM_PACKET = 1024  # samples of uncompressed audio that FFmpeg makes one packet of
+REFERS = "a QuickTime movie whose media are elsewhere refers to other files and is not read"
+TOO_LARGE = "its header declares {} and would take gigabytes of memory"
+
+PARENTS = frozenset(
+    b"moov trak mdia minf stbl dinf edts mvex moof traf udta ilst sinf schi tref iprp ipco strk cmov".split()
+)
+HIDING = (b"free", b"hoov")  # FFmpeg looks for a header in these
+# Where tables have their 32-bit number of entries, in bytes from the beginning of the payload.
+COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"senc": 4, b"uuid": 20}
+ENCRYPTION = bytes.fromhex("a2394f525a9b4f14a2446c427c648df4")  # the "senc" of Microsoft's PIFF
+READ = 2**16  # bytes of a payload that are looked at
+
+
+class _Refused(Exception):
+    pass
+
+
+@dataclass
+class _Track:
+    handlers: set[bytes] = field(default_factory=set)
+    samples: int = 0
+    edits: int = 1
+    is_even: bool = False  # every sample lasts one tick, as in uncompressed audio
+    is_external: bool = False
+
+    @property
+    def entries(self) -> int:
+        """Entries of FFmpeg's tables in units of 40 bytes; edits may repeat its index, which takes half of that."""
+        is_pcm = self.is_even and b"soun" in self.handlers and b"vide" not in self.handlers
+        samples = self.samples // PCM_PACKET if is_pcm else self.samples
+        return max(samples, samples * self.edits // 2)
+
+
+class _Header:
+    def __init__(self) -> None:
+        self.boxes = self.samples = self.tracks = 0
+        self.has_alternatives = False
+
+    def visit(self, file: BinaryIO, begin: int, end: int, depth: int = 0, track: _Track | None = None) -> None:
+        """Look at all boxes between two positions."""
+        for kind, start, stop in _boxes(file, begin, end) if depth <= MAX_DEPTH else ():
+            self.boxes += 1
+            if self.boxes > MAX_BOXES:
+                raise _Refused(TOO_LARGE.format(f"more than {MAX_BOXES:,} boxes"))
+            if kind == b"trak":
+                inner = _Track()
+                self.visit(file, start, stop, depth + 1, inner)
+                self.add(inner)
+            elif kind == b"cmvd":
+                header = _decompress(_read(file, start + 4, stop, MAX_HEADER))
+                self.visit(io.BytesIO(header), 0, len(header), depth + 1)
+            elif kind == b"rmra":
+                self.has_alternatives = True
+            elif kind == b"meta":
+                at = max(4, _read(file, start, stop).find(b"hdlr"))
+                self.visit(file, start + at - 4, stop, depth + 1, track)
+            elif kind in PARENTS or (kind in HIDING and _read(file, start + 4, stop, 4) in (b"mvhd", b"cmov")):
+                self.visit(file, start, stop, depth + 1, track)
+            elif kind in COUNT_AT or kind in (b"stts", b"hdlr", b"dref"):
+                self.look(kind, _read(file, start, stop), track or _Track())
+
+    def look(self, kind: bytes, payload: bytes, track: _Track) -> None:
+        """Take note of a table."""
+        if kind == b"hdlr":
+            track.handlers.add(payload[8:12])
+        elif kind == b"dref":
+            track.is_external |= _is_external(payload)
+        elif kind == b"stts":
+            track.is_even = payload[4:8] == payload[12:16] == b"\0\0\0\1"
+        elif kind != b"uuid" or payload.startswith(ENCRYPTION):
+            count = int.from_bytes(payload[COUNT_AT[kind] : COUNT_AT[kind] + 4])
+            if kind in (b"stsz", b"stz2"):
+                track.samples = max(track.samples, count)
+            elif kind == b"elst":
+                track.edits = max(track.edits, count)
+            elif kind == b"trun":
+                self.count(count)
+            elif count > MAX_ITEMS:
+                raise _Refused(TOO_LARGE.format(f"more than {MAX_ITEMS:,} encrypted samples"))
+
+    def add(self, track: _Track) -> None:
+        """Take note of a track after all of its boxes."""
+        self.tracks += 1
+        self.count(track.entries)
+        if track.is_external and track.handlers & {b"vide", b"soun"}:
+            raise _Refused(REFERS)
+
+    def count(self, samples: int) -> None:
+        self.samples += samples
+        if self.samples > MAX_SAMPLES:
+            raise _Refused(TOO_LARGE.format(f"more than {MAX_SAMPLES:,} samples"))
+
+
+def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
+    """Return why FFmpeg is not to open a file, or an empty string. A file of another format has no problem.
+
+    Args:
+        file: Seekable file.
+        size: Its length in bytes.
+        max_boxes: Number of boxes at the top of the file that are visited; all by default.
+
+    Raises:
+        OSError, MediaError: The file cannot be read.
+    """
+    header, reader, begin = _Header(), io.BufferedReader(file, READ), 0
+    try:
+        for _, _, end in islice(_boxes(reader, 0, size), max_boxes):
+            header.visit(reader, begin, end)
+            begin = end
+    except _Refused as refused:
+        return str(refused)
+    finally:
+        reader.detach()
+    return REFERS if header.has_alternatives and not header.tracks else ""
+
+
+def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, begin and end of the payload of each box between two positions."""
+    while end - begin >= 8:
+        file.seek(begin)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        start = begin + 8
+        if size == 1 and len(head) == 16:
+            size, start = int.from_bytes(head[8:]), begin + 16
+        elif size == 0:
+            size = end - begin
+        if begin + size < start:
+            return
+        yield kind, start, min(begin + size, end)
+        begin += size
+
+
+def _read(file: BinaryIO, begin: int, end: int, limit: int = READ) -> bytes:
+    file.seek(begin)
+    return file.read(max(0, min(end - begin, limit)))
+
+
+def _decompress(data: bytes) -> bytes:
+    """Expand a compressed header.
+
+    Raises:
+        _Refused: It is too large.
+    """
+    expander = zlib.decompressobj()
+    try:
+        header = expander.decompress(data, MAX_HEADER)
+    except zlib.error:  # FFmpeg does not read it either
+        return b""
+    if expander.unconsumed_tail:
+        raise _Refused(TOO_LARGE.format(f"more than {MAX_HEADER:,} compressed bytes"))
+    return header
+
+
+def _is_external(dref: bytes) -> bool:
+    """Whether a table of data references names another file: an entry without the flag "self-contained"."""
+    at = 8
+    while len(dref) - at >= 12:
+        size, flags = int.from_bytes(dref[at : at + 4]), dref[at + 11]
+        if size < 12:
+            return False
+        if not flags & 1 and any(dref[at + 12 : at + size]):
+            return True
+        at += size
+    return False

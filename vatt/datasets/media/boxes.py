@@ -28,7 +28,8 @@ PARENTS = frozenset(
 )
 HIDING = (b"free", b"hoov")  # FFmpeg looks for a header in these
 # Where tables have their 32-bit number of entries, in bytes from the beginning of the payload.
-COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"senc": 4, b"uuid": 20}
+COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"senc": 4, b"uuid": 20, b"keys": 4, b"iinf": 4, b"iloc": 6}
+SINCE_VERSION = {b"iinf": 1, b"iloc": 2}  # before, the number has 16 bits
 ENCRYPTION = bytes.fromhex("a2394f525a9b4f14a2446c427c648df4")  # the "senc" of Microsoft's PIFF
 READ = 2**16  # bytes of a payload that are looked at
 
@@ -89,7 +90,7 @@ class _Header:
             track.is_external |= _is_external(payload)
         elif kind == b"stts":
             track.is_even = payload[4:8] == payload[12:16] == b"\0\0\0\1"
-        elif kind != b"uuid" or payload.startswith(ENCRYPTION):
+        elif payload[:1] >= bytes([SINCE_VERSION.get(kind, 0)]) and (kind != b"uuid" or payload.startswith(ENCRYPTION)):
             count = int.from_bytes(payload[COUNT_AT[kind] : COUNT_AT[kind] + 4])
             if kind in (b"stsz", b"stz2"):
                 track.samples = max(track.samples, count)
@@ -98,7 +99,7 @@ class _Header:
             elif kind == b"trun":
                 self.count(count)
             elif count > MAX_ITEMS:
-                raise _Refused(TOO_LARGE.format(f"more than {MAX_ITEMS:,} encrypted samples"))
+                raise _Refused(TOO_LARGE.format(f"more than {MAX_ITEMS:,} items"))
 
     def add(self, track: _Track) -> None:
         """Take note of a track after all of its boxes."""

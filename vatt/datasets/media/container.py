@@ -21,7 +21,6 @@ from vatt.datasets.media.demuxing import (
     demux,
     first_line,
     is_still_format,
-    set_up,
 )
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
 
@@ -80,7 +79,7 @@ class Container:
         try:
             for stream in (self._video, self._audio):
                 if stream is not None:
-                    set_up(self.path, stream, is_still_format(self._container.format.name))
+                    self._input.prepare(stream)
             if self._video is None and self._audio is None:
                 raise MediaError(self.path, "neither a video nor an audio track that can be decoded")
         except MediaError:

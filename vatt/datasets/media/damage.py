@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from vatt.datasets.media.demuxing import MediaInput, demux, is_still_format, set_up
+from vatt.datasets.media.demuxing import MediaInput, demux
 from vatt.datasets.media.source import read_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def decode_pictures(
     with opened as container:
         opened.limit(time_limit_s)
         stream = container.streams[video.index]
-        set_up(path, stream, is_still_format(container.format.name))
+        opened.prepare(stream)
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + video.begin_s for at_s in span)
             if number:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes
+from vatt.datasets.media import boxes, png
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, refusal
+from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
@@ -23,6 +22,10 @@ CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "n
 OPEN_LIMIT_S = 20.0  # for opening a file, unless the caller's limit is shorter
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
+PIXELS_PER_BYTE, SMALL_PIXELS = (
+    2**13,
+    2**24,
+)  # a small file has no more than that, unless it was made to fill the memory
 REMOTE_BOXES = 16  # boxes of an MP4 file behind a URL that are checked: every one may be a request to the server
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
@@ -73,23 +76,41 @@ class MediaInput:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def prepare(self, stream: Any) -> None:
+        """Set up the decoder of a stream with one thread and without huge frames.
+
+        The workers of a loader are the parallelism.
+
+        Args:
+            stream: Video or audio stream of the container; not decoded yet.
+
+        Raises:
+            MediaError: The header declares frames that are too large. Later ones do not decode.
+        """
+        decoder = stream.codec_context
+        decoder.thread_count = 1
+        if stream.type == "video":
+            limit = self._max_pixels(is_still_format(self.container.format.name))
+            size = f"{decoder.width} x {decoder.height}"
+            if decoder.width * decoder.height > limit:
+                raise MediaError(
+                    self.path, f"frames of {size} pixels; at most {limit:,} are read from a file this large"
+                )
+            decoder.options = {"max_pixels": str(limit)}
+
+    def _max_pixels(self, is_still: bool) -> int:
+        most = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
+        return most if self.size is None else min(most, max(SMALL_PIXELS, self.size * PIXELS_PER_BYTE))
+
     def _open(self, time_limit_s: float) -> Any:
         if self.size == 0:
             raise MediaError(self.path, "the file is empty (0 bytes)")
-        if self.size is not None and self._file.seekable():
-            reason = boxes.problem(self._file, self.size, REMOTE_BOXES if self._file.is_remote else None)
-            if reason:
-                raise MediaError(self.path, reason)
-            self._file.seek(0)
-            is_still = STILLS.match(self._file.read(12)) is not None
-            self._file.seek(0)
-        else:
-            is_still = False
+        is_still = self._file.seekable() and self._check()
         try:
             return av.open(
                 self._file,
                 mode="r",
-                options={"max_pixels": str(MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS)},
+                options={"max_pixels": str(self._max_pixels(is_still))},
                 container_options=CLOSED,
                 timeout=(time_limit_s, None),
                 **ANY_TAGS,
@@ -97,46 +118,26 @@ class MediaInput:
         except av.error.ExitError:
             raise MediaError(self.path, f"opening took longer than {time_limit_s:.3g} s") from None
         except av.FFmpegError as error:
-            if refused := refusal(self.path, _refused_format(error), self._head()):
-                raise refused from None
+            _, name, message = error.log or (0, "", "")
+            if message.startswith("Format not on whitelist"):
+                raise refusal(self.path, name) from None
             raise
 
-    def _head(self) -> bytes:
-        with suppress(OSError, MediaError):
-            self._file.seek(0)
-            return self._file.read(HEAD)
-        return b""
-
-
-def set_up(path: str, stream: Any, is_still: bool = False) -> None:
-    """Prepare the decoder of a stream: one thread, since the workers of a loader are the parallelism, no huge frames.
-
-    Args:
-        path: The file, for the error.
-        stream: Video or audio stream of PyAV; not decoded yet.
-        is_still: It is a still image.
-
-    Raises:
-        MediaError: The header declares frames that are too large. Later ones do not decode.
-    """
-    decoder = stream.codec_context
-    decoder.thread_count = 1
-    if stream.type == "video":
-        limit = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
-        if decoder.width * decoder.height > limit:
-            raise MediaError(path, f"frames of {decoder.width} x {decoder.height} pixels; at most {limit:,} are read")
-        decoder.options = {"max_pixels": str(limit)}
+    def _check(self) -> bool:
+        """Refuse what FFmpeg is not to open at all; returns whether the file is a still image."""
+        head = self._file.read(HEAD)
+        check_beginning(self.path, head)
+        if self.size is not None:
+            reason = boxes.problem(self._file, self.size, REMOTE_BOXES if self._file.is_remote else None)
+            if reason or (reason := png.problem(self._file, self.size)):
+                raise MediaError(self.path, reason)
+        self._file.seek(0)
+        return STILLS.match(head) is not None
 
 
 def is_still_format(name: str) -> bool:
     """Whether a format of FFmpeg holds one still image."""
     return name == "image2" or name.endswith("_pipe")
-
-
-def _refused_format(error: av.FFmpegError) -> str:
-    """Return the name of the format that FFmpeg detected and did not open, or an empty string."""
-    _, name, message = error.log or (0, "", "")
-    return name if message.startswith("Format not on whitelist") else ""
 
 
 def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:

@@ -168,25 +168,37 @@ HEAD = 4096  # bytes that are looked at
 _ID3 = 10  # bytes of the header of a tag
 
 
-def refusal(path: str, name: str, head: bytes) -> MediaError | None:
-    """Return why a file that FFmpeg does not open is not read, or None if its format is no reason.
+def check_beginning(path: str, head: bytes) -> None:
+    """Refuse a file that begins like one that refers to others, whatever FFmpeg would take it for.
 
     Args:
         path: The file.
-        name: The format that FFmpeg detected and that is not in `SELF_CONTAINED`; empty if it detected none.
-        head: The first bytes of the file.
+        head: Its first `HEAD` bytes.
+
+    Raises:
+        MediaError: It does.
+    """
+    text = _after_tag(head).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<"):
+        text = _BEFORE_XML.sub(b"", text).lstrip()
+    for pattern, kind in _BEGINNINGS:
+        if pattern.match(text):
+            raise MediaError(path, f"{kind} refers to other files and is not read")
+
+
+def refusal(path: str, name: str) -> MediaError:
+    """Return why a file is not read.
+
+    Args:
+        path: The file.
+        name: The format that FFmpeg detected, which is not in `SELF_CONTAINED`.
     """
     kind = next((REFERRING[part] for part in name.split(",") if part in REFERRING), None)
-    if kind is None:
-        text = _BEFORE_XML.sub(b"", _after_tag(head)[:HEAD]).lstrip(b"\xef\xbb\xbf \t\r\n")
-        kind = next((kind for pattern, kind in _BEGINNINGS if pattern.match(text)), None)
     if kind is not None:
         return MediaError(path, f"{kind} refers to other files and is not read")
     if name in TEXT:
         return NoMedia(path, f"text or subtitles ({name}): neither picture nor sound is in it")
-    if name:
-        return MediaError(path, f"files of the format {name} are not read; convert it to MP4, WAV or PNG first")
-    return None
+    return MediaError(path, f"files of the format {name} are not read; convert it to MP4, WAV or PNG first")
 
 
 def _after_tag(head: bytes) -> bytes:

@@ -31,6 +31,7 @@ PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC 
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box
 OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
+MAX_BYTES = 2**32  # of all frames of a file, or of its sound, that are decoded at once
 PLANES = 7  # channels that PyAV reads when each has a plane of its own; with more of them it crashes
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
@@ -103,6 +104,8 @@ class Media(Container):
         painter = Painter(region, 1)
         for at_s, frame in self._decode_from("video", 0.0):
             frames.append(painter.picture(frame))
+            if len(frames) * frames[0].numel() > MAX_BYTES:
+                raise MediaError(self.path, f"its frames take more than {MAX_BYTES / 2**30:g} GiB of memory")
             times_s.append(at_s)
             until_s = self._shown_until(at_s, frame)
         if not frames:
@@ -122,6 +125,10 @@ class Media(Container):
                 error: it gives silence, of which nothing is covered.
         """
         wanted = round(duration_s * sample_rate)
+        if wanted > MAX_BYTES // 4:
+            raise MediaError(
+                self.path, f"{duration_s:.0f} s of sound take more than {MAX_BYTES / 2**30:g} GiB of memory"
+            )
         if self._audio is None:
             return Waveform(torch.zeros(wanted), 0, 0)
         rate = decode_rate(self.info.sample_rate, sample_rate)

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from vatt.datasets.media.demuxing import (
-    OPEN_LIMIT_S,
+    SHORTEST_OPEN_S,
     MediaInput,
     best_stream,
     demux,
@@ -24,7 +24,6 @@ from vatt.datasets.media.demuxing import (
 )
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
 
-SHORTEST_OPEN_S = 1.0  # a file may take so long to open, however short the limit of a call is
 PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
@@ -66,7 +65,7 @@ class Container:
     def _open(self) -> None:
         self._check_time()
         try:
-            self._input = MediaInput(self.path, min(self._until - time.monotonic(), OPEN_LIMIT_S))
+            self._input = MediaInput(self.path, self._until - time.monotonic())
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
         except (av.FFmpegError, ValueError) as error:

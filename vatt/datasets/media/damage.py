@@ -60,7 +60,7 @@ def decode_pictures(
         path: see `vatt.datasets.media.source`.
         video: from `read_packets`.
         spans: begin and end in seconds from the beginning of the video on, ascending, the first at 0.
-        time_limit_s: bound on reading, after the file was opened.
+        time_limit_s: bound on opening, and on reading after it.
 
     Raises:
         MediaError: the file cannot be opened, or reading takes longer than the limit.
@@ -68,9 +68,8 @@ def decode_pictures(
     found = Pictures()
     mended = failed = lost = 0
     fields = False  # two packets may make one picture
-    opened = MediaInput(path)
+    opened = MediaInput(path, time_limit_s)
     with opened as container:
-        opened.limit(time_limit_s)
         stream = container.streams[video.index]
         opened.prepare(stream)
         for number, span in enumerate(spans):

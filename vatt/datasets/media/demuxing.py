@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name o
 ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # No file may make FFmpeg open another one: no other format is detected, and no protocol opens anything.
 CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
-OPEN_LIMIT_S = 20.0  # for opening a file, unless the caller's limit is shorter
+SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 20.0  # a file has so long to open, however short or long the limit of a call is
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
 PIXELS_PER_BYTE, SMALL_PIXELS = (
@@ -39,7 +40,8 @@ class MediaInput:
 
     Args:
         path: See `vatt.datasets.media.source`.
-        time_limit_s: Bound on opening and on all reads, until `limit` is called.
+        time_limit_s: Bound on opening, which has between 1 and 20 seconds, and again on all reads after it, until
+            `limit` is called.
 
     Attributes:
         container: The PyAV container.
@@ -51,15 +53,17 @@ class MediaInput:
         av.FFmpegError, OSError, ValueError: It cannot be opened.
     """
 
-    def __init__(self, path: str, time_limit_s: float = OPEN_LIMIT_S) -> None:
+    def __init__(self, path: str, time_limit_s: float = math.inf) -> None:
         self.path = path
-        self._file = MediaFile(path, time_limit_s)
+        open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
+        self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
         try:
-            self.container = self._open(time_limit_s)
+            self.container = self._open(open_limit_s)
         except BaseException:
             self._file.close()
             raise
+        self.limit(time_limit_s)
 
     def limit(self, time_limit_s: float) -> None:
         """Bound all further reads together, in seconds from now on."""

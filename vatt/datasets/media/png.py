@@ -1,4 +1,4 @@
-"""Checks of PNG files before FFmpeg opens them: their size, and texts and profiles, which it expands without a bound."""
+"""Checks of PNG files before FFmpeg opens them: their size, and texts and profiles, which it expands without bound."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_IMAGE = 2**30  # bytes of the decoded image: 16,384 x 16,384 pixels of four channels
 MAX_EXPANDED = 2**24  # bytes; color profiles have a few megabytes at most
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-# Where the compressed data begin, in bytes after the NUL that ends the keyword (PNG, third edition, section 11.3).
-COMPRESSED = {b"iCCP": 1, b"zTXt": 1, b"iTXt": 2}
+COMPRESSED = (b"iCCP", b"zTXt")  # a keyword, a NUL, the method and the data; FFmpeg does not expand "iTXt"
 
 
 def problem(file: io.RawIOBase, size: int) -> str:
@@ -39,7 +38,7 @@ def problem(file: io.RawIOBase, size: int) -> str:
                 if width * height * bits > 8 * MAX_IMAGE:
                     return f"{width} x {height} pixels of {bits} bits would take gigabytes of memory"
             if kind in COMPRESSED:
-                expanded += _expanded_size(reader.read(min(length, MAX_EXPANDED)), COMPRESSED[kind])
+                expanded += _expanded_size(reader.read(min(length, MAX_EXPANDED)))
             if expanded > MAX_EXPANDED:
                 return f"its texts and color profiles expand to more than {MAX_EXPANDED:,} bytes"
             at += 12 + length
@@ -48,11 +47,10 @@ def problem(file: io.RawIOBase, size: int) -> str:
     return ""
 
 
-def _expanded_size(chunk: bytes, skip: int) -> int:
+def _expanded_size(chunk: bytes) -> int:
     """Return the size of what is compressed in a chunk, but not much more than the maximum."""
-    begin = chunk.find(b"\0") + 1 + skip
     expander = zlib.decompressobj()
     try:
-        return len(expander.decompress(chunk[begin:], MAX_EXPANDED + 1))
-    except zlib.error:  # damaged, or a text that is not compressed
+        return len(expander.decompress(chunk[chunk.find(b"\0") + 2 :], MAX_EXPANDED + 1))
+    except zlib.error:  # FFmpeg does not read it either
         return 0

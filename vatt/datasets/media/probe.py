@@ -192,7 +192,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
 
     Args:
         path: see `vatt.datasets.media.source`.
-        time_limit_s: bound on reading, after the file was opened.
+        time_limit_s: bound on opening, and on reading after it.
 
     Raises:
         NoMedia: the file is something else, or has neither picture nor sound.
@@ -200,11 +200,10 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         OSError: a server fails.
     """
     try:
-        opened = MediaInput(path)
+        opened = MediaInput(path, time_limit_s)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _not_opened(path, error) from None
     with opened as container:
-        opened.limit(time_limit_s)
         streams = (best_stream(container, kind) for kind in ("video", "audio"))
         video, audio = (None if stream is None else Track(stream) for stream in streams)
         found = Packets(container.format.name, len(container.streams), video, audio)

@@ -374,19 +374,26 @@ class MediaFile(io.RawIOBase):
     def limit(self, time_limit_s: float) -> None:
         """Bound all further reads together, in seconds from now on."""
         self._time_limit_s, self._until = time_limit_s, time.monotonic() + time_limit_s
+        self._has_failed = False
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most ``size`` bytes.
+        """Read at most ``size`` bytes. After an error nothing more is read until `limit` is called.
 
         Raises:
             MediaError: The time limit is passed, or a server fails.
         """
+        if self._has_failed:  # FFmpeg goes on reading; PyAV raises the first error and would print another one
+            return b""
         left_s = self._until - time.monotonic()
-        if left_s < 0:
-            raise MediaError(self.path, f"reading took longer than {self._time_limit_s:.3g} s")
-        if self._remote is not None:
-            self._remote.time_limit_s = min(left_s, ANSWER_LIMIT_S)
-        return self._file.read(size)
+        try:
+            if left_s < 0:
+                raise MediaError(self.path, f"reading took longer than {self._time_limit_s:.3g} s")
+            if self._remote is not None:
+                self._remote.time_limit_s = min(left_s, ANSWER_LIMIT_S)
+            return self._file.read(size)
+        except (OSError, MediaError):
+            self._has_failed = True
+            raise
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))

@@ -1,0 +1,370 @@
+"""Bounds on time and memory: files that are none, servers that hang, headers that declare too much."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.datasets.media.movies import movie, tables, track
+from vatt.datasets.media import container, demuxing, source
+from vatt.datasets.media.damage import decode_pictures
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.encoding import write_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.png import MAX_EXPANDED
+from vatt.datasets.media.png import problem as png_problem
+from vatt.datasets.media.probe import read_packets
+from vatt.datasets.media.source import MediaFile, open_source, state
+from vatt.datasets.scan.file import scan_file
+
+EBML = bytes.fromhex("1a45dfa3 8f 4282 88") + b"matroska" + bytes.fromhex("4285 81 02")
+
+
+# ---- what is no regular file -----------------------------------------------------------------------------------------
+
+
+def special_files(folder: Path) -> list[str]:
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "link.mp4").symlink_to(folder / "pipe.mp4")
+    (folder / "folder.mp4").mkdir()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "socket"))
+    devices = ["/dev/zero", "/dev/stdin", "/dev/null", "/dev/fd/0", "/dev/random", "/dev/tty", "/dev/ptmx"]
+    kernel = [
+        "/proc/self/environ",
+        "/proc/self/mem",
+        "/proc/self/fd/0",
+        "/proc/kmsg",
+        "/proc/version",
+        "/sys/power/state",
+    ]
+    ours = [str(folder / name) for name in ("pipe.mp4", "link.mp4", "folder.mp4", "socket")]
+    return [path for path in (*ours, *devices, *kernel) if os.path.lexists(path)]
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    paths = special_files(tmp_path)
+    assert len(paths) > 4
+    for path in (*paths, *(f"{path}#0+100" for path in paths)):
+        for read in (open_media, read_packets, lambda path: MediaFile(path, 1.0)):
+            with pytest.raises((MediaError, OSError), match="is not a regular file"):
+                read(path)
+        with pytest.raises(OSError, match="is not a regular file"):
+            state(path)
+        facts = scan_file(path, 1, 5.0)
+        assert (facts.status, facts.reason) == ("unreadable", "is not a regular file")
+    monkeypatch.chdir("/dev")
+    with pytest.raises(MediaError, match="is not a regular file"):
+        open_media("zero")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "url", ["file://{}", "simplecache::file://{}", "local://{}", "zip://a.mp4::{}", "file://{}#0+9"]
+)
+def test_behind_a_url_too(url: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    began = time.monotonic()
+    with pytest.raises(MediaError, match="is not a regular file"):
+        open_media(url.format(tmp_path / "pipe.mp4"))
+    assert time.monotonic() - began < 2
+
+
+def test_a_file_in_memory_and_a_link_to_a_file_are_read(tmp_path: Path, video_file: Path) -> None:
+    (tmp_path / "link.mp4").symlink_to(video_file)
+    with open_media(tmp_path / "link.mp4") as media:
+        assert media.info.has_video
+    if os.path.isdir("/dev/shm"):
+        copy = Path(f"/dev/shm/vatt-test-{os.getpid()}.mp4")
+        try:
+            copy.write_bytes(video_file.read_bytes())
+            open_media(copy).close()
+        finally:
+            copy.unlink()
+
+
+def test_files_are_closed(tmp_path: Path, video_file: Path) -> None:
+    def is_open(name: str) -> bool:
+        return any(os.path.realpath(f"/proc/self/fd/{number}").endswith(name) for number in os.listdir("/proc/self/fd"))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("open files are listed in Linux's /proc")
+    names = ("good.mp4", "bad.mp4", "list.mp4", "movie.mp4", "empty.mp4", "words.mp4")
+    contents = (
+        video_file.read_bytes(),
+        bytes(9999),
+        b"#EXTM3U\n",
+        movie(track(table=tables(2**27, 1))),
+        b"",
+        b"no" * 99,
+    )
+    for name, content in zip(names, contents, strict=True):
+        (tmp_path / name).write_bytes(content)
+        errors = []  # their tracebacks hold what was open
+        for read in (open_media, read_packets, lambda path: scan_file(str(path), 1, 5.0)):
+            try:
+                result = read(tmp_path / name if read is open_media else str(tmp_path / name))
+                if read is open_media:
+                    assert is_open(name)
+                    result.frames([0.5, 2.0])
+                    result.close()
+            except MediaError as error:
+                errors.append(error)
+            assert not is_open(name)
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+class SlowServer:
+    """Answers every request with a header and then a byte now and then, or with nothing at all."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer, self._socket = answer, socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/a.mp4"
+        Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError), client:
+            head = client.recv(4096).startswith(b"HEAD")
+            client.sendall(self._answer)
+            while self._answer and not head:
+                time.sleep(0.1)
+                client.sendall(b"\0")
+            time.sleep(30)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["silent", "slow header", "slow content"])
+def slow_server(request: pytest.FixtureRequest) -> Iterator[SlowServer]:
+    pytest.importorskip("aiohttp")
+    answer = {"silent": b"", "slow header": b"HTTP/1.1 200 OK\r\nX: "}.get(
+        request.param, b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nAccept-Ranges: bytes\r\n\r\n"
+    )
+    server = SlowServer(answer)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("name", ["{}", "{}#512+9000"])
+def test_a_server_that_hangs_ends_within_the_limit(name: str, slow_server: SlowServer) -> None:
+    began = time.monotonic()
+    with pytest.raises(MediaError, match=r"no complete answer within|reading took longer than") as caught:
+        open_media(name.format(slow_server.url), time_limit_s=0.5)
+    assert caught.value.path.startswith(slow_server.url)
+    assert time.monotonic() - began < 3
+
+
+def test_other_reads_of_a_server_that_hangs_end_too(slow_server: SlowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ANSWER_LIMIT_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises((OSError, MediaError), match=r"no complete answer within 0\.3 s"):
+        open_source(slow_server.url, "rb").read(10)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin"),
+    [
+        (".mkv", EBML),
+        (".avi", b"RIFF\xff\xff\xff\x7fAVI "),
+        (".mp3", b""),
+        (".ts", b"\x47" + bytes(187)),
+        (".mpg", b"\0\0\1\xba"),
+        (".ogg", b"OggS"),
+    ],
+)
+def test_a_huge_file_of_nothing_ends_within_the_limit(
+    suffix: str, begin: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for module in (demuxing, container):
+        monkeypatch.setattr(module, "SHORTEST_OPEN_S", 0.2)
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as file:
+        file.write(begin)
+        file.truncate(2**38)  # sparse
+    began = time.monotonic()
+    for read in (lambda: open_media(path, time_limit_s=0.2).frames([0.0]), lambda: read_packets(str(path), 0.2)):
+        with pytest.raises(MediaError):
+            read()
+    assert time.monotonic() - began < 4
+    assert capfd.readouterr().err == ""
+
+
+class SlowFile(source.io.FileIO):
+    delay_s = 0.0
+
+    def read(self, size: int = -1) -> bytes:
+        time.sleep(self.delay_s)
+        return super().read(size)
+
+
+@pytest.fixture
+def slow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of some megabytes, of which every read may take a while."""
+    noise = np.random.default_rng(0).integers(0, 255, (75, 96, 128, 3), np.uint8)
+    write_media(tmp_path / "noise.mp4", noise, 25)
+    monkeypatch.setattr(source, "_open_local", lambda file: (SlowFile(file), os.path.getsize(file)))
+    monkeypatch.setattr(SlowFile, "delay_s", 0.0)
+    return tmp_path / "noise.mp4"
+
+
+def test_every_step_is_bounded_in_time(slow_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = read_packets(str(slow_file)).video
+    media = open_media(slow_file, time_limit_s=0.3)
+    steps: list[Any] = [
+        lambda: media.frames([0.1, 2.9]),
+        lambda: media.all_frames(),
+        lambda: media.packet_times_s(),
+        lambda: read_packets(str(slow_file), 0.3),
+        lambda: decode_pictures(str(slow_file), video, [(0.0, 3.0)], 0.3),
+    ]
+    for step in steps:
+        monkeypatch.setattr(SlowFile, "delay_s", 0.0)
+        step()
+        monkeypatch.setattr(SlowFile, "delay_s", 0.06)
+        began = time.monotonic()
+        with pytest.raises(MediaError, match=r"reading took longer than 0\.3 s"):
+            step()
+        assert time.monotonic() - began < 2
+    monkeypatch.setattr(SlowFile, "delay_s", 2.0)
+    with pytest.raises(MediaError, match="took longer than 1 s"):  # the shortest limit of opening
+        open_media(slow_file, time_limit_s=0.3)
+    monkeypatch.setattr(SlowFile, "delay_s", 0.0)
+    assert len(media.frames([0.1, 2.9]).times_s) == 2  # it can be read on
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *extra: bytes, depth: int = 8, color: int = 2, padding: int = 0) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    image = chunk(b"IDAT", zlib.compress(bytes(9999))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + image + bytes(padding)
+
+
+def tiff(width: int, height: int) -> bytes:
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 200), (277, 1), (278, height), (279, 1000)]
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(tags))
+        + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        + bytes(2000)
+    )
+
+
+def bombs() -> dict[str, bytes]:
+    text = zlib.compress(bytes(2**27), 9)
+    webp = b"VP8L" + struct.pack("<I", 20) + b"\x2f\xff\xff\xff\x0f" + bytes(15)
+    bmp = struct.pack("<IiiHHIIiiII", 40, 16000, 16000, 1, 24, 0, 0, 0, 0, 0, 0)
+    return {
+        "large.png": png(16000, 16000),
+        "huge.png": png(100_000, 100_000, padding=2**16),
+        "deep.png": png(16000, 16000, depth=16, color=6, padding=2**16),
+        "text.png": png(9, 9, chunk(b"zTXt", b"a\0\0" + text)),
+        "profile.png": png(9, 9, chunk(b"iCCP", b"a\0\0" + text)),
+        "texts.png": png(9, 9, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**22)))] * 40),
+        "large.tif": tiff(16000, 16000),
+        "huge.tif": tiff(100_000, 100_000),
+        "large.webp": b"RIFF" + struct.pack("<I", len(webp) + 4) + b"WEBP" + webp,
+        "large.bmp": b"BM" + struct.pack("<IHHI", 1054, 0, 0, 54) + bmp + bytes(1000),
+        "large.qoi": b"qoif" + struct.pack(">II", 16000, 16000) + b"\4\0" + b"\xfd" * 5000 + bytes(7) + b"\1",
+        "large.gif": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(99),
+        "samples.mp4": movie(track(table=tables(2**26, 1))),
+        "tracks of samples.mp4": movie(*(track(number, table=tables(2**24, 1)) for number in range(1, 99))),
+        "tracks.mp4": movie(*(track(number) for number in range(1, 3000))),
+        "image in a movie.mov": movie(track(codec=b"png "), data=png(16000, 16000) + bytes(4000)),
+    }
+
+
+SCRIPT = """
+import resource, sys, warnings
+from pathlib import Path
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.probe import read_packets
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    for read in (lambda: open_media(path).frames([0.0]), lambda: read_packets(str(path))):
+        try:
+            read()
+            print(path.name, "was read")
+        except MediaError as error:
+            print(path.name, type(error).__name__)
+        if peak() - before > 300:
+            sys.exit(f"{path.name} took {peak() - before} MB")
+"""
+
+
+def test_no_header_fills_the_memory(tmp_path: Path) -> None:
+    for name, content in bombs().items():
+        (tmp_path / name).write_bytes(content)
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 30
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 * len(bombs())
+    assert all(line.endswith("MediaError") for line in lines[::2]), done.stdout  # frames
+
+
+def test_large_frames_and_images_are_read(tmp_path: Path) -> None:
+    Image.new("L", (12_000, 9_000), 200).save(tmp_path / "a.png")
+    with open_media(tmp_path / "a.png") as media:
+        assert (media.info.width, media.info.height) == (12_000, 9_000)
+    write_media(tmp_path / "8k.mp4", np.full((1, 4320, 7680, 3), 200, np.uint8), 25)
+    with open_media(tmp_path / "8k.mp4") as media:
+        assert (media.info.width, media.info.height) == (7680, 4320)
+
+
+def test_frames_that_are_too_large_are_named(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demuxing, "MAX_VIDEO_PIXELS", 64 * 48)
+    open_media(video_file).close()
+    monkeypatch.setattr(demuxing, "MAX_VIDEO_PIXELS", 64 * 48 - 1)
+    with pytest.raises(MediaError, match="frames of 64 x 48 pixels; at most 3,071 are read"):
+        open_media(video_file)
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
+def test_texts_of_usual_size_are_fine(kind: bytes, tmp_path: Path) -> None:
+    for size, is_fine in ((MAX_EXPANDED - 1000, True), (MAX_EXPANDED + 1000, False)):
+        content = png(9, 9, chunk(kind, b"a\0\0" + zlib.compress(bytes(size))))
+        assert (png_problem(source.io.BytesIO(content), len(content)) == "") == is_fine  # type: ignore[arg-type]
+    for content in (png(9, 9)[:20], png(9, 9, chunk(kind, b"")), png(9, 9, chunk(kind, b"a\0\0broken")), b"\x89PNG"):
+        assert png_problem(source.io.BytesIO(content), len(content)) == ""  # type: ignore[arg-type]
+
+
+def test_what_a_call_returns_is_bounded(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_media(video_file) as media:
+        with pytest.raises(MediaError, match="of sound take more than 4 GiB"):
+            media.waveform(0.0, 1e6, 48_000)
+        monkeypatch.setattr("vatt.datasets.media.media.MAX_BYTES", 30 * 3 * 48 * 64)
+        with pytest.raises(MediaError, match="its frames take more than"):
+            media.all_frames()

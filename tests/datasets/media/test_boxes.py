@@ -67,6 +67,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     ),
     "fragment": lambda: fragments(1, MANY),
     "fragments": lambda: fragments(40, MANY // 32),
+    "many fragments": lambda: fragments(MANY // 2**15 + 1, 2**15),
+    "a table in a fragment": lambda: fragments(1, 5).replace(b"tfdt\0\0\0\0\0\0\0\0", full(b"senc", 0, 2**31)[4:]),
     "edits": lambda: movie(track(table=tables(2**17), edits=300)),
     "encryption": lambda: movie(track(table=[*tables(), full(b"senc", 0, 2**31)])),
     "encryption of PIFF": lambda: movie(

@@ -368,3 +368,15 @@ def test_what_a_call_returns_is_bounded(video_file: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr("vatt.datasets.media.media.MAX_BYTES", 30 * 3 * 48 * 64)
         with pytest.raises(MediaError, match="its frames take more than"):
             media.all_frames()
+
+
+def test_a_file_that_could_not_be_opened_again_is_opened_at_the_next_call(
+    video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_media(video_file) as media:
+        media.frames([2.0])
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_open_local", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+            with pytest.raises(MediaError, match="Input/output error"):
+                media.packet_times_s()
+        assert len(media.frames([2.0]).times_s) == 1

@@ -7,6 +7,7 @@ The structure is that of ISO/IEC 14496-12 and QuickTime. As in FFmpeg, a box may
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -31,7 +32,11 @@ HIDING = (b"free", b"hoov")  # FFmpeg looks for a header in these
 COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"senc": 4, b"uuid": 20, b"keys": 4, b"iinf": 4, b"iloc": 6}
 SINCE_VERSION = {b"iinf": 1, b"iloc": 2}  # before, the number has 16 bits
 ENCRYPTION = bytes.fromhex("a2394f525a9b4f14a2446c427c648df4")  # the "senc" of Microsoft's PIFF
-READ = 2**16  # bytes of a payload that are looked at
+READ, BUFFER = 2**16, 2**12  # bytes of a payload that are looked at; bytes read at once to find the next box
+# A long file has thousands of fragments. Those without any of these tables, and with few samples by whatever may be
+# taken for a "trun", need not be parsed.
+RUN, USUAL_SAMPLES = re.compile(rb"trun(?=.{4}(.{4}))", re.DOTALL), 2**16
+NOT_IN_FRAGMENTS = re.compile(b"|".join([kind for kind in COUNT_AT if kind != b"trun"] + [b"trak", b"cmov", b"dref"]))
 
 
 class _Refused(Exception):
@@ -69,6 +74,8 @@ class _Header:
                 inner = _Track()
                 self.visit(file, start, stop, depth + 1, inner)
                 self.add(inner)
+            elif kind == b"moof" and stop - start <= READ and self.is_usual(_read(file, start, stop)):
+                continue
             elif kind == b"cmvd":
                 header = _decompress(_read(file, start + 4, stop, MAX_HEADER))
                 self.visit(io.BytesIO(header), 0, len(header), depth + 1)
@@ -81,6 +88,14 @@ class _Header:
                 self.visit(file, start, stop, depth + 1, track)
             elif kind in COUNT_AT or kind in (b"stts", b"hdlr", b"dref"):
                 self.look(kind, _read(file, start, stop), track or _Track())
+
+    def is_usual(self, fragment: bytes) -> bool:
+        """Count the samples of a fragment, if they are few and it has no other table with a count."""
+        samples = sum(int.from_bytes(count) for count in RUN.findall(fragment))
+        if samples > USUAL_SAMPLES or NOT_IN_FRAGMENTS.search(fragment):
+            return False
+        self.count(samples)
+        return True
 
     def look(self, kind: bytes, payload: bytes, track: _Track) -> None:
         """Take note of a table."""
@@ -125,7 +140,7 @@ def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
     Raises:
         OSError, MediaError: The file cannot be read.
     """
-    header, reader, begin = _Header(), io.BufferedReader(file, READ), 0
+    header, reader, begin = _Header(), io.BufferedReader(file, BUFFER), 0
     try:
         for _, _, end in islice(_boxes(reader, 0, size), max_boxes):
             header.visit(reader, begin, end)

@@ -64,6 +64,7 @@ class Container:
 
     def _open(self) -> None:
         self._check_time()
+        self._must_reopen = True
         try:
             self._input = MediaInput(self.path, self._until - time.monotonic())
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
@@ -85,7 +86,7 @@ class Container:
             self.close()
             raise
         self._origin_s = self._begin_of_clock()
-        self._fresh = True
+        self._fresh, self._must_reopen = True, False
 
     def _begin_of_clock(self) -> float:
         """What second 0 is in the file's own times."""
@@ -206,7 +207,7 @@ class Container:
         """Seek to before ``start_s``, or to the very beginning of the file."""
         if self._fresh and (start_s is None or start_s < NEAR_START_S):
             return
-        if start_s is not None and self._container.format.name not in UNSEEKABLE:
+        if start_s is not None and self._container.format.name not in UNSEEKABLE and not self._must_reopen:
             stream = self._stream(kind)
             try:
                 self._container.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
@@ -216,6 +217,7 @@ class Container:
                 self._fresh = False
                 return
         self.close()
+        self._fresh = False
         self._open()
 
     def _stream(self, kind: str) -> Any:

@@ -4,7 +4,8 @@
   (benchmarks/RESULTS.md).
 - ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly.
 
-Sound is PyAV's in every case.
+Sound is PyAV's in every case. No file can make a decoder open another file, a URL or a port: see
+`vatt.datasets.media.formats`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ def open_media(path: str | Path, decoder: Decoder = "auto", time_limit_s: float 
     Args:
         path: the file, a clip in a shard, or a URL: see `vatt.datasets.media.source`.
         decoder: what reads the frames: see the head of this module.
-        time_limit_s: bound on each call to `Media.frames` and `Media.waveform`; decord and torchcodec know none.
+        time_limit_s: Bound in seconds on opening the file, which has between 1 and 20, and on each call to
+            `Media.frames` and `Media.waveform`. A single frame is decoded to its end; decord and torchcodec have no
+            limit.
 
     Raises:
-        MediaError: the file is missing, empty or no media, or of a kind that the decoder is known to read wrongly.
+        MediaError: The file is missing, empty, no regular file or no media; its format is not read, or refers to other
+            files (playlists, session descriptions, reference movies); it would take gigabytes of memory, or too long to
+            open; or it is of a kind that the decoder is known to read wrongly.
         ImportError: the decoder is not installed.
     """
     if decoder not in READERS:

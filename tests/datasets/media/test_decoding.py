@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+import wave
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -239,6 +240,18 @@ def test_damaged_packets_are_skipped_and_counted(tmp_path: Path, video_file: Pat
         except MediaError as error:
             assert "could be decoded" in error.reason  # noqa: PT017
         assert media.bad_packets > 0
+
+
+@pytest.mark.parametrize("channels", [7, 8, 16])
+def test_audio_of_many_channels_is_their_mean(tmp_path: Path, channels: int) -> None:
+    """PyAV crashes when it converts eight planes."""
+    levels = np.arange(1, channels + 1) * 1000
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((channels, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.tile(levels, 16_000).astype("<i2").tobytes())
+    with open_media(tmp_path / "a.wav") as media:
+        samples = media.waveform(0.2, 0.5, 16_000).samples
+    assert samples.numpy() == pytest.approx(np.full(8000, levels.mean() / 2**15), abs=1e-6)
 
 
 def test_reading_is_bounded_in_time(video_file: Path) -> None:

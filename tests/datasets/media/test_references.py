@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from tests.datasets.media.movies import external, movie, reference_movie, track
-from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.encoding import write_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.formats import REFERRING, SELF_CONTAINED, TEXT
 from vatt.datasets.media.probe import read_packets
 from vatt.datasets.media.source import member
+from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.scan.file import scan_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -244,6 +244,15 @@ def test_names_like_protocols_are_names_of_files(
         assert media.info.duration_s == pytest.approx(3.0, abs=0.05)
 
 
+def test_outputs_with_names_like_protocols_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_media("12:30.mp4", np.zeros((5, 48, 64, 3), np.uint8), 25)
+    transcode("12:30.mp4", "pipe:1", Encoding())
+    assert sorted(os.listdir()) == ["12:30.mp4", "pipe:1"]
+    with open_media("pipe:1") as media:
+        assert len(media.all_frames().times_s) == 5
+
+
 def test_planes_in_other_files_are_not_opened(tmp_path: Path, canary: Canary) -> None:
     (tmp_path / "a.Y").write_bytes(bytes(640 * 480))
     (tmp_path / "a.U").symlink_to(canary.path)
@@ -288,112 +297,6 @@ def test_other_formats_are_refused_by_name(name: str, tmp_path: Path) -> None:
     )
     with pytest.raises(MediaError, match=rf"{name}\b.*(are not read|neither picture nor sound)"):
         open_media((tmp_path / "a").with_suffix(f".{name}"))
-
-
-# ---- the list of formats ---------------------------------------------------------------------------------------------
-
-DEVICES = (
-    "alsa android_camera avfoundation bktr caca decklink dshow fbdev gdigrab iec61883 jack kmsgrab libcdio libdc1394 "
-    "openal oss pulse sndio v4l2 vfwcap video4linux2 x11grab"
-).split()
-# Formats that FFmpeg 7.1, the oldest one that PyAV 15 can have, does not know, or that depend on how it was built.
-OPTIONAL = {
-    "apv",
-    "jpegxs_pipe",
-    "evc",
-    "iamf",
-    "vvc",
-    "ac4",
-    "avs3",
-    "jpegxl_anim",
-    "hdr_pipe",
-    "phm_pipe",
-    "pfm_pipe",
-}
-FORMAT_OF_SUFFIX = {
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".m4a"), "mov"),
-    **dict.fromkeys((".mkv", ".webm"), "matroska"),
-    **dict.fromkeys((".mpg", ".mpeg"), "mpeg"),
-    **dict.fromkeys((".ts", ".mts", ".m2ts"), "mpegts"),
-    **dict.fromkeys((".wmv", ".wma"), "asf"),
-    **dict.fromkeys((".ogv", ".ogg", ".opus"), "ogg"),
-    **{f".{name}": name for name in ("avi", "flv", "wav", "flac", "mp3", "aac")},
-    **dict.fromkeys((".jpg", ".jpeg"), "jpeg_pipe"),
-    **dict.fromkeys((".tif", ".tiff"), "tiff_pipe"),
-    **{f".{name}": f"{name}_pipe" for name in ("png", "webp", "bmp")},
-}
-
-
-def demuxers() -> set[str]:
-    found = set()
-    for name in av.formats_available:
-        with suppress(ValueError):
-            found.add(name) if av.ContainerFormat(name, "r").is_input else None
-    return found
-
-
-def test_no_listed_format_opens_other_files() -> None:
-    assert not set(SELF_CONTAINED) & {*REFERRING, *DEVICES, *TEXT}
-    assert len(set(SELF_CONTAINED)) == len(SELF_CONTAINED)
-
-
-def test_the_list_names_formats_of_this_ffmpeg() -> None:
-    """A name that no longer exists was renamed: look for the new one. New formats are refused until they are listed."""
-    assert set(SELF_CONTAINED) - demuxers() - OPTIONAL == set()
-
-
-CODECS = {  # of video and audio; None without
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".flv", ".ts", ".mts", ".m2ts"), ("libx264", "aac")),
-    ".webm": ("libvpx", "libopus"),
-    ".avi": ("mpeg4", "mp2"),
-    ".mpg": ("mpeg1video", "mp2"),
-    ".mpeg": ("mpeg1video", "mp2"),
-    ".wmv": ("wmv2", "wmav2"),
-    ".ogv": (None, "flac"),
-    ".wav": (None, "pcm_s16le"),
-    ".flac": (None, "flac"),
-    ".mp3": (None, "libmp3lame"),
-    ".m4a": (None, "aac"),
-    ".aac": (None, "aac"),
-    ".ogg": (None, "libopus"),
-    ".opus": (None, "libopus"),
-    ".wma": (None, "wmav2"),
-}
-
-
-def write(path: Path, video: str | None, audio: str | None) -> None:
-    with av.open(
-        str(path), "w", format={".m2ts": "mpegts", ".mts": "mpegts", ".m4v": "mp4"}.get(path.suffix)
-    ) as container:
-        pictures = container.add_stream(video, rate=25) if video else None
-        sound = container.add_stream(audio, rate=48_000, layout="mono", bit_rate=64_000) if audio else None
-        if pictures is not None:
-            pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
-            for _ in range(10):
-                frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 99, np.uint8), format="rgb24")
-                container.mux(pictures.encode(frame))
-            container.mux(pictures.encode())
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 48_000, 0
-        for part in av.AudioResampler(sound.format, "mono", 48_000, frame_size=sound.frame_size or 1024).resample(
-            frame
-        ):
-            container.mux(sound.encode(part))
-        container.mux(sound.encode())
-
-
-@pytest.mark.parametrize("suffix", sorted(MEDIA_SUFFIXES | PICTURE_SUFFIXES))
-def test_every_suffix_that_is_taken_for_media_is_read(suffix: str, tmp_path: Path) -> None:
-    assert FORMAT_OF_SUFFIX[suffix] in SELF_CONTAINED
-    path = tmp_path / f"a{suffix}"
-    if suffix in PICTURE_SUFFIXES:
-        Image.new("RGB", (32, 32), (250, 250, 250)).save(path)
-    else:
-        write(path, *CODECS[suffix])
-    with open_media(path) as media:
-        name = media._container.format.name
-        assert FORMAT_OF_SUFFIX[suffix] in name.split(",")
-        assert media.info.has_video == (suffix in PICTURE_SUFFIXES or CODECS[suffix][0] is not None)
 
 
 # ---- decoders with FFmpeg libraries of their own ---------------------------------------------------------------------

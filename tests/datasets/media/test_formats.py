@@ -1,0 +1,118 @@
+"""The list of formats that are read, and the suffixes of files that are taken for media."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.formats import REFERRING, SELF_CONTAINED, TEXT
+
+DEVICES = (
+    "alsa android_camera avfoundation bktr caca decklink dshow fbdev gdigrab iec61883 jack kmsgrab libcdio libdc1394 "
+    "openal oss pulse sndio v4l2 vfwcap video4linux2 x11grab"
+).split()
+# Formats that FFmpeg 7.1, the oldest one that PyAV 15 can have, does not know, or that depend on how it was built.
+OPTIONAL = {
+    "apv",
+    "jpegxs_pipe",
+    "evc",
+    "iamf",
+    "vvc",
+    "ac4",
+    "avs3",
+    "jpegxl_anim",
+    "hdr_pipe",
+    "phm_pipe",
+    "pfm_pipe",
+}
+FORMAT_OF_SUFFIX = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".m4a"), "mov"),
+    **dict.fromkeys((".mkv", ".webm"), "matroska"),
+    **dict.fromkeys((".mpg", ".mpeg"), "mpeg"),
+    **dict.fromkeys((".ts", ".mts", ".m2ts"), "mpegts"),
+    **dict.fromkeys((".wmv", ".wma"), "asf"),
+    **dict.fromkeys((".ogv", ".ogg", ".opus"), "ogg"),
+    **{f".{name}": name for name in ("avi", "flv", "wav", "flac", "mp3", "aac")},
+    **dict.fromkeys((".jpg", ".jpeg"), "jpeg_pipe"),
+    **dict.fromkeys((".tif", ".tiff"), "tiff_pipe"),
+    **{f".{name}": f"{name}_pipe" for name in ("png", "webp", "bmp")},
+}
+
+
+def demuxers() -> set[str]:
+    found = set()
+    for name in av.formats_available:
+        with suppress(ValueError):
+            found.add(name) if av.ContainerFormat(name, "r").is_input else None
+    return found
+
+
+def test_no_listed_format_opens_other_files() -> None:
+    assert not set(SELF_CONTAINED) & {*REFERRING, *DEVICES, *TEXT}
+    assert len(set(SELF_CONTAINED)) == len(SELF_CONTAINED)
+
+
+def test_the_list_names_formats_of_this_ffmpeg() -> None:
+    """A name that no longer exists was renamed: look for the new one. New formats are refused until they are listed."""
+    assert set(SELF_CONTAINED) - demuxers() - OPTIONAL == set()
+
+
+CODECS = {  # of video and audio; None without
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".flv", ".ts", ".mts", ".m2ts"), ("libx264", "aac")),
+    ".webm": ("libvpx", "libopus"),
+    ".avi": ("mpeg4", "mp2"),
+    ".mpg": ("mpeg1video", "mp2"),
+    ".mpeg": ("mpeg1video", "mp2"),
+    ".wmv": ("wmv2", "wmav2"),
+    ".ogv": (None, "flac"),
+    ".wav": (None, "pcm_s16le"),
+    ".flac": (None, "flac"),
+    ".mp3": (None, "libmp3lame"),
+    ".m4a": (None, "aac"),
+    ".aac": (None, "aac"),
+    ".ogg": (None, "libopus"),
+    ".opus": (None, "libopus"),
+    ".wma": (None, "wmav2"),
+}
+
+
+def write(path: Path, video: str | None, audio: str | None) -> None:
+    with av.open(
+        str(path), "w", format={".m2ts": "mpegts", ".mts": "mpegts", ".m4v": "mp4"}.get(path.suffix)
+    ) as container:
+        pictures = container.add_stream(video, rate=25) if video else None
+        sound = container.add_stream(audio, rate=48_000, layout="mono", bit_rate=64_000) if audio else None
+        if pictures is not None:
+            pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 99, np.uint8), format="rgb24")
+                container.mux(pictures.encode(frame))
+            container.mux(pictures.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, 0
+        for part in av.AudioResampler(sound.format, "mono", 48_000, frame_size=sound.frame_size or 1024).resample(
+            frame
+        ):
+            container.mux(sound.encode(part))
+        container.mux(sound.encode())
+
+
+@pytest.mark.parametrize("suffix", sorted(MEDIA_SUFFIXES | PICTURE_SUFFIXES))
+def test_every_suffix_that_is_taken_for_media_is_read(suffix: str, tmp_path: Path) -> None:
+    assert FORMAT_OF_SUFFIX[suffix] in SELF_CONTAINED
+    path = tmp_path / f"a{suffix}"
+    if suffix in PICTURE_SUFFIXES:
+        Image.new("RGB", (32, 32), (250, 250, 250)).save(path)
+    else:
+        write(path, *CODECS[suffix])
+    with open_media(path) as media:
+        name = media._container.format.name
+        assert FORMAT_OF_SUFFIX[suffix] in name.split(",")
+        assert media.info.has_video == (suffix in PICTURE_SUFFIXES or CODECS[suffix][0] is not None)

@@ -52,6 +52,7 @@ class Container:
         self.bad_packets = 0
         self._until = time.monotonic() + max(time_limit_s, SHORTEST_OPEN_S)
         self._open()
+        self._begin_call(max(time_limit_s, SHORTEST_OPEN_S))
         try:
             self.info = self._probe()
         except BaseException:
@@ -142,7 +143,7 @@ class Container:
         Raises:
             MediaError: reading takes too long.
         """
-        self._begin_call()
+        self._begin_call(self.time_limit_s)
         self._go_to("video", None)
         streams, times_s = [stream for stream in (self._video, self._audio) if stream is not None], array("d")
         for packet in self._demux(streams):
@@ -153,10 +154,10 @@ class Container:
                 return None
         return np.sort(np.frombuffer(times_s))
 
-    def _begin_call(self) -> None:
+    def _begin_call(self, time_limit_s: float) -> None:
         """Give everything that is read from now on the time of one call."""
-        self._until = time.monotonic() + self.time_limit_s
-        self._input.limit(self.time_limit_s)
+        self._until = time.monotonic() + time_limit_s
+        self._input.limit(time_limit_s)
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._until:
@@ -185,7 +186,7 @@ class Container:
         """
         # A seek can land late (open groups of pictures, containers without an index): then go further back, and
         # at last to the beginning.
-        self._begin_call()
+        self._begin_call(self.time_limit_s)
         start_s = max(start_s, self._begins_s(kind))
         for back_s in (0.0, 5.0, None):
             self._go_to(kind, None if back_s is None else start_s - back_s)

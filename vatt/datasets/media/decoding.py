@@ -34,7 +34,7 @@ def open_media(path: str | Path, decoder: Decoder = "auto", time_limit_s: float 
     Args:
         path: the file, a clip in a shard, or a URL: see `vatt.datasets.media.source`.
         decoder: what reads the frames: see the head of this module.
-        time_limit_s: Bound in seconds on opening the file, which has between 1 and 20, and on each call to
+        time_limit_s: Bound in seconds on opening the file, which has between 1 and 60, and on each call to
             `Media.frames` and `Media.waveform`. A single frame is decoded to its end; decord and torchcodec have no
             limit.
 

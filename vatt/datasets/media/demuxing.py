@@ -20,7 +20,7 @@ av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name o
 ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # No file may make FFmpeg open another one: no other format is detected, and no protocol opens anything.
 CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
-SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 20.0  # a file has so long to open, however short or long the limit of a call is
+SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # a file has so long to open, however short or long the limit of a call is
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
 PIXELS_PER_BYTE, SMALL_PIXELS = (
@@ -40,7 +40,7 @@ class MediaInput:
 
     Args:
         path: See `vatt.datasets.media.source`.
-        time_limit_s: Bound on opening, which has between 1 and 20 seconds, and again on all reads after it, until
+        time_limit_s: Bound on opening, which has between 1 and 60 seconds, and again on all reads after it, until
             `limit` is called.
 
     Attributes:

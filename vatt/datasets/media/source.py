@@ -336,7 +336,8 @@ class MediaFile(io.RawIOBase):
 
     Args:
         path: See the head of this module.
-        time_limit_s: Bound on opening and all reads, until `limit` is called.
+        time_limit_s: Bound on opening and all reads, until `limit` is called. What fsspec copies as a whole first
+            (``simplecache::``, ``filecache::``) has an hour for that.
 
     Attributes:
         name: "media" and the suffix of a file: what FFmpeg knows of the path.
@@ -357,6 +358,8 @@ class MediaFile(io.RawIOBase):
         self._remote: Remote | None = None
         if self.is_remote:
             self._remote = _open_url(file, time_limit_s)
+            if _COPIES.match(file):  # the copy may have taken longer
+                self.limit(time_limit_s)
             self._file: Any = io.BufferedReader(self._remote, BLOCK)
             self.size = self._remote.size if size is None else size
         else:

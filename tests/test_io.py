@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from vatt.io import DirectoryInUse, DirectoryLock, WriteError, atomic_path, atomic_write, file_hash, write_errno
+from vatt.errors import InputError
+from vatt.io import (
+    DirectoryInUse,
+    DirectoryLock,
+    WriteError,
+    atomic_path,
+    atomic_write,
+    file_hash,
+    inner_file,
+    read_json,
+    remove_leftovers,
+    write_errno,
+)
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -124,3 +136,61 @@ def test_a_second_process_gets_an_error_until_the_first_has_ended_however_it_end
 def test_a_file_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_temporary_file_may_have_no_suffix_and_errors_keep_the_name_of_their_file(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.parquet", keep_suffix=False) as temporary:
+        assert temporary.suffix == ".part"
+        temporary.write_bytes(b"x")
+    with pytest.raises(WriteError, match=r"cannot write .*inner: No space left"), atomic_path(tmp_path / "outer"):
+        raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "inner"))
+
+
+def test_leftovers_of_killed_processes_are_removed_once_they_are_old(tmp_path: Path) -> None:
+    for name in (".a.0123.part.json", ".b.0123.part", "c.part", ".d.json"):
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(tmp_path, older_than_s=-1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d.json", "c.part"]
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_json_of_a_usual_size_and_shape_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1, "ü"]}', encoding="utf-8")
+    assert read_json(path) == {"a": [1, "ü"]}
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+    for data, match in (
+        (b"", "is damaged"),
+        (b"[1]", "holds a list instead of a JSON object"),
+        (b'{"a": "\xff"}', "is damaged"),
+        (b'{"a": "\\ud800"}', "is damaged"),
+        (b'{"a":' * 100_000, "is damaged: it is nested too deeply"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "is damaged"),
+        (b'{"a": "' + b"x" * 2**20, "is larger than 1 MiB"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=match):
+            read_json(path)
+
+
+def test_files_of_a_directory_are_regular_files_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("x")
+    (folder / "inside").symlink_to("a")
+    (folder / "outside").symlink_to("../secret")
+    (folder / "loop").symlink_to("loop")
+    (folder / "directory").mkdir()
+    (tmp_path / "secret").write_text("x")
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "link").symlink_to(folder)  # to the whole directory
+    for name in ("a", "inside"):
+        assert inner_file(tmp_path / "link", name).read_text() == "x"
+    with pytest.raises(FileNotFoundError):
+        inner_file(folder, "b")
+    for name in ("", ".", "..", "../secret", "/etc/passwd", "a\0", "outside", "loop", "directory", "pipe"):
+        with pytest.raises(InputError, match=str(folder)):
+            inner_file(folder, name)

@@ -1,4 +1,4 @@
-"""Atomic file writes, directory locks and hashes.
+"""Atomic file writes, directory locks, hashes, and reading small files of directories that are not trusted.
 
 Every file that replaces another one is written to a temporary file in the same directory and renamed: after an
 interruption or on a full disk the previous file is intact, and no partial file carries the final name.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,13 +40,15 @@ class DirectoryInUse(InputError):
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to ``path``, for libraries that open files by name; rename it when the block ends.
 
-    The temporary file has the suffix of ``path``. It is removed if the block raises.
+    The temporary file is removed if the block raises.
 
     Args:
         path: Final path. Missing parent directories are created.
+        keep_suffix: Give the temporary file the suffix of ``path``, by which libraries choose the format. Without it, a
+            file that a killed process leaves behind is not taken for one of its kind.
 
     Raises:
         WriteError: The disk is full or read-only.
@@ -57,7 +62,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         '1 2 3'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{UNFINISHED}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{UNFINISHED}{path.suffix if keep_suffix else ''}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -70,9 +75,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         except OSError:  # a file system that became read-only keeps it
             pass
         code = write_errno(error)
-        if code is None:
+        if code is None or isinstance(error, WriteError):  # of another file, which is written in this block
             raise
         raise WriteError(code, os.strerror(code), str(path)) from error
+
+
+def remove_leftovers(folder: str | Path, older_than_s: float = 3600.0) -> None:
+    """Delete temporary files that killed processes left in a directory.
+
+    Args:
+        folder: Directory; it need not exist.
+        older_than_s: Younger files may belong to a process that is still writing.
+    """
+    for path in Path(folder).glob(f".*{UNFINISHED}*"):
+        try:
+            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
+        except OSError:  # somebody else was faster, or may
+            pass
 
 
 @contextmanager
@@ -171,3 +191,55 @@ def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inner_file(folder: str | Path, name: str) -> Path:
+    """Return the path of a regular file that lies directly in a directory.
+
+    Directories may come from elsewhere: a name may lead out of them by ``..`` or a symbolic link, and a named pipe
+    would block whoever opens it. Links into the blobs of a Hugging Face cache are followed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The name is no plain file name, or the file is a link to another directory or no regular file.
+    """
+    folder = Path(folder)
+    if not name or name in (".", "..") or set(name) & set("/\\\0"):
+        raise InputError(f"{folder}: {name[:100]!r} is not the name of a file in this directory")
+    path, here = folder / name, folder.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is a link that leads nowhere") from error
+    blobs = [parent.parent / "blobs" for parent in here.parents if parent.name == "snapshots"]
+    if real.parent not in (here, *blobs):
+        raise InputError(f"{path} is a link to {real}, outside its directory: copy the file to its place")
+    if not stat.S_ISREG(real.stat().st_mode):
+        raise InputError(f"{path} is not a regular file")
+    return path
+
+
+def read_json(path: str | Path, max_bytes: int = 2**20) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: File.
+        max_bytes: Larger files are refused.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The file is too large, is not UTF-8, or does not hold a JSON object.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"{path} is larger than {max_bytes / 2**20:g} MiB, which is too large for what it should hold")
+    try:
+        value = json.loads(data.decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of surrogate pairs could not be printed
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise InputError(f"{path} is damaged: {reason}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it holds a {type(value).__name__} instead of a JSON object")
+    return value

@@ -1,0 +1,132 @@
+"""Tables of rows: where their media are, and which clips of two tables are the same."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vatt.retrieval.paths import Location, file_identity, is_below
+from vatt.retrieval.tables import StoreError
+
+SAME_S = 0.01  # seconds by which the ends of one segment may differ
+ClipKey = tuple[str, str]  # id and path
+
+
+def map_paths(rows: pa.Table, function: Callable[[str], str]) -> pa.Table:
+    """Return rows with other paths.
+
+    Args:
+        rows: With a column ``path``.
+        function: Called once for each distinct path of a chunk.
+    """
+    chunks = []
+    for chunk in rows.column("path").chunks:
+        words = chunk.dictionary_encode()
+        new = pa.array([function(path) for path in words.dictionary.to_pylist()], pa.string())
+        chunks.append(pa.DictionaryArray.from_arrays(words.indices, new).cast(pa.string()))
+    return rows.set_column(rows.schema.get_field_index("path"), "path", pa.chunked_array(chunks, pa.string()))
+
+
+def distinct_paths(tables: Iterable[pa.Table]) -> list[str]:
+    """Return the paths of several tables, each once, in the order of the tables."""
+    return list(dict.fromkeys(path for rows in tables for path in pc.unique(rows.column("path")).to_pylist()))
+
+
+def moved_rows(rows: pa.Table, location: Location, moved: Collection[str]) -> pa.Table:
+    """Return rows whose paths lead to where the media are now.
+
+    Args:
+        rows: With a column ``path``.
+        location: Of the embeddings or the index that the rows are from.
+        moved: Roots of media that moved with it (see `Location.moved_roots`).
+    """
+    if not moved:
+        return rows
+    return map_paths(rows, lambda path: location.relocated(path) if is_below(path, moved) else path)
+
+
+def check_paths(paths: pa.ChunkedArray, roots: Sequence[str], name: str) -> None:
+    """See that the media of rows lie below roots.
+
+    Args:
+        paths: Column of rows.
+        roots: Directories and URL prefixes.
+        name: File, for messages.
+
+    Raises:
+        StoreError: A path is not absolute and normalized, or lies outside all roots.
+    """
+    is_url = pc.match_substring(paths, "://")
+    odd = pc.match_substring_regex(paths, r"(^|/)\.\.?(/|$)|//|[^/]/$")
+    usual = pc.or_(pc.and_(pc.starts_with(paths, "/"), pc.invert(odd)), is_url)
+    usual = pc.and_(usual, pc.invert(pc.match_substring(paths, "/../")))
+    below = pc.starts_with(paths, "\0")
+    for root in roots:
+        below = pc.or_(below, pc.starts_with(paths, root if root.endswith("/") else root + "/"))
+    wrong = pc.index(pc.and_(usual, below), False).as_py()
+    if wrong >= 0:
+        shown = ", ".join(roots[:3]) + (", …" if len(roots) > 3 else "") or "none"
+        raise StoreError(
+            f"{name}, row {wrong}: {paths[wrong].as_py()[:200]!r} lies outside the embedded directories ({shown})"
+        )
+
+
+def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, tuple[float, float]]:
+    """Return the clips of several tables, and from what second to what second their windows reach.
+
+    Args:
+        parts: Rows by modality and space. Captions have times of their own, which count for clips without windows only.
+    """
+    windows, captions = dict[ClipKey, tuple[float, float]](), dict[ClipKey, tuple[float, float]]()
+    for (modality, _), rows in parts.items():
+        clips = captions if modality == "text" else windows
+        table = rows.group_by(["id", "path"]).aggregate([("start_s", "min"), ("end_s", "max")])
+        columns = (table.column(name).to_pylist() for name in ("id", "path", "start_s_min", "end_s_max"))
+        for name, path, start_s, end_s in zip(*columns, strict=True):
+            known = clips.get((name, path), (start_s, end_s))
+            clips[name, path] = (min(start_s, known[0]), max(end_s, known[1]))
+    return captions | windows
+
+
+def replaced_clips(
+    old: Mapping[ClipKey, tuple[float, float]], new: Mapping[ClipKey, tuple[float, float]]
+) -> set[ClipKey]:
+    """Return the clips of ``old`` that are among ``new``: the same file, with the same id or the same segment.
+
+    Files are the same if their names are, and their directories once symbolic links are followed. Segments are the same
+    if both their ends differ by 10 ms at most.
+    """
+    identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
+    names: set[ClipKey] = set()
+    segments: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
+    for (name, path), (start_s, end_s) in new.items():
+        names.add((name, identity(path)))
+        segments[identity(path), round(start_s / SAME_S), round(end_s / SAME_S)].append((start_s, end_s))
+    files = {file for _, file in names}
+
+    def has_segment(file: str, start_s: float, end_s: float) -> bool:
+        i, j = round(start_s / SAME_S), round(end_s / SAME_S)
+        near = (segments.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1))
+        slack = SAME_S + 1e-9
+        return any(abs(start_s - a) <= slack and abs(end_s - b) <= slack for some in near for a, b in some)
+
+    replaced = set()
+    for (name, path), (start_s, end_s) in old.items():
+        file = identity(path)
+        if file in files and ((name, file) in names or has_segment(file, start_s, end_s)):
+            replaced.add((name, path))
+    return replaced
+
+
+def is_clip(rows: pa.Table, clips: Collection[ClipKey]) -> np.ndarray:
+    """Return (N,) bool: whether rows are of some clips."""
+    if not clips:
+        return np.zeros(len(rows), bool)
+    names = pc.binary_join_element_wise(rows.column("id"), rows.column("path"), "\0")
+    return pc.is_in(names, pa.array([f"{name}\0{path}" for name, path in clips], pa.string())).to_numpy()

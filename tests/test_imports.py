@@ -40,7 +40,7 @@ ONLY_IN = {
     "av": {f"datasets/media/{path.name}" for path in (PACKAGE / "datasets/media").iterdir()},
     "decord": {"datasets/media/decord_media.py"},
     "torchcodec": {"datasets/media/torchcodec_media.py"},
-    "faiss": {"retrieval/vectors.py"},
+    "faiss": {"retrieval/faiss_files.py"},
     "gradio": {"retrieval/app.py"},
     "fastapi": {"retrieval/app.py"},
     "starlette": {f"retrieval/web/{name}.py" for name in ("guard", "headers", "routes")},

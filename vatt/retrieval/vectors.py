@@ -1,8 +1,9 @@
 """The vectors of one modality in one space: exact search, and structures that are faster where there are many.
 
-All vectors are kept as they are, of length 1, in a file that is mapped into memory. On top of them there may be a graph
-(HNSW) that takes its distances from them, or clusters with compressed vectors (IVF-PQ), whose best candidates are
-compared once more with the exact ones.
+Each distinct vector is kept once, with length 1, in a file that is mapped into memory. On top of them there may be a
+graph (HNSW) that takes its distances from them, or clusters with compressed vectors (IVF-PQ), whose best candidates are
+compared once more with the exact ones. Both hold one representative of every group of almost equal vectors (see
+`vatt.retrieval.duplicates`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,16 +20,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vatt.errors import InputError, VattError
+from vatt.io import atomic_path
+from vatt.retrieval.duplicates import ALMOST, RADIUS, Groups, find_equal, find_groups, group, read_groups
+from vatt.retrieval.faiss_files import (
+    check_lengths,
+    import_faiss,
+    inner_products,
+    make_clusters,
+    make_graph,
+    read_clusters,
+    read_flat,
+    read_graph,
+    view,
+)
 from vatt.retrieval.hits import ROWS, Columns
+from vatt.retrieval.tables import read_rows
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 # Up to so many vectors each kind is fast enough and fits; see benchmarks/search.py.
 FLAT_UP_TO, HNSW_UP_TO = 200_000, 5_000_000
-LINKS, BUILD_WIDTH, SEARCH_WIDTH = 32, 128, 128  # of the graph (M, efConstruction, efSearch)
-PER_CLUSTER = 64  # vectors that clusters are trained on, for each
+SEARCH_WIDTH, WIDE = 128, 512  # efSearch of graphs, and of those that are so small that it costs little
 REFINED = 16  # candidates for each answer that are compared exactly
 UNIT = 1e-6  # so far from 1 a length may be rounded
 FEW = 0.1  # share of vectors below which those that are allowed are all compared
+SMALL = 2**21  # numbers of all vectors together that are compared within a millisecond
+BLOCK = 2**11  # vectors that are looked at together
+INDEX_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.float64() if name.endswith("_s") else pa.string()) for name in ROWS),
+        pa.field("kept", pa.bool_()),
+        pa.field("vector", pa.int64()),  # numbers of the vector of a row, and of the one that represents it, if several
+        pa.field("representative", pa.int64()),  # rows have one vector or almost the same
+    ]
+)
 
 
 class IndexMismatch(VattError, ValueError):
@@ -47,27 +72,38 @@ class Vectors:
         kept: (N,) bool; False for what was removed.
         columns: what hits tell of all rows.
         kind: how they are searched.
+        groups: which vector each row has, and which one represents it.
         width: E.
         total: N, removed ones included.
     """
 
     def __init__(
-        self, rows: pa.Table, flat: Any, fast: Any | None, kind: Kind, kept: np.ndarray, mapped: Sequence[Path] = ()
+        self,
+        rows: pa.Table,
+        flat: Any,
+        fast: Any | None,
+        kind: Kind,
+        kept: np.ndarray,
+        groups: Groups,
+        mapped: Sequence[Path] = (),
     ) -> None:
         self.rows, self.kind, self.kept, self._count = rows.combine_chunks(), kind, kept, int(kept.sum())
-        self.columns = Columns(self.rows)
+        self.columns, self.groups = Columns(self.rows), groups
         self._flat, self._fast, self._mapped = flat, fast, mapped
         self._known: dict[int, Any] = {}  # parameters of searches among all, by the number of answers
-        refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" else None
-        self._searched = {"flat": flat, "hnsw": fast, "ivfpq": refined}[kind]
-        self.width, self.total = flat.d, flat.ntotal
+        self._kept_masks: _Masks | None = None
+        self.width, self.total = flat.d, len(rows)
+        self._small = flat.ntotal * flat.d <= SMALL
+        refined = import_faiss().IndexRefine(fast, flat) if kind == "ivfpq" and not groups.has_near else fast
+        self._searched = flat if kind == "flat" or self._small else refined
+        self._vectors = view(flat)
 
     @classmethod
     def build(cls, vectors: np.ndarray, rows: pa.Table, kind: Kind | Literal["auto"] = "auto") -> Vectors:
         """Index vectors (N, E), which are normalised, with their N rows.
 
         Raises:
-            InputError: an unknown kind, or too few vectors for clusters.
+            InputError: an unknown kind, or too few different vectors for clusters.
             IndexMismatch: vectors hold NaN or infinity.
         """
         if kind != "auto" and kind not in get_args(Kind):
@@ -75,14 +111,18 @@ class Vectors:
         faiss = import_faiss()
         vectors = unit(vectors)
         kind = choose(len(vectors)) if kind == "auto" else kind
+        stored, groups = find_groups(vectors, near=kind != "flat")
+        vectors = vectors if groups.is_single else vectors[stored]
+        own, others = np.split(vectors, [groups.representatives])
         flat, fast = faiss.IndexFlatIP(vectors.shape[1]), None
         if kind == "hnsw":
-            fast = _graph(faiss, flat)
-            fast.add(vectors)  # to the vectors below as well
+            fast = make_graph(flat)
+            fast.add(own)  # to the vectors below as well
         else:
-            flat.add(vectors)
-            fast = _clusters(faiss, vectors) if kind == "ivfpq" else None
-        return cls(rows.select(ROWS), flat, fast, kind, np.ones(len(vectors), bool))
+            flat.add(own)
+            fast = make_clusters(own) if kind == "ivfpq" else None
+        flat.add(others)
+        return cls(rows.select(ROWS), flat, fast, kind, np.ones(len(rows), bool), groups)
 
     def __len__(self) -> int:
         return self._count
@@ -90,14 +130,21 @@ class Vectors:
     def keep(self, mask: np.ndarray) -> None:
         """Remove the vectors for which this (N,) is False."""
         self.kept &= mask
-        self._count = int(self.kept.sum())
+        self._count, self._kept_masks = int(self.kept.sum()), None
+
+    def relabel(self, rows: pa.Table) -> None:
+        """Replace what the rows say, row by row."""
+        self.rows = rows.combine_chunks()
+        self.columns = Columns(self.rows)
 
     def exact(self, places: np.ndarray | None = None) -> np.ndarray:
         """Vectors (N, E) of length 1: all, removed ones included, or those of some rows."""
-        return self._flat.reconstruct_n(0, self.total) if places is None else self._flat.reconstruct_batch(places)
+        return self._vectors[self.groups.of_row if places is None else self.groups.of_row[places]]
 
     def search(self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest by cosine of each query: scores (Q, k) and numbers of rows (Q, k), -1 where there are no more.
+
+        Rows with equal vectors follow each other in their order.
 
         Args:
             vectors: (Q, E), normalised here.
@@ -110,29 +157,95 @@ class Vectors:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise IndexMismatch(f"queries must be (Q, {self.width}), not {vectors.shape}")
         vectors = unit(vectors)
-        if allowed is None and self._count == self.total:
-            structure, how = self.directly(k)
-            return structure.search(vectors, k, params=how)
-        faiss, mask = import_faiss(), self.kept if allowed is None else self.kept & allowed
-        chosen = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-        if mask.sum() < FEW * len(mask):
-            return self._flat.search(vectors, k, params=faiss.SearchParameters(sel=chosen))
-        return self._searched.search(vectors, k, params=self._parameters(k, chosen))
+        if not self.total:
+            return np.zeros((len(vectors), 0), np.float32), np.zeros((len(vectors), 0), np.int64)
+        masks = self._masks(allowed)
+        if self.groups.is_single:
+            if masks is None:
+                structure, parameters = self.directly(k)
+                return structure.search(vectors, k, params=parameters)
+            return self._candidates(vectors, k, masks, self._is_exact(masks))
+        scores, rows = np.full((len(vectors), k), -np.inf, np.float32), np.full((len(vectors), k), -1)
+        exact = self._is_exact(masks)
+        count = k if exact or not self.groups.has_near else 2 * k + REFINED
+        candidates = self._candidates(vectors, count, masks, exact)[1]
+        for i, (query, numbers) in enumerate(zip(vectors, candidates, strict=True)):
+            numbers = numbers[numbers >= 0]
+            if not exact and self.groups.has_near:
+                numbers = self._members(query, numbers, k)
+            best = self._rows(query, numbers, k, masks)
+            scores[i, : len(best[0])], rows[i, : len(best[1])] = best
+        return scores, rows
+
+    def _masks(self, allowed: np.ndarray | None) -> _Masks | None:
+        """What may be found; None for all."""
+        if allowed is not None:
+            return _Masks.of(self.kept & allowed, self.groups)
+        if self._count < self.total and self._kept_masks is None:
+            self._kept_masks = _Masks.of(self.kept, self.groups)
+        return self._kept_masks
+
+    def _is_exact(self, masks: _Masks | None) -> bool:
+        """Whether all vectors are compared, because they are few, or because few of them are allowed."""
+        few = masks is not None and masks.vectors.sum() < FEW * len(masks.vectors)
+        return few or self._searched is self._flat
+
+    def _candidates(
+        self, vectors: np.ndarray, count: int, masks: _Masks | None, exact: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and numbers of the nearest vectors (``exact``), or of the nearest representatives."""
+        structure, chosen = self._flat if exact else self._searched, None
+        if masks is not None:
+            mask = masks.vectors if exact else masks.representatives
+            chosen = import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        parameters = self._parameters(count, chosen, structure)
+        if structure is self._fast and self.kind == "ivfpq":
+            count *= REFINED
+        return structure.search(vectors, count, params=parameters)
+
+    def _members(self, query: np.ndarray, representatives: np.ndarray, k: int) -> np.ndarray:
+        """The vectors of those groups that may hold one of the k best."""
+        scores = inner_products(self._vectors, query, representatives)
+        radius = np.where(self.groups.sizes(representatives) > 1, np.float32(RADIUS), 0)
+        if len(scores) > k:
+            least = np.partition(scores - radius, len(scores) - k)[len(scores) - k]
+            representatives = representatives[scores + radius >= least]
+        return self.groups.members(representatives)
+
+    def _rows(
+        self, query: np.ndarray, numbers: np.ndarray, k: int, masks: _Masks | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows of the k best among some vectors."""
+        if masks is not None:
+            numbers = numbers[masks.vectors[numbers]]
+        scores = inner_products(self._vectors, query, numbers)
+        if len(numbers) > k:
+            best = np.argpartition(-scores, k - 1)[:k]
+            numbers, scores = numbers[best], scores[best]
+        rows, which = self.groups.rows(numbers, k if masks is None else None)
+        if masks is not None:
+            allowed = masks.rows[rows]
+            rows, which = rows[allowed], which[allowed]
+        order = np.lexsort((rows, -scores[which]))[:k]
+        return scores[which][order], rows[order]
 
     def directly(self, k: int) -> tuple[Any, Any]:
         """FAISS's own index, and the parameters of a search among all of it."""
         how = self._known.get(k)
         if how is None:
-            how = self._known[k] = self._parameters(k, None)
+            how = self._known[k] = self._parameters(k, None, self._searched)
         return self._searched, how
 
-    def _parameters(self, k: int, chosen: Any | None) -> Any:
+    def _parameters(self, k: int, chosen: Any | None, structure: Any) -> Any:
         faiss = import_faiss()
-        if self.kind == "flat":
+        if structure is self._flat:
             return faiss.SearchParameters(sel=chosen)
         if self.kind == "hnsw":
-            return faiss.SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, 2 * k), sel=chosen)
+            width = WIDE if structure.ntotal <= FLAT_UP_TO else SEARCH_WIDTH
+            return faiss.SearchParametersHNSW(efSearch=max(width, 2 * k), sel=chosen)
         clusters = faiss.SearchParametersIVF(nprobe=max(16, self._fast.nlist // 32), sel=chosen)
+        if structure is self._fast:
+            return clusters
         return faiss.IndexRefineSearchParameters(k_factor=REFINED, base_index_params=clusters)
 
     def extended(self, vectors: np.ndarray, rows: pa.Table) -> Vectors:
@@ -147,74 +260,117 @@ class Vectors:
         vectors, rows = unit(vectors), rows.select(ROWS)
         if len(vectors) and vectors.shape[1] != self.width:
             raise IndexMismatch(f"vectors have {vectors.shape[1]} dimensions, and those of the index {self.width}")
+        known, groups = len(self._vectors), self.groups
+        of_row = find_equal(vectors, self._vectors)
+        new = np.flatnonzero(of_row < 0)
+        stored, inner = find_groups(vectors[new], near=False)
+        of_row[new] = known + inner.of_row
+        vectors = vectors[new[stored]]
+        groups, own, others = groups.extended(of_row, self._represented(vectors))
+        first = self.groups.representatives
+        behind = self._vectors[first:].copy()
+        del self._vectors  # FAISS is going to move them
+        self._flat.remove_ids(import_faiss().IDSelectorRange(first, known))
         if self.kind != "hnsw":  # whose graph adds to them itself
-            self._flat.add(vectors)
+            self._flat.add(vectors[own])
         if self._fast is not None:
-            self._fast.add(vectors)
-        rows = pa.concat_tables([self.rows, rows])
-        return Vectors(rows, self._flat, self._fast, self.kind, np.append(self.kept, np.ones(len(vectors), bool)))
+            self._fast.add(vectors[own])
+        self._flat.add(behind)
+        self._flat.add(vectors[others])
+        kept = np.append(self.kept, np.ones(len(rows), bool))
+        return Vectors(pa.concat_tables([self.rows, rows]), self._flat, self._fast, self.kind, kept, groups)
+
+    def _represented(self, vectors: np.ndarray) -> np.ndarray:
+        """(M,) numbers of the vectors that represent new ones, which are numbered after those that are there."""
+        by = len(self._vectors) + np.arange(len(vectors))
+        if self._fast is None:
+            return by
+        for start in range(0, len(vectors), BLOCK):
+            some = vectors[start : start + BLOCK]
+            count = REFINED if self.kind == "ivfpq" else 1
+            nearest = self._fast.search(some, count, params=self._parameters(count, None, self._fast))[1]
+            cosines = np.einsum("nce,ne->nc", self._vectors[nearest], some)
+            best = np.where(nearest >= 0, cosines, -1).argmax(axis=1)[:, None]
+            near = np.take_along_axis(cosines, best, 1)[:, 0] >= ALMOST
+            by[start : start + BLOCK][near] = np.take_along_axis(nearest, best, 1)[near, 0]
+        rest = np.flatnonzero(by >= len(self._vectors))
+        by[rest] = len(self._vectors) + rest[group(vectors[rest])]
+        return by
 
     def compact(self, kind: Kind | Literal["auto"]) -> Vectors:
         """The same without what was removed."""
         return Vectors.build(self.exact()[self.kept], self.rows.filter(pa.array(self.kept)), kind)
 
     def save(self, stem: Path) -> list[Path]:
-        """Write the files that begin with ``stem``, and return them."""
-        faiss = import_faiss()
-        rows, flat, fast = (Path(f"{stem}.{suffix}") for suffix in ("parquet", "faiss", self.kind))
-        pq.write_table(self.rows.append_column("kept", pa.array(self.kept)), rows, compression="zstd")
-        files = [rows, flat, fast][: 2 if self._fast is None else 3]
+        """Write the files that begin with ``stem``, and return them.
+
+        Raises:
+            WriteError: The disk is full or read-only.
+        """
+        faiss, groups = import_faiss(), self.groups
+        names = [Path(f"{stem}.{suffix}") for suffix in ("parquet", "faiss", self.kind)]
+        files = names[: 2 if self._fast is None else 3]
+        table = self.rows.append_column("kept", pa.array(self.kept))
+        if not groups.is_single:
+            table = table.append_column("vector", pa.array(groups.of_row))
+            table = table.append_column("representative", pa.array(groups.representative[groups.of_row]))
+        with atomic_path(files[0]) as path:
+            pq.write_table(table, path, compression="zstd")
         if self._mapped:  # as they are; of clusters FAISS would write where they lie, and not what they are
             for old, new in zip(self._mapped[1:], files[1:], strict=True):
-                shutil.copyfile(old, new)
+                with atomic_path(new) as path:
+                    shutil.copyfile(old, path)
             return files
-        faiss.write_index(self._flat, str(flat))
+        with atomic_path(files[1]) as path:
+            faiss.write_index(self._flat, str(path))
         if self._fast is not None:
-            faiss.write_index(self._fast, str(fast), faiss.IO_FLAG_SKIP_STORAGE if self.kind == "hnsw" else 0)
+            with atomic_path(files[2]) as path:
+                faiss.write_index(self._fast, str(path), faiss.IO_FLAG_SKIP_STORAGE if self.kind == "hnsw" else 0)
         return files
 
     @classmethod
-    def load(cls, files: Sequence[Path], kind: Kind, mapped: bool = True) -> Vectors:
+    def load(cls, files: Sequence[Path], kind: Kind, mapped: bool = True, verify: bool = True) -> Vectors:
         """What `save` wrote; the operating system reads of it what is looked at, unless ``mapped`` is False.
 
+        Args:
+            files: In the order of `save`.
+            kind: Of the structure.
+            mapped: Leave vectors on disk until they are used.
+            verify: Read all vectors, and see that their length is 1.
+
         Raises:
-            OSError, RuntimeError, pyarrow.ArrowInvalid: a file is missing or damaged.
+            StoreError, FileMismatch, OSError, RuntimeError: A file is missing or damaged.
         """
-        faiss = import_faiss()
-        rows = pq.read_table(files[0])
-        flat = faiss.read_index(str(files[1]), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-        fast = None
+        rows = read_rows(files[0], INDEX_SCHEMA, optional=("text", "extra", "vector", "representative"))
+        flat, fast = read_flat(files[1], mapped), None
         if kind == "hnsw":
-            how = faiss.IO_FLAG_SKIP_STORAGE | (faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-            fast = faiss.read_index(str(files[2]), how)
-            fast.storage, fast.own_fields = flat, False
+            fast = read_graph(files[2], mapped, flat)
         elif kind == "ivfpq":
-            fast = faiss.read_index(str(files[2]), faiss.IO_FLAG_MMAP if mapped else 0)
+            fast = read_clusters(files[2], mapped, flat)
+        stored = flat.ntotal if fast is None else fast.ntotal
+        groups = read_groups(files[0], rows, flat.ntotal, stored)
+        if verify:
+            check_lengths(view(flat))
         kept = rows.column("kept").to_numpy()
-        return cls(rows.drop_columns(["kept"]), flat, fast, kind, kept.copy(), files if mapped else ())
+        return cls(rows.select(ROWS), flat, fast, kind, kept.copy(), groups, files if mapped else ())
 
 
-def _graph(faiss: Any, flat: Any) -> Any:
-    graph = faiss.IndexHNSWFlat(flat.d, LINKS, faiss.METRIC_INNER_PRODUCT)
-    graph.storage, graph.own_fields = flat, False
-    graph.hnsw.efConstruction = BUILD_WIDTH
-    return graph
+@dataclass(frozen=True)
+class _Masks:
+    """Rows that may be found, the vectors that any of them has, and the representatives of any of those."""
 
+    rows: np.ndarray
+    vectors: np.ndarray
+    representatives: np.ndarray
 
-def _clusters(faiss: Any, vectors: np.ndarray) -> Any:
-    """Clusters of compressed vectors, trained on a sample."""
-    count, width = vectors.shape
-    lists = 2 ** round(math.log2(max(1.0, 4 * math.sqrt(count))))
-    needed = max(256, lists)  # that k-means has as many as it makes
-    if count < needed:
-        raise InputError(f"ivfpq needs at least {needed} vectors, not {count}: take flat or hnsw")
-    codes = next(m for m in (width // 4, width // 2, width, 1) if m and width % m == 0)
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = index.pq.cp.seed = 0
-    sample = np.random.default_rng(0).choice(count, min(count, PER_CLUSTER * lists), replace=False)
-    index.train(vectors[np.sort(sample)])
-    index.add(vectors)
-    return index
+    @classmethod
+    def of(cls, rows: np.ndarray, groups: Groups) -> _Masks:
+        if groups.is_single:
+            return cls(rows, rows, rows)
+        vectors = groups.vectors_of(rows)
+        representatives = np.zeros(groups.representatives, bool)
+        representatives[groups.representative[vectors]] = True
+        return cls(rows, vectors, representatives)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -240,12 +396,3 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         raise IndexMismatch("vectors hold NaN or infinity")
     lengths[off < UNIT] = 1
     return vectors / np.maximum(lengths, 1e-12)
-
-
-def import_faiss() -> Any:
-    """FAISS, or how to get it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('the index needs FAISS: pip install "vatt[search]"') from error
-    return faiss

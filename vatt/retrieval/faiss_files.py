@@ -1,0 +1,297 @@
+"""The FAISS structures of an index: how they are made, and read from files that are not trusted.
+
+FAISS allocates what a file asks for, follows references to other files, and searches graphs without looking at their
+numbers. So each file is walked first: its type, and that the lengths in it add up to its size. After that, every number
+that FAISS uses as an address is compared with what it may address.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vatt.errors import InputError
+
+FLAT, GRAPH, CLUSTERS = b"IxFI", b"IHNf", b"IwPQ"
+PQ_BITS = 8
+LINKS, BUILD_WIDTH = 32, 128  # M and efConstruction of graphs
+BLOCK = 2**22  # numbers that are looked at together
+PER_CLUSTER = 64  # vectors that clusters are trained on, for each
+UNIT = 1e-3  # so far from 1 the length of a vector in a file may be
+
+
+class FileMismatch(ValueError):
+    """A FAISS file of another type or content than an index has."""
+
+
+def import_faiss() -> Any:
+    """Return the FAISS module.
+
+    Raises:
+        ImportError: FAISS is not installed; the message says how to install it.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError('the index needs FAISS: pip install "vatt[search]"') from error
+    return faiss
+
+
+def make_graph(flat: Any) -> Any:
+    """Return an empty HNSW graph that adds to, and takes its distances from, an `IndexFlatIP`."""
+    faiss = import_faiss()
+    graph = faiss.IndexHNSWFlat(flat.d, LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.storage, graph.own_fields = flat, False
+    graph.hnsw.efConstruction = BUILD_WIDTH
+    return graph
+
+
+def make_clusters(vectors: np.ndarray) -> Any:
+    """Return clusters of compressed vectors (IVF-PQ), trained on a sample of (U, E) vectors.
+
+    Raises:
+        InputError: There are fewer vectors than k-means makes centers.
+    """
+    faiss = import_faiss()
+    count, width = vectors.shape
+    lists = 2 ** round(math.log2(max(1.0, 4 * math.sqrt(count))))
+    needed = max(256, lists)  # that k-means has as many as it makes
+    if count < needed:
+        raise InputError(
+            f"ivfpq needs at least {needed} vectors, not {count} (almost equal ones count once): take flat or hnsw"
+        )
+    codes = next(m for m in (width // 4, width // 2, width, 1) if m and width % m == 0)
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = index.pq.cp.seed = 0
+    sample = np.random.default_rng(0).choice(count, min(count, PER_CLUSTER * lists), replace=False)
+    index.train(vectors[np.sort(sample)])
+    index.add(vectors)
+    return index
+
+
+def view(flat: Any) -> np.ndarray:
+    """(U, E) of a flat index, without a copy."""
+    if not flat.ntotal:
+        return np.zeros((0, flat.d), np.float32)
+    return import_faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+
+
+def inner_products(vectors: np.ndarray, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return (M,) inner products of a query (E,) with some of (U, E) vectors, bit by bit those of an `IndexFlatIP`."""
+    faiss, products = import_faiss(), np.empty(len(numbers), np.float32)
+    numbers = np.ascontiguousarray(numbers, np.int64)
+    pointers = (faiss.swig_ptr(x) for x in (products, np.ascontiguousarray(query), vectors, numbers))
+    faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], 1, len(numbers))
+    return products
+
+
+def check_lengths(vectors: np.ndarray) -> None:
+    """See that vectors have length 1, or are zero.
+
+    Raises:
+        FileMismatch: One has not.
+    """
+    for start in range(0, len(vectors), 2**14):
+        block = vectors[start : start + 2**14]
+        squares = np.einsum("ne,ne->n", block, block)
+        wrong = np.flatnonzero(~((np.abs(squares - 1) < UNIT) | (squares == 0)))
+        if len(wrong):
+            raise FileMismatch(f"vector {start + wrong[0]} does not have length 1")
+
+
+def read_flat(path: Path, mapped: bool) -> Any:
+    """Read a file with all vectors.
+
+    Args:
+        path: File that `faiss.write_index` wrote of an `IndexFlatIP`.
+        mapped: Leave the vectors on disk until they are used.
+
+    Raises:
+        FileMismatch: The file holds something else.
+        OSError, RuntimeError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        walk = _Walk(file)
+        walk.flat()
+        walk.end()
+    faiss = import_faiss()
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+
+
+def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
+    """Read a file with an HNSW graph that takes its distances from other vectors. Raises as `read_flat`.
+
+    Args:
+        path: File of an `IndexHNSWFlat` that was written without its vectors.
+        mapped: Leave the graph on disk until it is used.
+        vectors: `IndexFlatIP`, the first rows of which the graph is of.
+    """
+    with path.open("rb") as file:
+        walk = _Walk(file)
+        count = walk.header(GRAPH, vectors.d)
+        for item in (8, 4, 4, 8, 4):  # probabilities and offsets of the levels; levels, offsets and links of the nodes
+            walk.vector(item)
+        walk.take("<5i")
+        if walk.take("<4s")[0] != b"null":
+            raise FileMismatch("the graph has vectors of its own")
+        walk.end()
+    faiss = import_faiss()
+    graph = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE | (faiss.IO_FLAG_MMAP_IFC if mapped else 0))
+    if count > vectors.ntotal:
+        raise FileMismatch(f"the graph is of {count} vectors, and there are {vectors.ntotal}")
+    check_graph(graph.hnsw, count)
+    graph.hnsw.efConstruction = BUILD_WIDTH
+    graph.storage, graph.own_fields = vectors, False
+    return graph
+
+
+def read_clusters(path: Path, mapped: bool, vectors: Any) -> Any:
+    """Read a file with clusters of compressed vectors. Raises as `read_flat`.
+
+    Args:
+        path: File of an `IndexIVFPQ`.
+        mapped: Leave the compressed vectors on disk until they are used.
+        vectors: `IndexFlatIP`, of which these are the first rows.
+    """
+    with path.open("rb") as file:
+        walk = _Walk(file)
+        count = walk.header(CLUSTERS, vectors.d)
+        if count > vectors.ntotal:
+            raise FileMismatch(f"the clusters are of {count} vectors, and there are {vectors.ntotal}")
+        walk.clusters(count, vectors.d)
+        walk.end()
+    faiss = import_faiss()
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+
+
+class _Walk:
+    """Walks through a file of FAISS without reading what is long."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, 2)
+        file.seek(0)
+
+    def take(self, form: str) -> tuple[Any, ...]:
+        data = self.file.read(struct.calcsize(form))
+        if len(data) < struct.calcsize(form):
+            raise FileMismatch("the file is too short")
+        return struct.unpack(form, data)
+
+    def skip(self, count: int) -> None:
+        if not 0 <= count <= self.size - self.file.tell():
+            raise FileMismatch("the file is shorter than what it says it holds")
+        self.file.seek(count, 1)
+
+    def end(self) -> None:
+        if self.file.tell() != self.size:
+            raise FileMismatch("the file is longer than what it says it holds")
+
+    def vector(self, item: int) -> int:
+        """Skip a vector of items of so many bytes; return its length."""
+        (count,) = self.take("<Q")
+        self.skip(count * item)
+        return count
+
+    def header(self, kind: bytes, width: int | None = None) -> int:
+        """Read the first part of every structure; return the number of its vectors."""
+        code, d, count, _, _, trained, metric = self.take("<4siqqq?i")
+        if code != kind:
+            raise FileMismatch(f"the structure is of type {code!r}, not {kind!r}")
+        if not 1 <= d <= 2**16 or count < 0 or not trained or metric != 0:
+            raise FileMismatch(f"{count} vectors of {d} dimensions by metric {metric}")
+        if width is not None and d != width:
+            raise FileMismatch(f"the vectors have {d} dimensions, not {width}")
+        self.width = d
+        return count
+
+    def flat(self, width: int | None = None) -> int:
+        """Read an `IndexFlatIP`."""
+        count = self.header(FLAT, width)
+        if self.vector(4) != count * self.width:
+            raise FileMismatch(f"the file does not hold {count} vectors of {self.width} dimensions")
+        return count
+
+    def clusters(self, count: int, width: int) -> None:
+        """Read what follows the header of an `IndexIVFPQ`, and see that every number in its lists is a row's."""
+        lists, _ = self.take("<QQ")
+        if self.flat(width) != lists:
+            raise FileMismatch(f"there are not {lists} centres for {lists} clusters")
+        map_type = self.take("<B")[0]
+        if map_type or self.vector(8):
+            raise FileMismatch("the clusters have a map of their vectors")
+        _, code_size = self.take("<?Q")
+        d, parts, bits = self.take("<QQQ")
+        if d != width or not 1 <= parts <= d or d % parts or bits != PQ_BITS or code_size != parts:
+            raise FileMismatch(f"codes of {parts} parts of {bits} bits do not fit {width} dimensions")
+        if self.vector(4) != d * 2**bits:
+            raise FileMismatch("the code book has another size")
+        code, lists_again, code_size_again = self.take("<4sQQ")
+        if code != b"ilar" or lists_again != lists or code_size_again != code_size:
+            raise FileMismatch(f"the lists are of type {code!r}, not in this file")
+        sizes = self.sizes(lists)
+        if int(sizes.sum(dtype=np.uint64)) != count or (len(sizes) and int(sizes.max()) > count):
+            raise FileMismatch(f"the lists do not hold {count} vectors")
+        for size in sizes[sizes > 0].tolist():
+            self.skip(size * code_size)
+            rows = np.frombuffer(self.read(size * 8), np.int64)
+            if rows.min() < 0 or rows.max() >= count:
+                raise FileMismatch(f"a list names vectors that are none of the {count}")
+
+    def sizes(self, lists: int) -> np.ndarray:
+        """Return the lengths of the lists, all of them or pairs of those that are not empty."""
+        code, length = self.take("<4sQ")
+        data = np.frombuffer(self.read(length * 8), np.uint64)
+        if code == b"full" and length == lists:
+            return data
+        if code == b"sprs" and length % 2 == 0 and np.all(data[::2] < lists) and np.all(np.diff(data[::2]) > 0):
+            return data[1::2]
+        raise FileMismatch("the lengths of the lists are damaged")
+
+    def read(self, count: int) -> bytes:
+        start = self.file.tell()
+        self.skip(count)
+        self.file.seek(start)
+        return self.file.read(count)
+
+
+def check_graph(graph: Any, count: int) -> None:
+    """See that a search of the graph stays inside its arrays.
+
+    Raises:
+        FileMismatch: It would not.
+    """
+    faiss = import_faiss()
+    offset_of_level = faiss.vector_to_array(graph.cum_nneighbor_per_level)
+    levels, offsets = faiss.vector_to_array(graph.levels), faiss.vector_to_array(graph.offsets)
+    size = graph.neighbors.size()
+    usual = np.arange(len(offset_of_level)) * LINKS + LINKS
+    usual[:1] = 0  # twice as many links on the lowest level
+    chances = faiss.vector_to_array(graph.assign_probas)
+    if len(chances) != len(usual) - 1 or not np.array_equal(offset_of_level, usual):
+        raise FileMismatch("the levels of the graph are damaged")
+    if len(levels) != count or len(offsets) != count + 1 or (count and not levels.min() >= 1):
+        raise FileMismatch("the nodes of the graph are damaged")
+    if count and (levels.max() >= len(offset_of_level) or levels.max() - 1 != graph.max_level):
+        raise FileMismatch("the levels of the graph are damaged")
+    lengths = offset_of_level[levels].astype(np.uint64)
+    if offsets[0] != 0 or offsets[-1] != size or not np.array_equal(np.diff(offsets), lengths):
+        raise FileMismatch("the links of the graph are damaged")
+    entry = graph.entry_point
+    if not (0 <= entry < count and levels[entry] - 1 == graph.max_level if count else entry == -1):
+        raise FileMismatch("the graph starts at a node that it does not have")
+    neighbors = faiss.rev_swig_ptr(graph.neighbors.data(), size) if size else np.zeros(0, np.int32)
+    for start in range(0, size, BLOCK):
+        block = neighbors[start : start + BLOCK]
+        if block.min() < -1 or block.max() >= count:
+            raise FileMismatch("the graph links to nodes that it does not have")
+    for level in range(1, int(levels.max(initial=1))):  # above the lowest one, nodes have links only to their like
+        nodes = np.flatnonzero(levels > level)
+        at = offsets[nodes, None].astype(np.int64) + np.arange(offset_of_level[level], offset_of_level[level + 1])
+        linked = neighbors[at]
+        if np.any(levels[linked[linked >= 0]] <= level):
+            raise FileMismatch("the graph links to nodes that are not on the same level")

@@ -35,6 +35,7 @@ import torch
 
 from benchmarks.killing import killed_at
 from vatt.cli import retrieval
+from vatt.io import LOCK
 from vatt.retrieval.index import FILE, Index
 from vatt.retrieval.store import Embeddings, StoreError, read_errors, write_shard
 
@@ -119,7 +120,8 @@ def stored(folder: Path) -> tuple[Any, ...]:
     store = Embeddings(folder)
     texts = store.select("text", "video_text").vectors[:8]
     found = Index.build([folder]).search(texts, store.model)
-    return store.table.to_pylist(), read_errors(folder), store.notes, names(folder), found
+    notes = {key: value for key, value in store.notes.items() if key != "folder"}
+    return store.table.to_pylist(), read_errors(folder), notes, names(folder), found
 
 
 def embeddings(work: Path, times: int, draw: random.Random) -> Iterator[Row]:
@@ -211,7 +213,7 @@ def indexed(folder: Path) -> tuple[Any, ...] | None:
 def tidy(folder: Path) -> bool:
     """Whether the folder of an index holds its files and nothing else."""
     says = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return names(folder) == {FILE, *(name for part in says["parts"] for name in part["files"])}
+    return names(folder) == {FILE, LOCK, *(name for part in says["parts"] for name in part["files"])}
 
 
 def indexes(work: Path, times: int, draw: random.Random) -> Iterator[Row]:

@@ -16,6 +16,7 @@ pytest.importorskip("faiss")
 
 from benchmarks.killing import killed_at
 from tests.evaluation.test_protocols import row
+from vatt.io import LOCK
 from vatt.retrieval.index import FILE, Index
 from vatt.retrieval.store import claim, missing_shards, read_errors, read_notes, tidy, write_notes, write_shard
 
@@ -84,7 +85,7 @@ def test_a_killed_index_is_the_old_one_or_the_new_one(
         change(index)
         assert found(index) == new, f"killed at write {number}, and done again"
         says = json.loads((index / FILE).read_text())
-        assert {path.name for path in index.iterdir()} == {FILE, *says["parts"][0]["files"]}
+        assert {path.name for path in index.iterdir()} == {FILE, LOCK, *says["parts"][0]["files"]}
     assert len(states) >= 8
     changed = next(n for n, state in enumerate([*states, new]) if state == new) if old != new else 0
     assert states == [old] * changed + [new] * (len(states) - changed)

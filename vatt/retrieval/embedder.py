@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from vatt.datasets.windows import Part, ShardedWindows
 from vatt.datasets.workers import leave_signals_to_main
-from vatt.errors import InputError
+from vatt.errors import InputError, VattError
 from vatt.models.device import resolve_device
 from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
-from vatt.retrieval.store import Row, claim, missing_shards, write_shard
+from vatt.retrieval.paths import absolute
+from vatt.retrieval.store import PartLock, Row, claim_part, missing_shards, write_shard
+from vatt.retrieval.tables import MAX_LENGTH
 from vatt.retrieval.texts import embed_texts
 from vatt.structures import Batch, Clip, Event
 
@@ -34,7 +36,7 @@ class Embedder(L.LightningModule):
         model: whose vectors they are.
         stream: of all clips.
         output: folder of the embeddings.
-        plan, notes, overwrite: see `vatt.retrieval.store.claim`.
+        plan, notes, overwrite: see `vatt.retrieval.store.claim_part`.
         part: which of how many parts of the shards.
         num_workers: processes that read.
         bar: Progress bar; a new one unless given.
@@ -60,12 +62,18 @@ class Embedder(L.LightningModule):
         self.events: dict[int, list[Event]] = defaultdict(list)
         self.seen: dict[int, set[str]] = defaultdict(set)  # clips that the bar has counted
         self.ended: dict[int, int] = defaultdict(int)
+        self._lock: PartLock | None = None
 
     def setup(self, stage: str) -> None:
         """Take the folder, and see what is left to do."""
+        refusal: Exception | None = None
         if self.trainer.is_global_zero:
-            claim(self.output, self.plan, self.notes, self.overwrite)
-        self.trainer.strategy.barrier("the folder is taken")
+            try:
+                self._lock = claim_part(self.output, self.part, self.plan, self.notes, self.overwrite)
+            except (VattError, OSError) as error:
+                refusal = error
+        if self.trainer.strategy.broadcast(refusal is not None):
+            raise refusal or SystemExit(2)  # the first process says why
         number, parts = self.part
         left = [shard for shard in missing_shards(self.output, self.plan["shards"]) if shard % parts == number - 1]
         self.stream.shards = left[self.global_rank :: self.trainer.world_size]
@@ -75,6 +83,12 @@ class Embedder(L.LightningModule):
             self.bar = tqdm(desc="embedding", unit="clip", disable=None if self.global_rank == 0 else True)
         self.bar.set_description("embedding", refresh=False)
         self.bar.reset(clips)
+
+    def release(self) -> None:
+        """Let others write to the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def predict_dataloader(self) -> DataLoader[Part]:
         return DataLoader(
@@ -115,9 +129,16 @@ class Embedder(L.LightningModule):
     def write(self, shard: int) -> None:
         """Write a shard: windows in the order of the clips and of time, then texts."""
         clips, rows, events = self.stream.clips_of(shard), self.rows.pop(shard, []), self.events.pop(shard, [])
-        order = {clip.id: i for i, clip in enumerate(clips)}
+        order, usable = {clip.id: i for i, clip in enumerate(clips)}, []
+        for clip in clips:
+            if reason := _unusable(clip):
+                events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
+            else:
+                usable.append(clip)
+        known = {clip.id for clip in usable}
+        rows = [row for row in rows if row["id"] in known]
         rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))
-        text_rows, text_events = embed_texts(self.model, clips) if "text" in self.plan["modalities"] else ([], [])
+        text_rows, text_events = embed_texts(self.model, usable) if "text" in self.plan["modalities"] else ([], [])
         read = self.stream.windows.reader.modalities
         known = {row["id"] for row in (rows if read else text_rows)}
         known |= {event["id"] for event in events if event["kind"] == "unreadable"}
@@ -129,10 +150,28 @@ class Embedder(L.LightningModule):
         if shard and not text_rows:  # that there is no vocabulary is said once
             text_events = [event for event in text_events if event["id"]]
         events.sort(key=lambda event: order.get(event["id"], -1))
-        extras = {clip.id: _extra(clip) for clip in clips}
-        rows = [row | {"extra": extras[row["id"]]} for row in rows + text_rows]
-        write_shard(self.output, self.plan["model"], rows, events + text_events, shard)
+        extras, paths = {clip.id: _extra(clip) for clip in usable}, {clip.path: absolute(clip.path) for clip in clips}
+        rows = [row | {"extra": extras[row["id"]], "path": paths[row["path"]]} for row in rows + text_rows]
+        write_shard(self.output, self.plan["model"], rows, map(_storable, events + text_events), shard)
         self.bar.update(len(clips) - len(self.seen.pop(shard, ())))
+
+
+def _unusable(clip: Clip) -> str | None:
+    """Why rows of a clip could not be read again, if they could not."""
+    for column, value in (("id", clip.id), ("path", absolute(clip.path)), ("extra", _extra(clip) or "")):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            return f"its {column} is not valid Unicode: rename the file"
+        if size > MAX_LENGTH[column]:
+            return f"its {column} has {size:,} bytes, more than {MAX_LENGTH[column]:,}"
+    return None
+
+
+def _storable(event: Event) -> Event:
+    """An event with an absolute path, and texts that UTF-8 can hold."""
+    values = event | {"path": absolute(event["path"])}
+    return {key: value.encode(errors="backslashreplace").decode() for key, value in values.items()}  # type: ignore
 
 
 def _extra(clip: Clip) -> str | None:

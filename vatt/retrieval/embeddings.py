@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.media.source import state
+from vatt.datasets.table import ClipTable
 from vatt.datasets.windows import ShardedWindows, Windows
 from vatt.errors import InputError
 from vatt.models.device import resolve_device
 from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
+from vatt.retrieval.paths import absolute, parent_directory, roots_of
 from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, tidy, write_notes
 from vatt.structures import Clip, Event
 
@@ -111,6 +113,8 @@ def embed(
     Raises:
         InputError: options that cannot be.
         StoreError: ``output`` has other embeddings.
+        DirectoryInUse: another process writes the same part, or other embeddings, to ``output``.
+        WriteError: the disk is full or read-only.
     """
     if windows is not None and hop_s is not None:
         raise InputError("give --windows or --hop_s, not both")
@@ -127,37 +131,50 @@ def embed(
             "probe it (vatt probe) or fine-tune it (vatt finetune)"
         )
     read_of = read_modalities(model, modalities)
+    source = absolute(source)
     clips = read_manifest(source, split=split)
     read = Windows(
         ClipReader(model.format, None, decoder, modalities=read_of), hop_s or model.format.duration_s, windows
     )
-    hop_s = read.hop_s if windows is None else None
     plan = {
         "model": model.fingerprint(),
         "files": _digest(clips),
-        "hop_s": hop_s,
+        "hop_s": read.hop_s if windows is None else None,
         "windows_per_clip": windows,
         "modalities": sorted(modalities or model.backbone.modalities),
         "shard_clips": shard_clips,
         "shards": -(-len(clips) // shard_clips),
     }
-    notes = {
-        "model": plan["model"],
-        "model_folder": str(model.folder.resolve()) if model.folder else None,
-        "source": str(source),
-        "split": split,
+    notes = _notes(model, source, clips, Path(output)) | {"split": split}
+    notes |= {key: plan[key] for key in ("model", "hop_s", "windows_per_clip", "modalities")}
+    stream = ShardedWindows(clips, read, [], shard_clips, batch_size)
+    embedder = Embedder(model, stream, Path(output), plan, notes, overwrite, part, num_workers, bar)
+    try:
+        first = predict(embedder, device, devices, nodes)
+        return _finished(Path(output), clips, first)
+    finally:
+        embedder.release()
+
+
+def _notes(model: VATT, source: str, clips: ClipTable, output: Path) -> dict[str, Any]:
+    """What is noted beside embeddings, apart from what their vectors depend on."""
+    return {
+        "model_folder": absolute(model.folder) if model.folder else None,
+        "folder": absolute(output),
+        "roots": _roots(source, clips),
+        "source": source,
         "window_s": model.format.duration_s,
-        "hop_s": hop_s,
-        "windows_per_clip": windows,
-        "modalities": plan["modalities"],
         "spaces": list(SPACES),
         "lists": sorted({str(clip.extra.get("x_list", "none")) for clip in clips.heads()}),
         "clips": len(clips),
     }
-    stream = ShardedWindows(clips, read, [], shard_clips, batch_size)
-    embedder = Embedder(model, stream, Path(output), plan, notes, overwrite, part, num_workers, bar)
-    first = predict(embedder, device, devices, nodes)
-    return _finished(Path(output), clips, first)
+
+
+def _roots(source: str, clips: ClipTable) -> list[str]:
+    """Directories that all media lie below: the folder itself, or those of the files of a manifest."""
+    if Path(source).is_dir():
+        return [source]
+    return list(roots_of({parent_directory(absolute(clip.path)) for clip in clips.heads()}))
 
 
 def _digest(clips: Sequence[Clip]) -> str:
@@ -170,7 +187,8 @@ def _digest(clips: Sequence[Clip]) -> str:
                     states[path] = state(path)
                 except OSError as error:
                     states[path] = str(error)
-        digest.update(repr((clip, states[clip.path], states.get(clip.audio_path))).encode())
+        place = replace(clip, path=absolute(clip.path), audio_path=clip.audio_path and absolute(clip.audio_path))
+        digest.update(repr((place, states[clip.path], states.get(clip.audio_path))).encode())
     return digest.hexdigest()[:12]
 
 

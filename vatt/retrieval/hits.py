@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vatt.errors import InputError
+from vatt.retrieval.tables import StoreError
 
 GAP_S = 0.01
+SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows from which examples of paths are taken; values that are listed
 FIELDS = ("id", "path", "start_s", "end_s", "text")
 ROWS = (*FIELDS, "extra")  # what an index keeps of a row
 
@@ -25,9 +27,10 @@ class Hit(NamedTuple):
         rank: from 1.
         score: cosine similarity in [-1, 1].
         id: of the clip.
-        path: of the file.
+        path: of the file, where it is now (see `vatt.retrieval.store`).
         start_s, end_s: where in the file.
         text: the caption, for indexed texts.
+        missing: there is no file at ``path``.
     """
 
     rank: int
@@ -37,6 +40,7 @@ class Hit(NamedTuple):
     start_s: float
     end_s: float
     text: str | None = None
+    missing: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return self._asdict()
@@ -154,17 +158,63 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
 
     Raises:
         InputError: not a condition, or no row has the column.
+        StoreError: ``extra`` of a row is not a JSON object.
     """
+    column, value = _condition(condition)
+    extras, index = _extras(rows)
+    columns = sorted({name for extra in extras for name in extra})
+    if column not in columns:
+        raise InputError(f"no clip has a column {column!r}; there are {', '.join(columns) or 'none'}")
+    right = [value in _values(extra.get(column)) for extra in extras]
+    return np.append(right, False).astype(bool)[index]
+
+
+def _condition(condition: str) -> tuple[str, str]:
     column, equals, value = condition.partition("=")
     if not equals or not column.strip():
         raise InputError(f"a condition is COLUMN=VALUE, not {condition!r}")
-    kinds = rows.column("extra").combine_chunks().dictionary_encode()
-    known = [json.loads(text) for text in kinds.dictionary.to_pylist()]
-    columns = sorted({name for extra in known for name in extra})
-    if column.strip() not in columns:
-        raise InputError(f"no clip has a column {column.strip()!r}; there are {', '.join(columns) or 'none'}")
-    right = [_is(extra.get(column.strip()), value.strip()) for extra in known]
-    return np.append(right, False).astype(bool)[pc.fill_null(kinds.indices, len(right)).to_numpy()]
+    return column.strip(), value.strip()
+
+
+def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The different values of ``extra``, and (N,) which of them each row has; -1 for none."""
+    words = rows.column("extra").combine_chunks().dictionary_encode()
+    try:
+        extras = [json.loads(text) for text in words.dictionary.to_pylist()]
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"column 'extra' of the rows is damaged: {str(error)[:200]}") from error
+    if not all(isinstance(extra, dict) for extra in extras):
+        raise StoreError("column 'extra' of the rows is damaged: a value is not a JSON object")
+    return extras, pc.fill_null(words.indices, -1).to_numpy()
+
+
+def describe_filters(rows: pa.Table, kept: np.ndarray, path: str | None, where: str | None) -> str | None:
+    """Say which of two filters no row passes, and what there is instead.
+
+    Args:
+        rows: of an index.
+        kept: (N,) bool; rows that were not removed.
+        path, where: see `vatt.retrieval.index.Index.search`.
+
+    Returns:
+        A sentence, or None if some row passes both.
+    """
+    allowed = allowed_rows(rows, path, where)
+    if allowed is None or (allowed & kept).any():
+        return None
+    count = int(kept.sum())
+    if path is not None and not (matches(rows, "path", path) & kept).any():
+        paths = pc.unique(rows.column("path").filter(pa.array(kept)).slice(0, SHOWN_ROWS)).to_pylist()[:2]
+        return (
+            f"the path pattern {path!r} matches none of {count:,} rows; paths are, for example, {' and '.join(paths)}"
+        )
+    if where is not None and not (chosen(rows, where) & kept).any():
+        column, _ = _condition(where)
+        values = sorted({value for extra in _extras(rows)[0] for value in _values(extra.get(column))})
+        more = f" and {len(values) - SHOWN_VALUES:,} more" if len(values) > SHOWN_VALUES else ""
+        shown = ", ".join(value[:40] for value in values[:SHOWN_VALUES])
+        return f"the condition {where!r} matches none of {count:,} rows; values of {column!r} are {shown}{more}"
+    return f"none of {count:,} rows matches both the path pattern {path!r} and the condition {where!r}"
 
 
 def allowed_rows(rows: pa.Table, path: str | None, where: str | None) -> np.ndarray | None:
@@ -176,8 +226,9 @@ def allowed_rows(rows: pa.Table, path: str | None, where: str | None) -> np.ndar
     return np.logical_and.reduce(masks)
 
 
-def _is(found: Any, value: str) -> bool:
-    return value in map(str, found) if isinstance(found, list) else found is not None and str(found) == value
+def _values(given: Any) -> list[str]:
+    """The value of a column as texts, several ones of a list."""
+    return [str(value) for value in (given if isinstance(given, list) else [given]) if value is not None]
 
 
 def _same_moment(a: Hit, b: Hit) -> bool:

@@ -11,16 +11,30 @@ labels and columns x_…), ``vector`` (float32, not normalised: compare by cosin
 that made it). Pooled are the windows of a clip, one row for each modality and space: their mean, ``windows`` of them,
 from the beginning of the first to the end of the last. Of errors: ``kind`` (unreadable, damaged, truncated, skipped),
 ``id``, ``path`` and ``reason``.
+
+Paths of media and of the model are absolute and normalized; symbolic links are kept, and URLs are as they were given.
+A clip in a shard is ``/directory/file.tar#offset+size``. In a Parquet file of your own, a relative path starts from the
+directory that holds the file. ``embeddings.json`` and ``index.json`` also record
+
+- the directory they are in (``folder``), as it was when they were written. If a file is not at its absolute path, it is
+  looked for at the same position relative to the embeddings or the index, so that a tree that holds both may be moved
+  or mounted elsewhere;
+- the directories (``roots``) that all media lie below: the folder that was embedded, or the directories of the files of
+  a manifest. A row whose file lies outside is refused.
+
+Only one process at a time writes a part (``--part 3/8``) of embeddings, and all parts that are being written belong to
+one division of the same work. Locks are files that begin with a dot; the lock of a process that ended is free.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +44,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vatt.errors import VattError
+from vatt.errors import InputError
+from vatt.io import DirectoryInUse, DirectoryLock, WriteError, atomic_path, atomic_write, inner_file, read_json
 from vatt.retrieval.hits import ROWS
+from vatt.retrieval.paths import MAX_ROOTS, Location, absolute, is_absolute
+from vatt.retrieval.rows import check_paths, map_paths
+from vatt.retrieval.tables import StoreError, read_rows, read_table
 from vatt.structures import Event
 
 Row = dict[str, Any]
@@ -52,10 +70,9 @@ SCHEMA = pa.schema(
 )
 POOLED_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("text")).insert(4, pa.field("windows", pa.int32()))
 ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "id", "path", "reason")])
-
-
-class StoreError(VattError, ValueError):
-    """Embeddings that are missing, damaged, or of several models."""
+MAX_NOTES = 2**24  # bytes of embeddings.json
+CLAIM, WAIT_S = ".claim.lock", 60.0  # lock that is held while a folder is claimed, and how long it is waited for
+_PART_LOCK = re.compile(r"\.part-(\d+)-of-(\d+)\.lock")
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,9 @@ def write_shard(
         rows: dicts with the columns of the store, but for ``model``.
         events: what went wrong with its clips.
         shard: its number.
+
+    Raises:
+        WriteError: The disk is full or read-only.
     """
     filled = [{"text": None, "extra": None, **row, "model": model} for row in rows]
     for kind, table in (
@@ -92,11 +112,8 @@ def write_shard(
         (POOLED, pa.Table.from_pylist(list(_pooled(filled)), schema=POOLED_SCHEMA)),
         (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # the last: it says that the shard is done
     ):
-        file = _shard(folder, kind, shard)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{file.stem}.{os.getpid()}.part")  # readers of folders leave out such names
-        pq.write_table(table, unfinished, compression="zstd")
-        os.replace(unfinished, file)
+        with atomic_path(_shard(folder, kind, shard), keep_suffix=False) as path:  # no reader of Parquet takes it
+            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
@@ -110,7 +127,9 @@ def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
         yield some[0] | {"end_s": max(row["end_s"] for row in some), "windows": len(some), "vector": mean}
 
 
-def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False) -> None:
+def claim(
+    folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False, busy: bool = False
+) -> None:
     """Take a folder for what is going to be embedded, or go on with what was begun there.
 
     Args:
@@ -118,23 +137,134 @@ def claim(folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overw
         plan: all that the vectors depend on, and the number of ``shards``.
         notes: what else is noted beside them.
         overwrite: delete embeddings that are there.
+        busy: other processes write parts of what is noted there.
 
     Raises:
         StoreError: the folder has other embeddings.
+        DirectoryInUse: other embeddings are being written to it.
+        WriteError: the disk is full or read-only.
     """
     folder = Path(folder)
     known = read_notes(folder).get("plan", {})
     other = sorted(key for key in {*known, *plan} if known.get(key) != plan.get(key))
+    if other and busy:
+        raise DirectoryInUse(
+            f"another process is writing other embeddings to {folder} ({', '.join(other)} differ): choose another "
+            "--output"
+        )
     if other and not overwrite and (folder / FILE).exists():
         raise StoreError(
             f"{folder} has other embeddings ({', '.join(other)} differ): choose another --output, or give "
             "--overwrite true"
         )
+    if not busy:
+        tidy(folder)
     if other or overwrite:
         # Embeddings are the last to go: while some are there, nothing else is begun in the folder.
         for name in (NOTES, ERRORS, POOLED, FILE):
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
         write_notes(folder, {"plan": plan, "complete": False, **notes})
+
+
+class PartLock:
+    """Exclusive right to write a part of embeddings, held until `release` or the end of the process.
+
+    Args:
+        folder: of the embeddings.
+        part: (3, 8) is the third of eight parts.
+    """
+
+    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
+        self.folder, self.name = folder, f".part-{part[0]}-of-{part[1]}.lock"
+        self._lock = DirectoryLock(folder, self.name)
+
+    def acquire(self) -> None:
+        """Take the lock, while that of claims is held. Raises `DirectoryInUse` if another process has it."""
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """Give the lock back, and delete its file."""
+        with _claim_lock(self.folder):
+            self.drop()
+
+    def drop(self) -> None:
+        """Give the lock back while that of claims is held, under which alone its file is opened."""
+        self._lock.release()
+        (self.folder / self.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> PartLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def claim_part(
+    folder: str | Path, part: tuple[int, int], plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False
+) -> PartLock:
+    """Take a part of a folder, as `claim` does, for this process alone.
+
+    Args:
+        folder: of the embeddings.
+        part: (3, 8) is the third of eight parts; the other seven may be written at the same time.
+        plan, notes, overwrite: see `claim`.
+
+    Returns:
+        The lock, which is held until it is released or the process ends.
+
+    Raises:
+        DirectoryInUse: another process writes this part, or writes to the folder in another division.
+        StoreError, WriteError: see `claim`.
+    """
+    folder = Path(folder)
+    own = PartLock(folder, part)
+    with _claim_lock(folder):
+        others = [file for file in _part_locks(folder) if file.name != own.name]
+        busy = [file for file in others if _is_held(file)]
+        if any(int(_PART_LOCK.fullmatch(file.name)[2]) != part[1] for file in busy):  # type: ignore[index]
+            raise DirectoryInUse(
+                f"another process is writing to {folder} in another division than {part[1]} parts: wait until it has "
+                "ended, or choose another --output"
+            )
+        own.acquire()
+        with ExitStack() as stack:
+            stack.callback(own.drop)
+            claim(folder, plan, notes, overwrite, busy=bool(busy))
+            stack.pop_all()
+    return own
+
+
+def is_being_written(folder: str | Path) -> bool:
+    """Whether a process writes embeddings to a folder."""
+    try:
+        with _claim_lock(Path(folder)):
+            return any(map(_is_held, _part_locks(Path(folder))))
+    except (WriteError, PermissionError):  # of a folder that cannot be written to
+        return False
+
+
+def _claim_lock(folder: Path) -> DirectoryLock:
+    """The lock under which parts are taken; others hold it for moments only."""
+    lock, end = DirectoryLock(folder, CLAIM), time.monotonic() + WAIT_S
+    while True:
+        try:
+            return lock.acquire()
+        except DirectoryInUse:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def _part_locks(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob(".part-*.lock") if _PART_LOCK.fullmatch(file.name))
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        DirectoryLock(lock.parent, lock.name).acquire().release()
+    except DirectoryInUse:
+        return True
+    return False
 
 
 def missing_shards(folder: str | Path, count: int) -> list[int]:
@@ -143,27 +273,47 @@ def missing_shards(folder: str | Path, count: int) -> list[int]:
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
-    """What is noted beside embeddings; nothing, if there are no notes."""
+    """What is noted beside embeddings; nothing, if there are no notes.
+
+    Raises:
+        StoreError: the notes are damaged.
+    """
     file = Path(folder) / NOTES
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        notes = read_json(inner_file(folder, NOTES), MAX_NOTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except InputError as error:
+        raise StoreError(str(error)) from error
+    plan, roots = notes.get("plan"), notes.get("roots", [])
+    right = {
+        "plan": plan is None or (isinstance(plan, dict) and type(plan.get("shards")) is int),
+        "complete": isinstance(notes.get("complete", True), bool),
+        "roots": isinstance(roots, list) and all(isinstance(root, str) for root in roots) and len(roots) <= MAX_ROOTS,
+        **{key: isinstance(notes.get(key, ""), str | None) for key in ("model_folder", "folder", "source", "model")},
+    }
+    wrong = [key for key, is_right in right.items() if not is_right]
+    wrong += [key for key in ("model_folder", "folder") if not wrong and notes.get(key) and "\0" in notes[key]]
+    wrong += ["roots"] if not wrong and not all(is_absolute(root) and "\0" not in root for root in roots) else []
+    if wrong:
+        raise StoreError(f"{file} is damaged: {wrong[0]!r} is {str(notes.get(wrong[0]))[:80]!r}")
+    return notes
 
 
 def write_notes(folder: str | Path, notes: dict[str, Any]) -> None:
-    """Note something beside embeddings, in place of what was noted."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished, written = folder / f".{NOTES}.{os.getpid()}.part", False
-    while not written:
-        unfinished.write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        with suppress(FileNotFoundError):  # another process took it for one that was left behind
-            os.replace(unfinished, folder / NOTES)
-            written = True
+    """Note something beside embeddings, in place of what was noted.
+
+    Raises:
+        WriteError: the disk is full or read-only.
+    """
+    with atomic_write(Path(folder) / NOTES, "w") as file:
+        json.dump(notes, file, indent=1)
 
 
 def tidy(folder: str | Path) -> None:
-    """Delete what killed processes left unfinished; for when every shard is there."""
+    """Delete what killed processes left unfinished; for when nobody else writes to the folder."""
     folder = Path(folder)
-    for left in (*folder.glob(f".{NOTES}.*.part"), *folder.glob("*.parquet/.*.part")):
+    for left in (*folder.glob(".embeddings.*.part.json"), *folder.glob("*.parquet/.*.part")):
         left.unlink(missing_ok=True)
 
 
@@ -173,50 +323,72 @@ def read_errors(folder: str | Path) -> list[Event]:
     Raises:
         StoreError: a file is damaged.
     """
-    return _read(sorted((Path(folder) / ERRORS).glob("*.parquet")), ERROR_SCHEMA).to_pylist()
+    files = sorted(file for file in (Path(folder) / ERRORS).glob("*.parquet") if not file.name.startswith("."))
+    tables = [read_table(file, ERROR_SCHEMA) for file in files]
+    return pa.concat_tables(tables).to_pylist() if tables else []
 
 
 def _shard(folder: str | Path, kind: str, shard: int) -> Path:
     return Path(folder) / kind / f"{shard:05d}.parquet"
 
 
-def _read(files: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    tables = []
-    for file in files:
-        try:
-            tables.append(pq.read_table(file, schema=schema))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-            raise StoreError(f"{file} is damaged or holds no embeddings: {error}") from error
-    return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
 class Embeddings:
-    """A store that is read.
+    """A store that is read. It may come from elsewhere: nothing in it is trusted.
 
     Args:
         source: the folder, or a Parquet file.
 
+    Attributes:
+        table: all rows, with absolute paths.
+        model: fingerprint of the model that made them.
+        notes: what is noted beside them.
+        location: their folder, now and when they were written.
+
     Raises:
         StoreError: there is none, it is not complete, damaged or empty, or rows come from several models.
+        DirectoryInUse: it is being written.
     """
 
     def __init__(self, source: str | Path) -> None:
         source = Path(source)
         self.file = source / FILE if (source / FILE).exists() else source
-        self.notes, self.name = read_notes(self.file.parent), str(self.file)
+        folder = self.file.parent
+        if self.file.is_symlink() and self.file.resolve().parent != folder.resolve():
+            raise StoreError(f"{self.file} is a link to {self.file.resolve()}, outside its directory: name that one")
+        self.notes, self.name = read_notes(folder), str(self.file)
+        self.location = Location(absolute(folder), self.notes.get("folder"))
         files = sorted(self.file.glob("*.parquet")) if self.file.is_dir() else [self.file]
+        files = [file for file in files if not file.name.startswith(".")]
         if not files or not files[0].is_file():
             raise StoreError(f"no embeddings at {source}; make them with: vatt embed PATH --model DIR --output DIR")
         if not self.notes.get("complete", True):
-            there = f"{len(files)} of {self.notes['plan']['shards']} shards"
+            if is_being_written(folder):
+                raise DirectoryInUse(f"{source} is being written by another process: wait until it has ended")
+            there = f"{len(files)} of {self.notes.get('plan', {}).get('shards', 'unknown')} shards"
             raise StoreError(f"{source} has {there}: vatt embed was stopped, and the same command goes on with it")
-        self.table = _read(files, SCHEMA)
+        self.table = pa.concat_tables(map(self._read, files))
         if self.table.num_rows == 0:
             raise StoreError(f"{self.file} holds no embedding")
         models = pc.unique(self.table.column("model")).to_pylist()
         if len(models) > 1:
-            raise StoreError(f"{self.file} mixes vectors of several models: {', '.join(models)}")
+            raise StoreError(f"{self.file} mixes vectors of several models: {', '.join(models[:5])}")
         self.model: str = models[0]
+
+    def _read(self, file: Path) -> pa.Table:
+        """The rows of a file, with absolute paths."""
+        try:
+            rows = read_rows(inner_file(file.parent, file.name), SCHEMA)
+        except InputError as error:
+            raise StoreError(str(error)) from error
+        rows = map_paths(rows, lambda path: absolute(path, self.location.folder))
+        if self.declared_roots:
+            check_paths(rows.column("path"), self.declared_roots, str(file))
+        return rows
+
+    @property
+    def declared_roots(self) -> tuple[str, ...]:
+        """Directories and prefixes of URLs that all media lie below, as they are noted; nothing if they are not."""
+        return tuple(self.notes.get("roots", ()))
 
     def kinds(self) -> list[tuple[str, str]]:
         """The pairs (modality, space) that there are."""
@@ -245,8 +417,13 @@ class Embeddings:
         rows = self.select(*kind)
         return rows.vectors, rows.table.select(ROWS)
 
+    def rows(self, kind: tuple[str, str]) -> pa.Table:
+        """The rows of `vectors` as an index keeps them."""
+        chosen = (pc.field("modality") == kind[0]) & (pc.field("space") == kind[1])
+        return self.table.select([*ROWS, "modality", "space"]).filter(chosen).select(ROWS)
+
     @property
     def model_folder(self) -> Path | None:
-        """Where the model was, if that was noted."""
+        """Where the model is, or was, if that was noted."""
         folder = self.notes.get("model_folder")
-        return Path(folder) if folder else None
+        return Path(self.location.resolve(absolute(folder, self.location.folder))) if folder else None

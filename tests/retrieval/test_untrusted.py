@@ -1,0 +1,409 @@
+"""Indexes and embeddings from elsewhere: each damage is one clear error, whatever the files say of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("faiss")
+import faiss
+
+from tests.conftest import ROOT
+from tests.evaluation.test_protocols import row
+from tests.retrieval.hostile import (
+    COUNT,
+    WIDTH,
+    file_of,
+    foreign_structures,
+    graph_changes,
+    make_index,
+    put,
+    record,
+    sign,
+    table_changes,
+    with_lists_elsewhere,
+    write_rows,
+    wrong_values,
+)
+from vatt.retrieval.faiss_files import FileMismatch, check_graph
+from vatt.retrieval.index import Index
+from vatt.retrieval.store import Embeddings, StoreError, read_notes, write_shard
+
+QUERY = np.eye(1, WIDTH, dtype=np.float32)
+
+
+@pytest.fixture(scope="module", params=["flat", "hnsw", "ivfpq"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def good(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_index(tmp_path_factory.mktemp("good"), kind)
+
+
+@pytest.fixture
+def index(good: Path, tmp_path: Path) -> Path:
+    """A copy, whose media are said to be where those of the first one are."""
+    shutil.copytree(good, tmp_path / "index")
+    return tmp_path / "index"
+
+
+def refused(folder: Path, match: str | None = None) -> None:
+    """One error, of one or two sentences, that names the directory."""
+    for mapped in (True, False):
+        for verify in (True, False):
+            with pytest.raises(StoreError, match=match) as caught:
+                Index.load(folder, mapped, verify).search(QUERY, "m", 5, where="x_a=1" if match == "extra" else None)
+            assert len(str(caught.value)) < 1200
+            assert str(folder) in str(caught.value) or match == "extra"
+
+
+def test_every_value_of_index_json_is_checked(index: Path) -> None:
+    whole = json.loads((index / "index.json").read_text())
+    changes = list(wrong_values(whole))
+    assert len(changes) > 150
+    loaded = []
+    for path, value in changes:
+        values = json.loads(json.dumps(whole))
+        put(values, path, value)
+        (index / "index.json").write_text(json.dumps(values))
+        try:
+            changed = Index.load(index)
+        except StoreError:
+            continue
+        loaded.append(path)
+        changed.search(QUERY, changed.model, 5)
+    # These are other values of the right kind: a number, the name of a measure or a model, no model.
+    assert set(loaded) <= {("number",), ("measure",), ("model",), ("model_folder",)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"version": ' + b"9" * 10_000 + b"}",
+        b'{"version": 3, "model": "\\ud800"}',
+        b" " * 2_000_000 + b"{}",
+    ],
+    ids=range(9),
+)
+def test_index_json_that_is_no_object_of_usual_size_is_refused(index: Path, text: bytes) -> None:
+    (index / "index.json").write_bytes(text)
+    refused(index, "index.json is damaged|index.json is larger|another version")
+
+
+def test_files_outside_the_directory_are_not_read(index: Path, tmp_path: Path) -> None:
+    rows = file_of(index, "parquet")
+    for name in (f"../{rows.name}", str(rows), f"video/{rows.name}", ".", "", rows.name + "\0"):
+        shutil.copy(rows, tmp_path / rows.name)
+        text = (index / "index.json").read_text()
+        record(index, lambda values: _rename(values, rows.name, name))  # noqa: B023
+        refused(index, "index.json is damaged: .* is not a file of an index")
+        (index / "index.json").write_text(text)
+    for path in (rows, file_of(index, "faiss"), index / "index.json"):
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        refused(index, "is a link to .*elsewhere, outside its directory")
+        path.unlink()
+        os.mkfifo(path)
+        refused(index)
+        path.unlink()
+        (tmp_path / "elsewhere").rename(path)
+    Index.load(index)
+
+
+def _rename(values: dict[str, Any], old: str, new: str) -> None:
+    for part in values["parts"]:
+        part["files"] = {new if name == old else name: facts for name, facts in part["files"].items()}
+
+
+def test_a_changed_byte_is_found_by_its_checksum(index: Path) -> None:
+    for path in sorted(index.glob("video.*")):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(StoreError, match=rf"the SHA-256 of {path.name} is not the one in index.json"):
+            Index.load(index)
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    Index.load(index)
+
+
+def test_files_that_are_cut_or_longer_are_refused(index: Path, kind: str) -> None:
+    for path in [file_of(index, "faiss"), *([] if kind == "flat" else [file_of(index, kind)])]:
+        whole = path.read_bytes()
+        for size in (0, 3, 20, 44, 45, 46, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:size])
+            sign(index)
+            refused(index, "is missing or damaged")
+        path.write_bytes(whole + b"\0")
+        sign(index)
+        refused(index, "is missing or damaged")
+        path.write_bytes(whole)
+        sign(index)
+    Index.load(index)
+
+
+@pytest.mark.parametrize("name", foreign_structures())
+def test_other_structures_of_faiss_are_refused(index: Path, kind: str, name: str) -> None:
+    structure = foreign_structures()[name]
+    for path in [file_of(index, "faiss"), *([] if kind == "flat" else [file_of(index, kind)])]:
+        whole = path.read_bytes()
+        faiss.write_index(structure, str(path))
+        sign(index)
+        refused(index, "is missing or damaged|there are 299")
+        path.write_bytes(whole)
+
+
+def test_clusters_whose_lists_are_elsewhere_are_refused(tmp_path: Path) -> None:
+    """FAISS would map the other file, and crash if it is gone."""
+    folder = make_index(tmp_path, "ivfpq")
+    with_lists_elsewhere(folder, tmp_path / "lists")
+    refused(folder, "lists are of type b'ilod', not in this file")
+
+
+def test_clusters_whose_rows_are_elsewhere_are_refused(tmp_path: Path) -> None:
+    folder = make_index(tmp_path, "ivfpq")
+    path = file_of(folder, "ivfpq")
+    data = bytearray(path.read_bytes())
+    data[-8:] = (COUNT + 10**6).to_bytes(8, "little")  # the last number of the last list
+    path.write_bytes(data)
+    sign(folder)
+    refused(folder, "names vectors that are none of the 300")
+
+
+@pytest.mark.parametrize("name", graph_changes())
+def test_graphs_that_lead_out_of_their_arrays_are_refused(tmp_path: Path, name: str) -> None:
+    folder = make_index(tmp_path, "hnsw")
+    path = file_of(folder, "hnsw")
+    graph = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE)
+    graph_changes()[name](graph.hnsw)
+    faiss.write_index(graph, str(path), faiss.IO_FLAG_SKIP_STORAGE)
+    sign(folder)
+    refused(folder, "is missing or damaged: .*(graph|HNSW)")
+    with pytest.raises(FileMismatch, match="graph"):  # FAISS looks at some of them, too, but not in all versions
+        check_graph(graph.hnsw, COUNT)
+
+
+@pytest.mark.parametrize("name", table_changes())
+def test_rows_that_cannot_be_used_are_refused(index: Path, name: str) -> None:
+    table = table_changes()[name](pq.read_table(file_of(index, "parquet")))
+    write_rows(index, table)
+    refused(index, "parquet")
+
+
+def test_rows_that_expand_to_gigabytes_are_refused_without_the_memory(index: Path) -> None:
+    count = 3_000_000
+    zeros = pa.array(np.zeros(count, np.int32))
+    texts = {name: pa.DictionaryArray.from_arrays(zeros, pa.array([name * 1000])) for name in ("id", "path", "text")}
+    seconds = {name: np.zeros(count) for name in ("start_s", "end_s")}
+    extra = pa.DictionaryArray.from_arrays(zeros, pa.array(["{}"]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write_rows(index, pa.table({**texts, **seconds, "extra": extra, "kept": np.ones(count, bool)}))
+    refused(index, "would expand to")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+def test_vectors_that_have_not_length_1_are_refused(index: Path) -> None:
+    path = file_of(index, "faiss")
+    whole = path.read_bytes()
+    for value in (np.float32("nan"), np.float32("inf"), np.float32(1e20), np.float32(3)):
+        path.write_bytes(whole[:-4] + value.tobytes())
+        sign(index)
+        with pytest.raises(StoreError, match="vector 299 does not have length 1"):
+            Index.load(index)
+
+
+@pytest.mark.parametrize("extra", ["[1]", "{", "x", '"a"', "[" * 10_000, '{"x_a": '])
+def test_what_the_manifest_said_is_an_object(index: Path, extra: str) -> None:
+    table = pq.read_table(file_of(index, "parquet"))
+    words = pa.array([extra] * len(table), pa.string())
+    write_rows(index, table.set_column(table.schema.get_field_index("extra"), "extra", words))
+    refused(index, "extra")
+
+
+FUZZ = """
+import sys, random, resource
+import numpy as np
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.retrieval.hostile import file_of, sign
+from vatt.retrieval.faiss_files import FileMismatch, check_graph
+from vatt.retrieval.index import Index
+from vatt.retrieval.store import StoreError
+resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+folder, suffix, first, last, step = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6])
+path = file_of(folder, suffix)
+whole, rng, counts = path.read_bytes(), random.Random(0), [0, 0]
+last = min(last, len(whole))
+for number in range(first, last, step):
+    place = number if step < 4 else rng.randrange(first, last)
+    for value in {{(whole[place] + 1) % 256, 255 - whole[place], 0, 127, 255}} - {{whole[place]}}:
+        data = bytearray(whole)
+        data[place] = value
+        path.write_bytes(data)
+        sign(folder)
+        print(place, value, flush=True)
+        try:
+            index = Index.load(folder, verify=False)
+            index.search(np.eye(1, {width}, dtype=np.float32), "m", 5)
+            counts[0] += 1
+        except StoreError:
+            counts[1] += 1
+print("done", *counts)
+"""
+
+
+def fuzz(folder: Path, suffix: str, first: int, last: int, step: int = 1) -> tuple[int, int]:
+    """Change single bytes of a file, and count how often it was searched, and how often refused."""
+    code = FUZZ.format(root=str(ROOT), width=WIDTH)
+    argv = [sys.executable, "-c", code, str(folder), suffix, str(first), str(last), str(step)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=500, cwd=ROOT)
+    assert done.returncode == 0, f"after byte {done.stdout.splitlines()[-1:]}: {done.stderr[-800:]}"
+    _, searched, wrong = done.stdout.splitlines()[-1].split()
+    return int(searched), int(wrong)
+
+
+def test_changed_bytes_of_a_header_are_refused_or_mean_nothing(index: Path, kind: str) -> None:
+    """Without checksums, which would find all of them."""
+    searched, wrong = fuzz(index, "faiss" if kind == "flat" else kind, 0, 45, 3)
+    assert wrong > searched > 0  # 16 bytes are not used
+
+
+@pytest.mark.slow
+def test_no_changed_byte_crashes_the_search(index: Path, kind: str) -> None:
+    suffix = "faiss" if kind == "flat" else kind
+    assert sum(fuzz(index, suffix, 0, 300)) > 1000
+    assert sum(fuzz(index, suffix, 300, 10**9, 2000 if kind == "hnsw" else 200)) > 50
+    assert sum(fuzz(index, "parquet", 0, 10**9, 40)) > 100
+
+
+def own(folder: Path, **columns: Any) -> Path:
+    """Embeddings as somebody else writes them: one Parquet file."""
+    usual = {
+        "id": ["a", "b"],
+        "path": ["/media/a.mp4", "clips/b.mp4"],
+        "start_s": [0.0, 1.0],
+        "end_s": [1.0, 2.5],
+        "modality": ["video", "video"],
+        "space": ["video_text", "video_text"],
+        "vector": [[1.0, 0.0], [0.0, 1.0]],
+        "model": ["m", "m"],
+    }
+    folder.mkdir(exist_ok=True)
+    table = pa.table({name: values for name, values in (usual | columns).items() if values is not None})
+    pq.write_table(table, folder / "mine.parquet")
+    return folder / "mine.parquet"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"id": [1, 2], "start_s": [0, 1], "end_s": [1, 2]},
+        {"vector": pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float64(), 2))},
+        {"vector": pa.array([[1.0, 0.0], [0.0, 1.0]], pa.large_list(pa.float32()))},
+        {"modality": pa.array(["video", "video"]).dictionary_encode(), "text": [None, None]},
+        {"id": pa.array(["a", "b"], pa.large_string()), "extra": ['{"x_a": 1}', None], "x_mine": [1, 2]},
+    ],
+    ids=range(6),
+)
+def test_parquet_that_others_wrote_is_read(tmp_path: Path, columns: dict[str, Any]) -> None:
+    index = Index.build([own(tmp_path / "own", **columns)])
+    hits = index.search(np.array([[0.0, 2.0]], np.float32), "m")[0]
+    assert [hit.score for hit in hits] == [1.0, 0.0]
+    assert [hit.path for hit in hits] == [str(tmp_path / "own" / "clips" / "b.mp4"), "/media/a.mp4"]
+    assert index.roots == tuple(sorted(["/media", str(tmp_path / "own" / "clips")]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        ({"vector": [[1.0, 0.0], [np.nan, 1.0]]}, "row 1, column 'vector': every number must be finite"),
+        ({"vector": [[1.0, 0.0], [1.0, None]]}, "row 1, column 'vector': every number must be finite"),
+        ({"vector": [[1.0, 0.0], [1e30, 1.0]]}, "row 1, column 'vector': every number must be finite and below"),
+        ({"vector": [[1.0, 0.0], []]}, "row 1, column 'vector': a vector has from 1"),
+        ({"vector": [[1.0, 0.0], None]}, "row 1, column 'vector': there is no value"),
+        ({"vector": ["a", "b"]}, "column 'vector': the type is .*string.*, not list"),
+        ({"vector": [{"x": 1.0}, {"x": 2.0}]}, "column 'vector': the type is struct"),
+        ({"model": None}, "has no column 'model'"),
+        ({"modality": ["video", "smell"]}, "row 1, column 'modality': the value is none of video, audio, text"),
+        ({"space": ["video_text", "space"]}, "row 1, column 'space': the value is none of"),
+        ({"start_s": [0.0, np.nan]}, "row 1, column 'start_s': seconds must be from 0"),
+        ({"end_s": [1.0, 0.5]}, "row 1, column 'end_s': the segment ends before it starts"),
+        ({"id": ["a", "i" * 10**6]}, "row 1, column 'id': the value has more than 4,096 bytes"),
+        ({"path": ["/a", None]}, "row 1, column 'path': there is no value"),
+    ],
+    ids=range(14),
+)
+def test_parquet_of_others_that_cannot_be_used_is_named(tmp_path: Path, columns: dict[str, Any], match: str) -> None:
+    with pytest.raises(StoreError, match=rf"mine.parquet.*{match}"):
+        Index.build([own(tmp_path / "own", **columns)])
+
+
+def test_notes_of_embeddings_are_checked(tmp_path: Path) -> None:
+    write_shard(tmp_path, "m", [row("v", "video", "video_text", [1.0, 0.0])])
+    notes = {"plan": {"shards": 1}, "complete": True, "roots": [str(tmp_path)], "folder": str(tmp_path), "model": "m"}
+    notes["model_folder"] = "/models/m"
+    (tmp_path / "embeddings.json").write_text(json.dumps(notes))
+    assert Index.build([tmp_path]).roots == (str(tmp_path),)
+    for path, value in wrong_values(notes):
+        values = json.loads(json.dumps(notes))
+        put(values, path, value)
+        (tmp_path / "embeddings.json").write_text(json.dumps(values))
+        with contextlib.suppress(StoreError):
+            Index.build([tmp_path]).search(np.ones((1, 2), np.float32), "m")
+    for text in (b"{", b"[]", b"\xff", b"[" * 100_000, b'{"complete": 3}', b'{"roots": ["/a/../b"]}'):
+        (tmp_path / "embeddings.json").write_bytes(text)
+        with pytest.raises(StoreError, match=r"embeddings.json is damaged"):
+            read_notes(tmp_path)
+        with pytest.raises(StoreError, match=r"embeddings.json is damaged"):
+            Embeddings(tmp_path)
+
+
+def test_embeddings_are_read_from_their_own_directory(tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        write_shard(tmp_path / name, "m", [row("v", "video", "video_text", [1.0, 0.0])])
+    shard = tmp_path / "mine" / "embeddings.parquet" / "00000.parquet"
+    shard.unlink()
+    shard.symlink_to(tmp_path / "theirs" / "embeddings.parquet" / "00000.parquet")
+    with pytest.raises(StoreError, match=r"is a link to .*theirs.*, outside its directory"):
+        Embeddings(tmp_path / "mine")
+    shutil.rmtree(tmp_path / "mine" / "embeddings.parquet")
+    (tmp_path / "mine" / "embeddings.parquet").symlink_to(tmp_path / "theirs" / "embeddings.parquet")
+    with pytest.raises(StoreError, match=r"is a link to .*theirs"):
+        Embeddings(tmp_path / "mine")
+
+
+def test_media_outside_the_embedded_directories_are_refused(tmp_path: Path) -> None:
+    rows = [row(f"v{i}", "video", "video_text", [1.0, i]) | {"path": str(tmp_path / f"{i}.mp4")} for i in range(3)]
+    notes = {"folder": str(tmp_path), "roots": [str(tmp_path)]}
+    for outside in (
+        "/etc/passwd",
+        str(tmp_path / ".." / "x.mp4"),
+        "https://example.org/x.mp4",
+        str(tmp_path) + "x/y.mp4",
+    ):
+        rows[1]["path"] = outside
+        write_shard(tmp_path, "m", rows)
+        (tmp_path / "embeddings.json").write_text(json.dumps(notes))
+        with pytest.raises(StoreError, match=r"00000.parquet, row 1: .* lies outside the embedded directories"):
+            Index.build([tmp_path])

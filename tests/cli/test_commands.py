@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vatt.cli.commands import print_table
 from vatt.cli.main import main
 from vatt.datasets.text import load_vocabulary
+from vatt.models.vatt import VATT
 
 
 @pytest.fixture
@@ -35,6 +37,7 @@ def test_a_folder_is_embedded_indexed_and_searched(
     printed = capsys.readouterr().out
     assert status == 1
     assert f"unreadable: {media / 'broken.mp4'}: " in printed
+    assert "\n1 unreadable\n" in printed
     assert "not media by their names: 1 .txt" in printed
     assert "embedded 3 of 4 clips" in printed
     assert [row["id"] for row in pq.read_table(f"{embeddings}/errors.parquet").to_pylist()] == ["broken.mp4"]
@@ -82,6 +85,51 @@ def test_an_index_is_added_to_and_left_out_of(
     printed = capsys.readouterr().out
     assert "b.mp4" in printed
     assert "a.mp4" not in printed
+
+
+def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
+    media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = str(tmp_path / "index")
+    main(["embed", str(media), "--model", str(model_folder), "--output", str(tmp_path / "all"), "--num_workers", "0"])
+    assert main(["index", str(tmp_path / "all"), "--output", index]) == 0
+    assert f"media: {media}" in capsys.readouterr().out
+    (media / "a.mp4").unlink()
+    options = ["--sheet", str(tmp_path / "sheet.png"), "--play", str(tmp_path / "list.m3u")]
+    assert main(["search", index, "a roter ring", "--k", "5", *options]) == 1
+    printed = capsys.readouterr()
+    assert "(missing)" in printed.out.replace("\n", "")
+    assert f"to play (without 1 missing files): {tmp_path / 'list.m3u'}" in printed.out
+    assert f"vatt search: 1 of 2 files are missing: {media / 'a.mp4'}\n" in printed.err
+    assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
+    assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
+    assert main(["search", index, "a red ring", "--format", "json"]) == 1
+    assert [hit["missing"] for hit in json.loads(capsys.readouterr().out)].count(True) == 1
+    assert main(["search", index, "a red ring", "--path", "*/nothing/*"]) == 1
+    assert "the path pattern '*/nothing/*' matches none of 4 rows" in capsys.readouterr().err
+    assert main(["search", index, "ein roter Kreis"]) == 2
+    assert "none of the words 'ein roter Kreis' is in the model's vocabulary" in capsys.readouterr().err
+
+    monkeypatch.setattr(VATT, "from_pretrained", lambda *_: pytest.fail("the model was loaded"))
+    for option, output, said in (
+        ("--sheet", "sheet.jpg", "a contact sheet is a PNG file"),
+        ("--play", "list.mp3", "a list to play is an M3U file"),
+        ("--sheet", f"{video_name(media)}/sheet.png", "is no directory that can be written to"),
+    ):
+        assert main(["search", index, "a red ring", option, str(tmp_path / output)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def video_name(media: Path) -> str:
+    """A file where a directory should be, seen from beside its folder."""
+    return f"{media.name}/broken.mp4"
+
+
+def test_names_of_files_are_no_markup_and_control_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("[red]a[/red]", ("file",), [("[/clips]/a\x1b[2J.mp4",)])
+    printed = capsys.readouterr().out
+    assert "[red]a[/red]" in printed
+    assert "[/clips]/a\\x1b[2J.mp4" in printed
 
 
 def test_exit_status_tells_what_came_of_it(

@@ -12,6 +12,7 @@ from vatt.datasets.text import (
     load_vocabulary,
     make_vocabulary,
 )
+from vatt.datasets.vocabulary import Coverage
 from vatt.errors import InputError
 
 TEXTS = ["A red ring moves left.", "a blue bar, moves right!", "a red bar grows", "the ring is red"] * 5
@@ -58,6 +59,19 @@ def test_every_kind_is_saved_and_copied_whole(made: tuple[Vocabulary, Path], tmp
     copy = load_vocabulary(tmp_path / "copy")
     for text in TEXTS:
         assert copy.encode(text) == vocabulary.encode(text)
+
+
+def test_every_kind_tells_known_words_from_others(made: tuple[Vocabulary, Path]) -> None:
+    vocabulary, _ = made
+    known = vocabulary.coverage("a RED ring")
+    assert known.known >= 3
+    assert known.unknown == ()
+    some = vocabulary.coverage("a red кот moves кот")
+    assert some.known >= 3
+    assert some.unknown == ("кот",)
+    assert vocabulary.coverage("кот 日本").known == 0
+    assert vocabulary.coverage("кот 日本").unknown == ("кот", "日本")
+    assert vocabulary.coverage("  ") == Coverage(0, ())
 
 
 def test_every_kind_travels_to_worker_processes(made: tuple[Vocabulary, Path]) -> None:

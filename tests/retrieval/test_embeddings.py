@@ -249,15 +249,38 @@ def test_texts_that_cannot_be_embedded_are_named_and_the_rest_is(
     video_file: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "clips.jsonl"
-    manifest.write_text(json.dumps({"id": "x", "path": str(video_file), "texts": ["a red ring", "…"]}))
+    manifest.write_text(json.dumps({"id": "x", "path": str(video_file), "texts": ["a red ring", "…", "ein Kreis"]}))
     report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
-    assert [(event["kind"], event["id"]) for event in report.events] == [("skipped", "x")]
+    assert [(event["kind"], event["id"]) for event in report.events] == [("skipped", "x")] * 2
+    reasons = [event["reason"] for event in report.events]
+    assert reasons == [f"none of the words {text!r} is in the vocabulary" for text in ("…", "ein Kreis")]
     assert list(Embeddings(tmp_path / "out").select("text", "video_text").column("text")) == ["a red ring"]
     shutil.rmtree(model_folder / "vocabulary")
     report = embed(manifest, model_folder, tmp_path / "again", num_workers=0)
     assert [event["kind"] for event in report.events] == ["skipped"]
     assert "trained without texts" in report.events[0]["reason"]
     assert ("video", "video_text") in Embeddings(tmp_path / "again").kinds()
+
+
+def test_texts_that_could_not_be_read_again_are_left_out(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Half of a surrogate pair, more than 64 KiB, and a value of more than 1 MiB beside it."""
+    rows = [
+        {"id": "half", "path": str(video_file), "texts": ["a red \ud83d", "a red " + "ring " * 20_000]},
+        {"id": "large", "path": str(video_file), "x_boxes": "0" * 2**20},
+        {"id": "late", "path": str(video_file), "start_s": 1.5, "text": "a blue bar"},
+    ]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
+    assert [(event["kind"], event["id"]) for event in report.events if event["id"] != "late"] == [
+        ("unreadable", "large"),
+        ("skipped", "half"),
+        ("skipped", "half"),
+    ]
+    store = Embeddings(tmp_path / "out")
+    assert {key[0] for key in vectors(tmp_path / "out") if key[1] == "video"} == {"half", "late"}
+    texts = store.select("text", "video_text")
+    assert (texts.column("text"), texts.column("start_s"), texts.column("end_s")) == (["a blue bar"], [1.5], [1.5])
 
 
 def test_timed_words_are_texts_too(video_file: Path, model_folder: Path, tmp_path: Path) -> None:

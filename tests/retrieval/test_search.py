@@ -59,6 +59,24 @@ def test_another_model_is_refused(index: Path, model_folder: Path, tmp_path: Pat
         search(index, QUERIES[0], model=tmp_path / "other")
 
 
+def test_words_that_the_model_does_not_know_are_named(index: Path, model_folder: Path) -> None:
+    with pytest.raises(InputError, match="none of the words 'ein roter Kreis' is in the model's vocabulary"):
+        search(index, "ein roter Kreis")
+    assert search(index, "a roter ring of Kreis, roter").notices == (
+        "not in the model's vocabulary: 'roter', 'of', 'kreis'",
+    )
+    assert search(index, "a red ring").notices == ()
+    cut = search(index, "a red ring moves left a blue bar").notices
+    assert cut == ("the query has 8 tokens; the last 2 are ignored",)
+    model = VATT.from_pretrained(model_folder)
+    with pytest.raises(InputError, match="none of the words 'Kreis' is in"):
+        model.encode_text(["a ring", "Kreis"])
+    with pytest.warns(UserWarning, match="not in the model's vocabulary: 'roter'"):
+        model.encode_text("a roter ring")
+    with pytest.warns(UserWarning, match="the text has 7 tokens; the last one is ignored"):
+        model.encode_text("a red ring moves left a blue")
+
+
 def test_an_empty_query_is_refused(index: Path) -> None:
     with pytest.raises(ValueError, match="no word"):
         search(index, "   ")
@@ -118,7 +136,15 @@ def test_several_spaces_are_averaged(many: Path, model_folder: Path, video_file:
 def test_answers_are_filtered_and_merged(many: Path) -> None:
     assert {hit.id for hit in search(many, "a red ring", k=20, where="labels=ring")} == {"loud"}
     assert {hit.id for hit in search(many, "a red ring", k=20, where="split=train")} == {"silent"}
-    assert search(many, "a red ring", k=20, path="*.nothing") == []
+    nothing = search(many, "a red ring", k=20, path="*.nothing")
+    assert nothing == []
+    start = "the path pattern '*.nothing' matches none of 6 rows; paths are, for example, /"
+    assert nothing.notices[0].startswith(start)
+    (notice,) = search(many, "a red ring", where="split=val").notices
+    assert notice == "the condition 'split=val' matches none of 6 rows; values of 'split' are test, train"
+    (notice,) = search(many, "a red ring", where="split=train", path="*/numbered.mp4").notices
+    assert notice.startswith("none of 6 rows matches both the path pattern")
+    assert search(many, "a red ring", k=20, where="split=train").notices == ()  # fewer than 20 are no reason to say so
     assert [hit.text for hit in search(many, "a red ring", k=1, answers="text")] == ["a red ring"]
     spans = search(many, "a red ring", k=20)
     assert {(hit.id, hit.start_s) for hit in spans} == {("loud", 0.0), ("silent", 0.0)}

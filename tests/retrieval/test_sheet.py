@@ -8,7 +8,7 @@ from PIL import Image
 
 from vatt.errors import InputError
 from vatt.retrieval.hits import Hit
-from vatt.retrieval.sheet import RIGHT, draw_sheet, write_playlist
+from vatt.retrieval.sheet import RED, RIGHT, check_playlist, check_sheet, draw_sheet, write_playlist
 
 
 def test_a_sheet_frames_the_right_answer_and_no_other(video_file: Path, tmp_path: Path) -> None:
@@ -22,9 +22,48 @@ def test_a_sheet_frames_the_right_answer_and_no_other(video_file: Path, tmp_path
         assert all(columns > 590)  # the right half, with its margin
 
 
-def test_a_sheet_is_drawn_when_a_file_is_gone(tmp_path: Path) -> None:
-    draw_sheet("a query", [Hit(1, 0.5, "gone", str(tmp_path / "gone.mp4"), 0.0, 2.0)], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").is_file()
+def test_a_sheet_says_which_files_are_gone_or_damaged(tmp_path: Path) -> None:
+    (tmp_path / "damaged.mp4").write_bytes(b"no video" * 100)
+    reds = []
+    for name in ("gone", "damaged"):
+        hit = Hit(1, 0.5, name, str(tmp_path / f"{name}.mp4"), 0.0, 2.0)
+        draw_sheet("a query", [hit], tmp_path / "sheet.png")
+        draw_sheet("a query", [hit._replace(missing=True)], tmp_path / "missing.png")
+        picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+        grey, red = (picture == (200, 200, 200)).all(axis=-1), (picture == RED).all(axis=-1)
+        assert grey.sum() > 70_000
+        assert 50 < red.sum() < 5000  # words
+        reds.append(red)
+    assert np.array_equal(reds[0], (np.asarray(Image.open(tmp_path / "missing.png")) == RED).all(axis=-1))
+    assert not np.array_equal(*reds)  # "file not found" and "file cannot be read"
+
+
+def test_where_nothing_can_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    check_sheet(tmp_path / "new" / "sheet.PNG")
+    check_playlist("list.m3u8")
+    for check, output, match in (
+        (check_sheet, tmp_path / "sheet.jpg", "a contact sheet is a PNG file, not "),
+        (check_playlist, tmp_path / "list.txt", "a list to play is an M3U file, not "),
+        (check_sheet, tmp_path / "file" / "sheet.png", "file is no directory that can be written to"),
+        (check_sheet, tmp_path / "folder.png", "it is a directory"),
+    ):
+        with pytest.raises(InputError, match=match):
+            check(output)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "folder.png"]
+
+
+def test_a_list_leaves_out_missing_files_and_is_not_broken_by_names(tmp_path: Path) -> None:
+    hits = [
+        Hit(1, 0.5, "a", "/videos/gone.mp4", 0.0, 1.0, missing=True),
+        Hit(2, 0.5, "b", "/videos/two\n#EXTINF:1,lines.mp4", 0.0, 1.0),
+    ]
+    assert write_playlist(hits, tmp_path / "list.m3u") == ["/videos/gone.mp4"]
+    lines = (tmp_path / "list.m3u").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[1] == "#EXTINF:1,2. two #EXTINF:1,lines.mp4 (0.500)"
+    assert lines[4] == "file:///videos/two%0A%23EXTINF%3A1%2Clines.mp4"
 
 
 def test_a_list_plays_every_span(tmp_path: Path) -> None:

@@ -132,11 +132,17 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, .
     """A table for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for column in columns:
         left = column in ("file", "")
         table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=column == "")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))  # brackets in a file's name are no markup
     Console().print(table)
+
+
+def printable(value: object) -> str:
+    """Return a text without characters that control a terminal, which names of files may hold."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))

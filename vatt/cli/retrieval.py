@@ -8,11 +8,19 @@ import re
 import secrets
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from vatt.cli.commands import print_table
+from vatt.cli.commands import print_table, printable
 from vatt.errors import InputError
+
+if TYPE_CHECKING:
+    from vatt.structures import Event
+
+SHOWN, SHOWN_EVENTS = 5, 200  # directories, and events of a kind, that are printed
 
 
 def embed(
@@ -80,8 +88,7 @@ def embed(
         bar.close()
     if not report.first:
         return 0
-    for event in report.events:
-        print(f"{event['kind']}: {event['path']}: {event['reason']}")
+    print_events(report.events, output)
     if Path(path).is_dir() and (others := other_files(path)):
         print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
     made = f"{report.windows} windows, {report.rows} vectors"
@@ -89,6 +96,20 @@ def embed(
     if report.missing:
         print(f"{report.missing} shards are still to be written, by other parts; the last one completes the folder")
     return 1 if report.incomplete else 0
+
+
+def print_events(events: Sequence[Event], output: str) -> None:
+    """Name what went wrong, file by file, up to a number of lines for each kind, and count all of it."""
+    counts: Counter[str] = Counter()
+    for event in events:
+        counts[event["kind"]] += 1
+        if counts[event["kind"]] <= SHOWN_EVENTS:
+            print(printable(f"{event['kind']}: {event['path']}: {event['reason']}"))
+    for kind, count in counts.items():
+        if count > SHOWN_EVENTS:
+            print(f"{kind}: {count - SHOWN_EVENTS:,} more, see {output}/errors.parquet")
+    if counts:
+        print(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
 
 
 def index(
@@ -111,22 +132,29 @@ def index(
         remove: leave out clips whose path or id matches this pattern (* and ?).
         compact: build it anew from what was not removed or replaced.
     """
+    from vatt.io import DirectoryLock
     from vatt.retrieval.index import Index
 
-    if [Path(source).resolve() for source in sources] == [Path(output).resolve()]:
-        made = Index.load(output)
-    elif add:
-        made = Index.load(output, mapped=False)
-        print(f"added {made.add(sources)} vectors")
-    else:
-        made = Index.build(sources, kind)
-    if remove is not None:
-        print(f"removed {made.remove(remove)} vectors")
-    if compact:
-        made.compact(kind)
-    made.save(output)
+    same = [Path(source).resolve() for source in sources] == [Path(output).resolve()]
+    # Whoever changes an index writes what was read before: nobody else may write in between.
+    changed = (same or add) and Path(output).is_dir()
+    with DirectoryLock(output) if changed else nullcontext():
+        if same:
+            made = Index.load(output)
+        elif add:
+            made = Index.load(output, mapped=False)
+            print(f"added {made.add(sources)} vectors")
+        else:
+            made = Index.build(sources, kind)
+        if remove is not None:
+            print(f"removed {made.remove(remove)} vectors")
+        if compact:
+            made.compact(kind)
+        made.save(output, locked=changed)
     parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
     print(f"index: {output} ({parts}; model {made.model})")
+    roots = made.declared_roots
+    print(f"media: {', '.join(roots[:SHOWN])}{f' and {len(roots) - SHOWN} more' if len(roots) > SHOWN else ''}")
     return 0
 
 
@@ -145,8 +173,11 @@ def search(
     play: str | None = None,
     right_id: str | None = None,
     format: Literal["table", "json"] = "table",
+    verify: bool = True,
 ) -> int:
     """Find videos, sounds or captions by words, a video, a sound, or several of them together.
+
+    Exit status: 0, 1 if files of results are missing or a filter matches nothing, 2 for wrong input.
 
     Args:
         index: folder of an index.
@@ -156,18 +187,24 @@ def search(
         video: a file, or a URL, to which answers are alike.
         audio: the same, of which the sound counts.
         answers: what is looked for.
-        path: only files whose paths match this pattern (* and ?).
+        path: only files whose absolute paths match this pattern (* and ?).
         where: only clips of whose manifest a column has a value, as x_shape=ring, split=test or labels=dog.
         spans: windows that follow each other are one answer.
         sheet: PNG file that gets a contact sheet of the answers.
         play: M3U file that gets a list to play, each answer from its beginning to its end (VLC).
         right_id: id of the clip that the query describes, to be framed in the sheet.
         format: of what is printed.
+        verify: compare the files of the index with their checksums, which reads them all once.
     """
+    from vatt.retrieval.search import opened
     from vatt.retrieval.search import search as run
-    from vatt.retrieval.sheet import draw_sheet, write_playlist
+    from vatt.retrieval.sheet import check_playlist, check_sheet, draw_sheet, write_playlist
 
-    hits = run(index, query, k, model, video, audio, answers, path, where, spans)
+    for check, file in ((check_sheet, sheet), (check_playlist, play)):
+        if file:
+            check(file)
+    opened_index, opened_model = opened(index, model, verify)
+    hits = run(opened_index, query, k, opened_model, video, audio, answers, path, where, spans)
     asked = [f"“{query}”"] if query else []
     title = " + ".join(asked + [Path(file).name for file in (video, audio) if file])
     if format == "json":
@@ -179,7 +216,7 @@ def search(
                 hit.rank,
                 f"{hit.score:.3f}",
                 f"{hit.start_s:.2f}–{hit.end_s:.2f}",
-                hit.path,
+                f"{hit.path} (missing)" if hit.missing else hit.path,
                 *((hit.text,) if said else ()),
             )
             for hit in hits
@@ -187,13 +224,15 @@ def search(
         print_table(title, ("rank", "score", "span (s)", "file", *said), rows)
     if sheet:
         draw_sheet(title, hits, sheet, right_id)
-    if play:
-        write_playlist(hits, play)
+    left_out = write_playlist(hits, play) if play else []
     if format == "table":
-        for what, file in (("contact sheet", sheet), ("to play", play)):
+        gone = f" (without {len(left_out)} missing files)" if left_out else ""
+        for what, file in (("contact sheet", sheet), (f"to play{gone}", play)):
             if file:
                 print(f"{what}: {file}")
-    return 0
+    for notice in hits.notices:
+        print(f"vatt search: {printable(notice)}", file=sys.stderr)
+    return 1 if hits.missing or not hits else 0
 
 
 def app(

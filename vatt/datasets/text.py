@@ -6,18 +6,22 @@ every exported model. Ids of a text carry no padding; readers pad them with ``pa
 
 from __future__ import annotations
 
-import json
+import io
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from vatt.datasets.vocabulary import FILE, Vocabulary, write_description
+from vatt.datasets.vocabulary import FILE, Coverage, Vocabulary, write_description
 from vatt.datasets.words import WordVocabulary
 from vatt.errors import InputError
-from vatt.io import short_hash
+from vatt.io import atomic_path, atomic_write, inner_file, read_json, short_hash
 
 PART = 2_000  # characters that SentencePiece is given at once
+MAX_BYTES = 2**26  # of each file of a vocabulary
+SENTENCEPIECE, TOKENIZER = "sentencepiece.model", "tokenizer"
 Kind = Literal["sentencepiece", "words", "huggingface"]
 
 
@@ -26,6 +30,9 @@ class SentencePieceVocabulary:
 
     Args:
         model: path of a ``.model`` file whose pad id is set.
+
+    Raises:
+        InputError: the file is damaged, or has no pad id.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -34,7 +41,12 @@ class SentencePieceVocabulary:
         self.model = Path(model)
         if not self.model.is_file():
             raise FileNotFoundError(f"no SentencePiece model at {model}")
-        self._processor = SentencePieceProcessor(model_file=str(model))
+        if self.model.stat().st_size > MAX_BYTES:
+            raise InputError(f"{model} is larger than {MAX_BYTES >> 20} MiB, which no SentencePiece model is")
+        try:
+            self._processor = SentencePieceProcessor(model_file=str(model))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"{model} is damaged, or no SentencePiece model: {str(error)[:200]}") from error
         if self._processor.pad_id() < 0:
             raise InputError(f"{model}: the model has no pad id; train it with --pad_id=0 --unk_id=1")
 
@@ -55,15 +67,14 @@ class SentencePieceVocabulary:
         """
         from sentencepiece import SentencePieceTrainer
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        model = io.BytesIO()
         # Long texts go in by parts, because SentencePiece leaves out what is over a limit.
         parts = [text[i : i + PART] for text in texts for i in range(0, len(text), PART)]
         try:
             SentencePieceTrainer.train(
                 sentence_iterator=iter(parts),
                 max_sentence_length=8 * PART,  # bytes
-                model_prefix=str(folder / "sentencepiece"),
+                model_writer=model,
                 vocab_size=size,
                 hard_vocab_limit=False,
                 model_type="bpe",
@@ -81,7 +92,9 @@ class SentencePieceVocabulary:
                 f"SentencePiece cannot make {size} pieces (--size) of {len(set().union(*parts))} different characters: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        return cls(folder / "sentencepiece.model")
+        with atomic_write(Path(folder) / SENTENCEPIECE) as file:
+            file.write(model.getvalue())
+        return cls(Path(folder) / SENTENCEPIECE)
 
     @property
     def pad_id(self) -> int:
@@ -98,14 +111,20 @@ class SentencePieceVocabulary:
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
 
+    def coverage(self, text: str) -> Coverage:
+        pieces, unknown_id = self._processor.encode(text, out_type=str), self._processor.unk_id()
+        is_known = [i != unknown_id for i in self._processor.encode(text)]
+        return _coverage(pieces, is_known)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._processor.decode([int(i) for i in ids if i != self.pad_id])
 
     def save(self, folder: str | Path) -> None:
-        write_description(folder, {"kind": "sentencepiece", "model": "sentencepiece.model"})
-        target = Path(folder) / "sentencepiece.model"
+        target = Path(folder) / SENTENCEPIECE
         if target.resolve() != self.model.resolve():
-            shutil.copyfile(self.model, target)
+            with atomic_path(target) as path:
+                shutil.copyfile(self.model, path)
+        write_description(folder, {"kind": "sentencepiece", "model": SENTENCEPIECE})
 
     def __reduce__(self) -> tuple[Any, ...]:  # the processor itself does not travel to spawned workers
         return type(self), (self.model,)
@@ -115,16 +134,27 @@ class HuggingFaceVocabulary:
     """A tokenizer of the transformers library.
 
     Args:
-        tokenizer: a name on the Hugging Face hub, or a folder that holds one.
+        tokenizer: a name on the Hugging Face hub, or a folder that holds one. Code that comes with it is not run.
+        local: it is a folder that may come from elsewhere: nothing outside it is read, and nothing is downloaded.
+
+    Raises:
+        ImportError: transformers is not installed.
+        InputError: there is no such tokenizer, it is damaged, or it has no pad token.
     """
 
-    def __init__(self, tokenizer: str | Path) -> None:
+    def __init__(self, tokenizer: str | Path, local: bool = False) -> None:
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
             raise ImportError('a Hugging Face tokenizer needs: pip install "vatt[transformers]"') from error
-        self.name = str(tokenizer)
-        self._tokenizer = AutoTokenizer.from_pretrained(self.name)
+        self.name, self.local = str(tokenizer), local
+        if local:
+            _check_tokenizer(Path(tokenizer))
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(self.name, trust_remote_code=False, local_files_only=local)
+        except Exception as error:  # whatever a file that may be damaged leads to
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise InputError(f"no tokenizer can be loaded from {tokenizer}: {reason}") from error
         if self._tokenizer.pad_token_id is None:
             raise InputError(f"tokenizer {tokenizer} has no pad token; choose one that has")
 
@@ -152,20 +182,37 @@ class HuggingFaceVocabulary:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer(text)["input_ids"]
 
+    def coverage(self, text: str) -> Coverage:
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        is_known = [i != self._tokenizer.unk_token_id for i in ids]
+        pieces = self._tokenizer.convert_ids_to_tokens(ids)
+        if not all(is_known) and self._tokenizer.is_fast:
+            spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            pieces = [p if k else text[a:b] for p, k, (a, b) in zip(pieces, is_known, spans, strict=True)]
+        return _coverage(pieces, is_known)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids if i != self.pad_id], skip_special_tokens=True)
 
     def save(self, folder: str | Path) -> None:
-        write_description(folder, {"kind": "huggingface", "tokenizer": "tokenizer"})
-        self._tokenizer.save_pretrained(str(Path(folder) / "tokenizer"))
+        target = Path(folder) / TOKENIZER
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".", suffix=".part") as unfinished:
+            self._tokenizer.save_pretrained(unfinished)
+            for file in sorted(path for path in Path(unfinished).iterdir() if path.is_file()):
+                os.replace(file, target / file.name)
+        write_description(folder, {"kind": "huggingface", "tokenizer": TOKENIZER})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.local)
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:
-    """Load the vocabulary that a folder holds.
+    """Load the vocabulary that a folder holds. It may come from elsewhere: only files in the folder are read.
 
     Raises:
         FileNotFoundError: there is none; the message says how to make one.
-        InputError: it is of an unknown kind.
+        InputError: it is of an unknown kind, or damaged; the message names file and key.
     """
     folder = Path(folder)
     file = folder / FILE
@@ -173,14 +220,58 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
         raise FileNotFoundError(
             f"no vocabulary at {folder} ({FILE} is missing); make one with: vatt vocabulary MANIFEST --output {folder}"
         )
-    says = json.loads(file.read_text(encoding="utf-8"))
-    if says["kind"] == "words":
-        return WordVocabulary(says["words"], says.get("unknown_id", 1))
-    if says["kind"] == "sentencepiece":
-        return SentencePieceVocabulary(folder / says["model"])
-    if says["kind"] == "huggingface":
-        return HuggingFaceVocabulary(folder / says["tokenizer"])
-    raise InputError(f"{file}: unknown kind {says['kind']!r}; known: sentencepiece, words, huggingface")
+    values = read_json(inner_file(folder, FILE), MAX_BYTES)
+
+    def value(key: str, kind: type, default: Any = None) -> Any:
+        if type(values.get(key, default)) is not kind:
+            raise InputError(f"{file} is damaged: {key!r} is {str(values.get(key))[:60]!r}, not a {kind.__name__}")
+        return values.get(key, default)
+
+    if values.get("kind") == "words":
+        words = value("words", list)
+        if not all(isinstance(word, str) for word in words):
+            raise InputError(f"{file} is damaged: 'words' holds something else than texts")
+        try:
+            return WordVocabulary(words, value("unknown_id", int, 1))
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+    if values.get("kind") == "sentencepiece":
+        return SentencePieceVocabulary(inner_file(folder, value("model", str)))
+    if values.get("kind") == "huggingface":
+        name = value("tokenizer", str)
+        tokenizer = folder / name
+        if Path(name).name != name or not tokenizer.is_dir() or tokenizer.resolve().parent != folder.resolve():
+            raise InputError(f"{file}: 'tokenizer' is {name[:100]!r}, which is not a directory beside it")
+        return HuggingFaceVocabulary(tokenizer, local=True)
+    raise InputError(f"{file}: unknown kind {str(values.get('kind'))[:60]!r}; known: sentencepiece, words, huggingface")
+
+
+def _coverage(pieces: Iterable[str], is_known: Iterable[bool]) -> Coverage:
+    """The coverage of a text by its pieces. Marks of spaces alone are neither known nor unknown."""
+    marked = [(piece.strip("\u2581\u0120 "), known) for piece, known in zip(pieces, is_known, strict=True)]
+    unknown = dict.fromkeys(piece for piece, known in marked if piece and not known)
+    return Coverage(sum(known for piece, known in marked if piece), tuple(unknown))
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """See that a folder with a tokenizer holds no code, and names no file elsewhere.
+
+    Raises:
+        InputError: it does.
+    """
+    for path in folder.iterdir():
+        if path.is_dir():
+            continue
+        inner_file(folder, path.name)
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no file of a tokenizer is")
+    for name in ("tokenizer_config.json", "config.json"):
+        if (folder / name).is_file():
+            values = read_json(folder / name, MAX_BYTES)
+            files = [key for key in values if key.endswith("_file") and key != "special_tokens_map_file"]
+            wrong = [key for key in (*files, "auto_map") if values.get(key) is not None]
+            if wrong:
+                raise InputError(f"{folder / name}: {wrong[0]!r} names a file or code elsewhere, which is not loaded")
 
 
 def make_vocabulary(

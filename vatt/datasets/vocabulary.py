@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vatt.io import atomic_write
 
 FILE = "vocabulary.json"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a vocabulary knows of a text.
+
+    Args:
+        known: Number of words or pieces that have ids of their own.
+        unknown: Words or pieces that have not, each once.
+    """
+
+    known: int
+    unknown: tuple[str, ...]
 
 
 @runtime_checkable
@@ -30,6 +44,9 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a text, of any length, without padding."""
 
+    def coverage(self, text: str) -> Coverage:
+        """Which words or pieces of a text have ids of their own."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """A readable text for ids; padding is left out."""
 
@@ -38,6 +55,10 @@ class Vocabulary(Protocol):
 
 
 def write_description(folder: str | Path, says: dict[str, Any]) -> None:
-    """Say in a folder which kind it holds, and what else loading needs."""
+    """Say in a folder which kind it holds, and what else loading needs.
+
+    Raises:
+        WriteError: The disk is full or read-only.
+    """
     with atomic_write(Path(folder) / FILE, "w") as file:
         json.dump(says, file, ensure_ascii=False, indent=1)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from vatt.datasets.vocabulary import write_description
+from vatt.datasets.vocabulary import Coverage, write_description
 from vatt.errors import InputError
 from vatt.io import short_hash
 
@@ -81,6 +81,11 @@ class WordVocabulary:
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(word, self.unknown_id) for word in _words(text)]
+
+    def coverage(self, text: str) -> Coverage:
+        words = _words(text)
+        unknown = [word for word in words if word not in self._ids]
+        return Coverage(len(words) - len(unknown), tuple(dict.fromkeys(unknown)))
 
     def decode(self, ids: Iterable[int]) -> str:
         return " ".join(self._entries[i] for i in ids if i != self.pad_id)

@@ -34,6 +34,7 @@ OUTPUTS: dict[str, Kind] = {  # of the model for a window
     "audio_va": ("audio", "video_audio"),
 }
 BATCH = 16  # windows
+SHOWN, SHOWN_LENGTH = 10, 200  # words, and characters of a text, in messages
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,42 @@ def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> t
     return model(text=ids)["text_vt"].float().cpu(), cut
 
 
+def text_notices(model: VATT, text: str, vocabulary: Vocabulary, name: str = "the query") -> list[str]:
+    """Return sentences about what of a text the model does not see: unknown words, and what is cut.
+
+    Args:
+        model: Model.
+        text: Text with at least one known word.
+        vocabulary: Vocabulary of the model.
+        name: What the text is called.
+    """
+    notices = []
+    unknown, count = vocabulary.coverage(text).unknown, len(vocabulary.encode(text))
+    if unknown:
+        notices.append(f"not in the model's vocabulary: {', '.join(map(repr, unknown[:SHOWN]))}")
+    if count > model.format.num_words:
+        cut = count - model.format.num_words
+        rest = "the last one is" if cut == 1 else f"the last {cut} are"
+        notices.append(f"{name} has {count} tokens; {rest} ignored")
+    return notices
+
+
 def to_ids(model: VATT, texts: Sequence[str]) -> Tensor:
-    """(N, L) ids of texts, on the model's device; warns of texts that are cut to fit. Raises as `encode_texts`."""
-    ids, cut = _ids(model, texts, model_vocabulary(model))
-    if cut:
-        warnings.warn(f"{cut} of {len(texts)} texts are cut to {model.format.num_words} ids", stacklevel=4)
+    """(N, L) ids of texts, on the model's device; warns of unknown words and of texts that are cut.
+
+    Raises:
+        InputError: a text has no word that the vocabulary knows.
+    """
+    vocabulary = model_vocabulary(model)
+    ids, cut = _ids(model, texts, vocabulary)
+    if len(texts) == 1:
+        notices = text_notices(model, texts[0], vocabulary, "the text")
+    else:
+        unknown = dict.fromkeys(word for text in texts for word in vocabulary.coverage(text).unknown)
+        notices = [f"{cut} of {len(texts)} texts are cut to {model.format.num_words} ids"] if cut else []
+        notices += [f"not in the model's vocabulary: {', '.join(map(repr, list(unknown)[:SHOWN]))}"] if unknown else []
+    for notice in notices:
+        warnings.warn(notice, stacklevel=4)
     return ids
 
 
@@ -208,5 +240,8 @@ def _ids(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Ten
     ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
     if not valid.all():
         empty = texts[int((~valid).nonzero()[0])]
-        raise InputError(f"the text {empty!r} has no word that the model's vocabulary could encode")
+        raise InputError(f"the text {empty[:SHOWN_LENGTH]!r} has no word that the model's vocabulary could encode")
+    for text in dict.fromkeys(texts):
+        if not vocabulary.coverage(text).known:
+            raise InputError(f"none of the words {text[:SHOWN_LENGTH]!r} is in the model's vocabulary")
     return ids.to(next(model.parameters()).device), cut

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from vatt.datasets.vocabulary import Vocabulary
 from vatt.errors import InputError
-from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary
+from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.hits import Hit, merged
 from vatt.retrieval.index import Index
@@ -17,6 +19,24 @@ from vatt.retrieval.store import StoreError
 from vatt.retrieval.vectors import unit
 
 Answers = Literal["video", "audio", "text"]
+SHOWN = 5  # missing files that are named
+
+
+class Results(list[Hit]):
+    """Hits, best first, and what the user should know about them.
+
+    Attributes:
+        notices: Sentences: unknown words, a query that was cut, a filter that matches nothing, missing files.
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), notices: Sequence[str] = ()) -> None:
+        super().__init__(hits)
+        self.notices = tuple(notices)
+
+    @property
+    def missing(self) -> list[str]:
+        """The files of the hits that are missing, each once."""
+        return list(dict.fromkeys(hit.path for hit in self if hit.missing))
 
 
 def search(
@@ -30,7 +50,7 @@ def search(
     path: str | None = None,
     where: str | None = None,
     spans: bool = True,
-) -> list[Hit]:
+) -> Results:
     """Find the stretches of video (or of sound, or the captions) that are like what is given.
 
     What is given together is looked for together: vectors of one space are averaged, and of several spaces the cosines.
@@ -52,31 +72,52 @@ def search(
             overlap with a better one.
 
     Returns:
-        Hits, best first.
+        Hits, best first, with `Results.notices`.
 
     Raises:
         StoreError: the model is not where it was, or the index cannot be read.
         IndexMismatch: the model is not the one the index was made with, or the index has nothing of that kind.
-        InputError: nothing is asked, the query is empty, or a file cannot be read.
+        InputError: nothing is asked, the query is empty or has no word that the model knows, or a file cannot be read.
     """
     index, model = opened(index, model)
-    asked = _vectors(index, model, query, video, audio, answers)
-    how = {"modality": answers, "path": path, "where": where}
+    vocabulary = None if query is None else model_vocabulary(model)
+    asked, notices = _vectors(index, model, query, vocabulary, video, audio, answers), list[str]()
+    if query is not None and vocabulary is not None:
+        notices = text_notices(model, query, vocabulary)
+    kwargs = {"modality": answers, "path": path, "where": where}
+    space = next(iter(asked))
     if not spans or answers == "text":
-        return index.search_spaces(asked, model.fingerprint(), k, distinct=answers != "text", **how)
-    total = index.parts[answers, next(iter(asked))].total if (answers, next(iter(asked))) in index.parts else 0
-    best = max(k, min(2 * k, total // 10))
-    return merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **how), best)[:k]
+        hits = index.search_spaces(asked, model.fingerprint(), k, distinct=answers != "text", **kwargs)
+    else:
+        total = index.parts[answers, space].total if (answers, space) in index.parts else 0
+        best = max(k, min(2 * k, total // 10))
+        hits = merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **kwargs), best)[:k]
+    if not hits and (nothing := index.describe_filters(answers, space, path, where)):
+        notices.append(nothing)
+    results = Results(hits, notices)
+    return Results(hits, [*notices, *_missing(results)])
 
 
-def opened(index: Index | str | Path, model: VATT | str | Path | None) -> tuple[Index, VATT]:
+def _missing(results: Results) -> list[str]:
+    missing, every = results.missing, {hit.path for hit in results}
+    if not missing:
+        return []
+    shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+    return [f"{len(missing)} of {len(every)} files are missing: {shown}"]
+
+
+def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: bool = True) -> tuple[Index, VATT]:
     """An index and its model, from their folders.
+
+    Args:
+        index, model: see `search`.
+        verify: see `vatt.retrieval.index.Index.load`.
 
     Raises:
         StoreError: the index cannot be read, or the model is not where it was.
     """
     if not isinstance(index, Index):
-        index = Index.load(index)
+        index = Index.load(index, verify=verify)
     if model is None:
         if index.model_folder is None or not index.model_folder.is_dir():
             raise StoreError(f"the model of this index is not at {index.model_folder}; give it with --model DIR")
@@ -88,6 +129,7 @@ def _vectors(
     index: Index,
     model: VATT,
     query: str | None,
+    vocabulary: Vocabulary | None,
     video: str | Path | FileVectors | None,
     audio: str | Path | FileVectors | None,
     answers: Answers,
@@ -95,9 +137,9 @@ def _vectors(
     """(E,) of length 1 by space: the mean of what is asked there."""
     wanted = {"video_text": query is not None, "video_audio": audio is not None}
     found: dict[str, list[np.ndarray]] = {}
-    if query is not None:
+    if query is not None and vocabulary is not None:
         with torch.inference_mode():
-            found["video_text"] = [unit(encode_texts(model, [query], model_vocabulary(model))[0].numpy())[0]]
+            found["video_text"] = [unit(encode_texts(model, [query], vocabulary)[0].numpy())[0]]
     if audio is not None:
         heard = _encoded(model, audio)
         if ("audio", "video_audio") not in heard.vectors:

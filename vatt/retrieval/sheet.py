@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
 from vatt.errors import InputError
+from vatt.io import atomic_path, atomic_write
 from vatt.retrieval.hits import Hit
+from vatt.retrieval.paths import is_missing
 
 FRAME = 144  # pixels of a picture in a contact sheet
 STRIP = 4  # pictures for each answer
-INK, PAPER, RIGHT, DIM = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110)
+INK, PAPER, RIGHT, DIM, RED = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110), (170, 30, 30)
 
 
 def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> None:
@@ -30,10 +33,10 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         right_id: id of the clip that the query describes.
 
     Raises:
-        InputError: not a PNG file by its name.
+        InputError: see `check_sheet`.
+        WriteError: The disk is full or read-only.
     """
-    if Path(output).suffix.lower() != ".png":
-        raise InputError(f"a contact sheet is a PNG file, not {output}")
+    check_sheet(output)
     title, small = ImageFont.load_default(22), ImageFont.load_default(15)
     margin, label, columns = 16, 44, 2
     cell_width, cell_height = STRIP * FRAME + margin, FRAME + label + margin
@@ -52,18 +55,50 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f} to {hit.end_s:.1f} s"
         draw.text((x, y + FRAME + 7), head + ("   right answer" if good else ""), RIGHT if good else INK, small)
         draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
+    with atomic_path(output) as path:
+        sheet.save(path, "PNG")
+
+
+def check_sheet(output: str | Path) -> None:
+    """See that a contact sheet can be written, before anything is searched.
+
+    Raises:
+        InputError: not a PNG file by its name, or its directory cannot be written to.
+    """
+    _check(output, (".png",), "a contact sheet is a PNG file")
+
+
+def check_playlist(output: str | Path) -> None:
+    """See that a list to play can be written, before anything is searched.
+
+    Raises:
+        InputError: not an M3U file by its name, or its directory cannot be written to.
+    """
+    _check(output, (".m3u", ".m3u8"), "a list to play is an M3U file")
+
+
+def _check(output: str | Path, suffixes: Sequence[str], kind: str) -> None:
+    path = Path(output).absolute()
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{kind}, not {output}")
+    there = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "it is a directory" if path.is_dir() else f"{there} is no directory that can be written to"
+        raise InputError(f"cannot write {output}: {reason}")
 
 
 def _frames(hit: Hit) -> list[Image.Image]:
-    """Squares from the span of a hit; a grey one where the file cannot be read any more."""
+    """Squares from the span of a hit; grey ones that say why where there are none."""
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     try:
         with open_media(hit.path) as media:
             frames = media.frames(times_s.tolist(), Square(FRAME)).frames
-    except MediaError:
-        return [Image.new("RGB", (FRAME - 2, FRAME), (200, 200, 200))] * STRIP
+    except (MediaError, OSError):
+        image = Image.new("RGB", (STRIP * FRAME - 2, FRAME), (200, 200, 200))
+        reason = "file not found" if hit.missing or is_missing(hit.path) else "file cannot be read"
+        font = ImageFont.load_default(22)
+        ImageDraw.Draw(image).text((image.width / 2, image.height / 2), reason, RED, font, anchor="mm")
+        return [image]
     squares = frames[..., :-2]  # a white line between them
     return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
 
@@ -72,19 +107,26 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def write_playlist(hits: Sequence[Hit], output: str | Path) -> None:
-    """An extended M3U list of the spans, which VLC and mpv (through its playlist options) begin and end in time.
+def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
+    """Write an extended M3U list of the spans, which VLC and mpv (through its playlist options) begin and end in time.
+
+    Returns:
+        Missing files, which are left out.
 
     Raises:
-        InputError: not an M3U file by its name.
+        InputError: see `check_playlist`.
+        WriteError: The disk is full or read-only.
     """
-    if Path(output).suffix.lower() not in (".m3u", ".m3u8"):
-        raise InputError(f"a list to play is an M3U file, not {output}")
+    check_playlist(output)
     lines = ["#EXTM3U"]
     for hit in hits:
-        lines.append(
-            f"#EXTINF:{math.ceil(hit.end_s - hit.start_s)},{hit.rank}. {Path(hit.path).name} ({hit.score:.3f})"
-        )
-        lines += [f"#EXTVLCOPT:start-time={hit.start_s:.2f}", f"#EXTVLCOPT:stop-time={hit.end_s:.2f}", hit.path]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if hit.missing:
+            continue
+        name = "".join(letter if letter.isprintable() else " " for letter in Path(hit.path).name)
+        # A line break in a name would begin another entry.
+        path = hit.path if hit.path.isprintable() else Path(hit.path).as_uri()
+        lines.append(f"#EXTINF:{math.ceil(hit.end_s - hit.start_s)},{hit.rank}. {name} ({hit.score:.3f})")
+        lines += [f"#EXTVLCOPT:start-time={hit.start_s:.2f}", f"#EXTVLCOPT:stop-time={hit.end_s:.2f}", path]
+    with atomic_write(output, "w", errors="surrogateescape") as file:
+        file.write("\n".join(lines) + "\n")
+    return list(dict.fromkeys(hit.path for hit in hits if hit.missing))

@@ -11,9 +11,11 @@ from vatt.datasets.text import Vocabulary
 from vatt.models.encoding import encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.store import Row
+from vatt.retrieval.tables import MAX_LENGTH
 from vatt.structures import Clip, Event, TimedText
 
 BATCH = 64
+SHOWN = 200  # characters of a text in messages
 
 
 def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Event]]:
@@ -28,17 +30,28 @@ def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Eve
     captions, events = [], []
     for clip in clips:
         for text in reader.candidates(clip):
-            length = len(vocabulary.encode(text.text))
-            if length == 0:
-                reason = f"the vocabulary has nothing for the text {text.text!r}"
+            if reason := _unusable(text.text, vocabulary):
                 events.append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
-            elif length > model.format.num_words:
+                continue
+            if len(vocabulary.encode(text.text)) > model.format.num_words:
                 reason = f"text cut to {model.format.num_words} ids: {text.text}"
                 events.append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
-            if length:
-                captions.append((clip, text))
+            captions.append((clip, text))
     vectors = _vectors(model, list(dict.fromkeys(text.text for _, text in captions)), vocabulary)
     return [_row(clip, text, vectors[text.text]) for clip, text in captions], events
+
+
+def _unusable(text: str, vocabulary: Vocabulary) -> str | None:
+    """Why a text has no vector, if it has none."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return f"the text {text[:SHOWN]!r} is not valid Unicode"
+    if size > MAX_LENGTH["text"]:
+        return f"the text {text[:SHOWN]!r}… has {size:,} bytes, more than {MAX_LENGTH['text']:,}"
+    if not vocabulary.coverage(text).known:
+        return f"none of the words {text[:SHOWN]!r} is in the vocabulary"
+    return None
 
 
 def _vectors(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, np.ndarray]:
@@ -53,7 +66,8 @@ def _vectors(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> dict[
 
 def _row(clip: Clip, text: TimedText, vector: np.ndarray) -> Row:
     start_s = clip.start_s if text.start_s is None else text.start_s
-    end_s = (clip.end_s if text.end_s is None else text.end_s) or 0.0
+    end_s = clip.end_s if text.end_s is None else text.end_s
+    end_s = start_s if end_s is None else max(start_s, end_s)  # the end of a file is not known here
     return {
         "id": clip.id, "path": clip.path, "start_s": start_s, "end_s": end_s, "modality": "text",
         "space": "video_text", "text": text.text, "vector": vector,

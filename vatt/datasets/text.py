@@ -7,6 +7,7 @@ every exported model. Ids of a text carry no padding; readers pad them with ``pa
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable

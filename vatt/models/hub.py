@@ -7,26 +7,34 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
+from vatt.io import atomic_path, file_hash, inner_file, remove_leftovers
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.part import from_config, to_config
+from vatt.models.saved import (
+    CONFIG,
+    WEIGHTS,
+    WEIGHTS_HASH,
+    check_fits,
+    copy_directory,
+    read_config,
+    read_format,
+    read_page,
+    read_weights,
+)
 from vatt.structures import ClipFormat
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 
 INPUTS = {  # for readers of config.json
     "video": "(B, T, 3, H, W) RGB in [-1, 1] at format.fps: the middle square of format.crop_box, format.size wide",
@@ -81,41 +89,66 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         }
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """What ``save_pretrained`` and ``push_to_hub`` write: weights, configuration, and the vocabulary if any."""
+        """Write weights and configuration, both or neither.
+
+        The configuration has the SHA-256 of the weights, so that loading notices if a process was killed between the
+        two renames.
+        """
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        part = save_directory / (WEIGHTS + ".part")
-        part.write_bytes(save(tensors, metadata={"format": "pt"}))
-        os.replace(part, save_directory / WEIGHTS)
-        hashes = {} if self.vocabulary_hash is None else {"vocabulary_hash": self.vocabulary_hash}
-        said = {
-            **self.config(),
-            **hashes,
-            "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities},
-        }
-        (save_directory / CONFIG).write_text(json.dumps(said, indent=1), encoding="utf-8")
-        self.save_vocabulary(save_directory)
-        self._keep_card(save_directory)
+        said = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
+        if self.vocabulary_hash is not None:
+            said["vocabulary_hash"] = self.vocabulary_hash
+        with atomic_path(save_directory / CONFIG) as config, atomic_path(save_directory / WEIGHTS) as weights:
+            save_file(tensors, weights, metadata={"format": "pt"})
+            said[WEIGHTS_HASH] = file_hash(weights)
+            with config.open("w", encoding="utf-8") as file:
+                json.dump(said, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
 
     def save_vocabulary(self, folder: Path) -> None:
-        """Copy the vocabulary that the model was loaded with, if any, into another folder."""
+        """Copy the vocabulary that the model was loaded with, if any, into another folder.
+
+        Raises:
+            InputError: A file of it is a link to another directory.
+            WriteError: The disk is full or read-only.
+        """
         words = None if self.folder is None else self.folder / VOCABULARY
         if words is not None and words.is_dir() and words.resolve() != (folder / VOCABULARY).resolve():
-            shutil.copytree(words, folder / VOCABULARY, dirs_exist_ok=True)
+            copy_directory(words, folder / VOCABULARY)
 
     def save_pretrained(
-        self, save_directory: str | Path, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> str | None:
         """Write weights, configuration, the vocabulary if any, and a page (see `vatt.models.card`).
 
-        A page that somebody has edited is kept, and goes along where the model is saved unchanged.
+        A model that is there is replaced, or stays as it is if the new one cannot be written. A page that somebody has
+        edited is kept, and goes along where the model is saved unchanged.
 
         Args:
             save_directory: the folder.
+            config: ignored; the configuration is the model's.
             model_card_kwargs: see `generate_model_card`.
-            options: of the Hub, as everywhere there.
+            repo_id, push_to_hub, options: of the Hub, as everywhere there.
+
+        Raises:
+            WriteError: The disk is full or read-only.
         """
-        told = {"name": str(save_directory), **(model_card_kwargs or {})}
-        return super().save_pretrained(save_directory, model_card_kwargs=told, **options)
+        folder, kwargs = Path(save_directory), {"name": str(save_directory), **(model_card_kwargs or {})}
+        remove_leftovers(folder)
+        self._save_pretrained(folder)
+        self.save_vocabulary(folder)
+        self._save_page(folder, kwargs)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options)
+        return None
 
     def push_to_hub(
         self,
@@ -157,26 +190,31 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
 
     def write_card(self, folder: str | Path) -> None:
         """Write the page of a saved model anew, with what its folder knows by now, unless somebody has edited it."""
-        page = Path(folder) / PAGE
-        if not page.is_file() or not is_edited(page.read_text(encoding="utf-8")):
-            self.generate_model_card(name=str(folder), source=Path(folder)).save(page)
+        there = read_page(Path(folder), PAGE)
+        if there is None or not is_edited(there):
+            with atomic_path(Path(folder) / PAGE) as path:
+                self.generate_model_card(name=str(folder), source=Path(folder)).save(path)
 
-    def _keep_card(self, folder: Path) -> None:
-        """What becomes of pages that are there: here, and where the model was loaded from."""
-        page, known = folder / PAGE, None if self.folder is None else self.folder / PAGE
-        if page.is_file():
-            if not is_edited(page.read_text(encoding="utf-8")):
-                page.unlink()  # it is written anew
+    def _save_page(self, folder: Path, kwargs: dict[str, Any]) -> None:
+        """Write the page beside a saved model, or keep the one that is there, or was where the model is from."""
+        there = read_page(folder, PAGE)
+        if there is not None and is_edited(there):
             return
-        if known is None or not known.is_file():
-            return
-        unchanged = all(
+        known = None if self.folder is None or there is not None else read_page(self.folder, PAGE)
+        # The page of a run's own folder is better written anew: there may be reports by now.
+        taken = known is not None and (is_edited(known) or not (self.folder / TRAINING).is_file())
+        with atomic_path(folder / PAGE) as path:
+            if taken and self._is_unchanged(folder):
+                path.write_text(known, encoding="utf-8")
+            else:
+                self.generate_model_card(**kwargs).save(path)
+
+    def _is_unchanged(self, folder: Path) -> bool:
+        """Whether a folder has the model as it was loaded."""
+        return all(
             (self.folder / name).is_file() and filecmp.cmp(self.folder / name, folder / name, shallow=False)
             for name in (WEIGHTS, CONFIG)
         )
-        # The page of a run's own folder is better written anew: there may be reports by now.
-        if unchanged and (is_edited(known.read_text(encoding="utf-8")) or not (self.folder / TRAINING).is_file()):
-            shutil.copyfile(known, page)
 
     @classmethod
     def from_pretrained(
@@ -202,23 +240,39 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         """
         options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
         folder, config = read_saved(pretrained_model_name_or_path, options, local_files_only, token)
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except (ValueError, SafetensorError) as error:
-            raise InputError(f"{folder} is damaged: {error}") from error
-        kind = config["model"]
+        kind, digest = config["model"], config.get(WEIGHTS_HASH)
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
         config = cls._defaults() | config  # parts that came later
         missing = [name for name in cls.parts if name not in config]
         if missing:
-            raise InputError(f"{folder}/{CONFIG} has no {missing[0]!r}")
+            raise InputError(f"{folder / CONFIG} has no {missing[0]!r}")
+        vocabulary_hash = config.get("vocabulary_hash")
+        if not isinstance(vocabulary_hash, str | None):
+            raise InputError(f"{folder / CONFIG} is damaged: 'vocabulary_hash' is not text")
+        make = partial(cls._from_values, config, folder / CONFIG)
+        check_fits(make, folder)
+        model = make()
+        model.load_state_dict(read_weights(folder, digest))
+        model.folder, model.vocabulary_hash = folder, vocabulary_hash
+        return model.eval()
+
+    @classmethod
+    def _from_values(cls, config: dict[str, Any], file: Path) -> Self:
+        """The model that a configuration describes, with random weights.
+
+        Raises:
+            ImportError: A part needs a package that is not installed.
+            InputError: The configuration is damaged; the message names file and key.
+        """
         try:
-            model = cls.assemble(config, weights)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
-        model.folder, model.vocabulary_hash = folder, config.get("vocabulary_hash")
-        return model
+            return cls(**{name: _decode(name, config[name]) for name in cls.parts})
+        except ImportError:
+            raise
+        except Exception as error:  # whatever values of other types lead to
+            keys = ".".join(reversed(getattr(error, "__notes__", [])))
+            reason = str(error)[:500] or type(error).__name__
+            raise InputError(f"{file}{f', {keys!r}' if keys else ''}: {reason}") from error
 
     @classmethod
     def assemble(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> Self:
@@ -254,16 +308,20 @@ def read_saved(
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"no model in {folder}: {file} is missing")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder} is damaged: {error}") from error
-    return folder, {"model": "VATT", **config}  # version 0.1 did not write it
+        inner_file(folder, file)
+    config = {"model": "VATT", **read_config(folder)}  # version 0.1 did not write it
+    if not isinstance(config["model"], str) or not config["model"].isidentifier():
+        raise InputError(f"{folder / CONFIG} is damaged: 'model' is {str(config['model'])[:60]!r}")
+    return folder, config
 
 
 def saved_format(name: str | Path) -> ClipFormat:
     """How clips are read for a saved model. Raises as `read_saved`."""
-    return ClipFormat.from_dict(read_saved(name)[1]["format"])
+    folder, config = read_saved(name)
+    try:
+        return read_format(config.get("format"))
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}, 'format': {error}") from error
 
 
 def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:
@@ -287,4 +345,8 @@ def _encode(value: Any, brief: bool) -> Any:
 
 
 def _decode(name: str, value: Any) -> Any:
-    return ClipFormat.from_dict(value) if name == "format" else from_config(value)
+    try:
+        return read_format(value) if name == "format" else from_config(value)
+    except Exception as error:
+        error.add_note(name)
+        raise

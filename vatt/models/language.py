@@ -81,7 +81,7 @@ class PretrainedPart(Part):
             settings = copy.deepcopy(config)
             if "model_type" not in settings:
                 raise InputError("the config of a Hugging Face model must have its model_type")
-            model = AutoModelForTextEncoding.from_config(AutoConfig.for_model(**settings))
+            model = AutoModelForTextEncoding.from_config(AutoConfig.for_model(**settings), trust_remote_code=False)
         # What is saved is the configuration: loading a saved model asks for nothing from elsewhere.
         self.init_args = {**self.init_args, "pretrained": None, "config": model.config.to_dict()}
         return model

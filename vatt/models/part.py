@@ -71,19 +71,38 @@ def from_config(config: Any) -> Any:
         TypeError: an argument that the class does not have.
     """
     if isinstance(config, dict) and "class_path" in config:
-        path: str = config["class_path"]
-        module, _, name = path.rpartition(".")
-        if not path.startswith(ALLOWED):
-            raise InputError(f"refusing to load {path!r}: a model is made of parts of {ALLOWED}* only")
-        try:
-            part = getattr(import_module(module), name)
-        except (ImportError, AttributeError):
-            raise InputError(f"this version of vatt has no {path!r}") from None
-        if not (isinstance(part, type) and issubclass(part, Part)):
-            raise InputError(f"{path!r} is not a part of a model")
-        return part(**{k: from_config(v) for k, v in config["init_args"].items()})
+        part, values = _part(config["class_path"]), config.get("init_args", {})
+        if not isinstance(values, dict):
+            raise InputError(f"'init_args' of {config['class_path']} is not a dict")
+        return part(**_each(values))
     if isinstance(config, dict):
-        return {k: from_config(v) for k, v in config.items()}
+        return _each(config)
     if isinstance(config, list):
         return [from_config(v) for v in config]
     return config
+
+
+def _each(values: dict[str, Any]) -> dict[str, Any]:
+    """Every value of a dict by `from_config`. Errors have the key as a note."""
+    made = {}
+    for key, value in values.items():
+        try:
+            made[key] = from_config(value)
+        except Exception as error:
+            error.add_note(key)
+            raise
+    return made
+
+
+def _part(path: Any) -> type[Part]:
+    """The class that a path names."""
+    if not isinstance(path, str) or not path.startswith(ALLOWED):
+        raise InputError(f"refusing to load {str(path)[:100]!r}: a model is made of parts of {ALLOWED}* only")
+    module, _, name = path.rpartition(".")
+    try:
+        part = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(f"this version of vatt has no {path[:100]!r}") from None
+    if not (isinstance(part, type) and issubclass(part, Part)):
+        raise InputError(f"{path[:100]!r} is not a part of a model")
+    return part

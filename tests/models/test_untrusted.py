@@ -1,0 +1,281 @@
+"""Model directories from elsewhere: each damage is one error that names the file and the key, and nothing is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import ROOT, WORDS, tiny_model
+from vatt.datasets.text import SentencePieceVocabulary, WordVocabulary, load_vocabulary
+from vatt.errors import InputError
+from vatt.models.hub import saved_format
+from vatt.models.vatt import VATT, load_model
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good") / "model"
+    torch.manual_seed(0)
+    tiny_model().save_pretrained(folder)
+    WordVocabulary(WORDS).save(folder / "vocabulary")
+    return folder
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    shutil.copytree(good, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def configure(folder: Path, *path: Any, value: Any) -> None:
+    """Put a value into config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    inner = config
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+VIDEO = ("backbone", "init_args", "tokenizers", "video")
+SOUND = {  # whose filters are no part of the weights
+    "class_path": "vatt.models.spectrogram.SpectrogramTokenizer",
+    "init_args": {"width": 16, "grid": [2, 2**16], "patch": [4, 4], "num_mels": 2**18, "window": 2**20},
+}
+ENCODER = ("backbone", "init_args", "transformers", "video", "init_args")
+LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained": "/etc/passwd"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        ((*VIDEO, "class_path"), "os.system", "'backbone.tokenizers.video': refusing to load 'os.system'"),
+        ((*VIDEO, "class_path"), "vatt.models.part.functools.partial", "this version of vatt has no"),
+        ((*VIDEO, "class_path"), "vatt.models.backbone.__builtins__", "is not a part of a model"),
+        ((*VIDEO, "class_path"), "vatt.models..os.system", "this version of vatt has no"),
+        ((*VIDEO, "class_path"), "vatt.models.hub.HubModel", "is not a part of a model"),
+        ((*VIDEO, "class_path"), ["vatt.models.backbone.Backbone"], "refusing to load"),
+        ((*VIDEO, "init_args"), [1], "'backbone.tokenizers.video': 'init_args' of .* is not a dict"),
+        ((*VIDEO, "init_args", "hight"), 3, "'backbone.tokenizers.video': .*hight"),
+        ((*VIDEO, "init_args", "width"), "wide", "'backbone.tokenizers.video'"),
+        ((*VIDEO, "init_args", "width"), None, "'backbone.tokenizers.video'"),
+        ((*VIDEO, "init_args", "width"), -16, "'backbone.tokenizers.video'"),
+        ((*VIDEO, "init_args", "grid"), [2, 2], "config.json"),
+        ((*VIDEO, "init_args", "width"), 10**30, "'backbone.*tokenizers.video.init_args.width' is 1000.*too large"),
+        ((*VIDEO, "init_args", "width"), 2**30, "'backbone.tokenizers.video': a tensor of shape"),
+        (("backbone", "init_args", "tokenizers", "audio"), SOUND, "'backbone.tokenizers.audio': a tensor of shape"),
+        ((*VIDEO, "init_args", "grid"), [2**20] * 3, "the shape differs of .*tables.0, .2, 16. and .1048576, 16"),
+        ((*ENCODER, "depth"), 10**9, "transformers.video.init_args.depth' is 1000000000, which is too large"),
+        ((*ENCODER, "depth"), 60_000, "asks for far more tensors than model.safetensors has"),
+        ((*ENCODER, "mlp_width"), 2**31 - 8, "a tensor of shape .2147483640, 16. is more than model.safe"),
+        ((*VIDEO, "init_args", "pretrained"), "bert-base", "video.init_args.pretrained' names weights"),
+        ((*VIDEO, "init_args", "codebook"), LATER, "codebook.init_args.pretrained' names weights or code elsewhere"),
+        ((*VIDEO, "init_args", "config"), {"auto_map": {"AutoModel": "x--y.Z"}}, "config.auto_map' names weights"),
+        ((*VIDEO, "init_args", "config"), {"attn_implementation": "someone/kernel"}, "may name code elsewhere"),
+        (("backbone",), None, "config.json"),
+        (("backbone",), [], "config.json"),
+        (("projection",), 3, "config.json"),
+        (("format",), [], "'format': it is not a JSON object"),
+        (("format", "num_frames"), "8", "'format': 'num_frames' is '8'"),
+        (("format", "num_frames"), True, "'format': 'num_frames' is 'True'"),
+        (("format", "num_frames"), -8, "'format': ClipFormat.num_frames must be positive"),
+        (("format", "num_frames"), 10**8, "'format': a clip would have 307,200,000,000 numbers"),
+        (("format", "fps"), float("nan"), "'format': 'fps' is 'nan'"),
+        (("format", "fps"), float("inf"), "'format': 'fps' is 'inf'"),
+        (("format", "fps"), 1e-300, "'format'"),
+        (("format", "crop_box"), [0, 0, 1], "'format'"),
+        (("format", "smell"), 1, "'format': .*smell"),
+        (("model",), 3, "'model' is '3'"),
+        (("model",), "Other", "holds a Other"),
+        (("model",), "../x", "'model' is '../x'"),
+        (("weights_sha256",), "0" * 64, "does not belong to config.json, as when saving was interrupted"),
+    ],
+    ids=range(40),
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_is_named_by_file_and_key(
+    folder: Path, path: tuple[Any, ...], value: Any, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    configure(folder, *path, value=value)
+    with pytest.raises(InputError, match=match) as caught:
+        VATT.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"[]", b"{", b"\xff{}", b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 10_000 + b"}",
+        b'"' + b"x" * 2**25,
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_a_damaged_configuration_is_named(folder: Path, data: bytes) -> None:
+    (folder / "config.json").write_bytes(data)
+    for load in (VATT.from_pretrained, load_model, saved_format):
+        with pytest.raises(InputError, match=r"config.json is (damaged|larger)"):
+            load(folder)
+
+
+def test_keys_that_are_missing_are_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("backbone", "projection", "format"):
+        (folder / "config.json").write_text(json.dumps({name: x for name, x in config.items() if name != key}))
+        with pytest.raises(InputError, match=rf"config.json has no '{key}'"):
+            VATT.from_pretrained(folder)
+
+
+def test_weights_of_another_save_are_noticed(folder: Path, good: Path) -> None:
+    torch.manual_seed(1)
+    tiny_model().save_pretrained(folder.parent / "other")
+    shutil.copyfile(folder.parent / "other" / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.safetensors is damaged, or does not belong to config.json"):
+        VATT.from_pretrained(folder)
+    configure(folder, "weights_sha256", value=None)  # as of models that were saved without
+    VATT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 100, 5000])
+def test_weights_that_are_cut_are_named(folder: Path, size: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"model.safetensors is damaged"):
+        VATT.from_pretrained(folder)
+
+
+def test_tensors_that_are_not_the_models_are_named(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"more": torch.zeros(3)}, folder / "model.safetensors")
+    configure(folder, "weights_sha256", value=None)
+    with pytest.raises(InputError, match=r"does not fit config.json: the model has no more"):
+        VATT.from_pretrained(folder)
+
+
+def test_loading_imports_no_compiler(folder: Path) -> None:
+    """It would take a second."""
+    code = f"import sys, vatt; vatt.VATT.from_pretrained({str(folder)!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert not {"torch._dynamo", "sympy"} & set(done.stdout.split())
+
+
+def test_links_out_of_the_directory_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.move(folder / name, tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} is a link to .*, outside its directory"):
+            VATT.from_pretrained(folder)
+        (folder / name).unlink()
+        shutil.move(tmp_path / name, folder / name)
+    model = VATT.from_pretrained(folder)
+    (tmp_path / "secret").write_text("a key")
+    (folder / "vocabulary" / "more.txt").symlink_to(tmp_path / "secret")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"more.txt is a link to .*secret, outside"):
+        model.save_pretrained(tmp_path / "copy")
+    (folder / "vocabulary" / "more.txt").unlink()
+    model.save_pretrained(tmp_path / "copy")
+    assert "a key" not in (tmp_path / "copy" / "README.md").read_text()
+
+
+def test_links_of_a_hub_cache_are_followed(folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1234", tmp_path / "models--a--b" / "blobs"
+    (snapshot / "vocabulary").mkdir(parents=True)
+    blobs.mkdir()
+    for number, name in enumerate(("config.json", "model.safetensors", "vocabulary/vocabulary.json")):
+        shutil.copyfile(folder / name, blobs / str(number))
+        (snapshot / name).symlink_to(os.path.relpath(blobs / str(number), (snapshot / name).parent))
+    model = VATT.from_pretrained(snapshot)
+    model.save_pretrained(tmp_path / "copy")
+    assert len(load_vocabulary(snapshot / "vocabulary")) == len(load_vocabulary(tmp_path / "copy" / "vocabulary"))
+
+
+def describe(folder: Path, **values: Any) -> Path:
+    (folder / "vocabulary" / "vocabulary.json").write_text(json.dumps(values))
+    return folder / "vocabulary"
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"kind": "sentencepiece", "model": "../secret"}, "is not the name of a file in this directory"),
+        ({"kind": "sentencepiece", "model": "/etc/passwd"}, "is not the name of a file in this directory"),
+        ({"kind": "sentencepiece", "model": 3}, "'model' is '3', not a str"),
+        ({"kind": "sentencepiece", "model": "damaged.model"}, "damaged.model is damaged, or no SentencePiece model"),
+        ({"kind": "huggingface", "tokenizer": "bert-base-uncased"}, "'tokenizer' is .* not a directory beside it"),
+        ({"kind": "huggingface", "tokenizer": ".."}, "'tokenizer' is .* not a directory beside it"),
+        ({"kind": "huggingface", "tokenizer": "/etc"}, "'tokenizer' is .* not a directory beside it"),
+        ({"kind": "huggingface", "tokenizer": "code"}, "'auto_map' names a file or code elsewhere"),
+        ({"kind": "huggingface", "tokenizer": "files"}, "'vocab_file' names a file or code elsewhere"),
+        ({"kind": "huggingface", "tokenizer": "empty"}, "no tokenizer can be loaded from"),
+        ({"kind": "words", "words": "abc"}, "'words' is 'abc', not a list"),
+        ({"kind": "words", "words": [1]}, "'words' holds something else"),
+        ({"kind": "words", "words": ["a", "a"]}, "'a' stands twice"),
+        ({"kind": "words", "words": ["a"], "unknown_id": "1"}, "'unknown_id' is '1', not a int"),
+        ({"kind": "words", "words": ["a"], "unknown_id": 9}, "unknown_id 9"),
+        ({"kind": ["words"]}, "unknown kind"),
+        ({}, "unknown kind"),
+    ],
+    ids=range(17),
+)
+def test_a_vocabulary_reads_its_own_folder_only(
+    folder: Path, values: dict[str, Any], match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    words = describe(folder, **values)
+    (folder / "secret").write_bytes(b"secret")
+    (words / "damaged.model").write_bytes(random.Random(0).randbytes(5000))
+    for name, config in (("code", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}), ("files", {"vocab_file": "/x"})):
+        (words / name).mkdir()
+        (words / name / "tokenizer_config.json").write_text(json.dumps(config))
+    (words / "empty").mkdir()
+    with pytest.raises(InputError, match=match):
+        load_vocabulary(words)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000], ids=range(4))
+def test_a_damaged_description_is_named(folder: Path, data: bytes) -> None:
+    (folder / "vocabulary" / "vocabulary.json").write_bytes(data)
+    with pytest.raises(InputError, match=r"vocabulary.json is damaged"):
+        load_vocabulary(folder / "vocabulary")
+
+
+FUZZ = """
+import random, sys
+from pathlib import Path
+from vatt.datasets.text import SentencePieceVocabulary
+from vatt.errors import InputError
+path, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
+whole = path.read_bytes()
+for _ in range(400):
+    data = bytearray(whole)
+    data[rng.randrange(len(data))] = rng.randrange(256)
+    path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+    try:
+        SentencePieceVocabulary(path).encode("a red ring")
+        counts[0] += 1
+    except InputError:
+        counts[1] += 1
+print(*counts)
+"""
+
+
+def test_no_damaged_sentencepiece_model_crashes(tmp_path: Path) -> None:
+    SentencePieceVocabulary.train(["a red ring moves left", "a blue bar moves right"] * 5, 60, tmp_path)
+    argv = [sys.executable, "-c", FUZZ, str(tmp_path / "sentencepiece.model")]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert sum(map(int, done.stdout.split())) == 400

@@ -1,0 +1,265 @@
+"""Directories of saved models, read without trusting them.
+
+A model directory may come from elsewhere. Its configuration may name classes of ``vatt.models`` only, and no file, no
+name on the Hub and no code. It is built without memory first, and compared with the header of the weights: so it asks
+for no more memory than the weights have.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.overrides import TorchFunctionMode
+
+from vatt.errors import InputError
+from vatt.io import atomic_path, file_hash, inner_file, read_json
+from vatt.structures import ClipFormat
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS_HASH = "weights_sha256"  # key in config.json
+MAX_CONFIG = 2**24  # bytes
+MAX_NUMBER, MAX_DEPTH = 2**31, 2**16  # of whole numbers, and of those that count layers
+MAX_CLIP = 2**30  # numbers of a clip
+MAX_PAGE = 2**22  # bytes of a page or a file of a vocabulary's folder that is copied without being read
+MAX_COPIED = 2**26
+SHOWN = 3  # tensors that an error names
+FILLS = frozenset(  # functions that fill a tensor
+    "normal_ uniform_ trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ "
+    "zeros_ ones_ constant_ zero_ fill_ _no_grad_normal_ _no_grad_uniform_ _no_grad_trunc_normal_".split()
+)
+ELEMENTWISE = frozenset(
+    "add sub mul div true_divide pow exp log log1p log10 sin cos sqrt neg abs clamp minimum maximum".split()
+)
+EXTRA_BYTES = 2**28  # of tables that are not saved, beyond four times the weights
+_COUNTS = re.compile(r"depth|layers|blocks|groups")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check ``config.json`` of a model directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+        InputError: It is damaged, or names what is not loaded; the message names file and key.
+    """
+    try:
+        config = read_json(inner_file(folder, CONFIG), MAX_CONFIG)
+        _check_values(config, "")
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if str(folder) in text else f"{folder / CONFIG} is damaged: {text}") from error
+    return config
+
+
+def read_weights(folder: Path, digest: Any) -> dict[str, Tensor]:
+    """Read ``model.safetensors``.
+
+    Args:
+        folder: Model directory.
+        digest: SHA-256 that the configuration has of the file, or None.
+
+    Raises:
+        InputError: The file is damaged, or is not the one that belongs to the configuration.
+    """
+    path = inner_file(folder, WEIGHTS)
+    if digest is not None and file_hash(path) != digest:
+        raise InputError(
+            f"{path} is damaged, or does not belong to {CONFIG}, as when saving was interrupted: its SHA-256 is not "
+            f"{WEIGHTS_HASH}. Save the model again, or remove that key to load it nevertheless"
+        )
+    try:
+        return load_file(path)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def check_fits(make: Callable[[], nn.Module], folder: Path) -> None:
+    """See that a model has the tensors of a file, before either takes any memory.
+
+    Args:
+        make: Makes the model.
+        folder: Model directory.
+
+    Raises:
+        InputError: The file is damaged, or the model has other tensors; the message names them.
+    """
+    path = inner_file(folder, WEIGHTS)
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    most = 4 * path.stat().st_size + EXTRA_BYTES
+    with torch.device("meta"), _NoValues(most), _at_most(10 * len(shapes) + 100):
+        model = make()
+    own = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    differ = {
+        "it lacks": [name for name in own if name not in shapes],
+        "the model has no": [name for name in shapes if name not in own],
+        "the shape differs of": [
+            f"{name}, {shape} and {own[name]}" for name, shape in shapes.items() if own.get(name, shape) != shape
+        ],
+    }
+    if problems := [f"{what} {_listed(names)}" for what, names in differ.items() if names]:
+        raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {'; '.join(problems)}")
+    size = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+    if size > most:
+        raise InputError(f"{folder / CONFIG} asks for {size:,} bytes, and {WEIGHTS} has {path.stat().st_size:,}")
+
+
+def read_format(values: Any) -> ClipFormat:
+    """Return the clip format of a configuration.
+
+    Raises:
+        InputError: A value is of another type, or a clip would be too large.
+    """
+    if not isinstance(values, dict):
+        raise InputError("it is not a JSON object")
+    values = {key: value for key, value in values.items() if value is not None or key != "audio_s"}
+    for key, value in values.items():
+        kinds = {"crop_box": (list,), "fps": (int, float), "audio_s": (int, float)}.get(key, (int,))
+        numbers = value if key == "crop_box" and isinstance(value, list) else [value]
+        if type(value) not in kinds or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+            raise InputError(f"{key!r} is {str(value)[:60]!r}")
+    try:
+        format = ClipFormat.from_dict(values)
+        sizes = (3 * format.num_frames * format.size**2, format.num_samples, format.num_words * format.num_texts)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(str(error)) from error
+    if max(sizes) > MAX_CLIP:
+        raise InputError(f"a clip would have {max(sizes):,} numbers, more than {MAX_CLIP:,}")
+    return format
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy the files of a vocabulary. Links that lead elsewhere are refused, since the copy may be published.
+
+    Raises:
+        InputError: A file is a link to another directory, no regular file, or too large.
+        WriteError: The disk is full or read-only.
+    """
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "vocabulary.json"):  # which says what is there
+        if path.is_dir() and not path.is_symlink():
+            copy_directory(path, target / path.name)
+            continue
+        if inner_file(source, path.name).stat().st_size > MAX_COPIED:
+            raise InputError(f"{path} is larger than {MAX_COPIED >> 20} MiB, which no file of a vocabulary is")
+        with atomic_path(target / path.name) as copy:
+            shutil.copyfile(path, copy)
+
+
+def read_page(folder: Path, name: str) -> str | None:
+    """Return the text of a page in a model directory; None if there is none that can be read."""
+    try:
+        path = inner_file(folder, name)
+        return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_PAGE else None
+    except (OSError, InputError, UnicodeDecodeError):
+        return None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _check_values(value: Any, where: str) -> None:
+    """See that a configuration asks for nothing from elsewhere, and for no absurd number.
+
+    Raises:
+        InputError: It does; the message names the key.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            inner = f"{where}.{key}" if where else key
+            if key in ("pretrained", "auto_map") and item is not None:
+                raise InputError(f"{inner!r} names weights or code elsewhere, which a saved model does not load")
+            if key.endswith("_implementation") and (item is not None and not str(item).isidentifier()):
+                raise InputError(f"{inner!r} is {str(item)[:60]!r}, which may name code elsewhere")
+            if type(item) is int and item > (MAX_DEPTH if _COUNTS.search(key) else MAX_NUMBER):
+                raise InputError(f"{inner!r} is {str(item)[:20]}, which is too large")
+            _check_values(item, inner)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_values(item, f"{where}[{number}]")
+    elif type(value) is int and abs(value) > MAX_NUMBER:
+        raise InputError(f"{where!r} is {str(value)[:20]}, which is too large")
+
+
+class _NoValues(TorchFunctionMode):
+    """Makes tensors on the device "meta" from their shapes alone, and none that is too large.
+
+    Values are neither drawn nor computed there anyway, but PyTorch would import its compiler for it, which takes longer
+    than all the rest. Functions that are not known here do so.
+
+    Args:
+        most: Bytes of a tensor.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function.
+
+        Raises:
+            InputError: The result would be too large.
+        """
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in FILLS:
+            return args[0] if args else kwargs["tensor"]
+        if name == "hann_window" or (name in ("randn", "rand") and not kwargs):
+            result = torch.empty(*args)
+        elif name in ELEMENTWISE and "out" not in kwargs:
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            result = torch.empty(np.broadcast_shapes(*(x.shape for x in tensors)), dtype=tensors[0].dtype)
+        else:
+            result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.numel() * result.element_size() > self.most:
+            raise InputError(f"a tensor of shape {tuple(result.shape)} is more than {WEIGHTS} could need")
+        return result
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Stop the building of a model in this thread that has more parameters than so many.
+
+    Raises:
+        InputError: It has; or ten times as many modules.
+    """
+    here, left = threading.get_ident(), [parameters, 10 * parameters]
+
+    def count(place: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            if threading.get_ident() == here:
+                left[place] -= 1
+                if left[place] < 0:
+                    raise InputError(f"the configuration asks for far more tensors than {WEIGHTS} has")
+
+        return hook
+
+    handles = [
+        register_module_parameter_registration_hook(count(0)),
+        register_module_module_registration_hook(count(1)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -12,6 +12,7 @@ from vatt.cli.commands import print_table
 from vatt.cli.measures import ATTENTIVE, LINEAR, NEAREST, collapsed, key, probed, retrieved, tracked
 from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command, train
 from vatt.errors import InputError
+from vatt.io import atomic_write
 
 Equal = Literal["operations", "clips", "tokens"]
 CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
@@ -275,4 +276,5 @@ def _say(found: dict[str, Any], labels: tuple[str, ...], shares: tuple[float, ..
         print_table(title, columns, rows)
         lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
         text += "\n" + "\n".join([title, "", *lines]) + "\n"
-    page.write_text(text, encoding="utf-8")
+    with atomic_write(page, "w") as file:
+        file.write(text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatt.cli.steps import make_corpus, run_command, train_and_embed
+from vatt.io import atomic_write
 
 QUERIES = 3
 
@@ -62,7 +63,8 @@ def _complete(report: Path, training: Path, config: str, seconds: float) -> None
     found["data"] = "synthetic shapes, test split: combinations of attributes that are not in the training"
     found |= {key: how[key] for key in ("steps", "minutes", "weights", "train_clips", "seed", "machine", "torch")}
     found |= {"config": config, "minutes_of_this_call": round(seconds / 60, 2)}
-    report.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    with atomic_write(report, "w") as file:
+        json.dump(found, file, indent=1)
 
 
 def _describe(model: Path) -> None:

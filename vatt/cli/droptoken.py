@@ -9,6 +9,7 @@ from pathlib import Path
 from vatt.cli.commands import print_table
 from vatt.cli.steps import claim, label_by, make_corpus, run_command, train_and_embed
 from vatt.errors import InputError
+from vatt.io import atomic_write
 
 SHOWN = {"text_to_video": ("R@1", "R@5"), "audio_to_video": ("R@1", "R@5")}
 PROTOCOL = "retrieval: manifest, a caption a clip, cosine; shape: logistic regression on the frozen video feature"
@@ -78,7 +79,9 @@ def droptoken(
     circumstances = {"config": config, "seed": training["seed"], "protocol": PROTOCOL}
     page = write_report(folder / "table.json", "DropToken", {"about": about, "rates": points}, circumstances)
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
-    page.write_text(page.read_text(encoding="utf-8") + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    text = page.read_text(encoding="utf-8") + "\n" + "\n".join(lines) + "\n"
+    with atomic_write(page, "w") as file:
+        file.write(text)
     run_command("plot", "droptoken", str(folder / "table.json"), "--output", str(folder / "droptoken"))
     print(f"table: {page}")
     return 0

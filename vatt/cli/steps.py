@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from vatt.errors import InputError, VattError
+from vatt.io import atomic_write
 
 CORPUS: tuple[str, ...] = ()  # options of vatt synth
 
@@ -135,7 +136,8 @@ def label_by(manifest: Path, attribute: str) -> Path:
     if attribute not in known:
         raise InputError(f"the corpus has {', '.join(known)}, not {attribute!r}")
     lines = [json.dumps(row | {"label": row[f"x_{attribute}"]}) for row in rows if row["split"] != "val"]
-    labelled.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_write(labelled, "w") as file:
+        file.write("\n".join(lines) + "\n")
     return labelled
 
 
@@ -157,5 +159,5 @@ def claim(run: Path, asked: str) -> None:
     known = json.loads(stamp.read_text(encoding="utf-8"))["configuration"] if stamp.is_file() else None
     if known != asked and any((run / part).exists() for part in ("model", "checkpoints")):
         raise InputError(f"{run} has a training of another configuration: choose another --output, or delete it")
-    run.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps({"configuration": asked}), encoding="utf-8")
+    with atomic_write(stamp, "w") as file:
+        json.dump({"configuration": asked}, file)

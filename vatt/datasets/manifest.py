@@ -25,6 +25,7 @@ from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_co
 from vatt.datasets.rows import check_files as look_for_files
 from vatt.datasets.table import ClipTable
 from vatt.errors import VattError
+from vatt.io import atomic_write
 from vatt.structures import Clip
 
 MEDIA_SUFFIXES = frozenset(
@@ -151,14 +152,14 @@ def other_files(folder: str | Path, taken: frozenset[str] | None = None) -> dict
 
 
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
-    """Write clips as JSONL, with paths relative to the manifest where they lie below its folder.
+    """Write clips as JSONL, whole or not at all, with paths relative to the manifest where they lie below its folder.
 
     Raises:
         ManifestError: a row holds what UTF-8 cannot, such as half of a pair of surrogates.
+        WriteError: The disk is full or read-only.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with atomic_write(path, "w") as file:
         for clip in clips:
             line = json.dumps(to_row(clip, path.parent), ensure_ascii=False) + "\n"
             try:

@@ -18,6 +18,7 @@ from vatt.datasets.drawing import draw_all
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.media.encoding import write_media
 from vatt.errors import InputError
+from vatt.io import atomic_write
 from vatt.structures import Clip
 
 FRAMES, FPS, SIZE = 16, 10, 64
@@ -120,7 +121,8 @@ def write_scenes(output: str | Path, plan: ScenePlan = ScenePlan(), num_workers:
     counts = {"train": plan.num_train, "test": plan.num_test}
     jobs = [(output, split, number, plan.seed) for split, count in counts.items() for number in range(count)]
     write_manifest(draw_all(_write, jobs, num_workers), manifest)
-    stamp.write_text(json.dumps(told))
+    with atomic_write(stamp, "w") as file:
+        json.dump(told, file)
     return manifest
 
 
@@ -143,7 +145,8 @@ def _write(job: tuple[Path, str, int, int]) -> Clip:
     name = f"{split}-{number}"
     write_media(output / "clips" / f"{name}.mp4", scene.frames, FPS, crf=12)
     known = {key: x for key, x in vars(scene).items() if key != "frames"}
-    np.savez_compressed(output / TRUTH / f"{name}.npz", **known)
+    with atomic_write(output / TRUTH / f"{name}.npz") as file:
+        np.savez_compressed(file, **known)
     return Clip(id=name, path=str(output / "clips" / f"{name}.mp4"), split=split)
 
 

@@ -20,6 +20,7 @@ from vatt.datasets.drawing import draw_all
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.media.encoding import write_media
 from vatt.errors import InputError
+from vatt.io import atomic_write
 from vatt.structures import Clip, TimedText
 
 SIZE, FPS, SAMPLE_RATE, DURATION_S = 96, 10, 16_000, 2.0
@@ -202,7 +203,8 @@ def synthesize(output: str | Path, plan: Plan = Plan(), num_workers: int | None 
     (output / "clips").mkdir(parents=True, exist_ok=True)
     jobs = [(output, *clip, plan.seed) for clip in plan.clips()]
     write_manifest(draw_all(_make_clip, jobs, num_workers), manifest)
-    stamp.write_text(json.dumps(asdict(plan)))
+    with atomic_write(stamp, "w") as file:
+        json.dump(asdict(plan), file)
     return manifest
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.errors import InputError
+from vatt.io import atomic_path
 
 FORMATS = (".png", ".svg")
 Curve = list[tuple[int, float]]
@@ -124,9 +125,9 @@ def save(figure: Any, output: str | Path) -> list[Path]:
     output = Path(output)
     whole = output.suffix.lower() in FORMATS
     files = [output] if whole else [output.with_name(output.name + suffix) for suffix in FORMATS]
-    output.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        figure.savefig(file, dpi=120)
+        with atomic_path(file) as path:
+            figure.savefig(path, dpi=120)
     import_pyplot().close(figure)
     return files
 

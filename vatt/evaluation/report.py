@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from vatt import __version__
+from vatt.io import atomic_write
 
 WITHOUT_EFFECT = (  # on the numbers: where files lie, and who does the work
     "config", "ckpt_path", "run.folder", "run.checkpoint_steps", "data.num_workers", "data.cache", "data.time_limit_s",
@@ -82,15 +83,16 @@ def write_report(
         The Markdown file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {**about, **circumstances()}
     everything = {"title": title, **metrics, **(off_page or {}), **about}
-    path.write_text(json.dumps(everything, indent=1, ensure_ascii=False), encoding="utf-8")
+    with atomic_write(path, "w") as file:
+        json.dump(everything, file, indent=1, ensure_ascii=False)
     lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| **{key}** | **{_cell(value)}** |" for key, value in metrics.items()]
     lines += [f"| {key} | {_cell(value)} |" for key, value in about.items()]
     page = path.with_suffix(".md")
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_write(page, "w") as file:
+        file.write("\n".join(lines) + "\n")
     return page
 
 
@@ -102,7 +104,7 @@ def write_per_class(path: str | Path, names: Sequence[str], values: Mapping[str,
         names: of the classes.
         values: by metric, one for each class.
     """
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *values])
         for name, row in zip(names, zip(*values.values(), strict=True), strict=True):

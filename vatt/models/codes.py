@@ -173,9 +173,13 @@ class PatchCodes(Codebook):
         self.register_buffer("centres", centres)
 
     def save(self, path: str | Path) -> None:
-        """Write the file that ``pretrained`` names."""
-        with atomic_path(path) as temporary:
-            save_file({"centres": self.centres}, temporary)
+        """Write the file that ``pretrained`` names.
+
+        Raises:
+            WriteError: The disk is full or read-only.
+        """
+        with atomic_path(path) as unfinished:
+            save_file({"centres": self.centres}, unfinished)
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from vatt.datasets.annotations.finding import Files
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.rows import RowIds
 from vatt.errors import InputError, VattError
+from vatt.io import atomic_write
 from vatt.structures import Clip
 
 
@@ -76,18 +77,22 @@ def write(rows: Iterable[Wanted], media: Files, output: Path, notes: Notes) -> N
     """
     if output.suffix != ".jsonl":
         raise InputError(f"--output {output}: the manifest is JSONL; call it {output.with_suffix('.jsonl').name}")
-    tally, unfinished = _Tally(), output.with_name(f".{output.name}.part")
-    try:
-        write_manifest(_find_all(rows, media, tally, notes), unfinished)
-        if not tally.rows:
-            raise InputError(" ".join([_nothing(media, tally), *notes.sentences()]))
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    missing = output.with_suffix(".missing.csv")
-    with missing.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    tally, missing = _Tally(), output.with_suffix(".missing.csv")
+    write_manifest(_some(_find_all(rows, media, tally, notes), media, tally, notes), output)
+    with atomic_write(missing, "w", newline="", errors="backslashreplace") as file:
         csv.writer(file).writerows([("id", "looked_for"), *tally.missing])
     print(" ".join([*_summary(output, missing, media, tally), *notes.sentences()]))
+
+
+def _some(clips: Iterable[Clip], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:
+    """The clips, of which there must be one.
+
+    Raises:
+        InputError: there is none.
+    """
+    yield from clips
+    if not tally.rows:
+        raise InputError(" ".join([_nothing(media, tally), *notes.sentences()]))
 
 
 def _find_all(rows: Iterable[Wanted], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:

@@ -33,6 +33,7 @@ def write_media(
         sample_rate: of the waveform in Hz.
         crf: quality of H.264, 0 (lossless) to 51.
     """
+    path = Path(path)
     # Without "file:", FFmpeg would take 12:30.mp4 for a protocol called 12.
     with atomic_path(path) as unfinished, av.open(f"file:{unfinished}", "w") as container:
         video = audio = None

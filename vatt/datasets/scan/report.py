@@ -105,15 +105,21 @@ class ReportWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._journal.close()
-        if kind is None and not self._csv:
-            self._write_group()
-        (self._file if self._csv else self._writer).close()
-        if kind is None:
-            os.replace(self._unfinished, self._path)
-            _journal(self._path).unlink()
-        else:
-            self._unfinished.unlink()
+        try:
+            if kind is None and not self._csv:
+                self._write_group()
+            self._journal.close()
+            (self._file if self._csv else self._writer).close()
+            if kind is None:
+                os.replace(self._unfinished, self._path)
+                _journal(self._path).unlink()
+        except OSError:  # the disk is full: what a closed file has not written is of no use
+            if not self._csv:
+                self._writer.is_open = False  # else it would be closed, and fail, once more
+            if kind is None:
+                raise
+        finally:
+            self._unfinished.unlink(missing_ok=True)
 
     def add(self, facts: FileFacts, known: bool = False) -> None:
         """Write a row.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vatt.datasets.media.source import split_member
 from vatt.datasets.shards.plan import Plan
 from vatt.errors import InputError
+from vatt.io import remove_leftovers
 
 TAR = re.compile(r"\d{5,}\.tar(\.part)?")  # what shards are called
 
@@ -85,6 +86,7 @@ class ShardFolder:
         Raises:
             InputError: it did not, and must not be removed.
         """
+        remove_leftovers(self.path, older_than_s=0)  # nobody else writes here
         noted = self.state / "plan.json"
         if noted.is_file() and not overwrite:
             then, now = read_json(noted), plan.facts

@@ -31,6 +31,7 @@ from vatt.datasets.shards.folder import ShardFolder, digest, put, read_json, wri
 from vatt.datasets.shards.members import Made, Member, make_members, remove
 from vatt.datasets.shards.plan import Plan, Source, make_plan, member_key, shifted
 from vatt.errors import InputError, VattError
+from vatt.io import atomic_write
 from vatt.structures import Clip, Event
 
 Make = Callable[[Source, Encoding, str], Made]
@@ -257,15 +258,14 @@ class _Run:
         summary.members = sum(shard["members"] for shard in shards)
         summary.duration_s = sum(shard["duration_s"] for shard in shards)
         summary.size_after = sum(shard["bytes"] for shard in shards)
-        with (self.folder.path / "errors.csv").open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.folder.path / "errors.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, ["kind", "id", "path", "reason"])
             writer.writeheader()
             writer.writerows(summary.left_out)
         write_json(self.folder.path / "shards.json", {"options": self.plan.facts["options"], "shards": shards})
         manifest = self.folder.path / "manifest.jsonl"
         if clips:
-            write_manifest((clips[row] for row in sorted(clips)), manifest.with_suffix(".part"))
-            put(manifest.with_suffix(".part"), manifest)
+            write_manifest((clips[row] for row in sorted(clips)), manifest)
         else:
             manifest.unlink(missing_ok=True)
         return summary

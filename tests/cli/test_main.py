@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -90,6 +91,31 @@ def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, ex
         text=True, check=True,
     )  # fmt: skip
     assert printed.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/disk/a"), "cannot write /disk/a: No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write: Read-only file system"),
+        (RuntimeError("Error in write: No space left on device"), "cannot write: No space left on device"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), "/a/b: Not a directory"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/a/b"), "/a/b: File name too long"),
+        (MemoryError(), "not enough memory"),
+        (MemoryError("Unable to allocate 9 TiB"), "not enough memory: Unable to allocate 9 TiB"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes\nat x.cpp"),
+         "not enough memory: DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    ],
+)  # fmt: skip
+def test_a_machine_that_has_no_room_is_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(word: str, rest: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(front, "_run", run)
+    assert main(["index"]) == 2
+    assert capsys.readouterr().err == f"vatt index: error: {said}\n"
 
 
 def test_the_module_runs_as_the_command_does() -> None:

@@ -78,15 +78,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _format_warning
     try:
         return _run(word, rest)
-    except (VattError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError, ImportError) as error:
-        if os.environ.get("VATT_TRACE"):
+    except Exception as error:
+        said = _expected(error)
+        if said is None or os.environ.get("VATT_TRACE"):
             raise
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"vatt {word}: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vatt {word}: stopped", file=sys.stderr)
         return 130
+
+
+def _expected(error: Exception) -> str | None:
+    """Return what to say of an error of the user's or of the machine; None of a defect."""
+    from vatt.io import WriteError, write_errno
+
+    if isinstance(error, WriteError):
+        return str(error)
+    code = None if isinstance(error, VattError) else write_errno(error)
+    if code is not None:
+        name = getattr(error, "filename", None)
+        return f"cannot write{f' {name}' if name else ''}: {os.strerror(code)}"
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+        detail = str(error).strip().splitlines()
+        return f"not enough memory{f': {detail[0]}' if detail else ''}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, (VattError, OSError, ImportError)) else None
 
 
 def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

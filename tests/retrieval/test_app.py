@@ -22,7 +22,7 @@ from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index, IndexMismatch
-from vatt.retrieval.search import opened, search
+from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.web.library import Library, _Cache
 
@@ -62,6 +62,37 @@ def answer(library: Library, limit_s: float = 30.0, **given: Any) -> str:
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_shows_files_that_moved_with_the_index(index: Path, video_file: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "media").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(video_file, tree / "media" / name)
+    paths = [str(tree / "media" / name) for name in ("a.mp4", "b.mp4", "gone.mp4")]
+    with_files(index, paths, tree / "index")
+    (tmp_path / "elsewhere").mkdir()
+    tree = tree.rename(tmp_path / "elsewhere" / "tree")
+    shutil.copy(video_file, tmp_path / "elsewhere" / "gone.mp4")  # outside
+    app = make_app(tree / "index")
+    client, library = TestClient(app), app.state.library
+    html = answer(library, text="a red ring")
+    assert "1 of 3 results cannot be shown: 1 file not found." in html
+    assert html.count('title="Play"') == 2
+    content = video_file.read_bytes()
+    answers = {Path(path).name: client.get(f"/media/{library.numbers[path]}") for path in paths}
+    assert {name: reply.status_code for name, reply in answers.items()} == {"a.mp4": 200, "b.mp4": 200, "gone.mp4": 404}
+    assert answers["a.mp4"].content == answers["b.mp4"].content == content
+    assert library.numbers[str(tree / "media" / "a.mp4")] == library.numbers[paths[0]]
+
+
+def test_what_of_a_query_is_ignored_is_said_above_the_results(library: Library) -> None:
+    html = answer(library, text="a red unheardof ring")
+    assert "Not in the model&#x27;s vocabulary: &#x27;unheardof&#x27;." in html
+    assert 'class="result"' in html
+    words = library.model.format.num_words
+    html = answer(library, text="ring " * (words + 2))
+    assert f"The query has {words + 2} tokens; the last 2 are ignored." in html
 
 
 def test_a_result_names_the_file_and_no_directory_and_names_are_no_markup(library: Library) -> None:
@@ -108,7 +139,7 @@ def test_captions_are_those_nearest_in_time(library: Library, monkeypatch: pytes
     monkeypatch.setitem(library.index.parts, ("text", "video_text"), Part)
     clip = table[0]["id"]
     hits = [Hit(1, 0.5, clip, film, 4.0, 6.0), Hit(2, 0.4, "other", film, 0.0, 1.0)]
-    assert library.captions(hits) == {(clip, film): ["middle", "late"]}
+    assert library.captions(hits) == {(clip, library.numbers[film]): ["middle", "late"]}
     assert library.example() == "early"
 
 
@@ -161,7 +192,10 @@ def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -
         ({"where": "a=" + "b" * 1000}, "The condition is longer than 300 characters."),
         ({"where": "label"}, "A condition is COLUMN=VALUE, not &#x27;label&#x27;."),
         ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; there are labels."),
-        ({"path": "*.nothing"}, "No clip of the index matches the filters."),
+        (
+            {"path": "*.nothing"},
+            "The path pattern &#x27;*.nothing&#x27; matches none of 3 rows; paths are, for example,",
+        ),
         ({"answers": "x" * 5000}, "Results can be video, audio, text."),
         ({"answers": ["video"]}, "Results can be video, audio, text."),
         ({"k": 0}, "The number of results is from 1 to 60."),
@@ -397,7 +431,7 @@ def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
     page.get_by_text("Examples and filters").click()
     page.get_by_label("Only files that match").fill("*.nothing")
     press()
-    page.get_by_text("No clip of the index matches the filters").wait_for()
+    page.get_by_text("matches none of 3 rows").wait_for()
     page.get_by_label("Only files that match").fill("")
     page.get_by_label("Only clips with").fill("nothing=ring")
     press()
@@ -421,11 +455,11 @@ def test_a_query_put_while_another_is_answered_is_answered_too(
 ) -> None:
     begun, go_on, texts = threading.Event(), threading.Event(), []
 
-    def slow(_: Index, text: str, *rest: object, **options: object) -> list[Hit]:
+    def slow(_: Index, text: str, *rest: object, **options: object) -> Results:
         texts.append(text)
         begun.set()
         assert go_on.wait(30)
-        return [Hit(1, 0.5, "video-text", library.paths[0], 0.0, 2.0, text)]
+        return Results([Hit(1, 0.5, "video-text", library.paths[0], 0.0, 2.0, text)])
 
     monkeypatch.setattr("vatt.retrieval.app.search", slow)
     press = page.get_by_role("button", name="Search").click
@@ -450,7 +484,7 @@ def test_nothing_in_an_index_runs_in_the_browser(
         "[link](javascript:alert(4))", "\n\n<script>alert(5)</script>\n\n# title", "`code`", "&lt;b&gt;",
     ]  # fmt: skip
     hits = [Hit(n, 0.5, text, library.paths[0], 0.0, 2.0, text) for n, text in enumerate(attacks, start=1)]
-    monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: hits)
+    monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: Results(hits))
     page.get_by_label("Query").fill("first")
     page.get_by_role("button", name="Search").click()
     page.wait_for_selector(".result")

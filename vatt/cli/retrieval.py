@@ -230,7 +230,7 @@ def search(
         for what, file in (("contact sheet", sheet), (f"to play{gone}", play)):
             if file:
                 print(f"{what}: {file}")
-    for notice in hits.notices:
+    for notice in filter(None, (*hits.notices, hits.describe_missing())):
         print(f"vatt search: {printable(notice)}", file=sys.stderr)
     return 1 if hits.missing or not hits else 0
 

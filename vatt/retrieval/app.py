@@ -145,9 +145,9 @@ class Searcher:
             library.index, query.text, query.k, library.model, vectors.get("video"), vectors.get("audio"),
             query.answers, query.path, query.where, spans=query.spans,
         )  # fmt: skip
-        if not hits:
-            filtered = query.path or query.where
-            notes.append("No clip of the index matches the filters." if filtered else "The index has no such clips.")
+        notes += [_sentence(self.public(InputError(notice))) for notice in hits.notices]
+        if not hits and not hits.notices:
+            notes.append("The index has no such clips.")
         return results(library, hits, notes)
 
     def _files(self, values: Sequence[Any]) -> list[Path]:
@@ -200,7 +200,7 @@ def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) ->
         notes = [*notes, f"{counts.total()} of {len(hits)} results cannot be shown: {reasons}."]
     captions = library.captions([hit for hit in hits if not hit.text])
     cards = [
-        card(library, hit, problem, captions.get((hit.id, hit.path), ()))
+        card(library, hit, problem, captions.get((hit.id, library.numbers[hit.path]), ()))
         for hit, problem in zip(hits, problems, strict=True)
     ]
     head = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
@@ -216,7 +216,8 @@ def card(library: Library, hit: Hit, problem: str | None = None, captions: Seque
         problem: Why the file cannot be shown.
         captions: Captions of the clip.
     """
-    number, has_frames = library.numbers[hit.path], hit.path in library.with_frames
+    number = library.numbers[hit.path]
+    has_frames = number in library.with_frames
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     images = "".join(f'<img loading="lazy" alt="" src="frame/{number}?time_s={time_s:.2f}">' for time_s in times_s)
     kind = None if problem else library.player(number)
@@ -386,6 +387,10 @@ def _text(value: Any, name: str, limit: int) -> str | None:
     return value.replace("\0", "").strip() or None
 
 
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:] if re.match(r"[a-z]+ ", text) else text  # a file name stays
+    return text.rstrip(".") + "."
+
+
 def _error(message: str) -> str:
-    sentence = message[:1].upper() + message[1:] if re.match(r"[a-z]+ ", message) else message  # a file name
-    return f'<p class="note error">{escape(sentence.rstrip("."))}.</p>'
+    return f'<p class="note error">{escape(_sentence(message))}</p>'

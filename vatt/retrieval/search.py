@@ -26,7 +26,7 @@ class Results(list[Hit]):
     """Hits, best first, and what the user should know about them.
 
     Attributes:
-        notices: Sentences: unknown words, a query that was cut, a filter that matches nothing, missing files.
+        notices: Sentences: unknown words, a query that was truncated, a filter that matches nothing.
     """
 
     def __init__(self, hits: Iterable[Hit] = (), notices: Sequence[str] = ()) -> None:
@@ -37,6 +37,14 @@ class Results(list[Hit]):
     def missing(self) -> list[str]:
         """The files of the hits that are missing, each once."""
         return list(dict.fromkeys(hit.path for hit in self if hit.missing))
+
+    def describe_missing(self) -> str | None:
+        """Return a sentence that names missing files of the hits; None if there are none."""
+        missing, count = self.missing, len({hit.path for hit in self})
+        if not missing:
+            return None
+        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+        return f"{len(missing)} of {count} files are missing: {shown}"
 
 
 def search(
@@ -94,16 +102,7 @@ def search(
         hits = merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **kwargs), best)[:k]
     if not hits and (nothing := index.describe_filters(answers, space, path, where)):
         notices.append(nothing)
-    results = Results(hits, notices)
-    return Results(hits, [*notices, *_missing(results)])
-
-
-def _missing(results: Results) -> list[str]:
-    missing, every = results.missing, {hit.path for hit in results}
-    if not missing:
-        return []
-    shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-    return [f"{len(missing)} of {len(every)} files are missing: {shown}"]
+    return Results(hits, notices)
 
 
 def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: bool = True) -> tuple[Index, VATT]:

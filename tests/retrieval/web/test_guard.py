@@ -22,6 +22,7 @@ pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
 from vatt.retrieval.app import _uploads, make_app
+from vatt.retrieval.paths import absolute
 from vatt.retrieval.web.guard import Guard, is_loopback, normal_host
 from vatt.retrieval.web.headers import page_policy
 
@@ -416,7 +417,7 @@ def test_only_files_in_the_indexed_directories_are_served(index: Path, tmp_path:
     app = make_app(with_files(index, list(paths), tmp_path / "mixed"), roots=[root])
     client, library = TestClient(app), app.state.library
     for path, problem in paths.items():
-        number = library.numbers[path]
+        number = library.numbers[absolute(path)]
         media, frame = client.get(f"/media/{number}", follow_redirects=False), client.get(f"/frame/{number}")
         if path.endswith("root/film.mp4"):
             assert (media.status_code, frame.status_code, library.problem(number)) == (200, 200, None)

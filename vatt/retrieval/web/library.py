@@ -44,9 +44,9 @@ class Library:
         urls: Whether URLs of the index are opened.
 
     Attributes:
-        paths: All paths in the index.
-        numbers: Number of each path.
-        with_frames: Paths with video embeddings.
+        paths: All paths in the index, as they are stored.
+        numbers: Number of each path; of a moved index also of where its files are now.
+        with_frames: Numbers of files with video embeddings.
         roots: Directories whose files are served, without symbolic links.
     """
 
@@ -54,19 +54,15 @@ class Library:
         self, index: Index, model: VATT, roots: Sequence[str | Path] | None = None, urls: bool = False
     ) -> None:
         self.index, self.model, self.urls = index, model, urls
-        paths = {path for part in index.parts.values() for path in pc.unique(part.rows.column("path")).to_pylist()}
-        self.paths = sorted(paths)
+        paths = {name: pc.unique(part.rows.column("path")).to_pylist() for name, part in index.parts.items()}
+        self.paths = sorted(set().union(*paths.values()))
         self.numbers = {path: number for number, path in enumerate(self.paths)}
         self.with_frames = {
-            path
-            for (modality, _), part in index.parts.items()
-            if modality == "video"
-            for path in pc.unique(part.rows.column("path")).to_pylist()
+            self.numbers[path] for (modality, _), some in paths.items() if modality == "video" for path in some
         }
-        if roots is None:
-            roots = getattr(index, "roots", None)
-        if roots is None:  # an index without roots: the directories of its files
-            roots = [Path(_member(path)[0]).parent for path in self.paths if not is_url(path)]
+        if index.location.moved:
+            self.numbers = {index.location.relocated(path): n for path, n in self.numbers.items()} | self.numbers
+        roots = index.roots if roots is None else roots
         self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
         self._frames = _Cache(FRAME_BYTES)
 
@@ -99,7 +95,7 @@ class Library:
 
     def file(self, number: int) -> Path | None:
         """Return a local regular file if it lies inside a root after resolving symbolic links, else None."""
-        path = self.paths[number]
+        path = self.index.media(self.paths[number])
         if is_url(path):
             return None
         resolved = self._inside(path)
@@ -107,7 +103,7 @@ class Library:
 
     def source(self, number: int) -> str | None:
         """Return what `open_media` opens: a `file`, a member of a shard inside a root, or a URL if URLs are enabled."""
-        path = self.paths[number]
+        path = self.index.media(self.paths[number])
         if is_url(path):
             return path if self.urls and path.startswith(REMOTE) and "::" not in path else None
         name, offset, size = _member(path)
@@ -118,7 +114,7 @@ class Library:
 
     def problem(self, number: int) -> str | None:
         """Return why a file cannot be shown, or None if it can."""
-        path = self.paths[number]
+        path = self.index.media(self.paths[number])
         if self.source(number) is not None:
             return None
         if is_url(path):
@@ -182,8 +178,8 @@ class Library:
         self._frames.put(key, written.getvalue())
         return written.getvalue()
 
-    def captions(self, hits: Sequence[Hit]) -> dict[tuple[str, str], list[str]]:
-        """Return captions by id and path of the clip, the nearest in time to the segment first.
+    def captions(self, hits: Sequence[Hit]) -> dict[tuple[str, int], list[str]]:
+        """Return captions by id of the clip and number of the file, the nearest in time to the segment first.
 
         Args:
             hits: Results. The first one of a clip counts.
@@ -194,10 +190,10 @@ class Library:
         rows, ids = part.rows, part.rows.column("id")
         is_clip = pc.is_in(ids, pa.array(list({hit.id for hit in hits}), ids.type))
         mask = pc.and_(is_clip, pa.array(part.kept))
-        middles = {(hit.id, hit.path): (hit.start_s + hit.end_s) / 2 for hit in reversed(hits)}
-        texts: dict[tuple[str, str], dict[str, float]] = {}
+        middles = {(hit.id, self.numbers[hit.path]): (hit.start_s + hit.end_s) / 2 for hit in reversed(hits)}
+        texts: dict[tuple[str, int], dict[str, float]] = {}
         for row in rows.filter(mask).to_pylist():
-            key = row["id"], row["path"]
+            key = row["id"], self.numbers[row["path"]]
             if key in middles and row["text"]:
                 distance = abs((row["start_s"] + row["end_s"]) / 2 - middles[key])
                 distances = texts.setdefault(key, {})

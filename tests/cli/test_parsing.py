@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from tests.conftest import ROOT
 from vatt.cli.main import main
-from vatt.cli.parsing import expand_user
+from vatt.cli.parsing import changed_options, expand_user, texts_of
 
 FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
 
@@ -26,8 +26,24 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         ([*FIT, "--trainer.max_steps", "many"], "trainer.max_steps: 'many' is not valid; expected a value of type int"),
         ([*FIT, "--data.vocabulary=null", "--trainer.accelerator", "tpu"], "trainer: "),
         ([*FIT, "--data.vocabulary=null", "--trainer.devices", "0"], "trainer: "),
+        ([*FIT, "--ckpt", "last"], "there is no option --ckpt; did you mean --ckpt_path?"),
+        (
+            [*FIT, "--model.objective.class_path", "vatt.objectives.contrastive.Contrastiv"],
+            "there is no class 'Contrastiv' in vatt.objectives.contrastive; did you mean Contrastive?",
+        ),
+        ([*FIT, "--model.objective.init_args.micro_batch", "0"], "micro_batch must be at least 1, not 0"),
+        ([*FIT, "--model.optimization.betas", "[0.9,1]"], "betas must lie in [0, 1), not (0.9, 1.0)"),
+        ([*FIT, "--model.optimization.eps", "-1"], "eps must be at least 0, not -1.0"),
+        ([*FIT, "--model.optimization.clip_each", "0"], "clip_each must be above 0, not 0.0"),
+        ([*FIT, "--data.vocabulary=null", "--run.ema", "1"], "run.ema must lie in [0, 1), not 1.0"),
+        ([*FIT, "--data.vocabulary=null", "--run.checkpoint_steps", "0"], "checkpoint_steps must be at least 1, not 0"),
+        ([*FIT, "--data.vocabulary=null", "--data.batch_size", "0"], "data.batch_size must be at least 1, not 0"),
+        ([*FIT, "--data.vocabulary=null", "--data.num_workers", "-1"], "data.num_workers must be at least 0, not -1"),
+        ([*FIT, "--data.vocabulary=null", "--data.val_fraction", "1"], "data.val_fraction must lie in [0, 1), not 1.0"),
+        ([*FIT, "--seed_everything", "-1"], "seed_everything must lie between 0 and 2^32 - 1, not -1"),
+        ([*FIT, "--data.vocabulary=null", "--trainer.precision", "16-mixed"], "16-mixed needs a GPU"),
         (["pretrain", "fti"], "invalid choice: 'fti'"),
-        (["embed", "x", "--mod", "y"], "there is no option --mod; did you mean --model?"),
+        (["embed", "x", "--mod", "y"], "there is no option --mod; did you mean --model or --modalities?"),
         (["index", "x", "--output", "y", "--kind", "hsnw"], "'hsnw' is not valid; choose from auto, flat, hnsw, ivfpq"),
         (["index", "x", "--output", "y", "--zzz"], "there is no option --zzz, see --help"),
         (["search"], "required: index"),
@@ -47,6 +63,19 @@ def test_a_mistake_is_answered_with_one_sentence(
     assert message in error
     assert error.startswith(f"vatt {argv[0]}")
     assert len(error.splitlines()) == 1, error
+
+
+def test_changed_options_are_listed() -> None:
+    before = {"data": {"batch_size": 4, "split": "train"}, "run": {"ema": None}, "old": 1}
+    now = {"data": {"batch_size": 8, "split": "train"}, "run": {"ema": 0.5}, "long": "x" * 100}
+    assert changed_options(before, now) == [
+        "data.batch_size 4 -> 8", f"long null -> {'x' * 59}…", "old 1 -> null", "run.ema null -> 0.5",
+    ]  # fmt: skip
+
+
+def test_texts_are_found_wherever_they_stand() -> None:
+    config = Namespace(a="x", b=Namespace(c=[Namespace(d="y"), {"e": "z"}], f=3), g=("u", None))
+    assert list(texts_of(config)) == [("a", "x"), ("b.c.d", "y"), ("b.c.e", "z"), ("g", "u")]
 
 
 def test_an_unknown_key_of_a_file_is_answered_with_the_closest_one(

@@ -206,7 +206,7 @@ def _trained(way: Way, source: Source, run: Path, steps: int, seed: int) -> dict
     manifest = digest(source.manifest.read_bytes())
     claim(run, config_hash({"config": way.hash, "steps": steps, "seed": seed, "manifest": manifest}))
     options = ["--seed_everything", str(seed), *source.options(way.texts)]
-    options += ["--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
+    options += ["--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0", "--run.best_by", "null"]
     train(way.config, run, source.manifest, options)
     history, curves = history_of(run / "model"), read_logs(run)
     loss = [value for _, value in curves["train/loss"]]

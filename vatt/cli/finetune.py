@@ -51,8 +51,6 @@ class FinetuneCLI(VattCLI):
 
     def before_fit(self) -> None:
         run, pretrained = self._get(self.config_init, "run"), self.model.pretrained
-        if pretrained is not None and Path(run.folder).resolve() in Path(pretrained).resolve().parents:
-            raise InputError(f"model.pretrained lies in {run.folder}, where this training writes: choose run.folder")
         if run.best_by is not None and not self.datamodule.parts[""][1]:
             raise InputError(f"run.best_by is {run.best_by}, and there is nothing to validate on: {self._no_val()}")
         if pretrained is not None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 CLOSE = 3  # names that are proposed for a misspelled one
+LONG = 400  # characters of a message
 
 
 class OneLineErrors(ArgumentParser):
@@ -56,19 +57,54 @@ def explain(message: str, parser: argparse.ArgumentParser) -> str:
         name = next(filter(None, missing.groups()))
         names = [option.lstrip("-") for option in parser._option_string_actions]
         return f"there is no option {name!r}{_proposal(name, names)}"
+    attribute = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if attribute:
+        classes = [name for name, kind in vars(import_module(attribute[1])).items() if inspect.isclass(kind)]
+        return f"{key}there is no class {attribute[2]!r} in {attribute[1]}{_proposal(attribute[2], classes)}"
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     choices = [word.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", message) for word in group.split(",")]
     if value and choices:
         return f"{key}{value[1]!r} is not valid; choose from {', '.join(dict.fromkeys(choices))}"
     if value and (kind := re.search(r"Expected a <class '([\w.]+)'>", message)):
         return f"{key}{value[1]!r} is not valid; expected a value of type {kind[1]}"
-    return " ".join(re.sub(r'Parser key "([^"]+)":', r"\1:", message).split())
+    text = " ".join(re.sub(r'Parser key "([^"]+)":', r"\1:", message).split())
+    return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
 def expand_user(config: Namespace) -> None:
     """Replace a leading ``~`` in every text of a configuration by the home directory, in place."""
     for key, value in config.items():
         config[key] = _expanded(value)
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], key: str = "") -> list[str]:
+    """List the options of a configuration that differ from an earlier one, as ``data.batch_size 4 -> 8``."""
+    changed = []
+    for name in before.keys() | now.keys():
+        old, new, path = before.get(name), now.get(name), f"{key}.{name}" if key else name
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += changed_options(old, new, path)
+        elif old != new:
+            changed.append(f"{path} {shown(old)} -> {shown(new)}")
+    return sorted(changed)
+
+
+def shown(value: Any) -> str:
+    """Return a value of a configuration as text of at most 60 characters."""
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def texts_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text of a configuration with its key, as ``model.pretrained``."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Namespace | dict):
+        for name, inner in value.items():
+            yield from texts_of(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_of(inner, key)
 
 
 def _expanded(value: Any) -> Any:
@@ -97,6 +133,8 @@ def _proposal(name: str, known: Iterable[str]) -> str:
     known = [option for option in known if not option.endswith((".help", "+"))]
     group = name.rpartition(".")[0]
     siblings = [option for option in known if option.rpartition(".")[0] == group] if group else []
+    if len(name) > 3 and (longer := [option for option in known if option.startswith(name)]):
+        return f"; did you mean {' or '.join(longer[:CLOSE])}?"
     close = get_close_matches(name, siblings, CLOSE, 0.75) or get_close_matches(name, known, CLOSE, 0.75)
     if not close:
         tail = name.rpartition(".")[2].lstrip("-")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vatt.cli.parsing import OneLineErrors, expand_user
+from vatt.cli.parsing import OneLineErrors, changed_options, expand_user, texts_of
 from vatt.datasets.datamodule import ClipDataModule
-from vatt.errors import InputError
+from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
@@ -26,26 +28,30 @@ from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
 from vatt.training.run import Run, check_average, run_callbacks, run_loggers
 from vatt.training.sharding import Sharded, without_memory
+from vatt.training.validation import check_trainer
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
 SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration of a training in its directory, once its checkpoint, if any, was found to fit."""
+    """Keeps the whole configuration of a training in its directory, once the training begins."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         pass
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        config = self.config.clone()
+        config, file = self.config.clone(), Path(trainer.default_root_dir) / self.config_filename
         config["ckpt_path"] = None  # of this call: who trains or tests with the file does not resume
-        with atomic_path(Path(trainer.default_root_dir) / self.config_filename) as path:
+        before = yaml.safe_load(file.read_text()) if trainer.ckpt_path and file.is_file() else None
+        with atomic_path(file) as path:
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
+        if isinstance(before, dict) and (changed := changed_options(before, yaml.safe_load(file.read_text()))):
+            print(f"changed since {file} was written: {', '.join(changed)}")
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -65,6 +71,33 @@ class VattCLI(LightningCLI):
         parser.add_class_arguments(Run, "run")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the options.
+
+        Raises:
+            InputError: The seed is out of range.
+        """
+        super().parse_arguments(parser, args)
+        seed = self.config.get(self.config.get("subcommand") or "", self.config).get("seed_everything")
+        if seed is not True and seed is not False and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything must lie between 0 and 2^32 - 1, not {seed}")
+
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from a checkpoint here: Lightning looks for hyperparameters in it, of which ours have none."""
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer.
+
+        Raises:
+            InputError: A value that one of them does not take.
+        """
+        try:
+            super().instantiate_classes()
+        except VattError:
+            raise
+        except ValueError as error:
+            raise InputError(" ".join(str(error).split())) from error
 
     def before_instantiate_classes(self) -> None:
         """Expand home directories; where processes share a model, only the first one has to hold all of it."""
@@ -91,8 +124,11 @@ class VattCLI(LightningCLI):
         """
         checkpoint = find_checkpoint(self.run_folder, ckpt_path)
         check_average(self.trainer)
+        check_trainer(self.trainer)
         self.datamodule.setup("fit")  # before anything is moved or written
         if rank_zero_only.rank == 0:
+            if checkpoint is None:
+                self._check_inputs(self.directory.outputs())
             moved = self.directory.open(checkpoint)
             if moved is not None:
                 print(f"files of an earlier training in {self.run_folder} are now in {moved}")
@@ -100,12 +136,28 @@ class VattCLI(LightningCLI):
                 print(f"resuming from {checkpoint}")
         try:
             self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into a status of 1
-                raise KeyboardInterrupt from None
+        except BaseException as error:
+            if self.directory.restore():
+                print(f"files of the earlier training are back in {self.run_folder}")
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # which Lightning turns into a status of 1
             raise
         finally:
             self.directory.close()
+
+    def _check_inputs(self, outputs: Sequence[Path]) -> None:
+        """Check that a new training takes nothing from the outputs of an earlier one that it moves.
+
+        Raises:
+            InputError: It does.
+        """
+        folders = [path.resolve() for path in outputs]
+        for key, text in texts_of(self.config[self.subcommand]):
+            path = Path(text)
+            if path.exists() and any(path.resolve().is_relative_to(folder) for folder in folders):
+                raise InputError(
+                    f"{key} {text} lies in {self.run_folder}, where this training writes: choose another run.folder"
+                )
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Validate a checkpoint. See `fit`."""
@@ -151,7 +203,7 @@ class VattCLI(LightningCLI):
             resolve_device("cuda")
         self.directory = RunDirectory(run.folder)
         try:
-            return super().instantiate_trainer(
+            trainer: L.Trainer = super().instantiate_trainer(
                 default_root_dir=run.folder,
                 callbacks=[
                     self.directory,
@@ -165,6 +217,9 @@ class VattCLI(LightningCLI):
             )
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        if str(given.precision) in ("16", "16-mixed") and trainer.precision == "bf16-mixed":
+            raise InputError(f"trainer.precision {given.precision} needs a GPU: on a CPU, take bf16-mixed or 32-true")
+        return trainer
 
 
 def precision_for(accelerator: Any) -> str:
@@ -225,6 +280,7 @@ def quiet() -> None:
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     for said in (
         ".*does not have many workers.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # which is an error here
         ".*exists and is not empty.*",
         ".*args parameter is intended to run from within Python.*",
         ".*isinstance.treespec, LeafSpec.*",

@@ -119,6 +119,17 @@ class ClipDataModule(L.LightningDataModule):
         modalities: Sequence[str] = ("video", "audio"),
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("windows", windows, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise InputError(f"data.{name} must be at least {least}, not {value}")
+        if not 0 <= val_fraction < 1:
+            raise InputError(f"data.val_fraction must lie in [0, 1), not {val_fraction}")
+        if not time_limit_s > 0:
+            raise InputError(f"data.time_limit_s must be above 0, not {time_limit_s}")
         if not modalities or set(modalities) - {"video", "audio"}:
             raise InputError(f"data.modalities are video, audio or both, not {', '.join(modalities) or 'none'}")
         if (manifest is None) == (not sources):

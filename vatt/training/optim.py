@@ -73,6 +73,16 @@ class Optimization:
             raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas must lie in [0, 1), not {tuple(self.betas)}")
+        for name in ("warmup_steps", "weight_decay", "final_weight_decay", "eps", "momentum"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{name} must be at least 0, not {value}")
+        for name in ("clip_each", "width_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0, not {value}")
 
 
 def depth_of(name: str) -> int | None:
@@ -203,7 +213,9 @@ def make_optimizer(
         InputError: the warm-up is as long as the training.
     """
     if how.warmup_steps >= steps:
-        raise InputError(f"warmup_steps {how.warmup_steps} must be fewer than the {steps} steps of the training")
+        raise InputError(
+            f"model.optimization.warmup_steps {how.warmup_steps} must be less than trainer.max_steps {steps}"
+        )
     groups = parameter_groups(module, how)
     # One pass over all weights; on a CPU it takes a quarter of the time.
     devices = {parameter.device.type for group in groups for parameter in group["params"]}

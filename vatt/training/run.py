@@ -43,6 +43,12 @@ class Run:
     best_by: str | None = "val/rsum"
     ema: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.checkpoint_steps < 1:
+            raise InputError(f"run.checkpoint_steps must be at least 1, not {self.checkpoint_steps}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"run.ema must lie in [0, 1), not {self.ema}: at 1 the average would not change")
+
 
 class MovingAverage(EMAWeightAveraging):
     """Exponential moving average of the weights, for trainings in which every process holds all weights."""

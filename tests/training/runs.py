@@ -69,7 +69,6 @@ def train(
         default_root_dir=folder,
         accelerator="cpu",
         max_steps=steps,
-        val_check_interval=4,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -77,7 +76,7 @@ def train(
         logger=run_loggers(run),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
-        **{"log_every_n_steps": 1, **trainer},
+        **{"log_every_n_steps": 1, "val_check_interval": 4, **trainer},
     )
     try:
         last.fit(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.training.checkpoint import AtomicCheckpointIO, DamagedCheckpoint
+from vatt.training.checkpoint import KEYS, AtomicCheckpointIO, DamagedCheckpoint
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 
@@ -151,6 +152,7 @@ def whole_runs(
         (signal.SIGINT, 4, "step"),
         (signal.SIGINT, 4, "before validation"),
         (signal.SIGTERM, 8, "in validation"),
+        (signal.SIGHUP, 5, "step"),
     ],
 )
 def test_a_signal_stops_a_training_with_a_checkpoint_that_resumes_exactly(
@@ -163,12 +165,12 @@ def test_a_signal_stops_a_training_with_a_checkpoint_that_resumes_exactly(
     ema: float | None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     whole, weights = whole_runs[ema]
     with pytest.raises(SystemExit) as stopped:
         train(corpus, tmp_path, steps=10, watch=SendSignal(number, step, where), ema=ema)
-    assert stopped.value.code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[number]
+    assert stopped.value.code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}[number]
+    name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGHUP: "SIGHUP"}[number]
     assert f"{name}: stopped after step {step}; resume with --ckpt_path last" in capsys.readouterr().out
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     _, resumed = train(corpus, tmp_path, steps=10, resume=True, ema=ema)
@@ -239,6 +241,35 @@ def test_there_may_be_no_other_one(tmp_path: Path) -> None:
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
+def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
+    """`torch.load` does not compare checksums."""
+    path, content = tmp_path / "last.ckpt", dict.fromkeys(KEYS, 0) | {"state_dict": {"x": torch.zeros(1000)}}
+    for step in (1, 2):
+        AtomicCheckpointIO().save_checkpoint(content | {"global_step": step}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes(4000)) + 2000] = 1
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match="The one before it is taken"):
+        assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 1
+    path.rename(tmp_path / "best.ckpt")
+    with pytest.raises(DamagedCheckpoint, match=r"best.ckpt cannot be read: it was cut off or changed"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": torch.zeros(2)}, "it lacks state_dict, epoch, global_step, pytorch-lightning_version"),
+        ([1, 2], "it lacks state_dict"),
+        ({"state_dict": Path("/")}, "it holds other Python objects, which are not loaded"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_named(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(DamagedCheckpoint, match=f"other.ckpt is no checkpoint of a training: {message}"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
+
+
 def test_files_cannot_always_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError
@@ -248,3 +279,11 @@ def test_files_cannot_always_be_linked(tmp_path: Path, monkeypatch: pytest.Monke
         AtomicCheckpointIO().save_checkpoint({"step": step}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "previous.ckpt", weights_only=True) == {"step": 2}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+@pytest.mark.parametrize("where", ["before validation", "in validation"])
+def test_no_worker_outlives_a_stopped_training(corpus: Path, tmp_path: Path, where: str) -> None:
+    """Python would wait for them without end when it exits."""
+    with pytest.raises(SystemExit):
+        train(corpus, tmp_path, steps=10, watch=SendSignal(signal.SIGINT, 8, where), num_workers=1)
+    assert multiprocessing.active_children() == []

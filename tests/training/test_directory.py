@@ -113,3 +113,29 @@ def test_a_second_training_in_a_directory_is_refused(tmp_path: Path) -> None:
     first.close()
     second.open(None)
     second.close()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_was_moved_comes_back_if_no_step_was_trained(tmp_path: Path, trained: bool) -> None:
+    old = {
+        "checkpoints/last.ckpt": "c",
+        "model/config.json": "m",
+        "logs/version_0/metrics.csv": "l",
+        "config.yaml": "y",
+    }
+    for name, text in old.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    directory = RunDirectory(tmp_path)
+    assert directory.open(None) == tmp_path / "earlier" / "1"
+    for name in ("logs/version_0/hparams.yaml", "config.yaml"):  # of the training that fails
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("new")
+    if trained:
+        directory.on_train_batch_end(Trainer())  # type: ignore[arg-type]
+    assert directory.restore() is not trained
+    directory.close()
+    folder = tmp_path / "earlier" / "1" if trained else tmp_path
+    assert {name: (folder / name).read_text() for name in old} == old
+    assert (tmp_path / "earlier").exists() is trained
+    assert (tmp_path / "logs/version_0/hparams.yaml").exists() is trained

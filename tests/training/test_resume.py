@@ -80,6 +80,33 @@ def test_what_cannot_be_changed_is_refused(
         train(corpus, tmp_path, steps=4, resume=True, module=module_with(optimization, seed))
 
 
+def test_a_training_is_not_resumed_beyond_its_length_or_from_weights_alone(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, steps=4, optimization=FIRST)
+    with pytest.raises(ConfigMismatch, match=r"is of step 4, and trainer.max_steps is 3: raise"):
+        train(corpus, tmp_path, steps=3, resume=True, optimization=FIRST)
+    with pytest.warns(UserWarning, match="no step was trained: the training had ended at step 4 of 4"):
+        train(corpus, tmp_path, steps=4, resume=True, optimization=FIRST)
+    weights = {key: value for key, value in last(tmp_path).items() if key != "optimizer_states"}
+    torch.save(weights, tmp_path / "weights.ckpt")
+    with pytest.raises(ConfigMismatch, match="weights only, and no state of optimizer"):
+        train(corpus, tmp_path, steps=6, resume=tmp_path / "weights.ckpt", optimization=FIRST)
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 0.5), (0.5, None)])
+def test_exported_weights_are_named_as_those_of_the_best_checkpoint(
+    corpus: Path, tmp_path: Path, first: float | None, second: float | None
+) -> None:
+    """Also if the average is turned on or off after it."""
+    train(corpus, tmp_path, steps=4, ema=first)
+    train(corpus, tmp_path, steps=4, resume=True, ema=second)
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    weights = json.loads((tmp_path / "model" / "training.json").read_text())["weights"]
+    assert weights == "of step 4, best by val/rsum" + (", moving average" if first else "")
+    model = VATT.from_pretrained(tmp_path / "model")
+    name, value = next(iter(model.backbone.state_dict().items()))
+    assert torch.equal(best["state_dict"][f"backbone.{name}"], value)
+
+
 def test_without_its_moving_average_a_training_continues_from_the_raw_weights(corpus: Path, tmp_path: Path) -> None:
     _, never = train(corpus, tmp_path / "never", steps=6)
     train(corpus, tmp_path / "averaged", steps=6, stop_after=4, ema=0.5)
@@ -114,12 +141,12 @@ def test_a_best_checkpoint_of_another_training_does_not_count(corpus: Path, tmp_
     best["callbacks"][key]["best_model_score"] += 1000.0
     best["global_step"] = 999
     torch.save(best, checkpoints / "best.ckpt")
-    with pytest.warns(UserWarning, match=r"best.ckpt is not the best checkpoint of the training that is resumed"):
+    with pytest.warns(UserWarning, match=r"best.ckpt is not of the resumed training"):
         train(corpus, tmp_path, steps=12, resume=True, lr=1e-2)
     facts = json.loads((tmp_path / "model" / "training.json").read_text())
     assert facts["weights"] == "of step 12, best by val/rsum"  # the only validation after step 8
     os.remove(checkpoints / "best.ckpt")
-    with pytest.warns(UserWarning, match="best.ckpt is not the best checkpoint"):
+    with pytest.warns(UserWarning, match=r"best.ckpt is missing"):
         train(corpus, tmp_path, steps=12, resume=True, lr=1e-2)
     assert json.loads((tmp_path / "model" / "training.json").read_text())["weights"] == "of the last step"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.training.runs import logged, train
 from vatt.errors import InputError
 from vatt.training.checkpoint import BestCheckpoint
-from vatt.training.validation import FEW_CLIPS, CheckData
+from vatt.training.validation import FEW_CLIPS, CheckData, check_trainer
 
 
 def check(train_clips: int, val_clips: int, batch: int, contrastive: bool, best_by: str | None = "val/rsum") -> None:
@@ -53,6 +53,37 @@ def test_enough_clips_are_not_reported(val_clips: int, best_by: str | None) -> N
         check(9, val_clips, 4, True, best_by)
 
 
+@pytest.mark.parametrize(
+    ("interval", "limit", "message"),
+    [
+        (50, 1.0, "no validation: trainer.val_check_interval is 50, and the training ends after 3 batches"),
+        (4, 0, "there was no validation, so the last weights are exported and not the best by val/rsum"),
+    ],
+)
+def test_a_training_without_validation_is_reported(
+    corpus: Path, tmp_path: Path, interval: int, limit: float, message: str
+) -> None:
+    with pytest.warns(UserWarning, match=message):
+        train(corpus, tmp_path, steps=3, val_check_interval=interval, limit_val_batches=limit)
+
+
+def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no step was trained: the model that is exported has the weights that"):
+        train(corpus, tmp_path, steps=3, limit_train_batches=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate_grad_batches": 0, "gradient_clip_val": 1.0}, "accumulate_grad_batches must be at least 1, not 0"),
+        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must be at least 0, not -1"),
+    ],
+)
+def test_options_that_no_training_can_have_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_trainer(SimpleNamespace(**options))  # type: ignore[arg-type]
+
+
 def test_every_validation_is_printed_with_gallery_and_chance(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +108,11 @@ def test_a_resumed_progress_bar_has_its_total_and_begins_where_it_was(
     assert " 2/6 " in bars[0]
     assert " 6/6 " in bars[-1]
     assert not [line for line in bars if "?" in line.split("[")[0]]
+    train(corpus, tmp_path, steps=9, resume=True, val_fraction=0.0)  # after the epoch has ended
+    bars = [line for line in capsys.readouterr().out.replace("\n", "\r").split("\r") if line.startswith("training:")]
+    assert " 6/9 " in bars[0]
+    assert " 9/9 " in bars[-1]
+    assert not [line for line in bars if "/3 " in line or "[-" in line]
 
 
 def test_a_metric_that_is_not_logged_is_an_error(tmp_path: Path) -> None:

@@ -33,10 +33,12 @@ class StepBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        now = time.monotonic()
-        if now >= self._next_s or batch_idx + 1 == self.train_progress_bar.total:
+        now, bar, parts = time.monotonic(), self.train_progress_bar, trainer.accumulate_grad_batches
+        done = trainer.global_step * parts + (batch_idx + 1) % parts  # Lightning counts from the start of the epoch
+        if not bar.disable and (now >= self._next_s or done == bar.total):
             self._next_s = now + REFRESH_S
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            bar.n = done
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
@@ -53,8 +55,7 @@ class StepBar(TQDMProgressBar):
         bar.refresh()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description("training")
+        """Do nothing: the bar is not of an epoch."""
 
 
 class Throughput(Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -20,14 +21,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vatt.errors import InputError, VattError
-from vatt.io import atomic_path, atomic_write
+from vatt.io import atomic_path, atomic_write, short_hash
 from vatt.structures import Batch
-from vatt.training.private import restore_raw_weights, set_validation_progress, validation_follows
+from vatt.training.private import restore_raw_weights, set_validation_progress, stop_workers, validation_follows
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # Exit status of a training that a signal stopped, as a shell reports it.
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+
+
+KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version")  # that every checkpoint has
 
 
 class DamagedCheckpoint(VattError, RuntimeError):
@@ -63,34 +67,57 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint, or the one before the last; always with ``weights_only=True``. Raises as `whole`."""
-        return super().load_checkpoint(whole(path), map_location, weights_only=True)
+        """Read a checkpoint, or the one before the last; always with ``weights_only=True``.
+
+        Raises:
+            FileNotFoundError, DamagedCheckpoint: As `whole`; also if a file is no checkpoint of a training.
+        """
+        path = whole(path)
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            unsafe = isinstance(error, pickle.UnpicklingError)
+            reason = "it holds other Python objects, which are not loaded" if unsafe else str(error).split("\n")[0]
+            raise DamagedCheckpoint(f"{path} is no checkpoint of a training: {reason}") from error
+        keys = checkpoint.keys() if isinstance(checkpoint, dict) else ()
+        if missing := [key for key in KEYS if key not in keys]:
+            raise DamagedCheckpoint(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
+        return checkpoint
 
 
 def whole(path: str | Path) -> Path:
-    """A checkpoint that was written to its end: this one, or in place of the last one the one before.
+    """A checkpoint that is as it was written: this one, or in place of the last one the one before.
 
     Raises:
         FileNotFoundError: it is not there.
-        DamagedCheckpoint: it was cut off, and there is no other.
+        DamagedCheckpoint: it was cut off or changed, and there is no other.
     """
     path, previous = Path(path), Path(path).with_name(PREVIOUS)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if zipfile.is_zipfile(path):  # whose table of contents is at its end
+    if is_intact(path):
         return path
-    said = f"{path} cannot be read: it was cut off, or is no checkpoint"
+    said = f"{path} cannot be read: it was cut off or changed, or is no checkpoint"
     if path.name != LAST or not previous.is_file():
         raise DamagedCheckpoint(f"{said}. Choose another with --ckpt_path, or begin anew")
     rank_zero_warn(f"{said}. The one before it is taken: {previous}")
     return whole(previous)
 
 
+def is_intact(path: str | Path) -> bool:
+    """Return whether a file is a zip archive with the right checksums, which `torch.load` does not compare."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError):
+        return False
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the highest value of a metric as ``best.ckpt``.
 
     The best score survives a moved run directory. A ``best.ckpt`` of another score, which was written after the
-    checkpoint that a training is resumed from, does not count as its best.
+    checkpoint that a training is resumed from, does not count as its best, nor does a score on other validation clips.
 
     Args:
         folder: Directory of the checkpoints.
@@ -99,6 +126,16 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: str | Path, monitor: str) -> None:
         super().__init__(folder, filename=Path(BEST).stem, monitor=monitor, mode="max", enable_version_counter=False)
+        self._clips: str | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == TrainerFn.FITTING and trainer.datamodule is not None:
+            ids = [clip.id for _, val in trainer.datamodule.parts.values() for clip in val.heads()]
+            self._clips = short_hash(*ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"clips": self._clips}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the checkpoint if it is the best one; without any metric (the module warns) none is kept.
@@ -114,10 +151,15 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path, score = Path(self.dirpath) / BEST, state_dict["best_model_score"]
-        if state_dict["best_model_path"] and best_score(path) != float(score):
+        clips = state_dict.pop("clips", None)
+        are_others = None not in (clips, self._clips) and clips != self._clips
+        if state_dict["best_model_path"] and (are_others or best_score(path) != float(score)):
+            reason = "is missing"
+            if path.is_file():
+                reason = "was selected on other validation clips" if are_others else "is not of the resumed training"
             rank_zero_warn(
-                f"{path} is not the best checkpoint of the training that is resumed ({self.monitor} "
-                f"{_number(score)}): the best weights are chosen among the validations from here on"
+                f"{path} {reason} (whose best {self.monitor} is {_number(score)}): the best checkpoint is selected "
+                "from later validations only"
             )
             names = ("best_model_score", "kth_value")
             state_dict = {key: value for key, value in state_dict.items() if key not in names}
@@ -131,9 +173,13 @@ class BestCheckpoint(ModelCheckpoint):
 
 def best_score(path: Path) -> float | None:
     """Return the best score of a training as a checkpoint of it has it; None without one, or if it is damaged."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not path.is_file():
         return None
-    callbacks: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        return None
+    callbacks: Mapping[str, Any] = checkpoint.get("callbacks", {}) if isinstance(checkpoint, dict) else {}
     scores = (state["best_model_score"] for key, state in callbacks.items() if key.startswith(BestCheckpoint.__name__))
     return next((float(score) for score in scores if score is not None), None)
 
@@ -141,8 +187,9 @@ def best_score(path: Path) -> float | None:
 class LastCheckpoint(ModelCheckpoint):
     """Writes ``last.ckpt`` every so many steps, at the end of the training, and when a signal stops it.
 
-    Ctrl-C and SIGTERM stop a training after its step, or in the middle of validation, with a checkpoint and the exit
-    status 130 or 143; a second Ctrl-C stops it at once. All processes of a training stop together, whichever gets the
+    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed; ``nohup`` ignores that) stop a training after its step, or in
+    the middle of validation, with a checkpoint and the exit status 130, 143 or 129; a second Ctrl-C stops it at once.
+    All processes of a training stop together, whichever gets the
     signal. Where validation follows a step, the checkpoint is written after it; if the signal arrives right before or
     in it, the resumed training runs that validation first. A resumed training equals one that was never stopped.
 
@@ -158,12 +205,15 @@ class LastCheckpoint(ModelCheckpoint):
         self._saved_step = 0
         self._signal: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._terminals: list[int] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._receive) for number in EXIT_STATUS}
+            heeded = [number for number in EXIT_STATUS if signal.getsignal(number) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._receive) for number in heeded}
+            self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -205,6 +255,8 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
+        if trainer.state.fn == TrainerFn.FITTING:
+            stop_workers(trainer)
         self._restore_handlers()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -231,6 +283,11 @@ class LastCheckpoint(ModelCheckpoint):
                 os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
         elif received == signal.SIGINT:
             raise KeyboardInterrupt
+        elif received == signal.SIGHUP:  # what is written to a closed terminal is an error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in self._terminals:
+                os.dup2(nowhere, terminal)
+            os.close(nowhere)
         self._signal = self._signal or received
 
     def _stop_before_validation(self, trainer: L.Trainer) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -17,10 +20,10 @@ from vatt.training.checkpoint import BEST, LAST, PREVIOUS, best_score
 CHECKPOINTS = "checkpoints"
 EARLIER = "earlier"  # directory in a run that keeps earlier runs
 KEYWORDS = ("last", "best", "auto", "hpc")
-# Everything that a training writes into its directory.
+# Everything that a training writes into its directory; last what tells that there was a training.
 OUTPUTS = (
-    CHECKPOINTS, "logs", "tensorboard", "model", "config.yaml", "data_events*.csv", "loss_by_token.csv",
-    "hpc_ckpt_*.ckpt",
+    "logs", "tensorboard", "config.yaml", "data_events*.csv", "loss_by_token.csv", CHECKPOINTS, "hpc_ckpt_*.ckpt",
+    "model",
 )  # fmt: skip
 
 
@@ -32,8 +35,9 @@ def find_checkpoint(
     Args:
         folder: Directory of the run.
         ckpt_path: ``last``, ``best`` or ``hpc`` (which Lightning writes when SLURM requeues a job): the checkpoint of
-            this run; ``auto``: the newest of ``last`` and ``hpc``, or a new training if there is none; or the path of a
-            checkpoint. None starts a new training; in a job that was requeued with such a checkpoint it means ``auto``.
+            this run; ``auto``: the newest of ``last`` (or the one before it) and ``hpc``, or a new training without
+            them; or the path of a checkpoint. None starts a new training; in a job that was requeued with such a
+            checkpoint it means ``auto``.
         environment: Environment variables, of which ``SLURM_RESTART_COUNT`` tells a requeued job.
 
     Returns:
@@ -46,7 +50,8 @@ def find_checkpoint(
     hpc = _latest_hpc(folder)
     requeued = hpc is not None and int(environment.get("SLURM_RESTART_COUNT") or 0) > 0
     if ckpt_path == "auto" or (ckpt_path is None and requeued):
-        paths = [path for path in (folder / CHECKPOINTS / LAST, hpc) if path is not None and path.is_file()]
+        last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
+        paths = [path for path in (last if last.is_file() else previous, hpc) if path is not None and path.is_file()]
         return max(paths, key=lambda path: path.stat().st_mtime, default=None)
     if ckpt_path is None:
         return None
@@ -68,7 +73,8 @@ def find_checkpoint(
 class RunDirectory(Callback):
     """Reserves the directory of a run for one training, and moves what belongs to another one into ``earlier``.
 
-    A new training moves everything that an earlier one has left. A training that is resumed from another checkpoint
+    A new training moves everything that an earlier one has left; if it fails before its first step, that is moved back.
+    A training that is resumed from another checkpoint
     than the last one of the directory moves ``last.ckpt``, and a ``best.ckpt`` that is not its own, once its checkpoint
     was found to fit.
 
@@ -80,6 +86,7 @@ class RunDirectory(Callback):
         self.folder = Path(folder)
         self._lock = DirectoryLock(self.folder)
         self._checkpoint: Path | None = None
+        self._moved: dict[Path, Path] = {}  # what `open` has moved, and where it was
 
     def open(self, checkpoint: Path | None) -> Path | None:
         """Lock the directory; for a new training, move what an earlier one has left.
@@ -97,11 +104,30 @@ class RunDirectory(Callback):
         """
         self._lock.acquire()
         self._checkpoint = checkpoint
-        return self._move(self._outputs()) if checkpoint is None else None
+        return self._move(self.outputs()) if checkpoint is None else None
 
     def close(self) -> None:
         """Unlock the directory."""
         self._lock.release()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Keep what was moved where it is, once a step was trained."""
+        self._moved = {}
+
+    def restore(self) -> bool:
+        """Put back what was moved, if the training has failed before its first step; return whether it was moved."""
+        was_moved = bool(self._moved)
+        for moved, path in self._moved.items():
+            if path.is_dir():  # what a training without a step has left: logs without values
+                shutil.rmtree(path)
+            os.replace(moved, path)
+            with suppress(OSError):  # as long as something else is in it
+                moved.parent.rmdir()
+        if was_moved:
+            with suppress(OSError):
+                (self.folder / EARLIER).rmdir()
+        self._moved = {}
+        return was_moved
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the checkpoints of other trainings, now that the one to resume from is loaded."""
@@ -119,10 +145,11 @@ class RunDirectory(Callback):
             moved = target / path.relative_to(self.folder)
             moved.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, moved)
+            self._moved[moved] = path
         return target
 
-    def _outputs(self) -> list[Path]:
-        """Everything of an earlier run; nothing if it has left neither a checkpoint nor a model."""
+    def outputs(self) -> list[Path]:
+        """Return everything of an earlier run; nothing if it has left neither a checkpoint nor a model."""
         results = ("hpc_ckpt_*.ckpt", f"{CHECKPOINTS}/*.ckpt", "model/*")
         if not any(True for pattern in results for _ in self.folder.glob(pattern)):
             return []

@@ -18,9 +18,10 @@ from torch.distributed.tensor import DTensor
 
 from vatt.io import atomic_path, atomic_write
 from vatt.training.callbacks import Throughput
-from vatt.training.checkpoint import BestCheckpoint
+from vatt.training.checkpoint import BestCheckpoint, is_intact
 from vatt.training.history import HISTORY, OBJECTIVE
 from vatt.training.private import export_averaged_weights
+from vatt.training.resume import has_average
 
 
 class ExportModel(Callback):
@@ -51,11 +52,12 @@ class ExportModel(Callback):
                     weights[name] = found
         if not trainer.is_global_zero:
             return
+        (self.folder / HISTORY).unlink(missing_ok=True)  # until the new model is complete
         if best is not None:
             checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             weights = checkpoint["state_dict"]
             chosen = {"weights": f"of step {checkpoint['global_step']}, best by {best.monitor}"}
-            chosen["weights"] += ", moving average" if average is not None else ""
+            chosen["weights"] += ", moving average" if has_average(checkpoint) else ""
             chosen[best.monitor] = float(best.best_model_score)
         # The model has some of the module's tensors, under names of its own.
         model, names = pl_module.export(trainer.datamodule.format), {id(value): name for name, value in kept.items()}
@@ -109,8 +111,8 @@ def _best(trainer: L.Trainer) -> BestCheckpoint | None:
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
     if best is None or not best.best_model_path:
         return None
-    if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
-        rank_zero_warn(f"{best.best_model_path} is missing: the weights of the last step are exported instead")
+    if not trainer.strategy.broadcast(is_intact(best.best_model_path)):
+        rank_zero_warn(f"{best.best_model_path} is missing or damaged: the weights of the last step are exported")
         return None
     return best
 

@@ -23,7 +23,9 @@ from vatt.training.resume import (
     apply_optimization,
     changed_values,
     check_ids,
+    check_length,
     check_parameter_groups,
+    check_same_ids,
     check_seed,
     take_raw_weights,
 )
@@ -121,7 +123,8 @@ class TrainingModule(L.LightningModule):
         """Check that the checkpoint belongs to this configuration.
 
         Raises:
-            ConfigMismatch: Another seed or optimizer, or ids that mean other things.
+            ConfigMismatch: Another seed or optimizer, ids that mean other things, or more steps than the configuration
+                has.
         """
         remedy = "Resume with the same one, or start a new training"
         check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)
@@ -129,8 +132,10 @@ class TrainingModule(L.LightningModule):
         self.guard.overflowed = checkpoint.get("overflowed_steps", 0)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        check_same_ids(checkpoint.get("ids", {}), self.ids())
         saved = checkpoint.get("settings", {})
         check_seed(saved, self.seed)
+        check_length(checkpoint, self.trainer.max_steps)
         check_parameter_groups(saved, checkpoint, self, self.optimization)
         self._changed = changed_values(saved.get("optimization", {}), self.optimization)
         averaged = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)

@@ -48,6 +48,15 @@ def restore_raw_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> Non
             callback._swap_models(pl_module)
 
 
+def stop_workers(trainer: L.Trainer) -> None:
+    """End the worker processes of all data loaders of a training.
+
+    After an exception in validation, Lightning ends those of validation only. The others ignore the signal that Python
+    sends when it exits (see `vatt.datasets.workers`) and would be waited for without end.
+    """
+    trainer.fit_loop.teardown()
+
+
 def export_averaged_weights(callback: WeightAveraging, pl_module: L.LightningModule) -> None:
     """Copy the averaged weights into the module.
 

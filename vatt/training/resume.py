@@ -31,13 +31,27 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
         )
 
 
+def check_length(checkpoint: Mapping[str, Any], max_steps: int) -> None:
+    """Check that a training has not gone beyond the steps it is resumed with.
+
+    Raises:
+        ConfigMismatch: It has: the learning rates would not be those of the configuration.
+    """
+    step = checkpoint["global_step"]
+    if 0 <= max_steps < step:
+        raise ConfigMismatch(
+            f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}: raise trainer.max_steps, or "
+            "start a new training"
+        )
+
+
 def check_parameter_groups(
     saved: Mapping[str, Any], checkpoint: Mapping[str, Any], module: nn.Module, optimization: Optimization
 ) -> None:
     """Check that the saved state of the optimizer belongs to the optimizer of the configuration.
 
     Raises:
-        ConfigMismatch: Another optimizer, or parameters in other groups.
+        ConfigMismatch: There is no state, or that of another optimizer, or of parameters in other groups.
     """
     name = saved.get("optimization", {}).get("name", optimization.name)
     if name != optimization.name:
@@ -47,9 +61,14 @@ def check_parameter_groups(
             "(model.pretrained)"
         )
     states = checkpoint.get("optimizer_states") or []
+    if not (states and checkpoint.get("lr_schedulers")):
+        raise ConfigMismatch(
+            "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
+            "saved model (model.pretrained)"
+        )
     sizes = [len(group["params"]) for state in states for group in state.get("param_groups", ())]
     own = [len(group["params"]) for group in parameter_groups(module, optimization)]
-    if sizes and sizes != own:
+    if sizes != own:
         changed = ", ".join(changed_values(saved.get("optimization", {}), optimization)) or "frozen parameters"
         raise ConfigMismatch(
             f"the optimizer of the checkpoint has {len(sizes)} groups of parameters, and that of the configuration "
@@ -90,17 +109,41 @@ def apply_optimization(optimizer: Optimizer, schedule: Schedule, module: nn.Modu
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
+def has_average(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether the weights of a checkpoint are averaged ones; the trained ones are beside them then."""
+    return "current_model_state" in checkpoint
+
+
 def take_raw_weights(checkpoint: dict[str, Any]) -> bool:
     """Replace the averaged weights of a checkpoint by those that were trained.
 
     Returns:
         Whether the checkpoint has averaged weights.
     """
-    if "current_model_state" not in checkpoint:
+    if not has_average(checkpoint):
         return False
     checkpoint["state_dict"] = checkpoint.pop("current_model_state")
     checkpoint.pop("averaging_state", None)
     return True
+
+
+def check_same_ids(saved: Mapping[str, str | None], own: Mapping[str, str | None]) -> None:
+    """Check that a resumed training has a vocabulary, classes and a codebook if it had them before.
+
+    Args:
+        saved: Hashes in the checkpoint.
+        own: Those of the configuration.
+
+    Raises:
+        ConfigMismatch: One is missing, or new.
+    """
+    for name in saved.keys() & own.keys():
+        if (saved[name] is None) != (own[name] is None):
+            before, now = ("no", "one") if saved[name] is None else ("a", "none")
+            raise ConfigMismatch(
+                f"the checkpoint was trained with {before} {name}, and the configuration has {now}: resume as it was, "
+                "or start a new training"
+            )
 
 
 def check_ids(saved: Mapping[str, Any], own: Mapping[str, str | None], source: str, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training says of its clips before it starts, and of every validation."""
+"""What a training says of its clips before it starts, of every validation, and of what it has not done at its end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from vatt.errors import InputError
 FEW_CLIPS = 30  # on fewer validation clips the choice of the best weights is mostly chance
 
 
+def check_trainer(trainer: L.Trainer) -> None:
+    """Check options of a trainer that Lightning accepts and that no training can have.
+
+    Raises:
+        InputError: No gradients would be accumulated, or clipping would turn them around.
+    """
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
+        raise InputError(f"trainer.gradient_clip_val must be at least 0, not {trainer.gradient_clip_val}")
+
+
 class CheckData(Callback):
-    """Warns of trainings whose clips are too few, and refuses those that cannot learn.
+    """Warns of trainings whose clips or validations are too few, and refuses those that cannot learn.
 
     Args:
         best_by: Metric by which the best weights are chosen; None if they are not.
@@ -23,6 +35,7 @@ class CheckData(Callback):
 
     def __init__(self, best_by: str | None) -> None:
         self.best_by = best_by
+        self._trained = self._validated = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the numbers of clips.
@@ -50,6 +63,38 @@ class CheckData(Callback):
                 "trainer.accumulate_grad_batches"
             )
         self._check_validation(trainer, val)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        batches = trainer.max_steps * trainer.accumulate_grad_batches
+        interval = trainer.val_check_batch if trainer.enable_validation else 0
+        counts_batches = trainer.check_val_every_n_epoch is None  # else also at the end of an epoch
+        if self.best_by is not None and counts_batches and interval > batches > 0 and len(trainer.datamodule.val_clips):
+            rank_zero_warn(
+                f"there will be no validation: trainer.val_check_interval is {interval:g}, and the training ends after "
+                f"{batches} batches, so that no best weights can be chosen by {self.best_by}"
+            )
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._trained = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated = self._validated or not trainer.sanity_checking
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn if no step was trained or nothing was validated, before the model is exported."""
+        step = trainer.global_step
+        if not self._trained:
+            rank_zero_warn(
+                f"no step was trained: the training had ended at step {step} of {trainer.max_steps}"
+                if step
+                else "no step was trained: the model that is exported has the weights that the training began with"
+            )
+        has_best = any(callback.monitor and callback.best_model_path for callback in trainer.checkpoint_callbacks)
+        if self.best_by is not None and self._trained and not self._validated and not has_best:
+            rank_zero_warn(
+                f"there was no validation, so the last weights are exported and not the best by {self.best_by}: lower "
+                "trainer.val_check_interval, or set run.best_by to null"
+            )
 
     def _check_validation(self, trainer: L.Trainer, val: int) -> None:
         advice = 'raise data.val_fraction, or give rows the split "val"'

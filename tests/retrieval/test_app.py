@@ -8,7 +8,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -84,6 +86,18 @@ def test_a_page_shows_files_that_moved_with_the_index(index: Path, video_file: P
     assert {name: reply.status_code for name, reply in answers.items()} == {"a.mp4": 200, "b.mp4": 200, "gone.mp4": 404}
     assert answers["a.mp4"].content == answers["b.mp4"].content == content
     assert library.numbers[str(tree / "media" / "a.mp4")] == library.numbers[paths[0]]
+
+
+def test_a_pattern_is_of_paths_as_the_page_shows_them(library: Library) -> None:
+    """It can match no directory of the server, or visitors could guess them letter by letter."""
+    html = answer(library, text="a red ring", path="*.nothing")
+    example = unescape(html).split("for example, ")[1].split(" and ")[0].rstrip(".</p>")
+    assert "/" not in example
+    assert 'class="result"' in answer(library, text="a red ring", path=example)
+    assert 'class="result"' in answer(library, text="a red ring", path="*")
+    root = str(library.roots[0])
+    assert 'class="result"' not in answer(library, text="a red ring", path=f"{root}/*")
+    assert 'class="result"' not in answer(library, text="a red ring", path=f"{root[:4]}*")
 
 
 def test_what_of_a_query_is_ignored_is_said_above_the_results(library: Library) -> None:
@@ -192,6 +206,8 @@ def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -
         ({"where": "a=" + "b" * 1000}, "The condition is longer than 300 characters."),
         ({"where": "label"}, "A condition is COLUMN=VALUE, not &#x27;label&#x27;."),
         ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; there are labels."),
+        ({"path": "/tmp/*"}, "matches none of 3 rows; paths are, for example, film"),
+        ({"path": "/*"}, "matches none of 3 rows; paths are, for example, film"),
         (
             {"path": "*.nothing"},
             "The path pattern &#x27;*.nothing&#x27; matches none of 3 rows; paths are, for example,",
@@ -521,13 +537,35 @@ def test_a_browser_opens_the_page_with_a_token(index: Path) -> None:
         browser.close()
 
 
+def test_an_address_that_cannot_be_listened_on_is_one_sentence(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from vatt.cli.main import main
+    from vatt.cli.retrieval import bound_socket
+
+    with bound_socket("127.0.0.1", 0) as used:
+        used.listen()
+        for host, port in (
+            ("127.0.0.1", used.getsockname()[1]), ("127.0.0.1", 99_999_999), ("127.0.0.1", -1), ("evil..host", 80),
+            ("192.0.2.1", 0), ("\x1b[31m.example", 80),
+        ):  # fmt: skip
+            assert main(["app", str(index), "--host", host, f"--port={port}"]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(
+                ("vatt app: error: cannot listen on ", "vatt app: error: --port must be between 0 and 65535")
+            )
+            assert len(error.splitlines()) == 1
+            assert "\x1b" not in error
+
+
 def test_the_command_warns_and_prints_the_address(
     index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vatt.cli.main import main
 
     served: list[dict[str, Any]] = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append({"app": app, **options}))
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append({"app": server.config.app}))
+    monkeypatch.setattr(
+        "vatt.cli.retrieval.bound_socket", lambda host, port: SimpleNamespace(getsockname=lambda: (host, port))
+    )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.delenv("VATT_APP_TOKEN", raising=False)
     assert main(["app", str(index), "--port", "1234"]) == 0
@@ -550,7 +588,6 @@ def test_the_command_warns_and_prints_the_address(
     out, err = capsys.readouterr()
     assert "http://192.0.2.1:7860/?token=from-the-environment" in out
     assert "with the token" in err
-    assert served[-1]["host"] == "192.0.2.1"
     for option, value in (("--token", "a b"), ("--allowed_hosts", "[a/b]"), ("--max_upload_mb", "0")):
         assert main(["app", str(index), option, value]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -209,6 +209,23 @@ def test_a_tree_that_holds_media_and_index_is_moved(run: Path, corpus: Path, tmp
     assert [hit.path for hit in hits] == [str(again / "corpus" / "clips" / "a.mp4")]
 
 
+def test_a_moved_index_is_found_through_a_link(run: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "moved"
+    run.parent.rename(tree)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "index").symlink_to(tree / "run" / "index")
+    hits = search(tmp_path / "links" / "index", "a red ring", model=tree / "run" / "model")
+    assert {hit.path for hit in hits} == {str(tree / "corpus" / "clips" / name) for name in ("a.mp4", "b.mp4")}
+    assert not any(hit.missing for hit in hits)
+
+
+def test_an_index_that_did_not_move_is_found_through_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run / "index")
+    index = Index.load(tmp_path / "link")
+    assert not index.location.moved
+    assert not any(hit.missing for hit in search(index, "a red ring"))
+
+
 def test_missing_files_are_marked_and_named(run: Path, corpus: Path) -> None:
     (corpus / "clips" / "b.mp4").unlink()
     hits = search(run / "index", "a red ring")

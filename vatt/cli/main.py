@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = _expected(error)
         if said is None or os.environ.get("VATT_TRACE"):
             raise
-        print(f"vatt {word}: error: {said}", file=sys.stderr)
+        from vatt.cli.commands import printable
+
+        print(f"vatt {word}: error: {' '.join(map(printable, said.splitlines()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vatt {word}: stopped", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -154,7 +155,8 @@ def index(
     parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
     print(f"index: {output} ({parts}; model {made.model})")
     roots = made.declared_roots
-    print(f"media: {', '.join(roots[:SHOWN])}{f' and {len(roots) - SHOWN} more' if len(roots) > SHOWN else ''}")
+    more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
+    print(f"media: {', '.join(map(printable, roots[:SHOWN]))}{more}")
     return 0
 
 
@@ -270,16 +272,22 @@ def app(
     token = token or os.environ.get("VATT_APP_TOKEN") or None
     token = secrets.token_urlsafe(32) if token == "auto" else token
     names = [*(allowed_hosts or ()), *([] if host in ("", "0.0.0.0", "::") else [host])]
-    made = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
+    address = bound_socket(host, port)
+    served = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
     import uvicorn
 
     from vatt.retrieval.web.guard import is_loopback
 
+    port = address.getsockname()[1]
     shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl+C)", flush=True)
-    print("serving media in: " + (", ".join(map(str, made.state.library.roots)) or "no directory"), flush=True)
+    print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
+    print("serving media in: " + (", ".join(map(printable, served.state.library.roots)) or "no directory"), flush=True)
     if not is_loopback(host):
-        advice = "The token is sent unencrypted" if token else "Set --token auto, or listen on 127.0.0.1"
+        advice = (
+            "Put a TLS proxy in front: the token is sent unencrypted"
+            if token
+            else "Set --token auto, or listen on 127.0.0.1"
+        )
         print(
             f"warning: everyone who can reach {host}, port {port}, can search the index and see its media"
             f"{' with the token' if token else ''}. {advice}.",
@@ -287,7 +295,28 @@ def app(
             flush=True,
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits normally, so that uploads are deleted
-    uvicorn.run(
-        made, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none"
-    )
+    config = uvicorn.Config(served, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none")
+    uvicorn.Server(config).run(sockets=[address])
     return 0
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address, before anything is loaded.
+
+    Raises:
+        InputError: There is no such address, or it is in use.
+    """
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port must be between 0 and 65535, not {port}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot listen on {host}, port {port}: {reason}") from error
+    bound.set_inheritable(True)
+    return bound

@@ -26,7 +26,7 @@ from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
 from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Hit, RelativePattern
 from vatt.retrieval.search import Answers, opened, search
 from vatt.retrieval.web.library import Library, shortened
 from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
@@ -141,9 +141,10 @@ class Searcher:
 
     def _search(self, query: Query, vectors: dict[str, FileVectors], notes: list[str]) -> str:
         library = self.library
+        path = None if query.path is None else RelativePattern(query.path, library.index.roots)
         hits = search(
             library.index, query.text, query.k, library.model, vectors.get("video"), vectors.get("audio"),
-            query.answers, query.path, query.where, spans=query.spans,
+            query.answers, path, query.where, spans=query.spans,
         )  # fmt: skip
         notes += [_sentence(self.public(InputError(notice))) for notice in hits.notices]
         if not hits and not hits.notices:
@@ -182,7 +183,14 @@ class Searcher:
         text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
         if isinstance(error, MediaError):
             text = f"{Path(error.path).name}: {' '.join(error.reason.split())}"
-        folders = [*self.library.roots, self.uploads.folder, self.library.index.name, Path.cwd(), Path.home()]
+        folders = [
+            *self.library.roots,
+            *self.library.index.roots,
+            self.uploads.folder,
+            self.library.index.name,
+            Path.cwd(),
+            Path.home(),
+        ]
         folders += [folder for folder in (self.library.model.folder, self.library.index.model_folder) if folder]
         for folder in sorted(map(str, folders), key=len, reverse=True):
             if len(folder) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -97,11 +98,37 @@ def _words(column: pa.ChunkedArray) -> _Words:
     )
 
 
-def matches(rows: pa.Table, column: str, pattern: str) -> np.ndarray:
+@dataclass(frozen=True)
+class RelativePattern:
+    """Pattern of paths relative to directories, for users who may not learn where these are.
+
+    Args:
+        text: Pattern, see `matches`.
+        roots: Directories, or prefixes of URLs.
+    """
+
+    text: str
+    roots: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return repr(self.text)
+
+
+def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.ndarray:
     """(N,) bool: whether a column matches a pattern: ``*`` is anything, ``?`` any one character."""
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    found = pc.match_like(rows.column(column), escaped.replace("*", "%").replace("?", "_"))
-    return pc.fill_null(found, False).to_numpy()
+    if isinstance(pattern, RelativePattern):
+        glob = _escaped(pattern.text).replace("*", "%").replace("?", "_")
+        likes = [f"{_escaped(root.rstrip('/'))}/{glob}" for root in pattern.roots]
+    else:
+        likes = [_escaped(pattern).replace("*", "%").replace("?", "_")]
+    mask = np.zeros(rows.num_rows, bool)
+    for like in likes:
+        mask |= pc.fill_null(pc.match_like(rows.column(column), like), False).to_numpy()
+    return mask
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
@@ -188,7 +215,9 @@ def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
     return extras, pc.fill_null(words.indices, -1).to_numpy()
 
 
-def describe_filters(rows: pa.Table, kept: np.ndarray, path: str | None, where: str | None) -> str | None:
+def describe_filters(
+    rows: pa.Table, kept: np.ndarray, path: str | RelativePattern | None, where: str | None
+) -> str | None:
     """Say which of two filters no row passes, and what there is instead.
 
     Args:
@@ -217,7 +246,7 @@ def describe_filters(rows: pa.Table, kept: np.ndarray, path: str | None, where: 
     return f"none of {count:,} rows matches both the path pattern {path!r} and the condition {where!r}"
 
 
-def allowed_rows(rows: pa.Table, path: str | None, where: str | None) -> np.ndarray | None:
+def allowed_rows(rows: pa.Table, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
     """(N,) bool: what `matches` and `chosen` leave; None where nothing is asked."""
     if path is None and where is None:
         return None

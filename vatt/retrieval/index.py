@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vatt.errors import InputError
 from vatt.io import DirectoryInUse, DirectoryLock
-from vatt.retrieval.hits import Hit, allowed_rows, describe_filters, hits_of, matches
+from vatt.retrieval.hits import Hit, RelativePattern, allowed_rows, describe_filters, hits_of, matches
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_strange, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import check_paths, clips_of, distinct_paths, is_clip, map_paths, moved_rows, replaced_clips
@@ -220,7 +220,7 @@ class Index:
         modality: str = "video",
         space: str = "video_text",
         distinct: bool = False,
-        path: str | None = None,
+        path: str | RelativePattern | None = None,
         where: str | None = None,
     ) -> list[list[Hit]]:
         """The nearest vectors by cosine.
@@ -257,7 +257,7 @@ class Index:
         k: int = 10,
         modality: str = "video",
         distinct: bool = False,
-        path: str | None = None,
+        path: str | RelativePattern | None = None,
         where: str | None = None,
     ) -> list[Hit]:
         """The nearest to one query in several spaces at once, by the mean of the cosines.
@@ -286,7 +286,7 @@ class Index:
         order = np.argsort(-scores, kind="stable")
         return self._located(hits_of(first.columns, scores[order], places[order], k, distinct))
 
-    def _allowed(self, part: Vectors, path: str | None, where: str | None) -> np.ndarray | None:
+    def _allowed(self, part: Vectors, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
         """(N,) bool: rows that pass the filters; a pattern may match where a file was or, if it moved, where it is."""
         allowed = allowed_rows(part.rows, path, where)
         if allowed is None or path is None or not self.location.moved:
@@ -301,7 +301,9 @@ class Index:
             return hits
         return [hit._replace(path=paths[hit.path], missing=missing[hit.path]) for hit in hits]
 
-    def describe_filters(self, modality: str, space: str, path: str | None, where: str | None) -> str | None:
+    def describe_filters(
+        self, modality: str, space: str, path: str | RelativePattern | None, where: str | None
+    ) -> str | None:
         """Why no row of a part passes filters; None if some do. See `search` for the arguments."""
         part = self.parts[modality, space]
         return describe_filters(part.rows, part.kept, path, where)

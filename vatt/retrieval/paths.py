@@ -103,14 +103,15 @@ class Location:
 
     @property
     def moved(self) -> bool:
-        """Whether the directory is not where it was written."""
-        return self.recorded is not None and self.recorded != self.folder
+        """Whether the directory is not where it was written, also if a symbolic link leads to it."""
+        return self.recorded is not None and self.recorded not in (self.folder, os.path.realpath(self.folder))
 
     def relocated(self, path: str) -> str:
         """Return the path at the same position relative to the directory as when it was written."""
         if not self.moved or is_url(path):
             return path
-        return os.path.normpath(os.path.join(self.folder, os.path.relpath(path, self.recorded)))
+        folder = os.path.realpath(self.folder)
+        return os.path.normpath(os.path.join(folder, os.path.relpath(path, self.recorded)))
 
     def resolve(self, path: str) -> str:
         """Return where a file or directory is: at its path, or at the same position relative to this directory.

@@ -13,7 +13,7 @@ from vatt.datasets.vocabulary import Vocabulary
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
-from vatt.retrieval.hits import Hit, merged
+from vatt.retrieval.hits import Hit, RelativePattern, merged
 from vatt.retrieval.index import Index
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.vectors import unit
@@ -55,7 +55,7 @@ def search(
     video: str | Path | FileVectors | None = None,
     audio: str | Path | FileVectors | None = None,
     answers: Answers = "video",
-    path: str | None = None,
+    path: str | RelativePattern | None = None,
     where: str | None = None,
     spans: bool = True,
 ) -> Results:
@@ -73,7 +73,8 @@ def search(
         video, audio: files, or URLs, as examples; of a long one the mean of its windows. What `encode_file` returned
             for one is taken as well.
         answers: what is looked for.
-        path: only files whose paths match this pattern (``*``, ``?``).
+        path: only files whose paths match this pattern (``*``, ``?``): the whole path, or, with a `RelativePattern`,
+            the path below some directories.
         where: only clips of whose manifest a column has a value: ``split=test``, ``x_shape=ring``, ``labels=dog``.
         spans: windows that follow each other among the best 2 k (of a small index: a tenth of it, or k) are one answer,
             and of the next ones those that touch none. Otherwise windows are answers, without those that mostly

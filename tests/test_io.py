@@ -164,12 +164,12 @@ def test_json_of_a_usual_size_and_shape_is_read(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json")
     for data, match in (
         (b"", "is damaged"),
-        (b"[1]", "holds a list instead of a JSON object"),
+        (b"[1]", "expected a JSON object, got list"),
         (b'{"a": "\xff"}', "is damaged"),
         (b'{"a": "\\ud800"}', "is damaged"),
-        (b'{"a":' * 100_000, "is damaged: it is nested too deeply"),
+        (b'{"a":' * 100_000, "is damaged: nested too deeply"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "is damaged"),
-        (b'{"a": "' + b"x" * 2**20, "is larger than 1 MiB"),
+        (b'{"a": "' + b"x" * 2**20, "has more than 1 MiB"),
     ):
         path.write_bytes(data)
         with pytest.raises(InputError, match=match):

@@ -36,7 +36,7 @@ class WriteError(VattError, OSError):
 
 
 class DirectoryInUse(InputError):
-    """Another process writes to the directory."""
+    """The directory is locked by another process that is writing to it."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def remove_leftovers(folder: str | Path, older_than_s: float = 3600.0) -> None:
         try:
             if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
                 path.unlink()
-        except OSError:  # somebody else was faster, or may
+        except OSError:  # already deleted, or no permission
             pass
 
 
@@ -166,7 +166,7 @@ class DirectoryLock:
         return self
 
     def release(self) -> None:
-        """Give the lock back; without effect if it is not held."""
+        """Release the lock; without effect if it is not held."""
         self._lock.release()
 
     def __enter__(self) -> DirectoryLock:
@@ -179,7 +179,7 @@ class DirectoryLock:
 
 
 def short_hash(*parts: str | bytes) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 that depends on every part and on where one ends."""
+    """Return the first 16 hexadecimal digits of a SHA-256 of the parts and their boundaries."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -196,31 +196,31 @@ def file_hash(path: str | Path) -> str:
 def inner_file(folder: str | Path, name: str) -> Path:
     """Return the path of a regular file that lies directly in a directory.
 
-    Directories may come from elsewhere: a name may lead out of them by ``..`` or a symbolic link, and a named pipe
-    would block whoever opens it. Links into the blobs of a Hugging Face cache are followed.
+    Directories are not trusted: a name may lead out of them by ``..`` or a symbolic link, and opening a named pipe
+    would block. Links into the blobs of a Hugging Face cache are followed.
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: The name is no plain file name, or the file is a link to another directory or no regular file.
+        InputError: The name is not a plain file name, or the file is a link to another directory or not a regular file.
     """
     folder = Path(folder)
     if not name or name in (".", "..") or set(name) & set("/\\\0"):
-        raise InputError(f"{folder}: {name[:100]!r} is not the name of a file in this directory")
-    path, here = folder / name, folder.resolve()
+        raise InputError(f"{folder}: {name[:100]!r} is not a plain file name")
+    path, real_folder = folder / name, folder.resolve()
     try:
         real = path.resolve()
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} is a link that leads nowhere") from error
-    blobs = [parent.parent / "blobs" for parent in here.parents if parent.name == "snapshots"]
-    if real.parent not in (here, *blobs):
-        raise InputError(f"{path} is a link to {real}, outside its directory: copy the file to its place")
+        raise InputError(f"{path} is a broken symbolic link") from error
+    blobs = [parent.parent / "blobs" for parent in real_folder.parents if parent.name == "snapshots"]
+    if real.parent not in (real_folder, *blobs):
+        raise InputError(f"{path} is a link to {real}, outside its directory: replace the link with the file")
     if not stat.S_ISREG(real.stat().st_mode):
         raise InputError(f"{path} is not a regular file")
     return path
 
 
 def read_json(path: str | Path, max_bytes: int = 2**20) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Args:
         path: File.
@@ -228,18 +228,18 @@ def read_json(path: str | Path, max_bytes: int = 2**20) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: The file is too large, is not UTF-8, or does not hold a JSON object.
+        InputError: The file is too large, is not UTF-8, or is not a JSON object.
     """
     with Path(path).open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise InputError(f"{path} is larger than {max_bytes / 2**20:g} MiB, which is too large for what it should hold")
+        raise InputError(f"{path} has more than {max_bytes / 2**20:g} MiB, the limit for this file")
     try:
         value = json.loads(data.decode("utf-8"))
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of surrogate pairs could not be printed
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise InputError(f"{path} is damaged: {reason}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds a {type(value).__name__} instead of a JSON object")
+        raise InputError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}")
     return value

@@ -100,7 +100,7 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
     printed = capsys.readouterr()
     assert "(missing)" in printed.out.replace("\n", "")
     assert f"to play (without 1 missing files): {tmp_path / 'list.m3u'}" in printed.out
-    assert f"vatt search: 1 of 2 files are missing: {media / 'a.mp4'}\n" in printed.err
+    assert f"vatt search: 1 of the 2 result files is missing: {media / 'a.mp4'}; " in printed.err
     assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
     assert main(["search", index, "a red ring", "--format", "json"]) == 1
@@ -112,9 +112,9 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
 
     monkeypatch.setattr(VATT, "from_pretrained", lambda *_: pytest.fail("the model was loaded"))
     for option, output, said in (
-        ("--sheet", "sheet.jpg", "a contact sheet is a PNG file"),
-        ("--play", "list.mp3", "a list to play is an M3U file"),
-        ("--sheet", f"{video_name(media)}/sheet.png", "is no directory that can be written to"),
+        ("--sheet", "sheet.jpg", "--sheet writes a PNG file"),
+        ("--play", "list.mp3", "--play writes an M3U playlist"),
+        ("--sheet", f"{video_name(media)}/sheet.png", "is not a writable directory"),
     ):
         assert main(["search", index, "a red ring", option, str(tmp_path / output)]) == 2
         assert said in capsys.readouterr().err

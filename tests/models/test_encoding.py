@@ -81,7 +81,7 @@ def test_sounds_and_words(model: vatt.VATT, sound_file: Path, video_file: Path) 
     torch.testing.assert_close(model.encode_text("a blue bar"), words[1:])
     assert not any(vectors.requires_grad for vectors in (heard, words))
     torch.testing.assert_close(words.norm(dim=1), torch.ones(2))
-    with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
+    with pytest.warns(UserWarning, match="1 of 2 texts are truncated"):
         model.encode_text(["a red ring", "a blue bar moves left a red ring"])
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_encoded_is_named(model: vatt.VATT, silent_file: Path, so
         model.encode_video(tmp_path / "nowhere.mp4")
     with pytest.raises(InputError, match="no word"):
         model.encode_text(["a red ring", "  "])
-    with pytest.raises(FileNotFoundError, match="not loaded from a folder"):
+    with pytest.raises(FileNotFoundError, match="not loaded from a directory"):
         tiny_model().encode_text("a red ring")
 
 

@@ -83,7 +83,7 @@ def test_a_norm_that_cannot_leave_out_rows_is_named() -> None:
 
     valid = torch.ones(2, dtype=torch.bool)
     for layer in (nn.Sequential(Own()), nn.BatchNorm1d(3, track_running_stats=False)):
-        with pytest.raises(ValueError, match=r"batch norm in (Own|BatchNorm1d) cannot leave out invalid rows"):
+        with pytest.raises(ValueError, match=r"batch norm in (Own|BatchNorm1d) cannot exclude invalid rows"):
             apply_to_valid(layer, torch.ones(2, 3), valid)
 
 

@@ -30,9 +30,9 @@ def test_defaults_are_kept_too() -> None:
     ("path", "says"),
     [
         ("os.system", "refusing to load 'os.system'"),
-        ("vatt.models.backbone.torch", "not a part of a model"),
+        ("vatt.models.backbone.torch", "not a model class"),
         ("vatt.models.gone.Gone", "this version of vatt has no"),
-        ("vatt.models.part.import_module", "not a part of a model"),
+        ("vatt.models.part.import_module", "not a model class"),
     ],
 )
 def test_a_configuration_runs_no_foreign_code(path: str, says: str) -> None:

@@ -25,7 +25,7 @@ def loaded(folder: Path) -> str:
     try:
         return VATT.from_pretrained(folder).fingerprint()
     except InputError as error:
-        return "interrupted" if "as when saving was interrupted" in str(error) else str(error)
+        return "interrupted" if "was saving interrupted?" in str(error) else str(error)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

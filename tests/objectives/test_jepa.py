@@ -200,7 +200,7 @@ def test_random_truncation_has_no_favourites() -> None:
 
 
 def test_blocks_that_hide_everything_are_refused() -> None:
-    with pytest.raises(ValueError, match="hides all"):
+    with pytest.raises(ValueError, match="masks all positions"):
         draw_blocks(2, (2, 4, 4), BlockMask(1, 1.0))
     with pytest.raises(ValueError, match="cannot be"):
         BlockMask(0, 0.5)

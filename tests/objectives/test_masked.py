@@ -133,7 +133,7 @@ def test_a_mask_is_seen_and_hidden_and_nothing_else(
 
 def test_masks_that_hide_all_or_nothing_are_refused() -> None:
     for hidden in (0.01, 0.999):
-        with pytest.raises(ValueError, match="some must be"):
+        with pytest.raises(ValueError, match="at least one must be"):
             draw_masked(1, (2, 4, 4), hidden if hidden < 0.5 else 1.0)
     with pytest.raises(ValueError, match="tube or random"):
         draw_masked(1, (2, 4, 4), 0.5, "blocks")  # type: ignore[arg-type]

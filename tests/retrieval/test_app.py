@@ -79,7 +79,7 @@ def test_a_page_shows_files_that_moved_with_the_index(index: Path, video_file: P
     app = make_app(tree / "index")
     client, library = TestClient(app), app.state.library
     html = answer(library, text="a red ring")
-    assert "1 of 3 results cannot be shown: 1 file not found." in html
+    assert "1 of 3 results cannot be shown: file not found (1)." in html
     assert html.count('title="Play"') == 2
     content = video_file.read_bytes()
     answers = {Path(path).name: client.get(f"/media/{library.numbers[path]}") for path in paths}
@@ -162,7 +162,7 @@ def test_missing_files_are_named_and_counted(index: Path, tmp_path: Path, video_
     paths = [str(tmp_path / "here.mp4"), str(tmp_path / "gone.mp4"), str(tmp_path / "gone2.mp4"), "https://x.org/a.mp4"]
     library = Library(*opened(with_files(index, paths, tmp_path / "holes"), None))
     html = answer(library, text="a red ring")
-    assert "3 of 4 results cannot be shown: 2 file not found, 1 behind a URL; start with --urls true." in html
+    assert "3 of 4 results cannot be shown: file not found (2), URLs are disabled; start with --urls true (1)." in html
     assert html.count('<div class="strip none">file not found</div>') == 2
     assert html.count("<img") == 3
     assert "“" not in html
@@ -202,26 +202,26 @@ def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -
         ({"text": ["a red ring"]}, "The query must be text."),
         ({"text": {"a": 1}}, "The query must be text."),
         ({"text": "\ud800"}, "The query has invalid characters."),
-        ({"path": "*" * 1000}, "The pattern of files is longer than 300 characters."),
-        ({"where": "a=" + "b" * 1000}, "The condition is longer than 300 characters."),
-        ({"where": "label"}, "A condition is COLUMN=VALUE, not &#x27;label&#x27;."),
-        ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; there are labels."),
+        ({"path": "*" * 1000}, "The file pattern is longer than 300 characters."),
+        ({"where": "a=" + "b" * 1000}, "The filter is longer than 300 characters."),
+        ({"where": "label"}, "A condition must be COLUMN=VALUE, not &#x27;label&#x27;."),
+        ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; available columns: labels."),
         ({"path": "/tmp/*"}, "matches none of 3 rows; paths are, for example, film"),
         ({"path": "/*"}, "matches none of 3 rows; paths are, for example, film"),
         (
             {"path": "*.nothing"},
             "The path pattern &#x27;*.nothing&#x27; matches none of 3 rows; paths are, for example,",
         ),
-        ({"answers": "x" * 5000}, "Results can be video, audio, text."),
-        ({"answers": ["video"]}, "Results can be video, audio, text."),
-        ({"k": 0}, "The number of results is from 1 to 60."),
-        ({"k": 1e9}, "The number of results is from 1 to 60."),
-        ({"k": float("nan")}, "The number of results is from 1 to 60."),
-        ({"k": True}, "The number of results is from 1 to 60."),
-        ({"k": "12"}, "The number of results is from 1 to 60."),
-        ({"clip": "/etc/passwd"}, "An example is a file that was uploaded on this page."),
-        ({"clip": {"path": "/etc/passwd"}}, "An example is a file that was uploaded on this page."),
-        ({"audio": {"url": "http://127.0.0.1"}}, "An example is a file that was uploaded on this page."),
+        ({"answers": "x" * 5000}, "Results must be one of video, audio, text."),
+        ({"answers": ["video"]}, "Results must be one of video, audio, text."),
+        ({"k": 0}, "The number of results must be between 1 and 60."),
+        ({"k": 1e9}, "The number of results must be between 1 and 60."),
+        ({"k": float("nan")}, "The number of results must be between 1 and 60."),
+        ({"k": True}, "The number of results must be between 1 and 60."),
+        ({"k": "12"}, "The number of results must be between 1 and 60."),
+        ({"clip": "/etc/passwd"}, "Invalid upload: upload the file again."),
+        ({"clip": {"path": "/etc/passwd"}}, "Invalid upload: upload the file again."),
+        ({"audio": {"url": "http://127.0.0.1"}}, "Invalid upload: upload the file again."),
         ({"answers": "audio"}, "The index has no audio in the video_text space; it has"),
     ],
 )
@@ -248,9 +248,9 @@ def test_an_empty_query_clears_the_results(library: Library) -> None:
         (InputError("a video and/or 24/7 audio"), "A video and/or 24/7 audio."),
         (FileNotFoundError("{root}/model has no vocabulary: trained without texts"), "Model has no vocabulary"),
         (FileNotFoundError(2, "No such file or directory", "{root}/x"), "No such file or directory."),
-        (RuntimeError("{root} secret"), "Internal error; the log of the server has more."),
-        (PermissionError(13, "Permission denied", "{root}/x"), "Internal error; the log of the server has more."),
-        (MemoryError(), "Internal error; the log of the server has more."),
+        (RuntimeError("{root} secret"), "Internal error; see the server log."),
+        (PermissionError(13, "Permission denied", "{root}/x"), "Internal error; see the server log."),
+        (MemoryError(), "Internal error; see the server log."),
     ],
 )
 def test_errors_name_no_directory_of_the_server(

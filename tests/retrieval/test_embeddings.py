@@ -147,7 +147,7 @@ def test_parts_together_are_the_whole(manifest: Path, model_folder: Path, tmp_pa
     for number, missing in ((2, 3), (3, 2)):
         report = embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, part=(number, 3))
         assert report.missing == missing
-        with pytest.raises(StoreError, match="was stopped"):
+        with pytest.raises(StoreError, match="is incomplete"):
             Embeddings(tmp_path / "parts")
     assert embed(manifest, model_folder, tmp_path / "parts", num_workers=0, shard_clips=1, part=(1, 3)) == whole
     assert Embeddings(tmp_path / "whole").table.equals(Embeddings(tmp_path / "parts").table)
@@ -309,9 +309,9 @@ def test_texts_are_encoded_as_the_model_does(vocabulary: WordVocabulary, model_f
         alone, _ = encode_texts(model, ["a red ring"], vocabulary)
     torch.testing.assert_close(found[:1], alone)
     assert cut == 1
-    with pytest.raises(ValueError, match=r"'  ' has no word"):
+    with pytest.raises(ValueError, match=r"'  ' contains no word"):
         encode_texts(model, ["a ring", "  "], vocabulary)
-    with pytest.raises(FileNotFoundError, match="not loaded from a folder"):
+    with pytest.raises(FileNotFoundError, match="not loaded from a directory"):
         model_vocabulary(tiny_model())
     shutil.rmtree(model_folder / "vocabulary")
     with pytest.raises(FileNotFoundError, match="trained without texts"):

@@ -130,5 +130,5 @@ def test_files_that_are_no_indexs_own_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "index" / "mine.parquet").read_text() == "mine"
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.parquet").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no index"):
+    with pytest.raises(FileExistsError, match="is not an index"):
         index.save(tmp_path / "tables")

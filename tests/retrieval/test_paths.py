@@ -232,7 +232,7 @@ def test_missing_files_are_marked_and_named(run: Path, corpus: Path) -> None:
     assert {(Path(hit.path).name, hit.missing) for hit in hits} == {("a.mp4", False), ("b.mp4", True)}
     assert {hit.to_dict()["missing"] for hit in hits} == {False, True}
     assert hits.missing == [str(corpus / "clips" / "b.mp4")]
-    assert hits.describe_missing() == f"1 of 2 files are missing: {corpus / 'clips' / 'b.mp4'}"
+    assert hits.describe_missing().startswith(f"1 of the 2 result files is missing: {corpus / 'clips' / 'b.mp4'}; ")
 
 
 def test_the_model_is_where_it_was_or_beside_the_index(run: Path, tmp_path: Path) -> None:

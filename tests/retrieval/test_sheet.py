@@ -44,9 +44,9 @@ def test_where_nothing_can_be_written_is_known_before(tmp_path: Path) -> None:
     check_sheet(tmp_path / "new" / "sheet.PNG")
     check_playlist("list.m3u8")
     for check, output, match in (
-        (check_sheet, tmp_path / "sheet.jpg", "a contact sheet is a PNG file, not "),
-        (check_playlist, tmp_path / "list.txt", "a list to play is an M3U file, not "),
-        (check_sheet, tmp_path / "file" / "sheet.png", "file is no directory that can be written to"),
+        (check_sheet, tmp_path / "sheet.jpg", "--sheet writes a PNG file, not "),
+        (check_playlist, tmp_path / "list.txt", "--play writes an M3U playlist, not "),
+        (check_sheet, tmp_path / "file" / "sheet.png", "file is not a writable directory"),
         (check_sheet, tmp_path / "folder.png", "it is a directory"),
     ):
         with pytest.raises(InputError, match=match):

@@ -64,7 +64,7 @@ def test_a_folder_is_taken_once(tmp_path: Path) -> None:
     plan = {"model": "m", "hop_s": 1.0, "shards": 2}
     claim(tmp_path, plan, {"source": "here"})
     write_shard(tmp_path, "m", [row("v", "video", "video_text", [1.0])])
-    with pytest.raises(StoreError, match="has 1 of 2 shards: vatt embed was stopped"):
+    with pytest.raises(StoreError, match=r"is incomplete \(1 of 2 shards\)"):
         Embeddings(tmp_path)
     claim(tmp_path, plan, {"source": "here"})
     assert missing_shards(tmp_path, 2) == [1]
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="vatt embed PATH"):
         Embeddings(tmp_path)
     write_shard(tmp_path / "empty", "m", [])
-    with pytest.raises(StoreError, match="holds no embedding"):
+    with pytest.raises(StoreError, match="has no embeddings"):
         Embeddings(tmp_path / "empty")
     ragged = [row("a", "video", "video_text", [1.0]), row("b", "video", "video_text", [1.0, 2.0])]
     write_shard(tmp_path / "ragged", "m", ragged)

@@ -107,7 +107,7 @@ def test_every_value_of_index_json_is_checked(index: Path) -> None:
 )
 def test_index_json_that_is_no_object_of_usual_size_is_refused(index: Path, text: bytes) -> None:
     (index / "index.json").write_bytes(text)
-    refused(index, "index.json is damaged|index.json is larger|another version")
+    refused(index, "index.json is damaged|index.json has more than|another version")
 
 
 def test_files_outside_the_directory_are_not_read(index: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_changed_byte_is_found_by_its_checksum(index: Path) -> None:
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-        with pytest.raises(StoreError, match=rf"the SHA-256 of {path.name} is not the one in index.json"):
+        with pytest.raises(StoreError, match=rf"the SHA-256 of {path.name} differs from index.json"):
             Index.load(index)
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -177,7 +177,7 @@ def test_clusters_whose_lists_are_elsewhere_are_refused(tmp_path: Path) -> None:
     """FAISS would map the other file, and crash if it is gone."""
     folder = make_index(tmp_path, "ivfpq")
     with_lists_elsewhere(folder, tmp_path / "lists")
-    refused(folder, "lists are of type b'ilod', not in this file")
+    refused(folder, "lists have type b'ilod' and are not in this file")
 
 
 def test_clusters_whose_rows_are_elsewhere_are_refused(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_clusters_whose_rows_are_elsewhere_are_refused(tmp_path: Path) -> None:
     data[-8:] = (COUNT + 10**6).to_bytes(8, "little")  # the last number of the last list
     path.write_bytes(data)
     sign(folder)
-    refused(folder, "names vectors that are none of the 300")
+    refused(folder, r"a list has vector ids outside \[0, 300\)")
 
 
 @pytest.mark.parametrize("name", graph_changes())
@@ -340,17 +340,17 @@ def test_parquet_that_others_wrote_is_read(tmp_path: Path, columns: dict[str, An
         ({"vector": [[1.0, 0.0], [np.nan, 1.0]]}, "row 1, column 'vector': every number must be finite"),
         ({"vector": [[1.0, 0.0], [1.0, None]]}, "row 1, column 'vector': every number must be finite"),
         ({"vector": [[1.0, 0.0], [1e30, 1.0]]}, "row 1, column 'vector': every number must be finite and below"),
-        ({"vector": [[1.0, 0.0], []]}, "row 1, column 'vector': a vector has from 1"),
-        ({"vector": [[1.0, 0.0], None]}, "row 1, column 'vector': there is no value"),
+        ({"vector": [[1.0, 0.0], []]}, "row 1, column 'vector': a vector must have 1 to"),
+        ({"vector": [[1.0, 0.0], None]}, "row 1, column 'vector': missing value"),
         ({"vector": ["a", "b"]}, "column 'vector': the type is .*string.*, not list"),
         ({"vector": [{"x": 1.0}, {"x": 2.0}]}, "column 'vector': the type is struct"),
         ({"model": None}, "has no column 'model'"),
-        ({"modality": ["video", "smell"]}, "row 1, column 'modality': the value is none of video, audio, text"),
-        ({"space": ["video_text", "space"]}, "row 1, column 'space': the value is none of"),
-        ({"start_s": [0.0, np.nan]}, "row 1, column 'start_s': seconds must be from 0"),
+        ({"modality": ["video", "smell"]}, "row 1, column 'modality': must be one of video, audio, text"),
+        ({"space": ["video_text", "space"]}, "row 1, column 'space': must be one of"),
+        ({"start_s": [0.0, np.nan]}, "row 1, column 'start_s': seconds must be between 0"),
         ({"end_s": [1.0, 0.5]}, "row 1, column 'end_s': the segment ends before it starts"),
         ({"id": ["a", "i" * 10**6]}, "row 1, column 'id': the value has more than 4,096 bytes"),
-        ({"path": ["/a", None]}, "row 1, column 'path': there is no value"),
+        ({"path": ["/a", None]}, "row 1, column 'path': missing value"),
     ],
     ids=range(14),
 )

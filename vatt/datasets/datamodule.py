@@ -234,7 +234,7 @@ class ClipDataModule(L.LightningDataModule):
         return DataLoader(ConcatDataset(datasets), batch_size=self.batch_size, **self._workers())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch, without how its colours are changed: `finish` reads these numbers on the host."""
+        """Move a batch except for its color augmentation parameters, which `finish` reads on the CPU."""
         stays = {name: batch[name] for name in ("video_colour",) if name in batch}  # type: ignore[literal-required]
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | stays
 

@@ -152,7 +152,7 @@ def other_files(folder: str | Path, taken: frozenset[str] | None = None) -> dict
 
 
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
-    """Write clips as JSONL, whole or not at all, with paths relative to the manifest where they lie below its folder.
+    """Write clips as JSONL atomically, with relative paths for files below the directory of the manifest.
 
     Raises:
         ManifestError: a row holds what UTF-8 cannot, such as half of a pair of surrogates.

@@ -33,7 +33,7 @@ class SentencePieceVocabulary:
         model: path of a ``.model`` file whose pad id is set.
 
     Raises:
-        InputError: the file is damaged, or has no pad id.
+        InputError: The file is damaged, or has no pad id.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -43,11 +43,11 @@ class SentencePieceVocabulary:
         if not self.model.is_file():
             raise FileNotFoundError(f"no SentencePiece model at {model}")
         if self.model.stat().st_size > MAX_BYTES:
-            raise InputError(f"{model} is larger than {MAX_BYTES >> 20} MiB, which no SentencePiece model is")
+            raise InputError(f"{model} has more than {MAX_BYTES >> 20} MiB, too large for a SentencePiece model")
         try:
             self._processor = SentencePieceProcessor(model_file=str(model))
         except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"{model} is damaged, or no SentencePiece model: {str(error)[:200]}") from error
+            raise InputError(f"{model} is damaged, or not a SentencePiece model: {str(error)[:200]}") from error
         if self._processor.pad_id() < 0:
             raise InputError(f"{model}: the model has no pad id; train it with --pad_id=0 --unk_id=1")
 
@@ -135,12 +135,12 @@ class HuggingFaceVocabulary:
     """A tokenizer of the transformers library.
 
     Args:
-        tokenizer: a name on the Hugging Face hub, or a folder that holds one. Code that comes with it is not run.
-        local: it is a folder that may come from elsewhere: nothing outside it is read, and nothing is downloaded.
+        tokenizer: Name on the Hugging Face Hub, or a directory. Remote code is not run.
+        local: The tokenizer is an untrusted directory: nothing outside it is read, and nothing is downloaded.
 
     Raises:
         ImportError: transformers is not installed.
-        InputError: there is no such tokenizer, it is damaged, or it has no pad token.
+        InputError: There is no such tokenizer, it is damaged, or it has no pad token.
     """
 
     def __init__(self, tokenizer: str | Path, local: bool = False) -> None:
@@ -153,9 +153,9 @@ class HuggingFaceVocabulary:
             _check_tokenizer(Path(tokenizer))
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self.name, trust_remote_code=False, local_files_only=local)
-        except Exception as error:  # whatever a file that may be damaged leads to
+        except Exception as error:  # a damaged file may cause any error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InputError(f"no tokenizer can be loaded from {tokenizer}: {reason}") from error
+            raise InputError(f"cannot load a tokenizer from {tokenizer}: {reason}") from error
         if self._tokenizer.pad_token_id is None:
             raise InputError(f"tokenizer {tokenizer} has no pad token; choose one that has")
 
@@ -209,11 +209,11 @@ class HuggingFaceVocabulary:
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:
-    """Load the vocabulary that a folder holds. It may come from elsewhere: only files in the folder are read.
+    """Load the vocabulary of a directory. The directory is not trusted: only files in it are read.
 
     Raises:
-        FileNotFoundError: there is none; the message says how to make one.
-        InputError: it is of an unknown kind, or damaged; the message names file and key.
+        FileNotFoundError: There is no vocabulary; the message has the command that makes one.
+        InputError: The kind is unknown, or a file is damaged; the message names file and key.
     """
     folder = Path(folder)
     file = folder / FILE
@@ -231,7 +231,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
     if values.get("kind") == "words":
         words = value("words", list)
         if not all(isinstance(word, str) for word in words):
-            raise InputError(f"{file} is damaged: 'words' holds something else than texts")
+            raise InputError(f"{file} is damaged: 'words' must be a list of strings")
         try:
             return WordVocabulary(words, value("unknown_id", int, 1))
         except InputError as error:
@@ -242,37 +242,41 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
         name = value("tokenizer", str)
         tokenizer = folder / name
         if Path(name).name != name or not tokenizer.is_dir() or tokenizer.resolve().parent != folder.resolve():
-            raise InputError(f"{file}: 'tokenizer' is {name[:100]!r}, which is not a directory beside it")
+            raise InputError(f"{file}: 'tokenizer' is {name[:100]!r}, which is not a directory in {folder}")
         return HuggingFaceVocabulary(tokenizer, local=True)
-    raise InputError(f"{file}: unknown kind {str(values.get('kind'))[:60]!r}; known: sentencepiece, words, huggingface")
+    raise InputError(
+        f"{file}: unknown kind {str(values.get('kind'))[:60]!r}; must be one of sentencepiece, words, huggingface"
+    )
 
 
 def _coverage(pieces: Iterable[str], is_known: Iterable[bool]) -> Coverage:
-    """The coverage of a text by its pieces. Marks of spaces alone are neither known nor unknown."""
+    """Return the coverage of a text, given its pieces. Pieces that only mark spaces do not count."""
     marked = [(piece.strip("\u2581\u0120 "), known) for piece, known in zip(pieces, is_known, strict=True)]
     unknown = dict.fromkeys(piece for piece, known in marked if piece and not known)
     return Coverage(sum(known for piece, known in marked if piece), tuple(unknown))
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """See that a folder with a tokenizer holds no code, and names no file elsewhere.
+    """Check that the directory of a tokenizer refers to no external files or code.
 
     Raises:
-        InputError: it does.
+        InputError: It does.
     """
     for path in folder.iterdir():
         if path.is_dir():
             continue
         inner_file(folder, path.name)
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no file of a tokenizer is")
+            raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB, too large for a file of a tokenizer")
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file():
             values = read_json(folder / name, MAX_BYTES)
             files = [key for key in values if key.endswith("_file") and key != "special_tokens_map_file"]
             wrong = [key for key in (*files, "auto_map") if values.get(key) is not None]
             if wrong:
-                raise InputError(f"{folder / name}: {wrong[0]!r} names a file or code elsewhere, which is not loaded")
+                raise InputError(
+                    f"{folder / name}: {wrong[0]!r} refers to external files or code, which are not loaded"
+                )
 
 
 def make_vocabulary(

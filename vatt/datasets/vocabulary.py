@@ -15,11 +15,11 @@ FILE = "vocabulary.json"
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a vocabulary knows of a text.
+    """Coverage of a text by a vocabulary.
 
     Args:
-        known: Number of words or pieces that have ids of their own.
-        unknown: Words or pieces that have not, each once.
+        known: Number of words or pieces in the vocabulary.
+        unknown: Words or pieces that are not in the vocabulary, each once.
     """
 
     known: int
@@ -36,7 +36,7 @@ class Vocabulary(Protocol):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with the meaning of any id."""
+        """Hash of the id-to-token mapping, as 16 hexadecimal digits."""
 
     def __len__(self) -> int:
         """Ids run from 0 to ``len - 1``."""
@@ -45,7 +45,7 @@ class Vocabulary(Protocol):
         """Ids of a text, of any length, without padding."""
 
     def coverage(self, text: str) -> Coverage:
-        """Which words or pieces of a text have ids of their own."""
+        """Return the known and unknown words or pieces of a text."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """A readable text for ids; padding is left out."""
@@ -55,7 +55,7 @@ class Vocabulary(Protocol):
 
 
 def write_description(folder: str | Path, says: dict[str, Any]) -> None:
-    """Say in a folder which kind it holds, and what else loading needs.
+    """Write the metadata file of a vocabulary.
 
     Raises:
         WriteError: The disk is full or read-only.

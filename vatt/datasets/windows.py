@@ -144,7 +144,7 @@ class Windows:
                     empty_s = start_s
                 if seen and empty_s is not None and not said:  # a clip in which all are empty is for the caller to name
                     said = True
-                    what = "neither picture nor sound" if len(self.reader.modalities) == 2 else "nothing"
+                    what = "neither video nor audio" if len(self.reader.modalities) == 2 else "nothing"
                     reason = f"{what} in the window at {empty_s:.2f} s, of {clip_ends_s:.2f} s"
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=reason))
                 for from_s, to_s in still.left_out:

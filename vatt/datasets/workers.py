@@ -6,10 +6,10 @@ import signal
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Initialize a worker so that signals which reach a whole process group stop the main process alone.
+    """Initialize a worker so that signals which reach a whole process group stop only the main process.
 
-    These are Ctrl-C, SIGTERM and SIGHUP. The main process finishes its step, for which it needs the workers, and ends
-    them itself: the first SIGTERM is ignored, a second one ends the worker.
+    These are Ctrl-C, SIGTERM and SIGHUP. The main process needs the workers to finish its step, and then terminates
+    them: the first SIGTERM is ignored, a second one terminates the worker.
 
     Args:
         worker: Number of the worker, as `torch.utils.data.DataLoader` passes it to ``worker_init_fn``.

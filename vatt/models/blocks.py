@@ -49,10 +49,10 @@ def draw_blocks(
     generator: torch.Generator | None = None,
     part: RowSelection | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which places are seen, and which are hidden and to be predicted.
+    """Draw the visible (context) and the masked positions of each clip.
 
-    All clips have as many of each as the one with the fewest. How many these are depends on what is drawn, so this is
-    done on the CPU: a GPU would have to be waited for.
+    All clips have as many of each as the clip with the fewest. These numbers depend on the random draw, so everything
+    is computed on the CPU to avoid synchronizing the GPU.
 
     Args:
         batch: B.
@@ -60,8 +60,8 @@ def draw_blocks(
         mask: the blocks.
         truncate: which of them are kept: the "first", in the order of time, row and column, as the released code has
             it, so that late frames and low rows are rarely seen and rarely asked for; or "random" ones.
-        generator: of the CPU, in place of PyTorch's random state.
-        part: chooses rows of the batch, to which alone all this applies; the others are drawn, and left away.
+        generator: CPU generator that replaces PyTorch's global random state.
+        part: Selects rows of the batch. The other rows are drawn but not returned. None selects all.
 
     Returns:
         (B, N) seen and (B, M) hidden, int64, ascending. The rest is neither.
@@ -75,15 +75,15 @@ def draw_blocks(
     h = min(max(1, round(math.sqrt(area * aspect))), height)
     w = min(max(1, round(math.sqrt(area / aspect))), width)
     t = max(1, int(time * mask.time))
-    hidden = _place(batch, (time, height, width), (t, h, w), mask.blocks, generator)
+    masked = _place(batch, (time, height, width), (t, h, w), mask.blocks, generator)
     for _ in range(TRIES):
-        full = hidden.all(dim=1)
+        full = masked.all(dim=1)
         if not full.any():
             break
-        hidden[full] = _place(int(full.sum()), (time, height, width), (t, h, w), mask.blocks, generator)
+        masked[full] = _place(int(full.sum()), (time, height, width), (t, h, w), mask.blocks, generator)
     else:
-        raise ValueError(f"{mask} hides all of {tuple(grid)} places")
-    return tuple(_cut(places, truncate, generator, part) for places in (~hidden, hidden))
+        raise ValueError(f"{mask} masks all positions of a grid of {tuple(grid)}")
+    return tuple(_cut(chosen, truncate, generator, part) for chosen in (~masked, masked))
 
 
 def _place(
@@ -93,16 +93,16 @@ def _place(
     count: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """(B, T H W) bool: the union of blocks at random places."""
-    hidden = torch.ones((batch, count, *grid), dtype=torch.bool)
+    """Return (B, T H W) bool: the union of blocks at random positions."""
+    masked = torch.ones((batch, count, *grid), dtype=torch.bool)
     for axis, (size, length) in enumerate(zip(grid, block, strict=True)):
         begin = (torch.rand((batch, count, 1), generator=generator) * (size - length + 1)).long()
-        place = torch.arange(size)
-        inside = (place >= begin) & (place < begin + length)
+        position = torch.arange(size)
+        inside = (position >= begin) & (position < begin + length)
         shape = [batch, count, 1, 1, 1]
         shape[2 + axis] = size
-        hidden &= inside.view(shape)
-    return hidden.any(dim=1).flatten(1)
+        masked &= inside.view(shape)
+    return masked.any(dim=1).flatten(1)
 
 
 def _cut(
@@ -111,7 +111,7 @@ def _cut(
     generator: torch.Generator | None,
     part: RowSelection | None,
 ) -> Tensor:
-    """(B, N) bool to (B, M) places, M of the row with the fewest."""
+    """Convert (B, N) bool to (B, M) positions, where M is the smallest number of a row."""
     order = torch.arange(chosen.shape[1], 0, -1).expand(chosen.shape).float()
     if truncate == "random":
         order = torch.rand(chosen.shape, generator=generator) + 1

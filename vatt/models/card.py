@@ -1,7 +1,7 @@
-"""The page that goes with a saved model, README.md, written from what its folder and the folder of its run know.
+"""The model card, README.md, generated from the files in the model directory and the run directory.
 
-Of a run that are ``training.json`` (`vatt.training.export.ExportModel`) in the model's folder, and in or beside it
-the reports of ``vatt finetune test`` and ``vatt retrieve --output``, as far as they are of this very model.
+These are ``training.json`` (`vatt.training.export.ExportModel`) in the model directory, and in or beside it the
+reports of ``vatt finetune test`` and ``vatt retrieve --output`` if they are of this model.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Codebook(Part, ABC):
 
     @property
     def hash(self) -> str | None:
-        """16 hexadecimal digits that change with the meaning of any code; None before it has weights."""
+        """Hash of the weights as 16 hexadecimal digits; None before the codebook has weights."""
         tensors = sorted(self.state_dict().items())
         if any(tensor.is_meta for _, tensor in tensors) or not any(bool(tensor.any()) for _, tensor in tensors):
             return None

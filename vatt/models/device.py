@@ -8,10 +8,10 @@ from vatt.errors import InputError
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device of a name, or a GPU if there is one, else the CPU.
+    """Return the device with a name, or by default a GPU if available, else the CPU.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None chooses.
+        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``. None selects a GPU if available, else the CPU.
 
     Raises:
         InputError: The machine has no such device.
@@ -28,8 +28,10 @@ def resolve_device(name: str | None = None) -> torch.device:
     except (RuntimeError, ValueError):
         raise InputError(f"device {name!r} is unknown: choose cpu, cuda, cuda:0 or mps") from None
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"{count} GPU{'s' * (count > 1)}" if count else "no GPU"
-        raise InputError(f"device {name!r}: PyTorch finds {there} on this machine; choose another device, as cpu")
+        available = f"{count} GPU{'s' * (count > 1)}" if count else "no GPU"
+        raise InputError(
+            f"device {name!r}: PyTorch finds {available} on this machine; choose another device, such as cpu"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError(f"device {name!r}: this machine has no Apple GPU that PyTorch can use; choose cpu")
     if device.type not in ("cpu", "cuda", "mps", "xpu"):

@@ -157,32 +157,32 @@ def encode_files(model: VATT, paths: Sequence[str | Path], modality: str, space:
     Raises:
         InputError: one cannot be read, or does not have the modality, or the model does not.
     """
-    found = []
+    vectors = []
     for path in paths:
         file = encode_file(model, path)
         if (modality, space) not in file.vectors:
-            here = ", ".join(f"{m} in {s}" for m, s in file.vectors)
-            raise InputError(f"{path}: there is no {modality} in the {space} space, only {here}")
-        found.append(file.pooled(modality, space))
-    return torch.stack(found)
+            available = ", ".join(f"{m} in {s}" for m, s in file.vectors)
+            raise InputError(f"{path}: there is no {modality} in the {space} space, only {available}")
+        vectors.append(file.pooled(modality, space))
+    return torch.stack(vectors)
 
 
 def model_vocabulary(model: VATT) -> Vocabulary:
     """The vocabulary that was saved with a model.
 
     Raises:
-        FileNotFoundError: the model has none, or was not loaded from a folder.
-        InputError: it is not the vocabulary that the model was trained with.
+        FileNotFoundError: The model has none, or was not loaded from a directory.
+        InputError: It is not the vocabulary that the model was trained with.
     """
     if model.folder is None:
-        raise FileNotFoundError("the model was not loaded from a folder, so its vocabulary is not known")
+        raise FileNotFoundError("the model was not loaded from a directory, so its vocabulary is unknown")
     if not (model.folder / VOCABULARY).is_dir():
         raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
     vocabulary = load_vocabulary(model.folder / VOCABULARY)
     if model.vocabulary_hash not in (None, vocabulary.hash):
         raise InputError(
             f"{model.folder / VOCABULARY} is not the vocabulary that the model was trained with: its hash is "
-            f"{vocabulary.hash}, and config.json has {model.vocabulary_hash}. Copy that vocabulary back"
+            f"{vocabulary.hash}, and config.json has {model.vocabulary_hash}. Restore the original vocabulary directory"
         )
     return vocabulary
 
@@ -191,20 +191,20 @@ def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> t
     """Texts to vectors (N, E) in the video-text space, not normalised, and how many texts were cut to fit.
 
     Raises:
-        InputError: a text has no word that the vocabulary knows.
+        InputError: A text contains no word of the vocabulary.
     """
     ids, cut = _ids(model, texts, vocabulary)
     return model(text=ids)["text_vt"].float().cpu(), cut
 
 
 def text_notices(model: VATT, text: str, vocabulary: Vocabulary, name: str = "the query") -> list[str]:
-    """Return sentences about what of a text the model does not see: unknown words, and what is cut.
+    """Return sentences that describe unknown words and truncation of a text.
 
     Args:
         model: Model.
         text: Text with at least one known word.
         vocabulary: Vocabulary of the model.
-        name: What the text is called.
+        name: Name of the text in the sentences.
     """
     notices = []
     unknown, count = vocabulary.coverage(text).unknown, len(vocabulary.encode(text))
@@ -218,10 +218,10 @@ def text_notices(model: VATT, text: str, vocabulary: Vocabulary, name: str = "th
 
 
 def to_ids(model: VATT, texts: Sequence[str]) -> Tensor:
-    """(N, L) ids of texts, on the model's device; warns of unknown words and of texts that are cut.
+    """Return (N, L) ids of texts on the model's device; warn about unknown words and truncated texts.
 
     Raises:
-        InputError: a text has no word that the vocabulary knows.
+        InputError: A text contains no word of the vocabulary.
     """
     vocabulary = model_vocabulary(model)
     ids, cut = _ids(model, texts, vocabulary)
@@ -229,7 +229,7 @@ def to_ids(model: VATT, texts: Sequence[str]) -> Tensor:
         notices = text_notices(model, texts[0], vocabulary, "the text")
     else:
         unknown = dict.fromkeys(word for text in texts for word in vocabulary.coverage(text).unknown)
-        notices = [f"{cut} of {len(texts)} texts are cut to {model.format.num_words} ids"] if cut else []
+        notices = [f"{cut} of {len(texts)} texts are truncated to {model.format.num_words} tokens"] if cut else []
         notices += [f"not in the model's vocabulary: {', '.join(map(repr, list(unknown)[:SHOWN]))}"] if unknown else []
     for notice in notices:
         warnings.warn(notice, stacklevel=4)
@@ -240,7 +240,7 @@ def _ids(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Ten
     ids, valid, cut = TextReader(model.format, vocabulary).encode(list(texts), len(texts))
     if not valid.all():
         empty = texts[int((~valid).nonzero()[0])]
-        raise InputError(f"the text {empty[:SHOWN_LENGTH]!r} has no word that the model's vocabulary could encode")
+        raise InputError(f"the text {empty[:SHOWN_LENGTH]!r} contains no word of the model's vocabulary")
     for text in dict.fromkeys(texts):
         if not vocabulary.coverage(text).known:
             raise InputError(f"none of the words {text[:SHOWN_LENGTH]!r} is in the model's vocabulary")

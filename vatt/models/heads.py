@@ -25,8 +25,8 @@ class Projection(Part):
 
         Args:
             pooled: (B, D) features by modality. Text may have any number of rows.
-            valid: (B,) bool by modality. Invalid rows do not enter batch statistics, and become zeros. None: all rows
-                are valid.
+            valid: (B,) bool by modality. Invalid rows are excluded from batch statistics and become zeros. None: all
+                rows are valid.
 
         Returns:
             ``video_va`` and ``audio_va`` (B, E) in the video-audio space, ``video_vt`` and ``text_vt`` (B, E) in

@@ -1,4 +1,4 @@
-"""Models in folders and on the Hugging Face Hub: ``config.json``, ``model.safetensors`` and a page, ``README.md``."""
+"""Models in directories and on the Hugging Face Hub: ``config.json``, ``model.safetensors`` and a model card."""
 
 from __future__ import annotations
 
@@ -95,27 +95,27 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         two renames.
         """
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        said = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
+        config = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
         if self.vocabulary_hash is not None:
-            said["vocabulary_hash"] = self.vocabulary_hash
-        with atomic_path(save_directory / CONFIG) as config, atomic_path(save_directory / WEIGHTS) as weights:
+            config["vocabulary_hash"] = self.vocabulary_hash
+        with atomic_path(save_directory / CONFIG) as config_file, atomic_path(save_directory / WEIGHTS) as weights:
             save_file(tensors, weights, metadata={"format": "pt"})
-            said[WEIGHTS_HASH] = file_hash(weights)
-            with config.open("w", encoding="utf-8") as file:
-                json.dump(said, file, indent=1)
+            config[WEIGHTS_HASH] = file_hash(weights)
+            with config_file.open("w", encoding="utf-8") as file:
+                json.dump(config, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
 
     def save_vocabulary(self, folder: Path) -> None:
-        """Copy the vocabulary that the model was loaded with, if any, into another folder.
+        """Copy the vocabulary that the model was loaded with, if any, into another directory.
 
         Raises:
             InputError: A file of it is a link to another directory.
             WriteError: The disk is full or read-only.
         """
-        words = None if self.folder is None else self.folder / VOCABULARY
-        if words is not None and words.is_dir() and words.resolve() != (folder / VOCABULARY).resolve():
-            copy_directory(words, folder / VOCABULARY)
+        source = None if self.folder is None else self.folder / VOCABULARY
+        if source is not None and source.is_dir() and source.resolve() != (folder / VOCABULARY).resolve():
+            copy_directory(source, folder / VOCABULARY)
 
     def save_pretrained(
         self,
@@ -127,10 +127,10 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         model_card_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> str | None:
-        """Write weights, configuration, the vocabulary if any, and a page (see `vatt.models.card`).
+        """Write weights, configuration, the vocabulary if any, and a model card (see `vatt.models.card`).
 
-        A model that is there is replaced, or stays as it is if the new one cannot be written. A page that somebody has
-        edited is kept, and goes along where the model is saved unchanged.
+        An existing model is replaced atomically. An edited model card is kept, and copied if an unchanged model is
+        saved to another directory.
 
         Args:
             save_directory: the folder.
@@ -160,7 +160,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         model_card_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> str:
-        """Upload what `save_pretrained` writes. A page that somebody has edited there is left as it is.
+        """Upload what `save_pretrained` writes. An edited model card there is kept.
 
         Args:
             repo_id: name on the Hub (``owner/model``).
@@ -173,14 +173,14 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError):  # there is none; what else is wrong stops the upload
             page = None
         if page is not None and is_edited(page.read_text(encoding="utf-8")):
-            warnings.warn(f"{repo_id} has a {PAGE} that was not written by vatt: it is left as it is", stacklevel=2)
+            warnings.warn(f"{repo_id} has a {PAGE} that was not written by vatt; it is kept", stacklevel=2)
             left.append(PAGE)
         told = {**(model_card_kwargs or {}), "name": repo_id}
         options |= {"token": token, "branch": branch, "ignore_patterns": left or None}
         return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
 
     def generate_model_card(self, *, name: str, source: Path | None = None) -> ModelCard:
-        """The page that ``save_pretrained`` and ``push_to_hub`` write. See `vatt.models.card.make_card`.
+        """Return the model card that ``save_pretrained`` and ``push_to_hub`` write. See `vatt.models.card.make_card`.
 
         Args:
             name: by which its example loads the model.
@@ -189,28 +189,28 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         return make_card(self, name, source or self.folder)
 
     def write_card(self, folder: str | Path) -> None:
-        """Write the page of a saved model anew, with what its folder knows by now, unless somebody has edited it."""
-        there = read_page(Path(folder), PAGE)
-        if there is None or not is_edited(there):
+        """Update the model card of a saved model from the files in its directory, unless it was edited."""
+        card = read_page(Path(folder), PAGE)
+        if card is None or not is_edited(card):
             with atomic_path(Path(folder) / PAGE) as path:
                 self.generate_model_card(name=str(folder), source=Path(folder)).save(path)
 
     def _save_page(self, folder: Path, kwargs: dict[str, Any]) -> None:
-        """Write the page beside a saved model, or keep the one that is there, or was where the model is from."""
-        there = read_page(folder, PAGE)
-        if there is not None and is_edited(there):
+        """Write the model card, or keep an edited one, or copy the one that the model was loaded with."""
+        existing = read_page(folder, PAGE)
+        if existing is not None and is_edited(existing):
             return
-        known = None if self.folder is None or there is not None else read_page(self.folder, PAGE)
-        # The page of a run's own folder is better written anew: there may be reports by now.
-        taken = known is not None and (is_edited(known) or not (self.folder / TRAINING).is_file())
+        original = None if self.folder is None or existing is not None else read_page(self.folder, PAGE)
+        # The card in the directory of a run is generated again, since reports may have been added.
+        keep_original = original is not None and (is_edited(original) or not (self.folder / TRAINING).is_file())
         with atomic_path(folder / PAGE) as path:
-            if taken and self._is_unchanged(folder):
-                path.write_text(known, encoding="utf-8")
+            if keep_original and self._is_unchanged(folder):
+                path.write_text(original, encoding="utf-8")
             else:
                 self.generate_model_card(**kwargs).save(path)
 
     def _is_unchanged(self, folder: Path) -> bool:
-        """Whether a folder has the model as it was loaded."""
+        """Return whether a directory has the model as it was loaded."""
         return all(
             (self.folder / name).is_file() and filecmp.cmp(self.folder / name, folder / name, shallow=False)
             for name in (WEIGHTS, CONFIG)
@@ -243,7 +243,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         kind, digest = config["model"], config.get(WEIGHTS_HASH)
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
-        config = cls._defaults() | config  # parts that came later
+        config = cls._defaults() | config  # parts added in later versions
         missing = [name for name in cls.parts if name not in config]
         if missing:
             raise InputError(f"{folder / CONFIG} has no {missing[0]!r}")
@@ -259,7 +259,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
 
     @classmethod
     def _from_values(cls, config: dict[str, Any], file: Path) -> Self:
-        """The model that a configuration describes, with random weights.
+        """Return the model that a configuration describes, with random weights.
 
         Raises:
             ImportError: A part needs a package that is not installed.
@@ -269,7 +269,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             return cls(**{name: _decode(name, config[name]) for name in cls.parts})
         except ImportError:
             raise
-        except Exception as error:  # whatever values of other types lead to
+        except Exception as error:  # values of wrong types may cause any error
             keys = ".".join(reversed(getattr(error, "__notes__", [])))
             reason = str(error)[:500] or type(error).__name__
             raise InputError(f"{file}{f', {keys!r}' if keys else ''}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of a part of the rows."""
+"""Batch norm with statistics of the valid rows only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def apply_to_valid(layer: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
     """Apply a layer whose batch norms take their statistics from valid rows only.
 
-    Shapes do not depend on which rows are valid, and on a GPU nothing is read back from the device.
+    Shapes do not depend on the number of valid rows, and a GPU is not synchronized.
 
     Args:
-        layer: any layer that treats rows separately, except for `nn.BatchNorm1d`; containers are `nn.Sequential`.
+        layer: Layer that processes rows independently, `nn.BatchNorm1d`, or `nn.Sequential` of such layers.
         x: (B, D).
         valid: (B,) bool.
 
     Returns:
-        (B, E). Valid rows, and the gradients of everything, are those of ``layer(x[valid])``; the other rows are
-        finite if the layer is, without meaning.
+        (B, E). Valid rows and all gradients equal those of ``layer(x[valid])``. The other rows have no meaning; they
+        are finite if the outputs of the layer are.
 
     Raises:
         ValueError: a batch norm inside a module of another kind, or one without running statistics.
@@ -32,7 +32,7 @@ def apply_to_valid(layer: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
         return masked_batch_norm(layer, x, valid)
     if any(isinstance(part, _BatchNorm) for part in layer.modules()):
         raise ValueError(
-            f"batch norm in {type(layer).__name__} cannot leave out invalid rows: use nn.BatchNorm1d with running "
+            f"batch norm in {type(layer).__name__} cannot exclude invalid rows: use nn.BatchNorm1d with running "
             "statistics in an nn.Sequential, or model.objective.statistics: all"
         )
     return layer(x)
@@ -41,18 +41,18 @@ def apply_to_valid(layer: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
 def masked_batch_norm(norm: nn.BatchNorm1d, x: Tensor, valid: Tensor) -> Tensor:
     """Apply a batch norm with the statistics of valid rows, as ``norm(x[valid])`` would.
 
-    Running statistics are updated as `nn.BatchNorm1d` does. With fewer than two valid rows they are used in place of
-    those of the batch, and left unchanged; this is decided on the device.
+    Running statistics are updated as in `nn.BatchNorm1d`. With fewer than two valid rows, they replace the statistics
+    of the batch and are not updated; this is decided on the device.
 
     Args:
-        norm: with running statistics. In evaluation mode it is applied as it is.
+        norm: Layer with running statistics. In evaluation mode it is applied unchanged.
         x: (B, D).
         valid: (B,) bool.
 
     Returns:
         (B, D).
     """
-    # A CPU does not have to wait for the answer, and PyTorch's own kernel is faster.
+    # No synchronization is needed on a CPU, and PyTorch's own kernel is faster.
     if not norm.training or (x.device.type == "cpu" and len(x) > 1 and bool(valid.all())):
         return norm(x)
     x = x.where(valid[:, None], 0.0)

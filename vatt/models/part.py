@@ -74,35 +74,35 @@ def from_config(config: Any) -> Any:
         part, values = _part(config["class_path"]), config.get("init_args", {})
         if not isinstance(values, dict):
             raise InputError(f"'init_args' of {config['class_path']} is not a dict")
-        return part(**_each(values))
+        return part(**_from_values(values))
     if isinstance(config, dict):
-        return _each(config)
+        return _from_values(config)
     if isinstance(config, list):
         return [from_config(v) for v in config]
     return config
 
 
-def _each(values: dict[str, Any]) -> dict[str, Any]:
-    """Every value of a dict by `from_config`. Errors have the key as a note."""
-    made = {}
+def _from_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Apply `from_config` to every value of a dict. Errors have the key as a note."""
+    result = {}
     for key, value in values.items():
         try:
-            made[key] = from_config(value)
+            result[key] = from_config(value)
         except Exception as error:
             error.add_note(key)
             raise
-    return made
+    return result
 
 
 def _part(path: Any) -> type[Part]:
-    """The class that a path names."""
+    """Return the class that a path names."""
     if not isinstance(path, str) or not path.startswith(ALLOWED):
-        raise InputError(f"refusing to load {str(path)[:100]!r}: a model is made of parts of {ALLOWED}* only")
+        raise InputError(f"refusing to load {str(path)[:100]!r}: only classes of {ALLOWED}* are allowed")
     module, _, name = path.rpartition(".")
     try:
         part = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         raise InputError(f"this version of vatt has no {path[:100]!r}") from None
     if not (isinstance(part, type) and issubclass(part, Part)):
-        raise InputError(f"{path[:100]!r} is not a part of a model")
+        raise InputError(f"{path[:100]!r} is not a model class")
     return part

@@ -1,8 +1,8 @@
 """Directories of saved models, read without trusting them.
 
-A model directory may come from elsewhere. Its configuration may name classes of ``vatt.models`` only, and no file, no
-name on the Hub and no code. It is built without memory first, and compared with the header of the weights: so it asks
-for no more memory than the weights have.
+A model directory may be untrusted. Its configuration may name classes of ``vatt.models`` only, and no file, no name on
+the Hub and no code. The model is first built on the meta device and compared with the header of the weights, so that
+loading allocates little more memory than the weights have.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vatt.structures import ClipFormat
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # key in config.json
 MAX_CONFIG = 2**24  # bytes
-MAX_NUMBER, MAX_DEPTH = 2**31, 2**16  # of whole numbers, and of those that count layers
-MAX_CLIP = 2**30  # numbers of a clip
-MAX_PAGE = 2**22  # bytes of a page or a file of a vocabulary's folder that is copied without being read
-MAX_COPIED = 2**26
-SHOWN = 3  # tensors that an error names
+MAX_NUMBER, MAX_DEPTH = 2**31, 2**16  # largest integer, and largest number of layers
+MAX_CLIP = 2**30  # values in a clip
+MAX_PAGE = 2**22  # bytes of a model card
+MAX_COPIED = 2**26  # bytes of a file of a vocabulary
+SHOWN = 3  # tensors listed in an error
 FILLS = frozenset(  # functions that fill a tensor
     "normal_ uniform_ trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ "
     "zeros_ ones_ constant_ zero_ fill_ _no_grad_normal_ _no_grad_uniform_ _no_grad_trunc_normal_".split()
@@ -46,7 +46,7 @@ FILLS = frozenset(  # functions that fill a tensor
 ELEMENTWISE = frozenset(
     "add sub mul div true_divide pow exp log log1p log10 sin cos sqrt neg abs clamp minimum maximum".split()
 )
-EXTRA_BYTES = 2**28  # of tables that are not saved, beyond four times the weights
+EXTRA_BYTES = 2**28  # for tables that are not saved, beyond four times the size of the weights
 _COUNTS = re.compile(r"depth|layers|blocks|groups")
 
 
@@ -55,7 +55,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
-        InputError: It is damaged, or names what is not loaded; the message names file and key.
+        InputError: It is damaged, or refers to external weights or code; the message names file and key.
     """
     try:
         config = read_json(inner_file(folder, CONFIG), MAX_CONFIG)
@@ -71,16 +71,16 @@ def read_weights(folder: Path, digest: Any) -> dict[str, Tensor]:
 
     Args:
         folder: Model directory.
-        digest: SHA-256 that the configuration has of the file, or None.
+        digest: SHA-256 of the file in the configuration, or None.
 
     Raises:
-        InputError: The file is damaged, or is not the one that belongs to the configuration.
+        InputError: The file is damaged, or does not belong to the configuration.
     """
     path = inner_file(folder, WEIGHTS)
     if digest is not None and file_hash(path) != digest:
         raise InputError(
-            f"{path} is damaged, or does not belong to {CONFIG}, as when saving was interrupted: its SHA-256 is not "
-            f"{WEIGHTS_HASH}. Save the model again, or remove that key to load it nevertheless"
+            f"{path} is damaged, or does not belong to {CONFIG}: its SHA-256 differs from {WEIGHTS_HASH!r} there (was "
+            f"saving interrupted?). Save the model again, or remove {WEIGHTS_HASH!r} from {CONFIG} to load it anyway"
         )
     try:
         return load_file(path)
@@ -89,14 +89,14 @@ def read_weights(folder: Path, digest: Any) -> dict[str, Tensor]:
 
 
 def check_fits(make: Callable[[], nn.Module], folder: Path) -> None:
-    """See that a model has the tensors of a file, before either takes any memory.
+    """Check that the state dict of a model matches the file of the weights before allocating memory.
 
     Args:
-        make: Makes the model.
+        make: Builds the model.
         folder: Model directory.
 
     Raises:
-        InputError: The file is damaged, or the model has other tensors; the message names them.
+        InputError: The file is damaged, or does not match the model; the message names the tensors.
     """
     path = inner_file(folder, WEIGHTS)
     try:
@@ -104,67 +104,71 @@ def check_fits(make: Callable[[], nn.Module], folder: Path) -> None:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    most = 4 * path.stat().st_size + EXTRA_BYTES
-    with torch.device("meta"), _NoValues(most), _at_most(10 * len(shapes) + 100):
+    max_bytes = 4 * path.stat().st_size + EXTRA_BYTES
+    with torch.device("meta"), _NoValues(max_bytes), _at_most(10 * len(shapes) + 100):
         model = make()
-    own = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    differ = {
-        "it lacks": [name for name in own if name not in shapes],
-        "the model has no": [name for name in shapes if name not in own],
-        "the shape differs of": [
-            f"{name}, {shape} and {own[name]}" for name, shape in shapes.items() if own.get(name, shape) != shape
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    mismatches = {
+        "missing": [name for name in expected if name not in shapes],
+        "unexpected": [name for name in shapes if name not in expected],
+        "shape mismatch": [
+            f"{name} ({shape} in the file, {expected[name]} in the model)"
+            for name, shape in shapes.items()
+            if expected.get(name, shape) != shape
         ],
     }
-    if problems := [f"{what} {_listed(names)}" for what, names in differ.items() if names]:
-        raise InputError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {'; '.join(problems)}")
+    if problems := [f"{kind}: {_listed(names)}" for kind, names in mismatches.items() if names]:
+        raise InputError(f"{folder}: {WEIGHTS} does not match {CONFIG}; {'; '.join(problems)}")
     size = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
-    if size > most:
-        raise InputError(f"{folder / CONFIG} asks for {size:,} bytes, and {WEIGHTS} has {path.stat().st_size:,}")
+    if size > max_bytes:
+        raise InputError(
+            f"{folder / CONFIG} describes a model of {size:,} bytes, but {WEIGHTS} has {path.stat().st_size:,} bytes"
+        )
 
 
 def read_format(values: Any) -> ClipFormat:
     """Return the clip format of a configuration.
 
     Raises:
-        InputError: A value is of another type, or a clip would be too large.
+        InputError: A value has the wrong type, or a clip would be too large.
     """
     if not isinstance(values, dict):
-        raise InputError("it is not a JSON object")
+        raise InputError("not a JSON object")
     values = {key: value for key, value in values.items() if value is not None or key != "audio_s"}
     for key, value in values.items():
         kinds = {"crop_box": (list,), "fps": (int, float), "audio_s": (int, float)}.get(key, (int,))
         numbers = value if key == "crop_box" and isinstance(value, list) else [value]
         if type(value) not in kinds or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
-            raise InputError(f"{key!r} is {str(value)[:60]!r}")
+            raise InputError(f"{key!r} has an invalid value: {str(value)[:60]!r}")
     try:
         format = ClipFormat.from_dict(values)
         sizes = (3 * format.num_frames * format.size**2, format.num_samples, format.num_words * format.num_texts)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(str(error)) from error
     if max(sizes) > MAX_CLIP:
-        raise InputError(f"a clip would have {max(sizes):,} numbers, more than {MAX_CLIP:,}")
+        raise InputError(f"a clip would have {max(sizes):,} values, more than {MAX_CLIP:,}")
     return format
 
 
 def copy_directory(source: Path, target: Path) -> None:
-    """Copy the files of a vocabulary. Links that lead elsewhere are refused, since the copy may be published.
+    """Copy the files of a vocabulary. Links to other directories are refused, since the copy may be published.
 
     Raises:
-        InputError: A file is a link to another directory, no regular file, or too large.
+        InputError: A file is a link to another directory, not a regular file, or too large.
         WriteError: The disk is full or read-only.
     """
-    for path in sorted(source.iterdir(), key=lambda path: path.name == "vocabulary.json"):  # which says what is there
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "vocabulary.json"):  # last
         if path.is_dir() and not path.is_symlink():
             copy_directory(path, target / path.name)
             continue
         if inner_file(source, path.name).stat().st_size > MAX_COPIED:
-            raise InputError(f"{path} is larger than {MAX_COPIED >> 20} MiB, which no file of a vocabulary is")
+            raise InputError(f"{path} has more than {MAX_COPIED >> 20} MiB, the limit for a file of a vocabulary")
         with atomic_path(target / path.name) as copy:
             shutil.copyfile(path, copy)
 
 
 def read_page(folder: Path, name: str) -> str | None:
-    """Return the text of a page in a model directory; None if there is none that can be read."""
+    """Return the text of the model card in a model directory, or None if it cannot be read."""
     try:
         path = inner_file(folder, name)
         return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_PAGE else None
@@ -177,18 +181,18 @@ def _listed(names: list[str]) -> str:
 
 
 def _check_values(value: Any, where: str) -> None:
-    """See that a configuration asks for nothing from elsewhere, and for no absurd number.
+    """Check that a configuration references nothing external and has plausible sizes.
 
     Raises:
-        InputError: It does; the message names the key.
+        InputError: It does not; the message names the key.
     """
     if isinstance(value, dict):
         for key, item in value.items():
             inner = f"{where}.{key}" if where else key
             if key in ("pretrained", "auto_map") and item is not None:
-                raise InputError(f"{inner!r} names weights or code elsewhere, which a saved model does not load")
+                raise InputError(f"{inner!r} refers to external weights or code, which a saved model may not do")
             if key.endswith("_implementation") and (item is not None and not str(item).isidentifier()):
-                raise InputError(f"{inner!r} is {str(item)[:60]!r}, which may name code elsewhere")
+                raise InputError(f"{inner!r} is {str(item)[:60]!r}, which may refer to external code")
             if type(item) is int and item > (MAX_DEPTH if _COUNTS.search(key) else MAX_NUMBER):
                 raise InputError(f"{inner!r} is {str(item)[:20]}, which is too large")
             _check_values(item, inner)
@@ -200,18 +204,18 @@ def _check_values(value: Any, where: str) -> None:
 
 
 class _NoValues(TorchFunctionMode):
-    """Makes tensors on the device "meta" from their shapes alone, and none that is too large.
+    """Create tensors on the meta device from their shapes alone, and refuse tensors that are too large.
 
-    Values are neither drawn nor computed there anyway, but PyTorch would import its compiler for it, which takes longer
-    than all the rest. Functions that are not known here do so.
+    The meta device computes no values anyway, but PyTorch imports its compiler for many functions, which takes longer
+    than everything else. Functions that are not listed here are called as usual.
 
     Args:
-        most: Bytes of a tensor.
+        max_bytes: Largest size of a tensor.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         super().__init__()
-        self.most = most
+        self.max_bytes = max_bytes
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -231,26 +235,26 @@ class _NoValues(TorchFunctionMode):
             result = torch.empty(np.broadcast_shapes(*(x.shape for x in tensors)), dtype=tensors[0].dtype)
         else:
             result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result.numel() * result.element_size() > self.most:
-            raise InputError(f"a tensor of shape {tuple(result.shape)} is more than {WEIGHTS} could need")
+        if isinstance(result, Tensor) and result.numel() * result.element_size() > self.max_bytes:
+            raise InputError(f"a tensor of shape {tuple(result.shape)} is too large for the size of {WEIGHTS}")
         return result
 
 
 @contextmanager
 def _at_most(parameters: int) -> Iterator[None]:
-    """Stop the building of a model in this thread that has more parameters than so many.
+    """Limit the number of parameters, and of modules to ten times as many, of a model that is built in this thread.
 
     Raises:
-        InputError: It has; or ten times as many modules.
+        InputError: The model has more.
     """
-    here, left = threading.get_ident(), [parameters, 10 * parameters]
+    thread, remaining = threading.get_ident(), [parameters, 10 * parameters]
 
-    def count(place: int) -> Callable[..., None]:
+    def count(kind: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            if threading.get_ident() == here:
-                left[place] -= 1
-                if left[place] < 0:
-                    raise InputError(f"the configuration asks for far more tensors than {WEIGHTS} has")
+            if threading.get_ident() == thread:
+                remaining[kind] -= 1
+                if remaining[kind] < 0:
+                    raise InputError(f"the configuration describes far more tensors than {WEIGHTS} has")
 
         return hook
 

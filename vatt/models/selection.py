@@ -17,7 +17,7 @@ RowSelection = Callable[[Tensor], Tensor]
 
 
 def to_device(x: Tensor, device: torch.device | None) -> Tensor:
-    """Move a tensor without waiting for a GPU: it is pinned first, and the copy is queued behind other work."""
+    """Move a tensor without synchronizing a GPU: it is pinned first, and copied asynchronously."""
     if device is not None and device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
@@ -61,16 +61,16 @@ def draw_keep(
     generator: torch.Generator | None = None,
     part: RowSelection | None = None,
 ) -> Tensor | None:
-    """The places that DropToken keeps of ``num_tokens``, (B, M); None where nothing is dropped.
+    """Return the positions (B, M) of ``num_tokens`` that DropToken keeps; None if nothing is dropped.
 
-    See `drop_token`, and for ``part`` `random_keep`.
+    See `drop_token`, and `random_keep` for ``part``.
     """
     if drop == 0:
         return None
     kept = num_kept(math.prod(table) if rule == "table" else num_tokens, drop)
     kept = min(kept, num_tokens)
-    how = {"per_sample": per_sample, "device": device, "generator": generator, "part": part}
-    return random_keep(batch, num_tokens, kept, **how)
+    kwargs = {"per_sample": per_sample, "device": device, "generator": generator, "part": part}
+    return random_keep(batch, num_tokens, kept, **kwargs)
 
 
 @functools.lru_cache(maxsize=64)
@@ -102,9 +102,9 @@ def random_keep(
     generator: torch.Generator | None = None,
     part: RowSelection | None = None,
 ) -> Tensor:
-    """A random subset of the places.
+    """Return a random subset of the positions.
 
-    Everything is computed on the device of the generator, so that a generator on the CPU gives the same places on
+    Everything is computed on the device of the generator, so that a generator on the CPU gives the same positions on
     every device.
 
     Args:
@@ -114,7 +114,7 @@ def random_keep(
         per_sample: draw for every clip of the batch.
         device: where the indices live.
         generator: see `drop_token`.
-        part: selects rows of the batch; the others are drawn, and left out. None selects all.
+        part: Selects rows of the batch. The other rows are drawn but not returned. None selects all.
 
     Returns:
         (B, M) int64, ascending within each row; fewer than B rows with ``part``.
@@ -140,34 +140,34 @@ def draw_masked(
     generator: torch.Generator | None = None,
     part: RowSelection | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Places that a masked autoencoder sees, and those that are hidden from it, in every clip others.
+    """Draw the visible and the masked positions of each clip for a masked autoencoder.
 
     Args:
         batch: B.
-        grid: places along each axis, of which the first is time.
-        hidden: share of the places, rounded down.
-        kind: "tube" hides the same places in every picture (Tong et al. 2022, "VideoMAE", section 3.3); "random" hides
+        grid: Positions along each axis, time first.
+        hidden: Fraction of masked positions, rounded down.
+        kind: "tube" masks the same positions in every frame (Tong et al. 2022, "VideoMAE", section 3.3); "random" masks
             any.
         device: where the indices live.
         generator: in place of PyTorch's random state.
         part: see `random_keep`.
 
     Returns:
-        (B, N) seen and (B, M) hidden, int64, ascending; fewer than B rows with ``part``.
+        (B, N) visible and (B, M) masked positions, int64, ascending; fewer than B rows with ``part``.
 
     Raises:
-        ValueError: everything or nothing would be hidden, or an unknown kind.
+        ValueError: All or no positions would be masked, or the kind is unknown.
     """
     if kind not in get_args(MaskKind):
         raise ValueError(f"a mask is {' or '.join(get_args(MaskKind))}, not {kind!r}")
     times, size = (grid[0], math.prod(grid[1:])) if kind == "tube" else (1, math.prod(grid))
-    away = int(size * hidden + 1e-9)
-    if not 0 < away < size:
-        raise ValueError(f"of {size} places {away} would be hidden: some must be, and some must be seen")
-    where = torch.device("cpu") if generator is None else generator.device
-    scores = torch.rand((batch, size), generator=generator, device=where)
+    count = int(size * hidden + 1e-9)
+    if not 0 < count < size:
+        raise ValueError(f"{count} of {size} positions would be masked: at least one must be masked, and one visible")
+    rng_device = torch.device("cpu") if generator is None else generator.device
+    scores = torch.rand((batch, size), generator=generator, device=rng_device)
     order = (scores if part is None else part(scores)).argsort(dim=1)
-    begin = torch.arange(times, device=where)[:, None] * size
-    chosen = (order[:, away:].sort(dim=1).values, order[:, :away].sort(dim=1).values)
-    seen, gone = (to_device((begin + places[:, None]).flatten(1), device) for places in chosen)
-    return seen, gone
+    begin = torch.arange(times, device=rng_device)[:, None] * size
+    chosen = (order[:, count:].sort(dim=1).values, order[:, :count].sort(dim=1).values)
+    visible, masked = (to_device((begin + position[:, None]).flatten(1), device) for position in chosen)
+    return visible, masked

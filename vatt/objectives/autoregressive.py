@@ -82,7 +82,7 @@ class Autoregression(Objective):
         return NoProjection()
 
     def forward(self, backbone: Backbone, batch: Batch) -> Losses:
-        """``loss``, that of the ``first_frame`` and of the ``later_frames``, and how many ``tokens`` were encoded."""
+        """Return ``loss``, the losses of ``first_frame`` and ``later_frames``, and the number of encoded ``tokens``."""
         video, valid = batch["video"], batch["video_valid"]
         tokenizer, start = backbone.tokenizers["video"], None
         if self.image_start is not None:
@@ -94,7 +94,7 @@ class Autoregression(Objective):
         said = torch.cat([features.agg.unsqueeze(1), features.tokens], dim=1)  # of the next one
         errors = self.errors(backbone, said, patches.x)
         weight = valid.to(errors.dtype) / valid.sum().clamp(min=1)
-        # A clip without a picture counts nothing, but keeps its part in the graph.
+        # A clip without frames has weight 0 but stays in the graph.
         by_token = (errors * weight[:, None]).sum(dim=0)
         frame, all_frames = patches.x.shape[1] // patches.grid[0], patches.x.shape[1]
         if self.watched:
@@ -108,21 +108,21 @@ class Autoregression(Objective):
     def with_images(self, video: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, 3, H, W) of which some are sequences of images, and (B,) which; clips without a picture stay so."""
         (clips, frames), together = video.shape[:2], len(video) * world_size()
-        each = -(-frames // together)  # frames that a clip offers: one, where there are enough clips
+        per_clip = -(-frames // together)  # frames taken from each clip: one if there are enough clips
 
         def draw(*shape: int) -> Tensor:
-            """Uniform numbers for the clips of this process, drawn for those of all."""
+            """Draw uniform numbers for the clips of all processes; return those of this process."""
             return own_part(torch.rand(shape, generator=self.draws))
 
         still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
         is_image = to_device(draw(together) < self.images, video.device) & valid | still
-        when = to_device((draw(together, each) * frames).long(), video.device)
-        offered = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], when]).flatten(0, 1)
-        all_valid, all_still = (gather_in_order(x).repeat_interleave(each) for x in (valid, still))
+        frame = to_device((draw(together, per_clip) * frames).long(), video.device)
+        offered = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], frame]).flatten(0, 1)
+        all_valid, all_still = (gather_in_order(x).repeat_interleave(per_clip) for x in (valid, still))
         # Into a picture's sequence come pictures, into another one anything.
         may = all_valid & (all_still | ~still.unsqueeze(1))
         scores = to_device(draw(together, len(offered)), video.device).masked_fill(~may, -1.0)
-        order = scores.argsort(dim=1, descending=True, stable=True)  # equal scores: alike on every device
+        order = scores.argsort(dim=1, descending=True, stable=True)  # ties: same order on every device
         again = torch.arange(frames, device=video.device) % may.sum(dim=1, keepdim=True).clamp(min=1)
         pictures = offered[order.gather(1, again)]
         return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image

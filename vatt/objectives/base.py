@@ -19,14 +19,14 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         compares_clips: the loss of a batch is more than the mean of its clips' losses: it depends on which they are.
-        draws: random numbers that all processes share, begun anew with every step; None uses PyTorch's own. What is
-            drawn from it for the clips of all processes does not depend on how many these are. It is a generator of the
-            CPU on every device: sizes may depend on what is drawn, and reading them from a GPU would mean to wait.
+        draws: CPU generator that all processes share, seeded again in every step; None uses PyTorch's global one. Draws
+            for the clips of all processes do not depend on the number of processes. It is on the CPU because sizes may
+            depend on a draw, and reading them from a GPU would synchronize it.
         progress: share of the training that is done, from 0 to 1, for schedules of an objective's own.
         watched: fill ``health`` in the next forward pass.
         by_token: loss of each token in the last batch that was watched, in order; None where it has no order.
-        health: signs of collapse, scalars by name; of vectors ``name`` there are ``name_spread`` and ``name_rank``, see
-            `vatt.objectives.health`, and ``name_count``, of how many. NaN where a batch has too few to tell.
+        health: collapse diagnostics, scalars by name: for vectors ``name``, ``name_spread`` and ``name_rank`` (see
+            `vatt.objectives.health`), and their number ``name_count``. NaN if a batch has too few vectors.
     """
 
     compares_clips: bool = False
@@ -44,9 +44,9 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, backbone: Backbone, batch: Batch) -> Losses:
-        """Scalars by name: "loss", which is minimised, its terms, and whatever else is worth a curve.
+        """Return scalars by name: "loss", which is minimized, its terms, and other values to log.
 
-        ``tokens``, the number of tokens that were encoded, is an int. Nothing may be read back from the device here.
+        ``tokens``, the number of encoded tokens, is an int. The device must not be synchronized here.
         """
 
     def after_step(self, backbone: Backbone) -> None:

@@ -125,7 +125,7 @@ class Contrastive(Objective):
             value.clamp_(min=math.log(COLDEST))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Losses:
-        """``loss``, ``video_audio``, ``video_text``, learned temperatures, and how many ``tokens`` were encoded."""
+        """Return ``loss``, ``video_audio``, ``video_text``, learned temperatures and the number of ``tokens``."""
         present = tuple(modality for modality in backbone.modalities if modality in batch)
         if self._present is None:
             agree(present, "modalities in the batches")
@@ -201,9 +201,9 @@ class Contrastive(Objective):
             if x not in z or y not in z or not self.weights[pair]:
                 continue
             first = len(rows[y]) // len(rows[x])  # of a clip's texts
-            own, others = similarities(z[x], z[y][::first], rows[x] & rows[y][::first])
-            temperature = own.new_ones(()) * self.temperature(pair)
-            health |= {f"positive_{pair}": own, f"negative_{pair}": others, f"temperature_{pair}": temperature}
+            positive, negative = similarities(z[x], z[y][::first], rows[x] & rows[y][::first])
+            temperature = positive.new_ones(()) * self.temperature(pair)
+            health |= {f"positive_{pair}": positive, f"negative_{pair}": negative, f"temperature_{pair}": temperature}
         return health
 
     def _encode(self, backbone: Backbone, modality: str, raw: Tensor, rows_per_clip: int) -> tuple[Tensor, int]:
@@ -211,9 +211,9 @@ class Contrastive(Objective):
         tokenizer, keep, size = backbone.tokenizers[modality], None, None
         num_tokens = tokenizer.patchify(raw[:1]).x.shape[1]
         if self.training:
-            how = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": own_part}
-            every = len(raw) * world_size()  # process r has the clips r, r + world, …: see vatt.datasets.sampling
-            keep = draw_keep(every, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **how)
+            kwargs = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": own_part}
+            total = len(raw) * world_size()  # process r has the clips r, r + world, …: see vatt.datasets.sampling
+            keep = draw_keep(total, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **kwargs)
             size = None if self.micro_batch is None else self.micro_batch * rows_per_clip
 
         def encode(raw: Tensor, keep: Tensor | None) -> Tensor:
@@ -224,7 +224,7 @@ class Contrastive(Objective):
         return in_micro_batches(encode, size, raw, keep), len(raw) * (encoded + 1)
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Project; with ``statistics="valid"`` invalid rows do not enter the batch statistics, and become zeros."""
+        """Project; ``statistics="valid"`` excludes invalid rows from batch statistics and sets them to zeros."""
         if self.statistics == "all":
             return self.projection(pooled)
         return self.projection(pooled, {modality: valid[modality].flatten() for modality in pooled})

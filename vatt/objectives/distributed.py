@@ -28,17 +28,17 @@ def own_part(x: Tensor) -> Tensor:
 
 
 def agree(value: Any, what: str) -> None:
-    """See that all processes have the same.
+    """Check that a value is the same in all processes.
 
     Raises:
-        ValueError: they have not.
+        ValueError: It differs.
     """
     if world_size() > 1:
         values: list[Any] = [None] * world_size()
         dist.all_gather_object(values, value)
         if any(other != value for other in values):
-            found = ", ".join(f"process {number}: {other}" for number, other in enumerate(values))
-            raise ValueError(f"processes have different {what} ({found}), and would wait for each other forever")
+            listed = ", ".join(f"process {number}: {other}" for number, other in enumerate(values))
+            raise ValueError(f"processes have different {what} ({listed}), which would end in a deadlock")
 
 
 def gather(x: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ def shared_log_sums(
     x_valid: Tensor | None = None,
     y_valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`vatt.objectives.losses.log_sums` of vectors that all processes have, of which each computes its share.
+    """Compute `vatt.objectives.losses.log_sums` of vectors that all processes have, split over the processes.
 
-    All have all of the result, with a gradient as `gather` has it. Of N processes each makes 2 / N of the similarities.
+    Each of N processes computes 2 / N of the similarities. All get the whole result, with a gradient as in `gather`.
     """
     if world_size() == 1:
         return log_sums(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)
@@ -82,12 +82,12 @@ def _share(
     x_valid: Tensor | None,
     y_valid: Tensor | None,
 ) -> Tensor:
-    """(M,): for each x over all y."""
-    rows = -(-len(x) // world_size())  # of all but the last
-    here = slice(rows * rank(), rows * (rank() + 1))
-    here_valid = None if x_valid is None else x_valid[here]
-    mine, _ = log_sums(x[here], y, temperature, max_logits, both=False, x_valid=here_valid, y_valid=y_valid)
-    return gather(F.pad(mine, (0, rows - len(mine))))[: len(x)]
+    """Return (M,): for each x the sum over all y."""
+    rows = -(-len(x) // world_size())  # of each process; the last one may have fewer
+    chunk = slice(rows * rank(), rows * (rank() + 1))
+    chunk_valid = None if x_valid is None else x_valid[chunk]
+    local, _ = log_sums(x[chunk], y, temperature, max_logits, both=False, x_valid=chunk_valid, y_valid=y_valid)
+    return gather(F.pad(local, (0, rows - len(local))))[: len(x)]
 
 
 class _Gather(torch.autograd.Function):

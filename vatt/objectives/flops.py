@@ -26,8 +26,8 @@ def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, cli
         format: of a clip; of texts each has as many as the format says.
         clips: that a process has in a step, on which depends how much V-JEPA's masks leave.
     """
-    # A contrast may have a text encoder that looks at values, which tensors without content do not have. It needs as
-    # much for any number of clips.
+    # A contrastive objective may have a text encoder that depends on values, which meta tensors do not have. Its FLOPs
+    # per clip do not depend on the number of clips.
     device, clips = ("cpu", min(clips, 4)) if objective.compares_clips else ("meta", clips)
     both = nn.ModuleList([objective, backbone])
     # Weights are replaced while copying, so that on "meta" nothing of them is copied.

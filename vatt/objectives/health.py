@@ -1,4 +1,4 @@
-"""Signs of a training that goes well or collapses, of the vectors that a loss compares."""
+"""Collapse diagnostics of the vectors that a loss compares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def spread(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """How far vectors (N, E) point in different directions: 1 in all, 0 in one.
 
     The standard deviation of the unit vectors, all axes together: the root of 1 minus the mean cosine of any two.
-    Only those are counted that are ``valid`` (N,).
+    Only ``valid`` rows (N,) count.
     """
     centered, count = _centered(x, valid)
     return (centered.square().sum() / count).sqrt()
@@ -20,15 +20,15 @@ def spread(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(x: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How many dimensions vectors (N, E) fill, from 1 to the smaller of N and E.
+    """Return the effective number of dimensions of vectors (N, E), from 1 to the smaller of N and E.
 
-    exp of the entropy of the singular values as shares of their sum (Roy & Vetterli 2007; Garrido et al. 2023,
-    "RankMe", equation 1), of the unit vectors without their mean. Only those are counted that are ``valid`` (N,).
+    exp of the entropy of the singular values, normalized to sum to 1 (Roy & Vetterli 2007; Garrido et al. 2023,
+    "RankMe", equation 1), of the centered unit vectors. Only ``valid`` rows (N,) count.
     """
     centered, _ = _centered(x, valid)
     small = centered @ centered.T if len(centered) < centered.shape[1] else centered.T @ centered
     squares = torch.linalg.eigvalsh(small.nan_to_num())
-    rounding = squares.amax() * len(small) * torch.finfo(squares.dtype).eps  # directions that are not there
+    rounding = squares.amax() * len(small) * torch.finfo(squares.dtype).eps  # rounding errors
     singular = squares.where(squares > rounding, 0.0).sqrt()
     shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
     rank = torch.special.entr(shares).sum().exp()
@@ -37,39 +37,39 @@ def effective_rank(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def similarities(x: Tensor, y: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean cosine of vectors (N, E) with their own partner, and with all the others' (0 without others).
+    """Return the mean cosine of positive pairs of vectors (N, E), and of negative pairs (0 without any).
 
-    Only pairs are counted that are ``valid`` (N,); without any, both are NaN.
+    Only ``valid`` pairs (N,) count; without any, both are NaN.
     """
     x, y = (F.normalize(_zeros_unless(vectors.float(), valid), dim=-1) for vectors in (x, y))
-    own, n = (x * y).sum(), _count(x, valid)
-    others = x.sum(dim=0) @ y.sum(dim=0) - own
-    return own / n, (others / (n * (n - 1)).clamp(min=1)).where(n > 0, torch.nan)
+    positive, n = (x * y).sum(), _count(x, valid)
+    negative = x.sum(dim=0) @ y.sum(dim=0) - positive
+    return positive / n, (negative / (n * (n - 1)).clamp(min=1)).where(n > 0, torch.nan)
 
 
 @torch.no_grad()
 def of_vectors(name: str, x: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-    """Of vectors (N, E), for `Objective.health`: how many, how far apart, and in how many dimensions.
+    """Return count, spread and effective rank of vectors (N, E) for `Objective.health`.
 
-    Only those are counted that are ``valid`` (N,); of fewer than two, spread and rank are NaN.
+    Only ``valid`` rows (N,) count. With fewer than two, spread and rank are NaN.
     """
     count = _count(x, valid)
-    signs = {f"{name}_spread": spread(x, valid), f"{name}_rank": effective_rank(x, valid)}
-    return {f"{name}_count": count} | {key: sign.where(count > 1, torch.nan) for key, sign in signs.items()}
+    metrics = {f"{name}_spread": spread(x, valid), f"{name}_rank": effective_rank(x, valid)}
+    return {f"{name}_count": count} | {key: value.where(count > 1, torch.nan) for key, value in metrics.items()}
 
 
 def _zeros_unless(x: Tensor, valid: Tensor | None) -> Tensor:
-    """(N, E) with zeros in the rows that are not valid."""
+    """Return (N, E) with zeros in invalid rows."""
     return x if valid is None else x.where(valid[:, None], 0.0)
 
 
 def _count(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Number of valid rows, without reading it from the device."""
+    """Return the number of valid rows without synchronizing the device."""
     return x.new_full((), len(x)) if valid is None else valid.sum().to(x.dtype)
 
 
 def _centered(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Unit vectors without their mean, zeros where not valid, and how many are valid (at least 1)."""
+    """Return centered unit vectors, zeros in invalid rows, and the number of valid rows (at least 1)."""
     unit = F.normalize(_zeros_unless(x.float(), valid), dim=-1)
     count = _count(unit, valid).clamp(min=1)
     return _zeros_unless(unit - unit.sum(dim=0) / count, valid), count

@@ -94,28 +94,28 @@ class FeaturePrediction(Objective):
             kept.lerp_(new.detach(), share)
 
     def forward(self, backbone: Backbone, batch: Batch) -> Losses:
-        """``loss``, that of each mask (``mask_0``, …), and how many ``tokens`` were encoded."""
+        """Return ``loss``, the loss of each mask (``mask_0``, …), and the number of encoded ``tokens``."""
         video, valid = batch["video"], batch["video_valid"]
         tokens = backbone.tokenize("video", video)
         target = self.targets(video)
-        errors, seen = [], 0
+        errors, visible = [], 0
         for number, mask in enumerate(self.masks):
-            keep, hidden = self.draw(len(video), tokens.grid, mask, video.device)
+            keep, masked = self.draw(len(video), tokens.grid, mask, video.device)
             context = tokens.take(keep)
             features = backbone.encode("video", context).tokens
-            places = tokens.position.gather(1, hidden.unsqueeze(-1).expand(-1, -1, 3))
-            predicted = self.predictor(features, context.position, places, number)
-            wanted = target.gather(1, hidden.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
-            each = (predicted.float() - wanted).abs().mean(dim=(1, 2))
-            # A clip without a picture counts nothing, but keeps its part in the graph.
-            errors.append((each * valid).sum() / valid.sum().clamp(min=1))
-            seen += keep.numel()
+            positions = tokens.position.gather(1, masked.unsqueeze(-1).expand(-1, -1, 3))
+            pred = self.predictor(features, context.position, positions, number)
+            masked_target = target.gather(1, masked.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
+            per_clip = (pred.float() - masked_target).abs().mean(dim=(1, 2))
+            # A clip without frames has weight 0 but stays in the graph.
+            errors.append((per_clip * valid).sum() / valid.sum().clamp(min=1))
+            visible += keep.numel()
         loss = torch.stack(errors).mean()
         if self.watched:
-            # Of the clips' mean targets, which become the same when the encoder collapses, however low the loss.
+            # Mean targets of the clips become equal if the encoder collapses, even if the loss is low.
             self.health = of_vectors("target", target.mean(dim=1), valid)
         named = {f"mask_{number}": error for number, error in enumerate(errors)}
-        return {"loss": loss, **named, "tokens": seen + target.shape[0] * target.shape[1]}
+        return {"loss": loss, **named, "tokens": visible + target.shape[0] * target.shape[1]}
 
     @torch.no_grad()
     def targets(self, video: Tensor) -> Tensor:
@@ -124,10 +124,10 @@ class FeaturePrediction(Objective):
         return F.layer_norm(features, features.shape[-1:])
 
     def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Places that are seen and hidden in the clips of this process; blocks are drawn for those of all."""
-        how = {"truncate": self.truncate, "generator": self.draws, "part": own_part}
-        keep, hidden = draw_blocks(clips * world_size(), grid, mask, **how)  # on the CPU: sizes depend on the draw
-        return to_device(keep, device), to_device(hidden, device)
+        """Draw blocks for the clips of all processes; return visible and masked positions of this process' clips."""
+        kwargs = {"truncate": self.truncate, "generator": self.draws, "part": own_part}
+        keep, masked = draw_blocks(clips * world_size(), grid, mask, **kwargs)  # on the CPU: sizes depend on the draw
+        return to_device(keep, device), to_device(masked, device)
 
     def even_out(self, backbone: Backbone, clips: int) -> None:
         grid, generator, even = backbone.tokenizers["video"].grid, torch.Generator().manual_seed(0), {}

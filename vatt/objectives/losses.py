@@ -10,9 +10,9 @@ y_jl the l-th candidate of clip j in the other one.
 Similarities of B clips with B K candidates are more than memory holds where B is large: above `MAX_LOGITS` they are
 made in parts, forgotten, and made again for the gradient.
 
-Invalid rows and candidates are neither positives nor negatives: their logits are lowered by `MASKED`, which leaves
-exactly nothing of them in a sum of exponentials. Shapes do not depend on which rows are valid, and nothing is read back
-from the device. The mean is taken over the pairs of which both sides are valid
+Invalid rows and candidates are excluded from positives and negatives: `MASKED` is added to their logits, so that they
+contribute exactly 0 to a sum of exponentials. Shapes do not depend on the number of valid rows, and the device is not
+synchronized. The mean is taken over the pairs of which both sides are valid
 (``mean="pairs"``). The released code multiplies by B over the number of valid rows once for each side, which is the
 same where only one side has gaps, and too much where both have (``mean="official"``; its asymmetric form knows no gaps
 in x at all).
@@ -125,12 +125,12 @@ def mil_nce(
 
 
 def _masked(logits: Tensor, valid: Tensor) -> Tensor:
-    """Logits, those that are not valid lowered by `MASKED`."""
+    """Add `MASKED` to invalid logits."""
     return logits + _bias(valid, logits)
 
 
 def _bias(valid: Tensor, like: Tensor) -> Tensor:
-    """0 where valid and `MASKED` elsewhere, of the type of another tensor."""
+    """Return 0 where valid and `MASKED` elsewhere, with dtype and device of another tensor."""
     return like.new_zeros(valid.shape).masked_fill_(~valid, MASKED)
 
 
@@ -151,8 +151,8 @@ def log_sums(
         temperature: of the dot products.
         max_logits: most dot products that are in memory at once; the same comes out. None: all M N of them.
         both: False leaves the second out.
-        x_valid, y_valid: (M,) and (N,) bool; invalid rows are left out of the sums. Sums for an invalid row, and sums
-            over invalid rows alone, are finite and without meaning. None: all rows are valid.
+        x_valid, y_valid: (M,) and (N,) bool; invalid rows are excluded from the sums. Sums for an invalid row, and sums
+            over invalid rows only, are finite but have no meaning. None: all rows are valid.
 
     Returns:
         (M,) and (N,), or (0,) without the second.
@@ -164,7 +164,7 @@ def log_sums(
         logits = logits if y_bias is None else logits + y_bias
         logits = logits if x_bias is None else logits + x_bias[:, None]
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0) if both else logits.new_empty(0)
-    scale = (x.new_ones(()) * temperature).reciprocal()  # not torch.tensor(…, device=…), which waits for the device
+    scale = (x.new_ones(()) * temperature).reciprocal()  # not torch.tensor(…, device=…), which synchronizes the GPU
     return _LogSums.apply(x, y, scale, rows, both, x_bias, y_bias)
 
 
@@ -184,8 +184,8 @@ class _LogSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         parts, of_y = [], y.new_full((len(y) if both else 0,), -torch.inf)
         for begin in range(0, len(x), rows):
-            here = slice(begin, begin + rows)
-            logits = _add_biases((x[here] @ y.T).mul_(scale), x_bias, y_bias, here)
+            chunk = slice(begin, begin + rows)
+            logits = _add_biases((x[chunk] @ y.T).mul_(scale), x_bias, y_bias, chunk)
             parts.append(logits.logsumexp(dim=1))
             if both:
                 of_y = torch.logaddexp(of_y, logits.logsumexp(dim=0))
@@ -199,23 +199,23 @@ class _LogSums(torch.autograd.Function):
         x, y, scale, of_x, of_y, x_bias, y_bias = ctx.saved_tensors
         x_gradient, y_gradient, scale_gradient = torch.empty_like(x), torch.zeros_like(y), torch.zeros_like(scale)
         for begin in range(0, len(x), ctx.rows):
-            here = slice(begin, begin + ctx.rows)
-            products = x[here] @ y.T
-            logits = _add_biases(products * scale, x_bias, y_bias, here)
-            shares = (logits - of_x[here, None]).exp_().mul_(to_x[here, None])
+            chunk = slice(begin, begin + ctx.rows)
+            products = x[chunk] @ y.T
+            logits = _add_biases(products * scale, x_bias, y_bias, chunk)
+            shares = (logits - of_x[chunk, None]).exp_().mul_(to_x[chunk, None])
             if ctx.both:
                 shares += logits.sub_(of_y).exp_().mul_(to_y)
             scale_gradient += products.mul_(shares).sum()
             shares *= scale
-            x_gradient[here] = shares @ y
-            y_gradient.addmm_(shares.T, x[here])
+            x_gradient[chunk] = shares @ y
+            y_gradient.addmm_(shares.T, x[chunk])
         return x_gradient, y_gradient, scale_gradient, None, None, None, None
 
 
-def _add_biases(logits: Tensor, x_bias: Tensor | None, y_bias: Tensor | None, here: slice) -> Tensor:
-    """Lower the logits of invalid rows and columns, in place."""
+def _add_biases(logits: Tensor, x_bias: Tensor | None, y_bias: Tensor | None, chunk: slice) -> Tensor:
+    """Mask the logits of invalid rows and columns in place."""
     if y_bias is not None:
         logits += y_bias
     if x_bias is not None:
-        logits += x_bias[here, None]
+        logits += x_bias[chunk, None]
     return logits

@@ -73,20 +73,20 @@ class MaskedAutoencoding(Objective):
         return NoProjection()
 
     def forward(self, backbone: Backbone, batch: Batch) -> Losses:
-        """``loss``, and how many ``tokens`` were encoded."""
+        """Return ``loss`` and the number of encoded ``tokens``."""
         video, valid = batch["video"], batch["video_valid"]
         tokenizer = backbone.tokenizers["video"]
         patches = tokenizer.patchify(video)
         tokens = Tokens(tokenizer.embed(patches), patches.position, patches.valid, patches.grid)
-        how = {"device": video.device, "generator": self.draws, "part": own_part}
-        seen, hidden = draw_masked(len(video) * world_size(), patches.grid, self.hidden, self.mask, **how)
-        predicted = self.predict(backbone, tokens, seen, hidden)
-        wanted = pixel_targets(patches.x, self.target)
-        wanted = wanted.gather(1, hidden.unsqueeze(-1).expand(-1, -1, wanted.shape[-1]))
-        each = (predicted.float() - wanted).square().mean(dim=(1, 2))
-        # A clip without a picture counts nothing, but keeps its part in the graph.
-        loss = (each * valid).sum() / valid.sum().clamp(min=1)
-        return {"loss": loss, "tokens": seen.numel()}
+        kwargs = {"device": video.device, "generator": self.draws, "part": own_part}
+        visible, masked = draw_masked(len(video) * world_size(), patches.grid, self.hidden, self.mask, **kwargs)
+        pred = self.predict(backbone, tokens, visible, masked)
+        target = pixel_targets(patches.x, self.target)
+        target = target.gather(1, masked.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
+        per_clip = (pred.float() - target).square().mean(dim=(1, 2))
+        # A clip without frames has weight 0 but stays in the graph.
+        loss = (per_clip * valid).sum() / valid.sum().clamp(min=1)
+        return {"loss": loss, "tokens": visible.numel()}
 
     def predict(self, backbone: Backbone, tokens: Tokens, seen: Tensor, hidden: Tensor) -> Tensor:
         """(B, M, P) what stands at the ``hidden`` (B, M) places, of the ``seen`` (B, N) ones."""

@@ -148,14 +148,14 @@ class Searcher:
         )  # fmt: skip
         notes += [_sentence(self.public(InputError(notice))) for notice in hits.notices]
         if not hits and not hits.notices:
-            notes.append("The index has no such clips.")
+            notes.append("No clips match the query.")
         return results(library, hits, notes)
 
     def _files(self, values: Sequence[Any]) -> list[Path]:
         try:
             return [self.uploads.check(value["path"]) for value in values if value is not None]
         except (ValueError, TypeError, KeyError):
-            raise InputError("an example is a file that was uploaded on this page") from None
+            raise InputError("invalid upload: upload the file again") from None
 
     def _query(
         self, text: Any, clip: Any, audio: Any, answers: Any, k: Any, path: Any, where: Any, spans: Any
@@ -163,13 +163,13 @@ class Searcher:
         modalities = self.library.modalities
         answers = modalities[0] if answers is None else answers
         if answers not in modalities:
-            raise InputError(f"results can be {', '.join(modalities)}")
+            raise InputError(f"results must be one of {', '.join(modalities)}")
         k = RESULTS if k is None else k
         if isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= MAX_RESULTS or math.isnan(k):
-            raise InputError(f"the number of results is from 1 to {MAX_RESULTS}")
+            raise InputError(f"the number of results must be between 1 and {MAX_RESULTS}")
         files = [None if value is None else self._files([value])[0] for value in (clip, audio)]
         text = _text(text, "the query", MAX_TEXT)
-        path, where = _text(path, "the pattern of files", MAX_PATTERN), _text(where, "the condition", MAX_PATTERN)
+        path, where = _text(path, "the file pattern", MAX_PATTERN), _text(where, "the filter", MAX_PATTERN)
         return Query(text, *files, answers, int(k), path, where, spans is not False)
 
     def public(self, error: Exception) -> str:
@@ -179,7 +179,7 @@ class Searcher:
         """
         if not isinstance(error, VattError | FileNotFoundError):
             log.error("a query failed", exc_info=error)
-            return "internal error; the log of the server has more"
+            return "internal error; see the server log"
         text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
         if isinstance(error, MediaError):
             text = f"{Path(error.path).name}: {' '.join(error.reason.split())}"
@@ -204,7 +204,7 @@ def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) ->
     problems = [library.problem(library.numbers[hit.path]) for hit in hits]
     counts = Counter(problem for problem in problems if problem is not None)
     if counts:
-        reasons = ", ".join(f"{count} {problem}" for problem, count in counts.items())
+        reasons = ", ".join(f"{problem} ({count})" for problem, count in counts.items())
         notes = [*notes, f"{counts.total()} of {len(hits)} results cannot be shown: {reasons}."]
     captions = library.captions([hit for hit in hits if not hit.text])
     cards = [
@@ -269,11 +269,11 @@ def make_app(
         index: Directory of an index.
         model: The model that made it, or its directory. Default: where the index was built from.
         allowed_hosts: Other host names and addresses under which the page may be opened.
-        token: Without it, every request is answered with 401. None asks for none.
+        token: Secret that every request needs; without it, the status is 401. None means no token.
         max_upload_mb: Bound on an upload, in MiB.
         query_limit_s: Bound on one query, in seconds.
         roots: Directories whose files are served. Default: those of the index.
-        urls: Fetch files behind URLs of the index, and let the browser play them.
+        urls: Open URLs of the index, and let the browser play them.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -281,7 +281,7 @@ def make_app(
         InputError: A limit that is not positive, or an impossible host name or token.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of which statistics are computed per query
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # limits the statistics that are computed per query
     try:
         import gradio as gr
         from fastapi import FastAPI
@@ -317,7 +317,7 @@ def make_app(
     }  # fmt: skip
     Guard(app, **guard)  # raises for invalid values now; Starlette constructs middleware at the first request
     app.add_middleware(Guard, **guard)
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no external fonts
     mounted = gr.mount_gradio_app(
         app, page, path="/", css=STYLE, theme=theme, head='<script src="search.js"></script>', allowed_paths=[],
         show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
@@ -335,7 +335,8 @@ def _page(gr: Any, library: Library, searcher: Searcher) -> Any:
     placeholder = library.example() or "what happens in the video"
     with gr.Blocks(title="vatt: search your videos", analytics_enabled=False) as page:
         gr.Markdown(
-            f"# Search your videos\nDescribe a scene, or give an example. Searches {clips:,} clips in {files:,} files."
+            "# Search your videos\nDescribe a scene, or upload an example. "
+            f"Searches {clips:,} clips in {files:,} files."
         )
         with gr.Row(equal_height=True):
             text = gr.Textbox(label="Query", placeholder=placeholder, scale=4, autofocus=True, max_length=MAX_TEXT)

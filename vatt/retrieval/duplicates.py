@@ -1,9 +1,9 @@
-"""Vectors that are equal or almost equal, and the rows that have them.
+"""Groups of duplicate and near-duplicate vectors.
 
-A graph (HNSW) over many almost equal vectors links them to each other only, and loses the others: with 2,000 copies of
-one vector, none of 500 other vectors was found. So a structure holds one representative of each group of almost equal
-vectors. A search compares the representatives first, and then all vectors of the best groups exactly. Equal vectors are
-stored once.
+An HNSW graph over many near-duplicates links them to each other only, and other vectors become unreachable: with 2,000
+copies of one vector, none of 500 other vectors was found. So a structure has one representative of each group of
+near-duplicates. A search compares the representatives first, and then all vectors of the best groups exactly. Equal
+vectors are stored once.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import pyarrow as pa
 
 from vatt.retrieval.tables import StoreError
 
-ALMOST = 0.999  # cosine from which on a vector is represented by another one
+ALMOST = 0.999  # smallest cosine of near-duplicates
 RADIUS = math.sqrt(2 * (1 - ALMOST))  # distance of unit vectors with that cosine
-FAN, LEAF = 256, 1024  # groups are looked for in a tree: centers of a node, and vectors that are compared directly
+FAN, LEAF = 256, 1024  # of the search tree: centers of a node, and vectors that are compared pairwise
 PART = 4096  # rows that are hashed together
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which vector each row has, and which vector represents it.
+    """Mapping from rows to distinct vectors, and from vectors to representatives.
 
     Args:
         of_row: (N,) int64; number of the vector of each row, in [0, U).
-        representative: (U,) int64; number of the vector that represents each vector. Those that represent themselves
-            come first, so that they are the numbers in [0, R).
+        representative: (U,) int64; number of the representative of each vector. Representatives come first: they have
+            the numbers in [0, R).
     """
 
     of_row: np.ndarray
@@ -39,7 +39,7 @@ class Groups:
 
     @classmethod
     def single(cls, rows: int) -> Groups:
-        """Return the groups of rows that all have vectors of their own."""
+        """Return the groups of rows with distinct vectors."""
         return cls(np.arange(rows), np.arange(rows))
 
     @cached_property
@@ -49,13 +49,13 @@ class Groups:
 
     @cached_property
     def is_single(self) -> bool:
-        """Whether every row has a vector of its own that represents itself, in the order of the rows."""
+        """Return whether every row has its own vector, which represents itself, in the order of the rows."""
         rows, vectors = len(self.of_row), len(self.representative)
         return rows == vectors == self.representatives and np.array_equal(self.of_row, np.arange(rows))
 
     @property
     def has_near(self) -> bool:
-        """Whether any vector is represented by another one."""
+        """Return whether any vector is represented by another one."""
         return self.representatives < len(self.representative)
 
     @cached_property
@@ -67,15 +67,15 @@ class Groups:
         return _Lists.of(self.representative, self.representatives)
 
     def members(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the numbers of all vectors that some vectors represent."""
+        """Return the numbers of all vectors that the given representatives represent."""
         return self._members.take(numbers)[0]
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
-        """Return how many vectors each of some vectors represents."""
+        """Return how many vectors each of the given representatives represents."""
         return self._members.lengths(numbers)
 
     def rows(self, numbers: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of some vectors, in order of vectors and rows, and the index into ``numbers`` of each row.
+        """Return the rows of the given vectors, in order of vectors and rows, and the index into ``numbers`` of each.
 
         Args:
             numbers: Vectors.
@@ -84,13 +84,13 @@ class Groups:
         return self._rows.take(numbers, most)
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return (U,) bool: the vectors of some rows, given as (N,) bool."""
+        """Return (U,) bool: the vectors of the rows that are given as (N,) bool."""
         mask = np.zeros(len(self.representative), bool)
         mask[self.of_row[rows]] = True
         return mask
 
     def extended(self, of_row: np.ndarray, representative: np.ndarray) -> tuple[Groups, np.ndarray, np.ndarray]:
-        """Add rows and vectors. New representatives follow the old ones, and the numbers of what is behind them grow.
+        """Add rows and vectors. New representatives follow the old ones, so the numbers of other vectors increase.
 
         Args:
             of_row: Vectors of the new rows: numbers of old vectors, or U + i for the new vector i.
@@ -106,28 +106,28 @@ class Groups:
         number[:first], number[first:count] = np.arange(first), np.arange(first, count) + len(own)
         number[count + own] = first + np.arange(len(own))
         number[count + others] = count + len(own) + np.arange(len(others))
-        by = np.empty_like(number)
-        by[number] = number[np.concatenate([self.representative, representative])]
-        return Groups(number[np.concatenate([self.of_row, of_row])], by), own, others
+        new_representative = np.empty_like(number)
+        new_representative[number] = number[np.concatenate([self.representative, representative])]
+        return Groups(number[np.concatenate([self.of_row, of_row])], new_representative), own, others
 
 
 @dataclass(frozen=True)
 class _Lists:
-    """Lists of numbers, one after the other."""
+    """Concatenated lists of numbers."""
 
     values: np.ndarray
     starts: np.ndarray
 
     @classmethod
     def of(cls, keys: np.ndarray, count: int) -> _Lists:
-        """For every key in [0, count) the places at which it stands, in order."""
+        """Return for every key in [0, count) its positions, in order."""
         return cls(np.argsort(keys, kind="stable"), np.append(0, np.cumsum(np.bincount(keys, minlength=count))))
 
     def lengths(self, keys: np.ndarray) -> np.ndarray:
         return self.starts[keys + 1] - self.starts[keys]
 
     def take(self, keys: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The lists of some keys, and which of the keys each value is from."""
+        """Return the lists of some keys, concatenated, and the index into ``keys`` of each value."""
         lengths = self.lengths(keys)
         lengths = lengths if most is None else np.minimum(lengths, most)
         which = np.repeat(np.arange(len(keys)), lengths)
@@ -136,38 +136,42 @@ class _Lists:
 
 
 def read_groups(file: Path, rows: pa.Table, vectors: int, representatives: int) -> Groups:
-    """Return the groups that an index file notes beside its rows.
+    """Return the groups that are stored with the rows of an index.
 
     Raises:
-        StoreError: They do not fit each other, or the numbers of vectors and representatives.
+        StoreError: They are inconsistent, or do not match the numbers of vectors and representatives.
     """
     of_row, representative = (rows.column(name).combine_chunks() for name in ("vector", "representative"))
     if of_row.null_count == len(rows) and representative.null_count == len(rows):
         groups = Groups.single(len(rows))
     elif of_row.null_count or representative.null_count:
-        raise StoreError(f"{file} is damaged: rows lack the numbers of their vectors")
+        raise StoreError(f"{file} is damaged: rows have no vector numbers")
     else:
         of_row, representative = of_row.to_numpy(), representative.to_numpy()
         if not (of_row.min() >= 0 and of_row.max() < vectors):
-            raise StoreError(f"{file} is damaged: rows have vectors that are none of the {vectors}")
-        by = np.full(vectors, -1)
-        by[of_row] = representative
+            raise StoreError(f"{file} is damaged: vector numbers of rows are outside [0, {vectors})")
+        by_vector = np.full(vectors, -1)
+        by_vector[of_row] = representative
         own = np.arange(representatives)
-        if not np.array_equal(by[of_row], representative) or not np.array_equal(by[:representatives], own):
+        if not np.array_equal(by_vector[of_row], representative) or not np.array_equal(
+            by_vector[:representatives], own
+        ):
             raise StoreError(f"{file} is damaged: rows of one vector have several representatives")
-        groups = Groups(of_row, by)
-    by = groups.representative
-    if len(by) != vectors or (vectors and not 0 <= by.min() <= by.max() < representatives <= vectors):
-        raise StoreError(f"{file}: the rows have {len(by)} vectors, and there are {vectors}")
+        groups = Groups(of_row, by_vector)
+    by_vector = groups.representative
+    if len(by_vector) != vectors or (
+        vectors and not 0 <= by_vector.min() <= by_vector.max() < representatives <= vectors
+    ):
+        raise StoreError(f"{file}: the rows have {len(by_vector)} vectors, but there are {vectors}")
     return groups
 
 
 def find_groups(vectors: np.ndarray, near: bool) -> tuple[np.ndarray, Groups]:
-    """Find equal and almost equal vectors among rows.
+    """Find duplicate and near-duplicate vectors among rows.
 
     Args:
         vectors: (N, E) float32 of length 1, contiguous.
-        near: Whether almost equal vectors are grouped, too.
+        near: Group near-duplicates, too.
 
     Returns:
         (U,) the rows whose vectors are to be stored, in this order, and the groups.
@@ -176,10 +180,11 @@ def find_groups(vectors: np.ndarray, near: bool) -> tuple[np.ndarray, Groups]:
     stored = np.flatnonzero(first == np.arange(len(first)))
     if not near:
         return stored, Groups(np.searchsorted(stored, first), np.arange(len(stored)))
-    by = group(vectors if len(stored) == len(vectors) else vectors[stored])
-    order = np.lexsort((by, by != np.arange(len(by))))  # representatives, then the others, group by group
+    representative = group(vectors if len(stored) == len(vectors) else vectors[stored])
+    # Representatives, then the others, group by group.
+    order = np.lexsort((representative, representative != np.arange(len(representative))))
     number = np.argsort(order)
-    return stored[order], Groups(number[np.searchsorted(stored, first)], number[by[order]])
+    return stored[order], Groups(number[np.searchsorted(stored, first)], number[representative[order]])
 
 
 def first_equal(vectors: np.ndarray) -> np.ndarray:
@@ -192,7 +197,7 @@ def first_equal(vectors: np.ndarray) -> np.ndarray:
     first, rows = first[inverse], np.arange(len(vectors))
     copies = np.flatnonzero(first != rows)
     differ = copies[~_same(vectors, copies, vectors, first[copies])]
-    first[differ] = differ  # rows of equal hashes that differ stay apart
+    first[differ] = differ  # hash collisions
     return first
 
 
@@ -202,12 +207,12 @@ def find_equal(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
         return np.full(len(vectors), -1)
     hashes, queries = _hashes(known), _hashes(vectors)
     order = np.argsort(hashes, kind="stable")
-    place = order[np.minimum(np.searchsorted(hashes, queries, sorter=order), len(known) - 1)]
-    return np.where(_same(vectors, np.arange(len(vectors)), known, place), place, -1)
+    match = order[np.minimum(np.searchsorted(hashes, queries, sorter=order), len(known) - 1)]
+    return np.where(_same(vectors, np.arange(len(vectors)), known, match), match, -1)
 
 
 def _hashes(vectors: np.ndarray) -> np.ndarray:
-    """(N,) uint64 of the bytes of rows."""
+    """Return (N,) uint64 hashes of the bytes of rows."""
     factors = np.random.default_rng(0).integers(2**63, size=vectors.shape[1], dtype=np.uint64) * 2 + 1
     hashes = np.empty(len(vectors), np.uint64)
     for start in range(0, len(vectors), PART):
@@ -217,7 +222,7 @@ def _hashes(vectors: np.ndarray) -> np.ndarray:
 
 
 def _same(a: np.ndarray, rows: np.ndarray, b: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether some rows of one array have the same bytes as some of another, pair by pair."""
+    """Return (M,) bool: whether pairs of rows of two arrays have the same bytes."""
     parts = [slice(start, start + PART) for start in range(0, len(rows), PART)]
     same = [(a[rows[p]].view(np.uint32) == b[others[p]].view(np.uint32)).all(axis=1) for p in parts]
     return np.concatenate([np.zeros(0, bool), *same])
@@ -226,8 +231,8 @@ def _same(a: np.ndarray, rows: np.ndarray, b: np.ndarray, others: np.ndarray) ->
 def group(vectors: np.ndarray) -> np.ndarray:
     """Return (N,) int64: for each row the row that represents it, itself or one with a cosine of at least `ALMOST`.
 
-    Rows are split by their nearest of a few random rows, again and again, until few are left, which are compared with
-    each other. So the time grows almost linearly. A pair that a split parts is not found: of a large group a few rows
+    Rows are split recursively by the nearest of a few random rows, until the parts are small enough for pairwise
+    comparison, so the time grows almost linearly. Pairs separated by a split are missed: a few rows of a large group
     may represent themselves.
 
     Args:
@@ -253,7 +258,7 @@ def group(vectors: np.ndarray) -> np.ndarray:
 
 
 def _group_directly(vectors: np.ndarray, rows: np.ndarray, representative: np.ndarray | None = None) -> np.ndarray:
-    """Compare some rows with each other; return (len(rows),) bool: those that represent themselves."""
+    """Compare rows pairwise; return (len(rows),) bool: those that represent themselves."""
     x, own = vectors[rows], np.ones(len(rows), bool)
     near = x @ x.T >= ALMOST
     for i in np.flatnonzero(near.sum(axis=1) > 1):
@@ -267,7 +272,7 @@ def _group_directly(vectors: np.ndarray, rows: np.ndarray, representative: np.nd
 
 
 def _nearest(vectors: np.ndarray, rows: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the number of the nearest center, and the cosine with it."""
+    """Return for each row the number of the nearest center, and the cosine with it."""
     nearest, cosine, x = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32), vectors[centers].T
     for start in range(0, len(rows), PART):
         scores = vectors[rows[start : start + PART]] @ x

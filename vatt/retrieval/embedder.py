@@ -39,7 +39,7 @@ class Embedder(L.LightningModule):
         plan, notes, overwrite: see `vatt.retrieval.store.claim_part`.
         part: which of how many parts of the shards.
         num_workers: processes that read.
-        bar: Progress bar; a new one unless given.
+        bar: Existing progress bar to use; a new one by default.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Embedder(L.LightningModule):
         self._lock: PartLock | None = None
 
     def setup(self, stage: str) -> None:
-        """Take the folder, and see what is left to do."""
+        """Lock the directory and list the missing shards."""
         refusal: Exception | None = None
         if self.trainer.is_global_zero:
             try:
@@ -73,7 +73,7 @@ class Embedder(L.LightningModule):
             except (VattError, OSError) as error:
                 refusal = error
         if self.trainer.strategy.broadcast(refusal is not None):
-            raise refusal or SystemExit(2)  # the first process says why
+            raise refusal or SystemExit(2)  # the first process reports why
         number, parts = self.part
         left = [shard for shard in missing_shards(self.output, self.plan["shards"]) if shard % parts == number - 1]
         self.stream.shards = left[self.global_rank :: self.trainer.world_size]
@@ -85,7 +85,7 @@ class Embedder(L.LightningModule):
         self.bar.reset(clips)
 
     def release(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock of the directory."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -157,7 +157,7 @@ class Embedder(L.LightningModule):
 
 
 def _unusable(clip: Clip) -> str | None:
-    """Why rows of a clip could not be read again, if they could not."""
+    """Return why a clip cannot be stored, or None."""
     for column, value in (("id", clip.id), ("path", absolute(clip.path)), ("extra", _extra(clip) or "")):
         try:
             size = len(value.encode())
@@ -169,7 +169,7 @@ def _unusable(clip: Clip) -> str | None:
 
 
 def _storable(event: Event) -> Event:
-    """An event with an absolute path, and texts that UTF-8 can hold."""
+    """Return an event with an absolute path and texts that UTF-8 can encode."""
     values = event | {"path": absolute(event["path"])}
     return {key: value.encode(errors="backslashreplace").decode() for key, value in values.items()}  # type: ignore
 
@@ -203,7 +203,7 @@ def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) ->
         try:
             trainer.predict(embedder, return_predictions=False)
         except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into a status of 1
+            if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning would exit with status 1
                 raise KeyboardInterrupt from None
             raise
     return trainer.is_global_zero

@@ -105,7 +105,7 @@ def embed(
         part: (3, 8): only the third of eight parts, for jobs that know nothing of each other and write into one folder.
         shard_clips: clips of a shard.
         modalities: of video, audio and text those that are wanted; all that the model takes unless given.
-        bar: Progress bar that is shown already; a new one unless given.
+        bar: Existing progress bar to use; a new one by default.
 
     Returns:
         What was embedded by now, by all processes and parts, and which files could not be.
@@ -157,7 +157,7 @@ def embed(
 
 
 def _notes(model: VATT, source: str, clips: ClipTable, output: Path) -> dict[str, Any]:
-    """What is noted beside embeddings, apart from what their vectors depend on."""
+    """Return the metadata of embeddings that their vectors do not depend on."""
     return {
         "model_folder": absolute(model.folder) if model.folder else None,
         "folder": absolute(output),
@@ -171,7 +171,7 @@ def _notes(model: VATT, source: str, clips: ClipTable, output: Path) -> dict[str
 
 
 def _roots(source: str, clips: ClipTable) -> list[str]:
-    """Directories that all media lie below: the folder itself, or those of the files of a manifest."""
+    """Return the directories that contain all media: the folder itself, or those of the files of a manifest."""
     if Path(source).is_dir():
         return [source]
     return list(roots_of({parent_directory(absolute(clip.path)) for clip in clips.heads()}))

@@ -1,8 +1,8 @@
-"""The FAISS structures of an index: how they are made, and read from files that are not trusted.
+"""Build the FAISS structures of an index, and read them from untrusted files.
 
-FAISS allocates what a file asks for, follows references to other files, and searches graphs without looking at their
-numbers. So each file is walked first: its type, and that the lengths in it add up to its size. After that, every number
-that FAISS uses as an address is compared with what it may address.
+FAISS allocates whatever sizes a file declares, follows references to other files, and does not check the ids in graphs.
+So each file is parsed first: its type, and that the lengths in it add up to its size. After that, every number that
+FAISS uses as an offset or id is checked against its range.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vatt.errors import InputError
 FLAT, GRAPH, CLUSTERS = b"IxFI", b"IHNf", b"IwPQ"
 PQ_BITS = 8
 LINKS, BUILD_WIDTH = 32, 128  # M and efConstruction of graphs
-BLOCK = 2**22  # numbers that are looked at together
-PER_CLUSTER = 64  # vectors that clusters are trained on, for each
-UNIT = 1e-3  # so far from 1 the length of a vector in a file may be
+BLOCK = 2**22  # numbers that are checked together
+PER_CLUSTER = 64  # training vectors per cluster
+UNIT = 1e-3  # tolerance of the length of a vector in a file
 
 
 class FileMismatch(ValueError):
@@ -54,15 +54,15 @@ def make_clusters(vectors: np.ndarray) -> Any:
     """Return clusters of compressed vectors (IVF-PQ), trained on a sample of (U, E) vectors.
 
     Raises:
-        InputError: There are fewer vectors than k-means makes centers.
+        InputError: There are fewer vectors than centroids of k-means.
     """
     faiss = import_faiss()
     count, width = vectors.shape
     lists = 2 ** round(math.log2(max(1.0, 4 * math.sqrt(count))))
-    needed = max(256, lists)  # that k-means has as many as it makes
+    needed = max(256, lists)  # k-means needs at least as many vectors as centroids
     if count < needed:
         raise InputError(
-            f"ivfpq needs at least {needed} vectors, not {count} (almost equal ones count once): take flat or hnsw"
+            f"ivfpq needs at least {needed} vectors, not {count} (near-duplicates count once): use flat or hnsw"
         )
     codes = next(m for m in (width // 4, width // 2, width, 1) if m and width % m == 0)
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
@@ -90,10 +90,10 @@ def inner_products(vectors: np.ndarray, query: np.ndarray, numbers: np.ndarray) 
 
 
 def check_lengths(vectors: np.ndarray) -> None:
-    """See that vectors have length 1, or are zero.
+    """Check that vectors have length 1 or are zero.
 
     Raises:
-        FileMismatch: One has not.
+        FileMismatch: A vector has another length.
     """
     for start in range(0, len(vectors), 2**14):
         block = vectors[start : start + 2**14]
@@ -111,7 +111,7 @@ def read_flat(path: Path, mapped: bool) -> Any:
         mapped: Leave the vectors on disk until they are used.
 
     Raises:
-        FileMismatch: The file holds something else.
+        FileMismatch: The file has another content.
         OSError, RuntimeError: The file cannot be read.
     """
     with path.open("rb") as file:
@@ -128,7 +128,7 @@ def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
     Args:
         path: File of an `IndexHNSWFlat` that was written without its vectors.
         mapped: Leave the graph on disk until it is used.
-        vectors: `IndexFlatIP`, the first rows of which the graph is of.
+        vectors: `IndexFlatIP` whose first rows are the nodes of the graph.
     """
     with path.open("rb") as file:
         walk = _Walk(file)
@@ -137,12 +137,12 @@ def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
             walk.vector(item)
         walk.take("<5i")
         if walk.take("<4s")[0] != b"null":
-            raise FileMismatch("the graph has vectors of its own")
+            raise FileMismatch("the graph has its own vectors")
         walk.end()
     faiss = import_faiss()
     graph = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE | (faiss.IO_FLAG_MMAP_IFC if mapped else 0))
     if count > vectors.ntotal:
-        raise FileMismatch(f"the graph is of {count} vectors, and there are {vectors.ntotal}")
+        raise FileMismatch(f"the graph has {count} vectors, but there are {vectors.ntotal}")
     check_graph(graph.hnsw, count)
     graph.hnsw.efConstruction = BUILD_WIDTH
     graph.storage, graph.own_fields = vectors, False
@@ -155,13 +155,13 @@ def read_clusters(path: Path, mapped: bool, vectors: Any) -> Any:
     Args:
         path: File of an `IndexIVFPQ`.
         mapped: Leave the compressed vectors on disk until they are used.
-        vectors: `IndexFlatIP`, of which these are the first rows.
+        vectors: `IndexFlatIP` whose first rows are the compressed vectors.
     """
     with path.open("rb") as file:
         walk = _Walk(file)
         count = walk.header(CLUSTERS, vectors.d)
         if count > vectors.ntotal:
-            raise FileMismatch(f"the clusters are of {count} vectors, and there are {vectors.ntotal}")
+            raise FileMismatch(f"the clusters have {count} vectors, but there are {vectors.ntotal}")
         walk.clusters(count, vectors.d)
         walk.end()
     faiss = import_faiss()
@@ -169,7 +169,7 @@ def read_clusters(path: Path, mapped: bool, vectors: Any) -> Any:
 
 
 class _Walk:
-    """Walks through a file of FAISS without reading what is long."""
+    """Parse a FAISS file without reading long arrays."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -179,26 +179,26 @@ class _Walk:
     def take(self, form: str) -> tuple[Any, ...]:
         data = self.file.read(struct.calcsize(form))
         if len(data) < struct.calcsize(form):
-            raise FileMismatch("the file is too short")
+            raise FileMismatch("truncated file")
         return struct.unpack(form, data)
 
     def skip(self, count: int) -> None:
         if not 0 <= count <= self.size - self.file.tell():
-            raise FileMismatch("the file is shorter than what it says it holds")
+            raise FileMismatch("truncated file")
         self.file.seek(count, 1)
 
     def end(self) -> None:
         if self.file.tell() != self.size:
-            raise FileMismatch("the file is longer than what it says it holds")
+            raise FileMismatch("trailing data at the end of the file")
 
     def vector(self, item: int) -> int:
-        """Skip a vector of items of so many bytes; return its length."""
+        """Skip an array of items of ``item`` bytes; return its length."""
         (count,) = self.take("<Q")
         self.skip(count * item)
         return count
 
     def header(self, kind: bytes, width: int | None = None) -> int:
-        """Read the first part of every structure; return the number of its vectors."""
+        """Read the header of a structure; return its number of vectors."""
         code, d, count, _, _, trained, metric = self.take("<4siqqq?i")
         if code != kind:
             raise FileMismatch(f"the structure is of type {code!r}, not {kind!r}")
@@ -213,37 +213,37 @@ class _Walk:
         """Read an `IndexFlatIP`."""
         count = self.header(FLAT, width)
         if self.vector(4) != count * self.width:
-            raise FileMismatch(f"the file does not hold {count} vectors of {self.width} dimensions")
+            raise FileMismatch(f"the file does not have {count} vectors of {self.width} dimensions")
         return count
 
     def clusters(self, count: int, width: int) -> None:
-        """Read what follows the header of an `IndexIVFPQ`, and see that every number in its lists is a row's."""
+        """Read what follows the header of an `IndexIVFPQ`, and check that every id in its lists is in range."""
         lists, _ = self.take("<QQ")
         if self.flat(width) != lists:
-            raise FileMismatch(f"there are not {lists} centres for {lists} clusters")
+            raise FileMismatch(f"{lists} clusters have another number of centroids")
         map_type = self.take("<B")[0]
         if map_type or self.vector(8):
-            raise FileMismatch("the clusters have a map of their vectors")
+            raise FileMismatch("the clusters have an id map")
         _, code_size = self.take("<?Q")
         d, parts, bits = self.take("<QQQ")
         if d != width or not 1 <= parts <= d or d % parts or bits != PQ_BITS or code_size != parts:
-            raise FileMismatch(f"codes of {parts} parts of {bits} bits do not fit {width} dimensions")
+            raise FileMismatch(f"codes of {parts} x {bits} bits do not match {width} dimensions")
         if self.vector(4) != d * 2**bits:
-            raise FileMismatch("the code book has another size")
+            raise FileMismatch("the codebook has a wrong size")
         code, lists_again, code_size_again = self.take("<4sQQ")
         if code != b"ilar" or lists_again != lists or code_size_again != code_size:
-            raise FileMismatch(f"the lists are of type {code!r}, not in this file")
+            raise FileMismatch(f"the lists have type {code!r} and are not in this file")
         sizes = self.sizes(lists)
         if int(sizes.sum(dtype=np.uint64)) != count or (len(sizes) and int(sizes.max()) > count):
-            raise FileMismatch(f"the lists do not hold {count} vectors")
+            raise FileMismatch(f"the lists do not have {count} vectors")
         for size in sizes[sizes > 0].tolist():
             self.skip(size * code_size)
             rows = np.frombuffer(self.read(size * 8), np.int64)
             if rows.min() < 0 or rows.max() >= count:
-                raise FileMismatch(f"a list names vectors that are none of the {count}")
+                raise FileMismatch(f"a list has vector ids outside [0, {count})")
 
     def sizes(self, lists: int) -> np.ndarray:
-        """Return the lengths of the lists, all of them or pairs of those that are not empty."""
+        """Return the lengths of all lists, or of the lists that are not empty."""
         code, length = self.take("<4sQ")
         data = np.frombuffer(self.read(length * 8), np.uint64)
         if code == b"full" and length == lists:
@@ -260,10 +260,10 @@ class _Walk:
 
 
 def check_graph(graph: Any, count: int) -> None:
-    """See that a search of the graph stays inside its arrays.
+    """Check that a search of the graph stays inside its arrays.
 
     Raises:
-        FileMismatch: It would not.
+        FileMismatch: An offset or id is out of range.
     """
     faiss = import_faiss()
     offset_of_level = faiss.vector_to_array(graph.cum_nneighbor_per_level)
@@ -283,15 +283,15 @@ def check_graph(graph: Any, count: int) -> None:
         raise FileMismatch("the links of the graph are damaged")
     entry = graph.entry_point
     if not (0 <= entry < count and levels[entry] - 1 == graph.max_level if count else entry == -1):
-        raise FileMismatch("the graph starts at a node that it does not have")
+        raise FileMismatch("the entry point of the graph is out of range")
     neighbors = faiss.rev_swig_ptr(graph.neighbors.data(), size) if size else np.zeros(0, np.int32)
     for start in range(0, size, BLOCK):
         block = neighbors[start : start + BLOCK]
         if block.min() < -1 or block.max() >= count:
-            raise FileMismatch("the graph links to nodes that it does not have")
-    for level in range(1, int(levels.max(initial=1))):  # above the lowest one, nodes have links only to their like
+            raise FileMismatch("the graph has node ids out of range")
+    for level in range(1, int(levels.max(initial=1))):  # above the lowest one, only nodes of a level are linked
         nodes = np.flatnonzero(levels > level)
         at = offsets[nodes, None].astype(np.int64) + np.arange(offset_of_level[level], offset_of_level[level + 1])
         linked = neighbors[at]
         if np.any(levels[linked[linked >= 0]] <= level):
-            raise FileMismatch("the graph links to nodes that are not on the same level")
+            raise FileMismatch("the graph links nodes of different levels")

@@ -16,7 +16,7 @@ from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
 GAP_S = 0.01
-SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows from which examples of paths are taken; values that are listed
+SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 FIELDS = ("id", "path", "start_s", "end_s", "text")
 ROWS = (*FIELDS, "extra")  # what an index keeps of a row
 
@@ -28,7 +28,7 @@ class Hit(NamedTuple):
         rank: from 1.
         score: cosine similarity in [-1, 1].
         id: of the clip.
-        path: of the file, where it is now (see `vatt.retrieval.store`).
+        path: Present path of the file (see `vatt.retrieval.store`).
         start_s, end_s: where in the file.
         text: the caption, for indexed texts.
         missing: there is no file at ``path``.
@@ -191,7 +191,8 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     extras, index = _extras(rows)
     columns = sorted({name for extra in extras for name in extra})
     if column not in columns:
-        raise InputError(f"no clip has a column {column!r}; there are {', '.join(columns) or 'none'}")
+        available = f"available columns: {', '.join(columns)}" if columns else "the index has no manifest columns"
+        raise InputError(f"no clip has a column {column!r}; {available}")
     right = [value in _values(extra.get(column)) for extra in extras]
     return np.append(right, False).astype(bool)[index]
 
@@ -199,34 +200,34 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
 def _condition(condition: str) -> tuple[str, str]:
     column, equals, value = condition.partition("=")
     if not equals or not column.strip():
-        raise InputError(f"a condition is COLUMN=VALUE, not {condition!r}")
+        raise InputError(f"a condition must be COLUMN=VALUE, not {condition!r}")
     return column.strip(), value.strip()
 
 
 def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The different values of ``extra``, and (N,) which of them each row has; -1 for none."""
+    """Return the distinct values of ``extra``, and (N,) the index of the value of each row, or -1."""
     words = rows.column("extra").combine_chunks().dictionary_encode()
     try:
         extras = [json.loads(text) for text in words.dictionary.to_pylist()]
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"column 'extra' of the rows is damaged: {str(error)[:200]}") from error
+        raise StoreError(f"column 'extra': invalid JSON: {str(error)[:200]}") from error
     if not all(isinstance(extra, dict) for extra in extras):
-        raise StoreError("column 'extra' of the rows is damaged: a value is not a JSON object")
+        raise StoreError("column 'extra': a value is not a JSON object")
     return extras, pc.fill_null(words.indices, -1).to_numpy()
 
 
 def describe_filters(
     rows: pa.Table, kept: np.ndarray, path: str | RelativePattern | None, where: str | None
 ) -> str | None:
-    """Say which of two filters no row passes, and what there is instead.
+    """Describe the filter that matches no row, with examples of existing values.
 
     Args:
-        rows: of an index.
+        rows: Rows of an index.
         kept: (N,) bool; rows that were not removed.
-        path, where: see `vatt.retrieval.index.Index.search`.
+        path, where: See `vatt.retrieval.index.Index.search`.
 
     Returns:
-        A sentence, or None if some row passes both.
+        A sentence, or None if some row matches both filters.
     """
     allowed = allowed_rows(rows, path, where)
     if allowed is None or (allowed & kept).any():
@@ -247,7 +248,7 @@ def describe_filters(
 
 
 def allowed_rows(rows: pa.Table, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
-    """(N,) bool: what `matches` and `chosen` leave; None where nothing is asked."""
+    """Return (N,) bool: rows that match both filters; None without filters."""
     if path is None and where is None:
         return None
     masks = [] if path is None else [matches(rows, "path", path)]

@@ -1,4 +1,4 @@
-"""Indexes that know which file and second a vector is from, and which model made it."""
+"""Indexes of vectors with their files, segments and model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Index:
     """Cosine search over windows and texts, one structure for each modality and space.
 
     Attributes:
-        model: fingerprint of the model whose vectors it holds.
-        model_folder: where that model is, or was when the index was built, or None.
-        parts: by modality and space.
-        name: the folder it was read from.
-        location: that folder, and where it was when it was written (see `vatt.retrieval.store`).
+        model: Hash of the model that made the vectors.
+        model_folder: Directory of that model, now or when the index was built, or None.
+        parts: Vectors by modality and space.
+        name: Directory that the index was read from.
+        location: That directory, now and when it was written (see `vatt.retrieval.store`).
     """
 
     def __init__(
@@ -44,49 +44,49 @@ class Index:
     ) -> None:
         self.parts, self.model, self.model_folder, self.name = parts, model, model_folder, name
         self.location, self._roots = location or Location(absolute(".")), tuple(roots)
-        self._record: IndexRecord | None = None  # of the folder it was read from
+        self._record: IndexRecord | None = None  # of the directory that it was read from
 
     @classmethod
     def build(cls, sources: Sequence[str | Path], kind: Choice = "auto") -> Index:
-        """Index the embeddings in one or several folders, or put indexes together.
+        """Build an index of embeddings in one or several directories, or merge indexes.
 
         Args:
-            sources: folders of embeddings, or of indexes.
-            kind: "flat" (exact), "hnsw", "ivfpq", or what `vatt.retrieval.vectors.choose` says for so many.
+            sources: Directories of embeddings or indexes.
+            kind: "flat" (exact), "hnsw", "ivfpq", or "auto" (see `vatt.retrieval.vectors.choose`).
 
         Raises:
-            StoreError: a folder holds neither, or a file lies outside the roots that its embeddings declare.
-            IndexMismatch: the folders hold vectors of different models.
+            StoreError: A directory has neither, or a file lies outside the roots of its embeddings.
+            IndexMismatch: The vectors are from different models.
         """
-        given = [_read(source) for source in sources]
-        for source in given[1:]:
-            _same_model(source, given[0])
-        every, parts = [_Source(source) for source in given], {}
-        for part in sorted({part for source in every for part in source.rows}):
-            have = [source for source in every if part in source.rows]
-            vectors = np.concatenate([source.source.vectors(part)[0] for source in have])
-            parts[part] = Vectors.build(vectors, pa.concat_tables([source.rows[part] for source in have]), kind)
-        roots = roots_of(root for source in every for root in source.roots)
-        return cls(parts, given[0].model, next((s.model_folder for s in given if s.model_folder), None), roots=roots)
+        stores = [_read(source) for source in sources]
+        for store in stores[1:]:
+            _same_model(store, stores[0])
+        all_sources, parts = [_Source(store) for store in stores], {}
+        for part in sorted({part for source in all_sources for part in source.rows}):
+            with_part = [source for source in all_sources if part in source.rows]
+            vectors = np.concatenate([source.source.vectors(part)[0] for source in with_part])
+            parts[part] = Vectors.build(vectors, pa.concat_tables([source.rows[part] for source in with_part]), kind)
+        roots = roots_of(root for source in all_sources for root in source.roots)
+        return cls(parts, stores[0].model, next((s.model_folder for s in stores if s.model_folder), None), roots=roots)
 
     def add(self, sources: Sequence[str | Path]) -> int:
-        """Add embeddings, or other indexes. Clips that are there already are replaced.
+        """Add embeddings or other indexes. Clips that the index has already are replaced.
 
-        A clip is the same if its file and its id are, or its file and its segment (see
+        Clips are the same if they have the same file and id, or the same file and segment (see
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
 
         Returns:
-            How many vectors were added.
+            Number of added vectors.
         """
         added = 0
         self._settle()
-        for given in map(_read, sources):
-            _same_model(given, self)
-            source = _Source(given)
-            there = clips_of({name: self.rows(name) for name in self.parts})
-            replaced = replaced_clips(there, clips_of(source.rows))
+        for store in map(_read, sources):
+            _same_model(store, self)
+            source = _Source(store)
+            existing = clips_of({name: self.rows(name) for name in self.parts})
+            replaced = replaced_clips(existing, clips_of(source.rows))
             for kind, rows in source.rows.items():
-                vectors = given.vectors(kind)[0]
+                vectors = store.vectors(kind)[0]
                 added += len(vectors)
                 if kind not in self.parts:
                     self.parts[kind] = Vectors.build(vectors, rows)
@@ -98,41 +98,41 @@ class Index:
         return added
 
     def remove(self, path: str) -> int:
-        """Leave out every clip whose file or id matches a pattern (``*``, ``?``).
+        """Remove all clips whose file or id matches a pattern (``*``, ``?``).
 
         Returns:
-            How many vectors that were.
+            Number of removed vectors.
         """
         removed = 0
         for part in self.parts.values():
-            gone = part.kept & (matches(part.rows, "path", path) | matches(part.rows, "id", path))
-            part.keep(~gone)
-            removed += int(gone.sum())
+            mask = part.kept & (matches(part.rows, "path", path) | matches(part.rows, "id", path))
+            part.keep(~mask)
+            removed += int(mask.sum())
         return removed
 
     def compact(self, kind: Choice = "auto") -> None:
-        """Build it anew from what was not removed, exactly; parts without anything are gone."""
+        """Rebuild the index without removed vectors; empty parts are deleted."""
         self.parts = {name: part.compact(kind) for name, part in self.parts.items() if len(part)}
 
     def save(self, folder: str | Path, locked: bool = False) -> None:
-        """Write the index, whole or not at all; one that is there is replaced.
+        """Write the index atomically; an existing index is replaced.
 
         Args:
-            folder: directory of the index.
-            locked: the caller holds its `DirectoryLock`.
+            folder: Directory of the index.
+            locked: The caller holds its `DirectoryLock`.
 
         Raises:
-            FileExistsError: the folder has something else.
-            DirectoryInUse: another process writes to the folder, or has done so since this index was read from it.
-            WriteError: the disk is full or read-only; an index that was there is as it was.
+            FileExistsError: The directory has other files.
+            DirectoryInUse: Another process is writing to the directory, or has changed it since this index was read.
+            WriteError: The disk is full or read-only; an existing index is unchanged.
         """
         folder = Path(absolute(folder))
         if folder.exists() and not (folder / FILE).is_file() and any(map(is_strange, folder.iterdir())):
-            raise FileExistsError(f"{folder} exists and is no index; choose another --output")
+            raise FileExistsError(f"{folder} exists and is not an index; choose another --output")
         with nullcontext() if locked else DirectoryLock(folder):
             if self._record and self.location.folder == str(folder) and is_changed(folder, self._record):
                 raise DirectoryInUse(
-                    f"{folder} was written by another process after it was read: read it again, and repeat the change"
+                    f"{folder} was changed by another process after it was loaded: load it again and retry"
                 )
             self._settle()
             model_folder = absolute(self.model_folder) if self.model_folder else None
@@ -143,15 +143,15 @@ class Index:
 
     @classmethod
     def load(cls, folder: str | Path, mapped: bool = True, verify: bool = True) -> Index:
-        """Read an index. It may come from elsewhere: nothing in it is trusted.
+        """Load an index. Its files are not trusted.
 
         Args:
-            folder: where it was saved.
-            mapped: leave vectors on disk until they are looked at. False to `add` to it.
-            verify: compare all files with their checksums, which reads them once (1 to 2 GB a second).
+            folder: Directory of the index.
+            mapped: Map the files into memory, so that vectors are read from disk when they are used. False to `add`.
+            verify: Compare all files with their SHA-256 checksums; reads each file once (1 to 2 GB/s).
 
         Raises:
-            StoreError: there is none, it is of another version, or a file of it is missing or damaged.
+            StoreError: The index is missing or of another version, or one of its files is missing or damaged.
         """
         folder = Path(folder)
         record, location = read_record(folder), Location(absolute(folder))
@@ -167,17 +167,17 @@ class Index:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Directories and prefixes of URLs that all media lie below, also where a moved index finds them."""
+        """Directories and URL prefixes that contain all media, and their locations relative to a moved index."""
         return tuple(dict.fromkeys([*self._roots, *map(self.location.relocated, self._roots)]))
 
     def media(self, path: str) -> str:
-        """Where the file of a row is now: see `vatt.retrieval.paths.Location.resolve`."""
+        """Return the present path of the file of a row (see `vatt.retrieval.paths.Location.resolve`)."""
         return self.location.resolve(path)
 
     def _settle(self) -> None:
-        """Note where media are now that moved with the index, since it is going to be written anew."""
+        """Update paths of moved media before the index is rewritten."""
         rows = [part.rows for part in self.parts.values()]
-        if not self._roots:  # of an index that was made of tables
+        if not self._roots:  # the index was made of tables
             rows = [map_paths(table, absolute) for table in rows]
             self._roots = roots_of(map(parent_directory, distinct_paths(rows)))
         elif self.location.moved:
@@ -195,11 +195,11 @@ class Index:
 
     @property
     def declared_roots(self) -> tuple[str, ...]:
-        """Roots as they are written in ``index.json``."""
+        """Roots as stored in ``index.json``."""
         return self._roots
 
     def vectors(self, kind: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
-        """(N, E) of a modality in a space, of length 1, and their rows, without what was removed."""
+        """Return (N, E) vectors of length 1 of a modality in a space, and their rows, without removed ones."""
         part = self.parts[kind]
         return part.exact(np.flatnonzero(part.kept)), self.rows(kind)
 
@@ -227,8 +227,8 @@ class Index:
 
         Args:
             vectors: (Q, E), normalised here.
-            model: fingerprint of the model that made them.
-            k: answers to each.
+            model: Hash of the model that made them.
+            k: Number of results of each query.
             modality, space: what to search.
             distinct: leave out what mostly overlaps, in the same clip, with a better answer.
             path: only files whose paths match this pattern (``*``, ``?``).
@@ -239,7 +239,7 @@ class Index:
 
         Raises:
             IndexMismatch: the vectors are another model's, or the index has no such part or width.
-            InputError: k is below 1, or nothing like the condition.
+            InputError: k is below 1, or the condition is invalid.
         """
         part = self._part(model, modality, space, k)
         allowed, count = self._allowed(part, path, where), k
@@ -260,16 +260,16 @@ class Index:
         path: str | RelativePattern | None = None,
         where: str | None = None,
     ) -> list[Hit]:
-        """The nearest to one query in several spaces at once, by the mean of the cosines.
+        """Search for one query in several spaces at once, by the mean of the cosines.
 
-        Compared are the best 32 k of each space.
+        The best 32 k of each space are compared.
 
         Args:
             vectors: (E,) by space.
             model, k, modality, distinct, path, where: see `search`.
 
         Raises:
-            IndexMismatch, InputError: see there.
+            IndexMismatch, InputError: See `search`.
         """
         parts = {space: self._part(model, modality, space, k) for space in vectors}
         if len(vectors) == 1:
@@ -277,7 +277,9 @@ class Index:
             return self.search(vector[None], model, k, modality, space, distinct, path, where)[0]
         first, *others = parts.values()
         if not all(part.columns.same_windows(first.columns) for part in others):
-            raise IndexMismatch(f"{' and '.join(vectors)} have other rows of {modality}: ask for one of them at a time")
+            raise IndexMismatch(
+                f"{' and '.join(vectors)} have different rows of {modality}: search one space at a time"
+            )
         allowed = self._allowed(first, path, where)
         found = [parts[s].search(v[None], min(32 * k, first.total), allowed)[1] for s, v in vectors.items()]
         places = np.unique(np.concatenate(found, axis=1))
@@ -287,14 +289,14 @@ class Index:
         return self._located(hits_of(first.columns, scores[order], places[order], k, distinct))
 
     def _allowed(self, part: Vectors, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
-        """(N,) bool: rows that pass the filters; a pattern may match where a file was or, if it moved, where it is."""
+        """Return (N,) bool: rows that match the filters. Patterns match old and present paths of files."""
         allowed = allowed_rows(part.rows, path, where)
         if allowed is None or path is None or not self.location.moved:
             return allowed
         return allowed | allowed_rows(map_paths(part.rows, self.location.relocated), path, where)
 
     def _located(self, hits: list[Hit]) -> list[Hit]:
-        """Hits with the present paths of their files, and a mark on those whose file is missing."""
+        """Return results with the present paths of their files, and mark those whose file is missing."""
         paths = {path: self.media(path) for path in {hit.path for hit in hits}}
         missing = {path: is_missing(now) for path, now in paths.items()}
         if not any(missing.values()) and not self.location.moved:
@@ -304,23 +306,23 @@ class Index:
     def describe_filters(
         self, modality: str, space: str, path: str | RelativePattern | None, where: str | None
     ) -> str | None:
-        """Why no row of a part passes filters; None if some do. See `search` for the arguments."""
+        """Describe why a filter matches nothing, or return None. See `search` for the arguments."""
         part = self.parts[modality, space]
         return describe_filters(part.rows, part.kept, path, where)
 
     def _part(self, model: str, modality: str, space: str, k: int) -> Vectors:
         if model != self.model:
-            raise IndexMismatch(f"the index holds vectors of model {self.model}, the query is of model {model}")
+            raise IndexMismatch(f"the index has vectors of model {self.model}, but the query is of model {model}")
         if (modality, space) not in self.parts:
-            there = ", ".join(f"{m} in {s}" for m, s, _ in self.kinds())
-            raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {there}")
+            available = ", ".join(f"{m} in {s}" for m, s, _ in self.kinds())
+            raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {available}")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         return self.parts[modality, space]
 
 
 class _Source:
-    """What an index takes from embeddings or another index: rows with the present paths of their media, and roots."""
+    """Rows and roots of embeddings or of another index, with the present paths of their media."""
 
     def __init__(self, source: Index | Embeddings) -> None:
         location, roots = source.location, source.declared_roots

@@ -36,12 +36,12 @@ _UNFINISHED = re.compile(rf"\.(?:index|{_STEM})\.[0-9a-f]+\.part\.\w+")
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What ``index.json`` says of a part.
+    """Record of a part in ``index.json``.
 
     Args:
-        modality, space: What the vectors are of.
+        modality, space: Of the vectors.
         kind: Structure.
-        vectors: Number of rows that can be found.
+        vectors: Number of searchable rows.
         removed: Number of rows that were removed.
         width: E.
         files: Size in bytes and SHA-256 by name.
@@ -58,11 +58,11 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class IndexRecord:
-    """What ``index.json`` says of an index.
+    """Contents of ``index.json``.
 
     Args:
-        number: Counts how often the index was written.
-        model: Fingerprint of the model that made the vectors.
+        number: How often the index was written.
+        model: Hash of the model that made the vectors.
         model_folder: Absolute path of that model when the index was written, or None.
         folder: Absolute path of the index when it was written.
         roots: Directories and URL prefixes that all media lie below.
@@ -81,17 +81,17 @@ def read_record(folder: Path) -> IndexRecord:
     """Read ``index.json``.
 
     Raises:
-        StoreError: There is none, or it is of another version or damaged.
+        StoreError: It is missing, damaged, or of another version.
     """
     path = folder / FILE
     try:
         values = read_json(inner_file(folder, FILE))
     except FileNotFoundError:
-        raise StoreError(f"no index at {folder}; make one with: vatt index EMBEDDINGS --output {folder}") from None
+        raise StoreError(f"no index at {folder}; build one with: vatt index EMBEDDINGS --output {folder}") from None
     except InputError as error:
         raise StoreError(str(error)) from error
     if values.get("version") != VERSION:
-        raise StoreError(f"{folder} was made by another version of vatt: make it again with vatt index")
+        raise StoreError(f"{folder} was made by another version of vatt: build it again with vatt index")
     record = IndexRecord(
         number=_value(values, "number", int, path),
         model=_value(values, "model", str, path),
@@ -101,12 +101,12 @@ def read_record(folder: Path) -> IndexRecord:
         parts=[_part(part, path) for part in _value(values, "parts", list, path)],
     )
     if len({(part.modality, part.space) for part in record.parts}) < len(record.parts):
-        raise StoreError(f"{path} is damaged: it has a part twice")
+        raise StoreError(f"{path} is damaged: duplicate part")
     for name in (record.folder, *record.roots, *([record.model_folder] if record.model_folder is not None else [])):
         if not isinstance(name, str) or not is_absolute(name) or "\0" in name:
             raise StoreError(f"{path} is damaged: {str(name)[:100]!r} is not an absolute path")
     if len(record.roots) > MAX_ROOTS or len(record.model) > 64:
-        raise StoreError(f"{path} is damaged: more than {MAX_ROOTS} roots, or a model's name of more than 64 letters")
+        raise StoreError(f"{path} is damaged: more than {MAX_ROOTS} roots, or a model hash longer than 64 characters")
     return record
 
 
@@ -119,7 +119,7 @@ def write_index(folder: Path, record: IndexRecord, parts: dict[tuple[str, str], 
         ``record``, completed with its number and parts.
 
     Raises:
-        WriteError: The disk is full or read-only; the old index is as it was.
+        WriteError: The disk is full or read-only; the old index is unchanged.
     """
     number, records = _last_number(folder) + 1, []
     with ExitStack() as stack:
@@ -139,7 +139,7 @@ def write_index(folder: Path, record: IndexRecord, parts: dict[tuple[str, str], 
 
 
 def is_changed(folder: Path, record: IndexRecord) -> bool:
-    """Return whether an index is another one than when its record was read. One that is gone or damaged is not."""
+    """Return whether an index has changed since its record was read; False if it is missing or damaged."""
     try:
         return read_record(folder) != record
     except StoreError:
@@ -157,12 +157,12 @@ def load_part(folder: Path, record: PartRecord, mapped: bool, verify: bool) -> V
         files = [inner_file(folder, file) for file in record.files]
         for file, (size, _) in zip(files, record.files.values(), strict=True):
             if file.stat().st_size != size:
-                raise StoreError(f"{name}: {file.name} should have {size} bytes")
+                raise StoreError(f"{name}: {file.name} has {file.stat().st_size} bytes instead of {size}")
         if verify:
             with ThreadPoolExecutor(READERS) as pool:
                 for (file, (_, digest)), actual in zip(record.files.items(), pool.map(file_hash, files), strict=True):
                     if actual != digest:
-                        raise StoreError(f"{name}: the SHA-256 of {file} is not the one in {FILE}")
+                        raise StoreError(f"{name}: the SHA-256 of {file} differs from {FILE}")
         part = Vectors.load(files, record.kind, mapped, verify)
     except FileNotFoundError as error:
         raise StoreError(f"{name}: there is no {Path(str(error.filename)).name}") from error
@@ -170,19 +170,19 @@ def load_part(folder: Path, record: PartRecord, mapped: bool, verify: bool) -> V
         raise StoreError(f"{name}: {(str(error).splitlines() or [''])[0][:300]}") from error
     counts = (part.total, record.vectors + record.removed)
     if counts[0] != counts[1] or len(part) != record.vectors or part.width != record.width:
-        saved = f"{counts[1]} of {record.width}"
-        raise StoreError(f"{name}: it has {part.total} rows of {part.width} numbers, and was saved with {saved}")
+        expected = f"{FILE} has {counts[1]} of {record.width}"
+        raise StoreError(f"{name}: it has {part.total} rows of {part.width} dimensions, but {expected}")
     return part
 
 
 def is_strange(path: Path) -> bool:
-    """Return whether a file is none of an index, finished or not."""
+    """Return whether a file does not belong to an index, complete or not."""
     return path.name != LOCK and not _NAME.fullmatch(path.name) and not _UNFINISHED.fullmatch(path.name)
 
 
 def _part(values: Any, path: Path) -> PartRecord:
     if not isinstance(values, dict):
-        raise StoreError(f"{path} is damaged: a part is no JSON object")
+        raise StoreError(f"{path} is damaged: a part is not a JSON object")
     texts = {key: _value(values, key, str, path) for key in ("modality", "space", "kind")}
     counts = {key: _value(values, key, int, path) for key in ("vectors", "removed", "width")}
     files = {}
@@ -196,7 +196,7 @@ def _part(values: Any, path: Path) -> PartRecord:
     known = texts["modality"] in MODALITIES and texts["space"] in SPACES and kind in get_args(Kind)
     suffixes = ["parquet", "faiss", *([] if kind == "flat" else [kind])]
     if not known or [name.rpartition(".")[2] for name in files] != suffixes or min(counts.values()) < 0:
-        raise StoreError(f"{path} is damaged: a part has unknown kinds, or other files than its kind has")
+        raise StoreError(f"{path} is damaged: a part has an unknown modality, space or kind, or wrong files")
     return PartRecord(**texts, **counts, files=files)  # type: ignore[arg-type]
 
 
@@ -208,7 +208,7 @@ def _value(values: dict[str, Any], key: str, kind: type, path: Path) -> Any:
 
 
 def _last_number(folder: Path) -> int:
-    """The largest number of files that are there."""
+    """Return the largest number of existing files."""
     return max((int(path.name.split(".")[2]) for path in folder.iterdir() if _NAME.fullmatch(path.name)), default=0)
 
 

@@ -1,8 +1,8 @@
-"""How much a Parquet file expands to, found out without decoding it.
+"""Compute the uncompressed size of a Parquet file without decoding it.
 
-PyArrow offers the sizes of a file's columns, but they are what its footer says of itself, and a damaged footer aborts
-the process there (PyArrow 26: an exception of C++ that nobody catches). So the footer and the headers of all pages are
-read here. They are structs of Thrift's compact protocol: https://parquet.apache.org/docs/file-format/metadata/
+PyArrow reports the sizes of a file's columns, but takes them from its footer, which may be wrong, and a damaged footer
+aborts the process (PyArrow 26: an uncaught C++ exception). So the footer and the headers of all pages are parsed here.
+They are structs of Thrift's compact protocol: https://parquet.apache.org/docs/file-format/metadata/
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 MAGIC = b"PAR1"
 MAX_DEPTH, MAX_PAGES = 32, 10**6
-VALUE_BYTES = 8  # that a value takes in memory, at most, without its text
+VALUE_BYTES = 8  # largest size of a value in memory, without its text
 
 # Numbers of fields: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 ROW_GROUPS, COLUMNS, COLUMN = 4, 1, 3  # of FileMetaData, RowGroup and ColumnChunk
 # Of ColumnMetaData: number of values, bytes of all pages, and where they begin.
 COLUMN_VALUES, COMPRESSED, DATA_PAGE, DICTIONARY_PAGE = 5, 7, 9, 11
 UNCOMPRESSED, COMPRESSED_PAGE = 2, 3  # of PageHeader: bytes
-PAGE_HEADERS, VALUES = (5, 7, 8), 1  # of PageHeader: what it is of; and of each of these: number of values
+PAGE_HEADERS, VALUES = (5, 7, 8), 1  # of PageHeader: header by type of page; of each of these: number of values
 
 
 class ParquetDamaged(ValueError):
-    """A file that is not Parquet, or whose structure leads out of it."""
+    """A file is not Parquet, or its structure is damaged."""
 
 
 def expanded_bytes(path: Path) -> int:
@@ -40,11 +40,11 @@ def expanded_bytes(path: Path) -> int:
     """
     size = path.stat().st_size
     if size < 12:
-        raise ParquetDamaged("it is too short")
+        raise ParquetDamaged("not a Parquet file: too short")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         length = int.from_bytes(data[-8:-4], "little")
         if data[:4] != MAGIC or data[-4:] != MAGIC or length > size - 12:
-            raise ParquetDamaged("it is not Parquet, or has no end")
+            raise ParquetDamaged("not a Parquet file, or truncated")
         total, pages = 0, 0
         for column in _columns(_Reader(data[size - 8 - length : size - 8]).struct()):
             for header in _page_headers(data, column):
@@ -52,7 +52,7 @@ def expanded_bytes(path: Path) -> int:
                 values = sum(_number(header[key], VALUES) for key in PAGE_HEADERS if isinstance(header.get(key), dict))
                 total += _number(header, UNCOMPRESSED) + VALUE_BYTES * values
                 if pages > MAX_PAGES:
-                    raise ParquetDamaged(f"it has more than {MAX_PAGES:,} pages")
+                    raise ParquetDamaged(f"more than {MAX_PAGES:,} pages")
         return total
 
 
@@ -61,7 +61,7 @@ def _columns(footer: dict[int, Any]) -> Iterator[dict[int, Any]]:
     for group in _list(footer, ROW_GROUPS):
         for chunk in _list(group, COLUMNS):
             if not isinstance(chunk.get(COLUMN), dict):
-                raise ParquetDamaged("it is encrypted, or a column has no metadata")
+                raise ParquetDamaged("encrypted, or a column without metadata")
             if _number(chunk[COLUMN], COLUMN_VALUES):  # else no page of it is read
                 yield chunk[COLUMN]
 
@@ -72,35 +72,35 @@ def _page_headers(data: mmap.mmap, column: dict[int, Any]) -> Iterator[dict[int,
         at = column[DICTIONARY_PAGE]
     end = at + _number(column, COMPRESSED)
     if end > len(data):
-        raise ParquetDamaged("a column ends behind the file")
+        raise ParquetDamaged("column beyond end of file")
     while at < end:
         reader = _Reader(data, at)
         header = reader.struct()
         yield header
         at = reader.at + _number(header, COMPRESSED_PAGE)
     if at > end:
-        raise ParquetDamaged("a page ends behind its column")
+        raise ParquetDamaged("page beyond end of column")
 
 
 def _number(struct: dict[int, Any], key: int) -> int:
     value = struct.get(key)
     if not isinstance(value, int) or value < 0:
-        raise ParquetDamaged("a number is missing or negative")
+        raise ParquetDamaged("missing or negative number")
     return value
 
 
 def _list(struct: dict[int, Any], key: int) -> list[dict[int, Any]]:
     values = struct.get(key)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ParquetDamaged("a list is missing")
+        raise ParquetDamaged("missing list")
     return values
 
 
 class _Reader:
-    """Reads Thrift's compact protocol: structs as dicts by the numbers of their fields; texts are skipped.
+    """Reader of Thrift's compact protocol: structs become dicts by field number; texts are skipped.
 
     Raises:
-        ParquetDamaged: The data end, are nested too deeply, or hold a type that does not exist.
+        ParquetDamaged: The data are truncated, nested too deeply, or have an unknown type.
     """
 
     def __init__(self, data: bytes | mmap.mmap, at: int = 0) -> None:
@@ -108,7 +108,7 @@ class _Reader:
 
     def byte(self) -> int:
         if self.at >= self.size:
-            raise ParquetDamaged("it ends in the middle")
+            raise ParquetDamaged("unexpected end of file")
         self.at += 1
         return self.data[self.at - 1]
 
@@ -120,11 +120,11 @@ class _Reader:
             if byte < 128:
                 return value
             shift += 7
-        raise ParquetDamaged("a number is too long")
+        raise ParquetDamaged("invalid varint")
 
     def skip(self, count: int) -> None:
         if count > self.size - self.at:
-            raise ParquetDamaged("it ends in the middle")
+            raise ParquetDamaged("unexpected end of file")
         self.at += count
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
@@ -142,7 +142,7 @@ class _Reader:
 
     def value(self, kind: int, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise ParquetDamaged("it is nested too deeply")
+            raise ParquetDamaged("nested too deeply")
         if kind in (1, 2, 3):
             return self.byte()
         if kind in (4, 5, 6):
@@ -162,4 +162,4 @@ class _Reader:
             return None
         if kind == 12:
             return self.struct(depth + 1)
-        raise ParquetDamaged("a type does not exist")
+        raise ParquetDamaged("unknown type")

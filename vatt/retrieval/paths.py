@@ -1,4 +1,4 @@
-"""Where media and models are: the path rule of embeddings and indexes.
+"""Path rule of embeddings and indexes.
 
 See `vatt.retrieval.store` for the rule. A path is a file, a member of a shard (``file.tar#offset+size``) or a URL.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vatt.datasets.media.source import exists, is_url, join
 
-MAX_ROOTS = 64  # directories that one index names
+MAX_ROOTS = 64  # maximum number of roots of an index
 _MEMBER = re.compile(r"(.+)#\d+\+\d+", re.DOTALL)
 
 
@@ -34,7 +34,7 @@ def is_absolute(path: str) -> bool:
 
 
 def is_below(path: str, roots: Iterable[str]) -> bool:
-    """Return whether a path lies below one of several directories, by its text alone.
+    """Return whether a path lies below one of several directories, lexically.
 
     Args:
         path: In the form of `absolute`.
@@ -59,8 +59,8 @@ def parent_directory(path: str) -> str:
 def roots_of(directories: Iterable[str], limit: int = MAX_ROOTS) -> tuple[str, ...]:
     """Return the smallest set of directories that all the given directories equal or lie below.
 
-    If more than ``limit`` are left, the deepest ones are replaced by their parents until there are few enough. The root
-    of the file system never stands in for others.
+    If more than ``limit`` are left, the deepest ones are replaced by their parents until there are few enough. ``/`` is
+    never used as a common root.
 
     Args:
         directories: In the form of `absolute`, or URL prefixes.
@@ -73,7 +73,7 @@ def roots_of(directories: Iterable[str], limit: int = MAX_ROOTS) -> tuple[str, .
 
 
 def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
-    """Return a name that two paths to the same file share, whichever symbolic links lead to its directory.
+    """Return the path of a file with the symbolic links of its directory resolved.
 
     Args:
         path: In the form of `absolute`.
@@ -103,7 +103,7 @@ class Location:
 
     @property
     def moved(self) -> bool:
-        """Whether the directory is not where it was written, also if a symbolic link leads to it."""
+        """Return whether the directory was moved since it was written, also if a symbolic link leads to it."""
         return self.recorded is not None and self.recorded not in (self.folder, os.path.realpath(self.folder))
 
     def relocated(self, path: str) -> str:
@@ -114,13 +114,13 @@ class Location:
         return os.path.normpath(os.path.join(folder, os.path.relpath(path, self.recorded)))
 
     def resolve(self, path: str) -> str:
-        """Return where a file or directory is: at its path, or at the same position relative to this directory.
+        """Return the present path of a file: its own, or the same position relative to this directory.
 
         Args:
             path: In the form of `absolute`.
 
         Returns:
-            ``path`` itself if nothing is found at either place.
+            ``path`` itself if neither exists.
         """
         if not self.moved or not is_missing(path):
             return path
@@ -128,10 +128,10 @@ class Location:
         return path if is_missing(other) else other
 
     def moved_roots(self, paths: Iterable[str], roots: Iterable[str]) -> dict[str, str]:
-        """Return the roots whose media moved along with this directory, and where they are now.
+        """Return the present paths of the roots whose media were moved together with this directory.
 
         Args:
-            paths: Media in the form of `absolute`; the first one below each root is looked for.
+            paths: Media in the form of `absolute`; the first one below each root is checked.
             roots: Directories.
         """
         left, moved = set(roots) if self.moved else set(), dict[str, str]()

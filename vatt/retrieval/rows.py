@@ -1,4 +1,4 @@
-"""Tables of rows: where their media are, and which clips of two tables are the same."""
+"""Operations on tables of rows: paths of media, and equal clips of two tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def distinct_paths(tables: Iterable[pa.Table]) -> list[str]:
 
 
 def moved_rows(rows: pa.Table, location: Location, moved: Collection[str]) -> pa.Table:
-    """Return rows whose paths lead to where the media are now.
+    """Return rows with the present paths of their media.
 
     Args:
         rows: With a column ``path``.
@@ -52,7 +52,7 @@ def moved_rows(rows: pa.Table, location: Location, moved: Collection[str]) -> pa
 
 
 def check_paths(paths: pa.ChunkedArray, roots: Sequence[str], name: str) -> None:
-    """See that the media of rows lie below roots.
+    """Check that the media of rows lie below roots.
 
     Args:
         paths: Column of rows.
@@ -78,10 +78,10 @@ def check_paths(paths: pa.ChunkedArray, roots: Sequence[str], name: str) -> None
 
 
 def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, tuple[float, float]]:
-    """Return the clips of several tables, and from what second to what second their windows reach.
+    """Return the clips of several tables, and the start of the first and the end of the last window of each.
 
     Args:
-        parts: Rows by modality and space. Captions have times of their own, which count for clips without windows only.
+        parts: Rows by modality and space. The times of captions are used for clips without windows only.
     """
     windows, captions = dict[ClipKey, tuple[float, float]](), dict[ClipKey, tuple[float, float]]()
     for (modality, _), rows in parts.items():
@@ -125,7 +125,7 @@ def replaced_clips(
 
 
 def is_clip(rows: pa.Table, clips: Collection[ClipKey]) -> np.ndarray:
-    """Return (N,) bool: whether rows are of some clips."""
+    """Return (N,) bool: whether rows belong to the given clips."""
     if not clips:
         return np.zeros(len(rows), bool)
     names = pc.binary_join_element_wise(rows.column("id"), rows.column("path"), "\0")

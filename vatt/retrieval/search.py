@@ -1,4 +1,4 @@
-"""Questions to an index: a text, a video, a sound or several of them in, ranked files with time spans out."""
+"""Search an index with words, a video, audio, or several of them; results are ranked files with segments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vatt.retrieval.store import StoreError
 from vatt.retrieval.vectors import unit
 
 Answers = Literal["video", "audio", "text"]
-SHOWN = 5  # missing files that are named
+SHOWN = 5  # missing files listed in a message
 
 
 class Results(list[Hit]):
-    """Hits, best first, and what the user should know about them.
+    """Search results, best first, with notices about the query.
 
     Attributes:
-        notices: Sentences: unknown words, a query that was truncated, a filter that matches nothing.
+        notices: Sentences about unknown words, a truncated query, or a filter that matches nothing.
     """
 
     def __init__(self, hits: Iterable[Hit] = (), notices: Sequence[str] = ()) -> None:
@@ -35,16 +35,18 @@ class Results(list[Hit]):
 
     @property
     def missing(self) -> list[str]:
-        """The files of the hits that are missing, each once."""
+        """Return the missing files of the results, each once."""
         return list(dict.fromkeys(hit.path for hit in self if hit.missing))
 
     def describe_missing(self) -> str | None:
-        """Return a sentence that names missing files of the hits; None if there are none."""
+        """Return a sentence that lists missing files of the results, or None if there are none."""
         missing, count = self.missing, len({hit.path for hit in self})
         if not missing:
             return None
         shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-        return f"{len(missing)} of {count} files are missing: {shown}"
+        files = f"{len(missing)} of the {count} result files" if count > 1 else "the result file"
+        verb = "is" if len(missing) == 1 else "are"
+        return f"{files} {verb} missing: {shown}; restore the missing files, or embed them at their new location"
 
 
 def search(
@@ -59,68 +61,70 @@ def search(
     where: str | None = None,
     spans: bool = True,
 ) -> Results:
-    """Find the stretches of video (or of sound, or the captions) that are like what is given.
+    """Find the segments of video (or audio, or the captions) that are most similar to a query.
 
-    What is given together is looked for together: vectors of one space are averaged, and of several spaces the cosines.
-    Texts are compared in the video-text space, sounds in the video-audio space, a video in those of what it is given
-    with, or in all.
+    Several queries are combined: vectors of one space are averaged, and the cosines of several spaces. Words are
+    compared in the video-text space, audio in the video-audio space, and a video in the spaces of the other queries, or
+    in all spaces if there are none.
 
     Args:
-        index: the index, or its folder.
-        query: words.
-        k: number of answers.
-        model: the model that made the index, or its folder; where the index was built from is taken unless given.
-        video, audio: files, or URLs, as examples; of a long one the mean of its windows. What `encode_file` returned
-            for one is taken as well.
-        answers: what is looked for.
-        path: only files whose paths match this pattern (``*``, ``?``): the whole path, or, with a `RelativePattern`,
-            the path below some directories.
-        where: only clips of whose manifest a column has a value: ``split=test``, ``x_shape=ring``, ``labels=dog``.
-        spans: windows that follow each other among the best 2 k (of a small index: a tenth of it, or k) are one answer,
-            and of the next ones those that touch none. Otherwise windows are answers, without those that mostly
-            overlap with a better one.
+        index: Index or its directory.
+        query: Words.
+        k: Number of results.
+        model: Model of the index or its directory. None uses the directory that is recorded in the index.
+        video, audio: Example files or URLs. The windows of a long file are averaged. A result of `encode_file` is
+            accepted, too.
+        answers: Modality of the results.
+        path: Pattern (``*``, ``?``) of the paths to include: of the whole path, or, with a `RelativePattern`, of the
+            path below some directories.
+        where: Condition on a column of the manifest: ``split=test``, ``x_shape=ring``, ``labels=dog``.
+        spans: Merge adjacent windows among the best 2 k (in a small index: a tenth of it, or k) to one result; of the
+            following windows, those that touch none of these are results. False: results are single windows, without
+            windows that mostly overlap with a better one.
 
     Returns:
-        Hits, best first, with `Results.notices`.
+        Results, best first, with `Results.notices`.
 
     Raises:
-        StoreError: the model is not where it was, or the index cannot be read.
-        IndexMismatch: the model is not the one the index was made with, or the index has nothing of that kind.
-        InputError: nothing is asked, the query is empty or has no word that the model knows, or a file cannot be read.
+        StoreError: The model is missing, or the index cannot be read.
+        IndexMismatch: The index was made with another model, or has no vectors of the modality.
+        InputError: The query is empty or has no word of the vocabulary, or a file cannot be read.
     """
     index, model = opened(index, model)
     vocabulary = None if query is None else model_vocabulary(model)
-    asked, notices = _vectors(index, model, query, vocabulary, video, audio, answers), list[str]()
+    vectors, notices = _vectors(index, model, query, vocabulary, video, audio, answers), list[str]()
     if query is not None and vocabulary is not None:
         notices = text_notices(model, query, vocabulary)
     kwargs = {"modality": answers, "path": path, "where": where}
-    space = next(iter(asked))
+    space = next(iter(vectors))
     if not spans or answers == "text":
-        hits = index.search_spaces(asked, model.fingerprint(), k, distinct=answers != "text", **kwargs)
+        hits = index.search_spaces(vectors, model.fingerprint(), k, distinct=answers != "text", **kwargs)
     else:
         total = index.parts[answers, space].total if (answers, space) in index.parts else 0
         best = max(k, min(2 * k, total // 10))
-        hits = merged(index.search_spaces(asked, model.fingerprint(), 4 * best, **kwargs), best)[:k]
-    if not hits and (nothing := index.describe_filters(answers, space, path, where)):
-        notices.append(nothing)
+        hits = merged(index.search_spaces(vectors, model.fingerprint(), 4 * best, **kwargs), best)[:k]
+    if not hits and (notice := index.describe_filters(answers, space, path, where)):
+        notices.append(notice)
     return Results(hits, notices)
 
 
 def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: bool = True) -> tuple[Index, VATT]:
-    """An index and its model, from their folders.
+    """Load an index and its model from their directories.
 
     Args:
         index, model: see `search`.
         verify: see `vatt.retrieval.index.Index.load`.
 
     Raises:
-        StoreError: the index cannot be read, or the model is not where it was.
+        StoreError: The index cannot be read, or the model is missing.
     """
     if not isinstance(index, Index):
         index = Index.load(index, verify=verify)
     if model is None:
         if index.model_folder is None or not index.model_folder.is_dir():
-            raise StoreError(f"the model of this index is not at {index.model_folder}; give it with --model DIR")
+            raise StoreError(
+                f"the model of this index is not at {index.model_folder}; give its directory with --model DIR"
+            )
         model = index.model_folder
     return index, model if isinstance(model, VATT) else VATT.from_pretrained(model)
 
@@ -134,27 +138,27 @@ def _vectors(
     audio: str | Path | FileVectors | None,
     answers: Answers,
 ) -> dict[str, np.ndarray]:
-    """(E,) of length 1 by space: the mean of what is asked there."""
-    wanted = {"video_text": query is not None, "video_audio": audio is not None}
-    found: dict[str, list[np.ndarray]] = {}
+    """Return (E,) of length 1 by space: the mean query in each space."""
+    required = {"video_text": query is not None, "video_audio": audio is not None}
+    queries: dict[str, list[np.ndarray]] = {}
     if query is not None and vocabulary is not None:
         with torch.inference_mode():
-            found["video_text"] = [unit(encode_texts(model, [query], vocabulary)[0].numpy())[0]]
+            queries["video_text"] = [unit(encode_texts(model, [query], vocabulary)[0].numpy())[0]]
     if audio is not None:
-        heard = _encoded(model, audio)
-        if ("audio", "video_audio") not in heard.vectors:
-            raise InputError(f"{_name(audio)} has no sound")
-        found["video_audio"] = [heard.pooled("audio", "video_audio").numpy()]
+        encoded = _encoded(model, audio)
+        if ("audio", "video_audio") not in encoded.vectors:
+            raise InputError(f"{_name(audio)} has no audio track")
+        queries["video_audio"] = [encoded.pooled("audio", "video_audio").numpy()]
     if video is not None:
-        seen = _encoded(model, video)
-        there = [space for space in SPACES if (answers, space) in index.parts and ("video", space) in seen.vectors]
-        if not any(("video", space) in seen.vectors for space in SPACES):
-            raise InputError(f"{_name(video)} has no picture")
-        for space in [space for space in there if wanted[space]] or there:
-            found.setdefault(space, []).append(seen.pooled("video", space).numpy())
-    if not found:
-        raise InputError("ask for something: words, a video or a sound")
-    return {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in found.items()}
+        encoded = _encoded(model, video)
+        spaces = [space for space in SPACES if (answers, space) in index.parts and ("video", space) in encoded.vectors]
+        if not any(("video", space) in encoded.vectors for space in SPACES):
+            raise InputError(f"{_name(video)} has no video track")
+        for space in [space for space in spaces if required[space]] or spaces:
+            queries.setdefault(space, []).append(encoded.pooled("video", space).numpy())
+    if not queries:
+        raise InputError("the query is empty: give words, a video or an audio file")
+    return {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in queries.items()}
 
 
 def _encoded(model: VATT, file: str | Path | FileVectors) -> FileVectors:
@@ -162,4 +166,4 @@ def _encoded(model: VATT, file: str | Path | FileVectors) -> FileVectors:
 
 
 def _name(file: str | Path | FileVectors) -> str:
-    return "the example" if isinstance(file, FileVectors) else str(file)
+    return "the example file" if isinstance(file, FileVectors) else str(file)

@@ -60,35 +60,35 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
 
 
 def check_sheet(output: str | Path) -> None:
-    """See that a contact sheet can be written, before anything is searched.
+    """Check that a contact sheet can be written, before the search.
 
     Raises:
-        InputError: not a PNG file by its name, or its directory cannot be written to.
+        InputError: The name does not end in .png, or the directory is not writable.
     """
-    _check(output, (".png",), "a contact sheet is a PNG file")
+    _check(output, (".png",), "--sheet writes a PNG file")
 
 
 def check_playlist(output: str | Path) -> None:
-    """See that a list to play can be written, before anything is searched.
+    """Check that a playlist can be written, before the search.
 
     Raises:
-        InputError: not an M3U file by its name, or its directory cannot be written to.
+        InputError: The name does not end in .m3u or .m3u8, or the directory is not writable.
     """
-    _check(output, (".m3u", ".m3u8"), "a list to play is an M3U file")
+    _check(output, (".m3u", ".m3u8"), "--play writes an M3U playlist")
 
 
 def _check(output: str | Path, suffixes: Sequence[str], kind: str) -> None:
     path = Path(output).absolute()
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{kind}, not {output}")
-    there = next(parent for parent in path.parents if parent.exists())
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "it is a directory" if path.is_dir() else f"{there} is no directory that can be written to"
+    parent = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "it is a directory" if path.is_dir() else f"{parent} is not a writable directory"
         raise InputError(f"cannot write {output}: {reason}")
 
 
 def _frames(hit: Hit) -> list[Image.Image]:
-    """Squares from the span of a hit; grey ones that say why where there are none."""
+    """Return thumbnails of a result, or a gray placeholder with the reason if there are none."""
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     try:
         with open_media(hit.path) as media:
@@ -111,7 +111,7 @@ def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
     """Write an extended M3U list of the spans, which VLC and mpv (through its playlist options) begin and end in time.
 
     Returns:
-        Missing files, which are left out.
+        Missing files, which are not written.
 
     Raises:
         InputError: see `check_playlist`.

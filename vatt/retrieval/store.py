@@ -1,29 +1,26 @@
-"""The folder embeddings are kept in: Parquet, one row a vector, readable by anything that reads Parquet.
+"""The directory of embeddings: Parquet files with one row per vector.
 
-``embeddings.parquet``, ``pooled.parquet`` and ``errors.parquet`` are folders of shards, ``00000.parquet`` and so on,
-one for so many clips of the manifest. A shard is written whole or not at all, its embeddings last, so that what was
-stopped is gone on with at the first shard that is not there. ``embeddings.json`` says of what, by which model and how
-they were made.
+``embeddings.parquet``, ``pooled.parquet`` and ``errors.parquet`` are directories of shards, ``00000.parquet`` and so
+on, each with the same number of clips of the manifest. Shards are written atomically, embeddings last, so that an
+interrupted run is resumed at the first missing shard. ``embeddings.json`` has the source, the model and the options.
 
 Columns: ``id`` of the clip, ``path``, ``start_s``, ``end_s``, ``modality`` (video, audio, text), ``space``
-(video_audio, video_text), ``text`` (for texts), ``extra`` (what else the manifest says of the clip, as JSON: split,
-labels and columns x_…), ``vector`` (float32, not normalised: compare by cosine) and ``model`` (fingerprint of the model
-that made it). Pooled are the windows of a clip, one row for each modality and space: their mean, ``windows`` of them,
-from the beginning of the first to the end of the last. Of errors: ``kind`` (unreadable, damaged, truncated, skipped),
-``id``, ``path`` and ``reason``.
+(video_audio, video_text), ``text`` (for texts), ``extra`` (other columns of the manifest as JSON: split, labels and
+columns x_…), ``vector`` (float32, not normalized: compare by cosine) and ``model`` (hash of the model). Pooled
+embeddings have one row per clip, modality and space: the mean of ``windows`` windows, from the start of the first to
+the end of the last. Errors have ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path`` and ``reason``.
 
-Paths of media and of the model are absolute and normalized; symbolic links are kept, and URLs are as they were given.
-A clip in a shard is ``/directory/file.tar#offset+size``. In a Parquet file of your own, a relative path starts from the
-directory that holds the file. ``embeddings.json`` and ``index.json`` also record
+Paths of media and of the model are absolute and normalized; symbolic links are kept, and URLs are unchanged. A clip in
+a shard is ``/directory/file.tar#offset+size``. In your own Parquet file, a relative path starts from the directory of
+the file. ``embeddings.json`` and ``index.json`` also record
 
-- the directory they are in (``folder``), as it was when they were written. If a file is not at its absolute path, it is
-  looked for at the same position relative to the embeddings or the index, so that a tree that holds both may be moved
-  or mounted elsewhere;
-- the directories (``roots``) that all media lie below: the folder that was embedded, or the directories of the files of
-  a manifest. A row whose file lies outside is refused.
+- their directory (``folder``) when they were written. If a file is not at its absolute path, it is looked for at the
+  same position relative to the embeddings or the index, so that a directory that contains both can be moved;
+- the directories (``roots``) that contain all media: the folder that was embedded, or the directories of the files of a
+  manifest. Rows with files outside are refused.
 
-Only one process at a time writes a part (``--part 3/8``) of embeddings, and all parts that are being written belong to
-one division of the same work. Locks are files that begin with a dot; the lock of a process that ended is free.
+Only one process at a time writes a part (``--part 3/8``) of embeddings, and all processes use the same number of parts
+of the same plan. Locks are files that begin with a dot; the operating system releases the locks of a process that ends.
 """
 
 from __future__ import annotations
@@ -71,7 +68,7 @@ SCHEMA = pa.schema(
 POOLED_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("text")).insert(4, pa.field("windows", pa.int32()))
 ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "id", "path", "reason")])
 MAX_NOTES = 2**24  # bytes of embeddings.json
-CLAIM, WAIT_S = ".claim.lock", 60.0  # lock that is held while a folder is claimed, and how long it is waited for
+CLAIM, WAIT_S = ".claim.lock", 60.0  # lock that is held during `claim`, and its timeout
 _PART_LOCK = re.compile(r"\.part-(\d+)-of-(\d+)\.lock")
 
 
@@ -98,7 +95,7 @@ def write_shard(
 
     Args:
         folder: of the embeddings.
-        model: fingerprint that every row bears.
+        model: Hash of the model, stored in every row.
         rows: dicts with the columns of the store, but for ``model``.
         events: what went wrong with its clips.
         shard: its number.
@@ -110,9 +107,9 @@ def write_shard(
     for kind, table in (
         (ERRORS, pa.Table.from_pylist(list(events), schema=ERROR_SCHEMA)),
         (POOLED, pa.Table.from_pylist(list(_pooled(filled)), schema=POOLED_SCHEMA)),
-        (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # the last: it says that the shard is done
+        (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # last: it marks the shard as complete
     ):
-        with atomic_path(_shard(folder, kind, shard), keep_suffix=False) as path:  # no reader of Parquet takes it
+        with atomic_path(_shard(folder, kind, shard), keep_suffix=False) as path:  # so that Parquet readers ignore it
             pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
@@ -130,19 +127,19 @@ def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
 def claim(
     folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False, busy: bool = False
 ) -> None:
-    """Take a folder for what is going to be embedded, or go on with what was begun there.
+    """Prepare a directory for new embeddings, or resume interrupted ones.
 
     Args:
-        folder: of the embeddings.
-        plan: all that the vectors depend on, and the number of ``shards``.
-        notes: what else is noted beside them.
-        overwrite: delete embeddings that are there.
-        busy: other processes write parts of what is noted there.
+        folder: Directory of the embeddings.
+        plan: Everything that the vectors depend on, and the number of ``shards``.
+        notes: Other metadata.
+        overwrite: Delete existing embeddings.
+        busy: Other processes are writing parts of the same embeddings.
 
     Raises:
-        StoreError: the folder has other embeddings.
-        DirectoryInUse: other embeddings are being written to it.
-        WriteError: the disk is full or read-only.
+        StoreError: The directory has other embeddings.
+        DirectoryInUse: Other embeddings are being written to it.
+        WriteError: The disk is full or read-only.
     """
     folder = Path(folder)
     known = read_notes(folder).get("plan", {})
@@ -160,7 +157,7 @@ def claim(
     if not busy:
         tidy(folder)
     if other or overwrite:
-        # Embeddings are the last to go: while some are there, nothing else is begun in the folder.
+        # Embeddings are deleted last: while some exist, no others are started in the directory.
         for name in (NOTES, ERRORS, POOLED, FILE):
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
         write_notes(folder, {"plan": plan, "complete": False, **notes})
@@ -170,7 +167,7 @@ class PartLock:
     """Exclusive right to write a part of embeddings, held until `release` or the end of the process.
 
     Args:
-        folder: of the embeddings.
+        folder: Directory of the embeddings.
         part: (3, 8) is the third of eight parts.
     """
 
@@ -179,16 +176,16 @@ class PartLock:
         self._lock = DirectoryLock(folder, self.name)
 
     def acquire(self) -> None:
-        """Take the lock, while that of claims is held. Raises `DirectoryInUse` if another process has it."""
+        """Take the lock while the claim lock is held. Raises `DirectoryInUse` if another process has it."""
         self._lock.acquire()
 
     def release(self) -> None:
-        """Give the lock back, and delete its file."""
+        """Release the lock and delete its file."""
         with _claim_lock(self.folder):
             self.drop()
 
     def drop(self) -> None:
-        """Give the lock back while that of claims is held, under which alone its file is opened."""
+        """Release the lock while the claim lock is held, which protects its file."""
         self._lock.release()
         (self.folder / self.name).unlink(missing_ok=True)
 
@@ -202,49 +199,49 @@ class PartLock:
 def claim_part(
     folder: str | Path, part: tuple[int, int], plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False
 ) -> PartLock:
-    """Take a part of a folder, as `claim` does, for this process alone.
+    """Lock a part of the embeddings for this process, and prepare the directory as `claim` does.
 
     Args:
-        folder: of the embeddings.
+        folder: Directory of the embeddings.
         part: (3, 8) is the third of eight parts; the other seven may be written at the same time.
-        plan, notes, overwrite: see `claim`.
+        plan, notes, overwrite: See `claim`.
 
     Returns:
         The lock, which is held until it is released or the process ends.
 
     Raises:
-        DirectoryInUse: another process writes this part, or writes to the folder in another division.
-        StoreError, WriteError: see `claim`.
+        DirectoryInUse: Another process is writing this part, or uses a different number of parts.
+        StoreError, WriteError: See `claim`.
     """
     folder = Path(folder)
-    own = PartLock(folder, part)
+    lock = PartLock(folder, part)
     with _claim_lock(folder):
-        others = [file for file in _part_locks(folder) if file.name != own.name]
+        others = [file for file in _part_locks(folder) if file.name != lock.name]
         busy = [file for file in others if _is_held(file)]
         if any(int(_PART_LOCK.fullmatch(file.name)[2]) != part[1] for file in busy):  # type: ignore[index]
             raise DirectoryInUse(
-                f"another process is writing to {folder} in another division than {part[1]} parts: wait until it has "
-                "ended, or choose another --output"
+                f"another process is writing to {folder} with a different number of parts than {part[1]} (--part): "
+                "wait until it has ended, or choose another --output"
             )
-        own.acquire()
+        lock.acquire()
         with ExitStack() as stack:
-            stack.callback(own.drop)
+            stack.callback(lock.drop)
             claim(folder, plan, notes, overwrite, busy=bool(busy))
             stack.pop_all()
-    return own
+    return lock
 
 
 def is_being_written(folder: str | Path) -> bool:
-    """Whether a process writes embeddings to a folder."""
+    """Return whether a process is writing embeddings to a directory."""
     try:
         with _claim_lock(Path(folder)):
             return any(map(_is_held, _part_locks(Path(folder))))
-    except (WriteError, PermissionError):  # of a folder that cannot be written to
+    except (WriteError, PermissionError):  # the directory is not writable
         return False
 
 
 def _claim_lock(folder: Path) -> DirectoryLock:
-    """The lock under which parts are taken; others hold it for moments only."""
+    """Take the lock for locking parts; others hold it only briefly."""
     lock, end = DirectoryLock(folder, CLAIM), time.monotonic() + WAIT_S
     while True:
         try:
@@ -268,15 +265,15 @@ def _is_held(lock: Path) -> bool:
 
 
 def missing_shards(folder: str | Path, count: int) -> list[int]:
-    """The numbers of the shards, of so many, that are not there."""
+    """Return the numbers of missing shards in [0, count)."""
     return [shard for shard in range(count) if not _shard(folder, FILE, shard).is_file()]
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
-    """What is noted beside embeddings; nothing, if there are no notes.
+    """Read the metadata in ``embeddings.json``; an empty dict if there is no such file.
 
     Raises:
-        StoreError: the notes are damaged.
+        StoreError: The file is damaged.
     """
     file = Path(folder) / NOTES
     try:
@@ -286,13 +283,13 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
     except InputError as error:
         raise StoreError(str(error)) from error
     plan, roots = notes.get("plan"), notes.get("roots", [])
-    right = {
+    valid = {
         "plan": plan is None or (isinstance(plan, dict) and type(plan.get("shards")) is int),
         "complete": isinstance(notes.get("complete", True), bool),
         "roots": isinstance(roots, list) and all(isinstance(root, str) for root in roots) and len(roots) <= MAX_ROOTS,
         **{key: isinstance(notes.get(key, ""), str | None) for key in ("model_folder", "folder", "source", "model")},
     }
-    wrong = [key for key, is_right in right.items() if not is_right]
+    wrong = [key for key, is_valid in valid.items() if not is_valid]
     wrong += [key for key in ("model_folder", "folder") if not wrong and notes.get(key) and "\0" in notes[key]]
     wrong += ["roots"] if not wrong and not all(is_absolute(root) and "\0" not in root for root in roots) else []
     if wrong:
@@ -301,27 +298,27 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
 
 
 def write_notes(folder: str | Path, notes: dict[str, Any]) -> None:
-    """Note something beside embeddings, in place of what was noted.
+    """Replace the metadata in ``embeddings.json``.
 
     Raises:
-        WriteError: the disk is full or read-only.
+        WriteError: The disk is full or read-only.
     """
     with atomic_write(Path(folder) / NOTES, "w") as file:
         json.dump(notes, file, indent=1)
 
 
 def tidy(folder: str | Path) -> None:
-    """Delete what killed processes left unfinished; for when nobody else writes to the folder."""
+    """Delete leftovers of killed processes. No other process may be writing to the directory."""
     folder = Path(folder)
-    for left in (*folder.glob(".embeddings.*.part.json"), *folder.glob("*.parquet/.*.part")):
-        left.unlink(missing_ok=True)
+    for file in (*folder.glob(".embeddings.*.part.json"), *folder.glob("*.parquet/.*.part")):
+        file.unlink(missing_ok=True)
 
 
 def read_errors(folder: str | Path) -> list[Event]:
-    """What went wrong, shard by shard.
+    """Return the errors of all clips, shard by shard.
 
     Raises:
-        StoreError: a file is damaged.
+        StoreError: A file is damaged.
     """
     files = sorted(file for file in (Path(folder) / ERRORS).glob("*.parquet") if not file.name.startswith("."))
     tables = [read_table(file, ERROR_SCHEMA) for file in files]
@@ -333,20 +330,20 @@ def _shard(folder: str | Path, kind: str, shard: int) -> Path:
 
 
 class Embeddings:
-    """A store that is read. It may come from elsewhere: nothing in it is trusted.
+    """Embeddings that are read from disk. The files are not trusted.
 
     Args:
-        source: the folder, or a Parquet file.
+        source: Directory of the embeddings, or a Parquet file.
 
     Attributes:
-        table: all rows, with absolute paths.
-        model: fingerprint of the model that made them.
-        notes: what is noted beside them.
-        location: their folder, now and when they were written.
+        table: All rows, with absolute paths.
+        model: Hash of the model that made them.
+        notes: Metadata in ``embeddings.json``.
+        location: Their directory, now and when they were written.
 
     Raises:
-        StoreError: there is none, it is not complete, damaged or empty, or rows come from several models.
-        DirectoryInUse: it is being written.
+        StoreError: They are missing, incomplete, damaged, empty, or from several models.
+        DirectoryInUse: They are being written.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -354,28 +351,30 @@ class Embeddings:
         self.file = source / FILE if (source / FILE).exists() else source
         folder = self.file.parent
         if self.file.is_symlink() and self.file.resolve().parent != folder.resolve():
-            raise StoreError(f"{self.file} is a link to {self.file.resolve()}, outside its directory: name that one")
+            raise StoreError(f"{self.file} is a link to {self.file.resolve()}, outside its directory: give that path")
         self.notes, self.name = read_notes(folder), str(self.file)
         self.location = Location(absolute(folder), self.notes.get("folder"))
         files = sorted(self.file.glob("*.parquet")) if self.file.is_dir() else [self.file]
         files = [file for file in files if not file.name.startswith(".")]
         if not files or not files[0].is_file():
-            raise StoreError(f"no embeddings at {source}; make them with: vatt embed PATH --model DIR --output DIR")
+            raise StoreError(f"no embeddings at {source}; compute them with: vatt embed PATH --model DIR --output DIR")
         if not self.notes.get("complete", True):
             if is_being_written(folder):
                 raise DirectoryInUse(f"{source} is being written by another process: wait until it has ended")
-            there = f"{len(files)} of {self.notes.get('plan', {}).get('shards', 'unknown')} shards"
-            raise StoreError(f"{source} has {there}: vatt embed was stopped, and the same command goes on with it")
+            total = self.notes.get("plan", {}).get("shards", "unknown")
+            raise StoreError(
+                f"{source} is incomplete ({len(files)} of {total} shards): run the same vatt embed command to resume"
+            )
         self.table = pa.concat_tables(map(self._read, files))
         if self.table.num_rows == 0:
-            raise StoreError(f"{self.file} holds no embedding")
+            raise StoreError(f"{self.file} has no embeddings")
         models = pc.unique(self.table.column("model")).to_pylist()
         if len(models) > 1:
             raise StoreError(f"{self.file} mixes vectors of several models: {', '.join(models[:5])}")
         self.model: str = models[0]
 
     def _read(self, file: Path) -> pa.Table:
-        """The rows of a file, with absolute paths."""
+        """Read the rows of a file, with absolute paths."""
         try:
             rows = read_rows(inner_file(file.parent, file.name), SCHEMA)
         except InputError as error:
@@ -387,11 +386,11 @@ class Embeddings:
 
     @property
     def declared_roots(self) -> tuple[str, ...]:
-        """Directories and prefixes of URLs that all media lie below, as they are noted; nothing if they are not."""
+        """Directories and URL prefixes that contain all media, as stored in ``embeddings.json``; may be empty."""
         return tuple(self.notes.get("roots", ()))
 
     def kinds(self) -> list[tuple[str, str]]:
-        """The pairs (modality, space) that there are."""
+        """Return the pairs (modality, space) of the embeddings."""
         pairs = self.table.group_by(["modality", "space"]).aggregate([]).to_pylist()
         return sorted((row["modality"], row["space"]) for row in pairs)
 
@@ -403,8 +402,8 @@ class Embeddings:
         """
         chosen = self.table.filter((pc.field("modality") == modality) & (pc.field("space") == space))
         if chosen.num_rows == 0:
-            there = ", ".join(f"{m} in {s}" for m, s in self.kinds())
-            raise StoreError(f"{self.file} has no {modality} in the {space} space; it has {there}")
+            available = ", ".join(f"{m} in {s}" for m, s in self.kinds())
+            raise StoreError(f"{self.file} has no {modality} in the {space} space; it has {available}")
         column = chosen.column("vector").combine_chunks()
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
         if len(lengths) > 1:
@@ -413,17 +412,17 @@ class Embeddings:
         return Rows(chosen.drop_columns(["vector"]), np.ascontiguousarray(vectors, dtype=np.float32))
 
     def vectors(self, kind: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
-        """(N, E) float32 of a modality in a space, and their rows as an index keeps them."""
+        """Return (N, E) float32 vectors of a modality in a space, and their rows as an index stores them."""
         rows = self.select(*kind)
         return rows.vectors, rows.table.select(ROWS)
 
     def rows(self, kind: tuple[str, str]) -> pa.Table:
-        """The rows of `vectors` as an index keeps them."""
+        """Return the rows of `vectors` as an index stores them."""
         chosen = (pc.field("modality") == kind[0]) & (pc.field("space") == kind[1])
         return self.table.select([*ROWS, "modality", "space"]).filter(chosen).select(ROWS)
 
     @property
     def model_folder(self) -> Path | None:
-        """Where the model is, or was, if that was noted."""
+        """Return the directory of the model, or None if it is unknown."""
         folder = self.notes.get("model_folder")
         return Path(self.location.resolve(absolute(folder, self.location.folder))) if folder else None

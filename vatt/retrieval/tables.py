@@ -1,8 +1,8 @@
 """Parquet tables of rows, read without trusting them.
 
-Embeddings and indexes may come from elsewhere, and users write Parquet files of their own with the documented columns.
-Columns are cast to the documented types. A file that would expand to far more than its size, and values that no search
-could use, are refused by file, row and column.
+Embeddings and indexes may be untrusted, and users write their own Parquet files with the documented columns. Columns
+are cast to the documented types. Files that would expand to far more than their size, and unusable values, raise an
+error that names file, row and column.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from vatt.models.vatt import SPACES
 from vatt.retrieval.parquet_files import expanded_bytes
 from vatt.structures import MODALITIES
 
-# A file may expand to so many bytes, and to so many times its own size beyond them.
+# A file may expand to this many bytes plus this many times its own size.
 FREE_BYTES, MOST_TIMES = 2**28, 1000
 MAX_LENGTH = {"id": 4096, "path": 8192, "text": 2**16, "extra": 2**20, "model": 256}  # bytes of a value
 MAX_SECONDS = 1e8
-MAX_WIDTH = 2**16  # numbers of a vector
-MAX_VALUE = 1e18  # whose square float32 can hold
+MAX_WIDTH = 2**16  # dimensions of a vector
+MAX_VALUE = 1e18  # its square does not overflow float32
 
 
 class StoreError(VattError, ValueError):
@@ -38,10 +38,10 @@ def read_rows(file: Path, schema: pa.Schema, optional: Collection[str] = ("text"
     Args:
         file: Parquet file.
         schema: Columns and types to return; other columns are ignored.
-        optional: Columns that the file may lack or have nulls in; they are null then, or missing where not nullable.
+        optional: Columns that may be missing or have nulls; a missing column is filled with nulls.
 
     Raises:
-        StoreError: The file is damaged, expands to too much, lacks a column, or holds a value that cannot be used.
+        StoreError: The file is damaged, expands to too much, lacks a column, or has an unusable value.
     """
     table = read_table(file, schema, optional)
     check_rows(table, str(file), optional)
@@ -57,7 +57,7 @@ def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) ->
         for name in schema.names:
             if names.count(name) != 1 and not (name in optional and name not in names):
                 raise StoreError(f"{file} has {'two columns' if name in names else 'no column'} {name!r}")
-        # Dictionaries stay as they are until it is known how long the column would be without them.
+        # Dictionaries are kept until the decoded size of the column is known.
         texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name in leaves]
         with pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True) as parquet:
             table = parquet.read([name for name in schema.names if name in names])
@@ -66,8 +66,8 @@ def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) ->
         return _cast(table, schema, file)
     except StoreError:
         raise
-    except Exception as error:  # whatever damage leads to: names that are not UTF-8, types that do not exist, …
-        raise StoreError(f"{file} is damaged or holds no embeddings: {_first_line(error)}") from error
+    except Exception as error:  # any parse error: names that are not UTF-8, unknown types, …
+        raise StoreError(f"{file} is damaged or has no embeddings: {_first_line(error)}") from error
 
 
 def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", "extra")) -> None:
@@ -76,10 +76,10 @@ def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", 
     Args:
         table: Columns of `vatt.retrieval.store.SCHEMA`.
         name: File, for messages.
-        optional: Columns that may hold nulls.
+        optional: Columns that may have nulls.
 
     Raises:
-        StoreError: A value cannot be used; the message names row and column.
+        StoreError: A value is unusable; the message names row and column.
     """
 
     def check(column: str, wrong: pa.Array | pa.ChunkedArray | np.ndarray, reason: str) -> None:
@@ -90,18 +90,18 @@ def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", 
     for column in table.column_names:
         values = table.column(column)
         if column not in optional:
-            check(column, pc.is_null(values), "there is no value")
+            check(column, pc.is_null(values), "missing value")
         if column in MAX_LENGTH:
             long = pc.greater(pc.binary_length(values), MAX_LENGTH[column])
             check(column, pc.fill_null(long, False), f"the value has more than {MAX_LENGTH[column]:,} bytes")
-            check(column, pc.fill_null(pc.match_substring(values, "\0"), False), "the value holds a NUL character")
+            check(column, pc.fill_null(pc.match_substring(values, "\0"), False), "the value has a NUL character")
     for column, known in (("modality", MODALITIES), ("space", tuple(SPACES))):
         if column in table.column_names:
             unknown = pc.invert(pc.is_in(table.column(column), pa.array(known)))
-            check(column, unknown, f"the value is none of {', '.join(known)}")
+            check(column, unknown, f"must be one of {', '.join(known)}")
     start_s, end_s = (table.column(column).to_numpy() for column in ("start_s", "end_s"))
     for column, seconds in (("start_s", start_s), ("end_s", end_s)):
-        check(column, ~((seconds >= 0) & (seconds <= MAX_SECONDS)), f"seconds must be from 0 to {MAX_SECONDS:g}")
+        check(column, ~((seconds >= 0) & (seconds <= MAX_SECONDS)), f"seconds must be between 0 and {MAX_SECONDS:g}")
     check("end_s", end_s < start_s, "the segment ends before it starts")
     if "vector" in table.column_names and pa.types.is_list(table.schema.field("vector").type):
         for reason, wrong in _wrong_vectors(table.column("vector")):
@@ -109,7 +109,7 @@ def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", 
 
 
 def _wrong_vectors(column: pa.ChunkedArray) -> list[tuple[str, np.ndarray]]:
-    """Return reasons, and for each of them which rows it is true of."""
+    """Return reasons, and for each of them the rows (N,) bool that it applies to."""
     lengths = pc.list_value_length(column).to_numpy()
     unusable = []
     for chunk in column.chunks:
@@ -117,13 +117,13 @@ def _wrong_vectors(column: pa.ChunkedArray) -> list[tuple[str, np.ndarray]]:
         bad = np.flatnonzero(~(np.abs(chunk.flatten().to_numpy(zero_copy_only=False)) < MAX_VALUE))
         unusable.append(np.isin(np.arange(len(chunk)), np.searchsorted(ends, bad, side="right")))
     return [
-        (f"a vector has from 1 to {MAX_WIDTH} numbers", (lengths < 1) | (lengths > MAX_WIDTH)),
+        (f"a vector must have 1 to {MAX_WIDTH} dimensions", (lengths < 1) | (lengths > MAX_WIDTH)),
         (f"every number must be finite and below {MAX_VALUE:g}", np.concatenate([*unusable, np.zeros(0, bool)])),
     ]
 
 
 def _check_strings(table: pa.Table, file: Path) -> None:
-    """See that columns of texts do not expand to too much when every row gets a copy of its text."""
+    """Check that dictionary columns do not expand to too much when they are decoded."""
     needed = 0
     for chunk in (chunk for column in table.columns for chunk in column.chunks):
         if pa.types.is_dictionary(chunk.type):
@@ -136,7 +136,7 @@ def _check_strings(table: pa.Table, file: Path) -> None:
 def _check_size(needed: int, file: Path) -> None:
     size = file.stat().st_size
     if needed > FREE_BYTES + MOST_TIMES * size:
-        raise StoreError(f"{file} has {size:,} bytes and would expand to {needed:,}")
+        raise StoreError(f"{file} has {size:,} bytes and would expand to {needed:,} bytes in memory; refused")
 
 
 def _cast(table: pa.Table, schema: pa.Schema, file: Path) -> pa.Table:

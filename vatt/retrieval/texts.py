@@ -34,7 +34,7 @@ def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Eve
                 events.append(Event(kind="skipped", id=clip.id, path=clip.path, reason=reason))
                 continue
             if len(vocabulary.encode(text.text)) > model.format.num_words:
-                reason = f"text cut to {model.format.num_words} ids: {text.text}"
+                reason = f"text truncated to {model.format.num_words} tokens: {text.text}"
                 events.append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
             captions.append((clip, text))
     vectors = _vectors(model, list(dict.fromkeys(text.text for _, text in captions)), vocabulary)

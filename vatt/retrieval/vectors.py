@@ -1,9 +1,8 @@
-"""The vectors of one modality in one space: exact search, and structures that are faster where there are many.
+"""The vectors of one modality in one space: exact search, and approximate search for many vectors.
 
-Each distinct vector is kept once, with length 1, in a file that is mapped into memory. On top of them there may be a
-graph (HNSW) that takes its distances from them, or clusters with compressed vectors (IVF-PQ), whose best candidates are
-compared once more with the exact ones. Both hold one representative of every group of almost equal vectors (see
-`vatt.retrieval.duplicates`).
+Each distinct vector is stored once, with length 1, in a memory-mapped file. There may also be an HNSW graph that takes
+its distances from them, or clusters with compressed vectors (IVF-PQ), whose best candidates are compared exactly. Both
+have one representative of every group of near-duplicates (see `vatt.retrieval.duplicates`).
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from vatt.retrieval.hits import ROWS, Columns
 from vatt.retrieval.tables import read_rows
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
-# Up to so many vectors each kind is fast enough and fits; see benchmarks/search.py.
+# Largest number of vectors of each kind; see benchmarks/search.py.
 FLAT_UP_TO, HNSW_UP_TO = 200_000, 5_000_000
-SEARCH_WIDTH, WIDE = 128, 512  # efSearch of graphs, and of those that are so small that it costs little
-REFINED = 16  # candidates for each answer that are compared exactly
-UNIT = 1e-6  # so far from 1 a length may be rounded
-FEW = 0.1  # share of vectors below which those that are allowed are all compared
-SMALL = 2**21  # numbers of all vectors together that are compared within a millisecond
-BLOCK = 2**11  # vectors that are looked at together
+SEARCH_WIDTH, WIDE = 128, 512  # efSearch of large and of small graphs
+REFINED = 16  # candidates per result that are compared exactly
+UNIT = 1e-6  # tolerance of unit length
+FEW = 0.1  # fraction of allowed vectors below which all of them are compared
+SMALL = 2**21  # values in all vectors that are compared within a millisecond
+BLOCK = 2**11  # vectors that are processed together
 INDEX_SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.float64() if name.endswith("_s") else pa.string()) for name in ROWS),
         pa.field("kept", pa.bool_()),
-        pa.field("vector", pa.int64()),  # numbers of the vector of a row, and of the one that represents it, if several
-        pa.field("representative", pa.int64()),  # rows have one vector or almost the same
+        pa.field("vector", pa.int64()),  # vector of a row, and its representative: null if all rows are distinct
+        pa.field("representative", pa.int64()),
     ]
 )
 
@@ -70,9 +69,9 @@ class Vectors:
     Attributes:
         rows: a table.
         kept: (N,) bool; False for what was removed.
-        columns: what hits tell of all rows.
+        columns: fields of results, for all rows.
         kind: how they are searched.
-        groups: which vector each row has, and which one represents it.
+        groups: vectors of rows and their representatives.
         width: E.
         total: N, removed ones included.
     """
@@ -103,11 +102,11 @@ class Vectors:
         """Index vectors (N, E), which are normalised, with their N rows.
 
         Raises:
-            InputError: an unknown kind, or too few different vectors for clusters.
+            InputError: Unknown kind, or too few distinct vectors for clusters.
             IndexMismatch: vectors hold NaN or infinity.
         """
         if kind != "auto" and kind not in get_args(Kind):
-            raise InputError(f"an index is auto, {', '.join(get_args(Kind))}, not {kind!r}")
+            raise InputError(f"the kind of an index must be one of auto, {', '.join(get_args(Kind))}, not {kind!r}")
         faiss = import_faiss()
         vectors = unit(vectors)
         kind = choose(len(vectors)) if kind == "auto" else kind
@@ -133,7 +132,7 @@ class Vectors:
         self._count, self._kept_masks = int(self.kept.sum()), None
 
     def relabel(self, rows: pa.Table) -> None:
-        """Replace what the rows say, row by row."""
+        """Replace the metadata of the rows."""
         self.rows = rows.combine_chunks()
         self.columns = Columns(self.rows)
 
@@ -178,7 +177,7 @@ class Vectors:
         return scores, rows
 
     def _masks(self, allowed: np.ndarray | None) -> _Masks | None:
-        """What may be found; None for all."""
+        """Return the masks of searchable rows; None for all."""
         if allowed is not None:
             return _Masks.of(self.kept & allowed, self.groups)
         if self._count < self.total and self._kept_masks is None:
@@ -186,14 +185,14 @@ class Vectors:
         return self._kept_masks
 
     def _is_exact(self, masks: _Masks | None) -> bool:
-        """Whether all vectors are compared, because they are few, or because few of them are allowed."""
+        """Return whether all vectors are compared, because they are few, or because few of them are allowed."""
         few = masks is not None and masks.vectors.sum() < FEW * len(masks.vectors)
         return few or self._searched is self._flat
 
     def _candidates(
         self, vectors: np.ndarray, count: int, masks: _Masks | None, exact: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and numbers of the nearest vectors (``exact``), or of the nearest representatives."""
+        """Return scores and numbers of the nearest vectors (``exact``), or of the nearest representatives."""
         structure, chosen = self._flat if exact else self._searched, None
         if masks is not None:
             mask = masks.vectors if exact else masks.representatives
@@ -204,7 +203,7 @@ class Vectors:
         return structure.search(vectors, count, params=parameters)
 
     def _members(self, query: np.ndarray, representatives: np.ndarray, k: int) -> np.ndarray:
-        """The vectors of those groups that may hold one of the k best."""
+        """Return the vectors of the groups that may contain one of the k best."""
         scores = inner_products(self._vectors, query, representatives)
         radius = np.where(self.groups.sizes(representatives) > 1, np.float32(RADIUS), 0)
         if len(scores) > k:
@@ -215,7 +214,7 @@ class Vectors:
     def _rows(
         self, query: np.ndarray, numbers: np.ndarray, k: int, masks: _Masks | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows of the k best among some vectors."""
+        """Return scores and rows of the k best among some vectors."""
         if masks is not None:
             numbers = numbers[masks.vectors[numbers]]
         scores = inner_products(self._vectors, query, numbers)
@@ -230,11 +229,11 @@ class Vectors:
         return scores[which][order], rows[order]
 
     def directly(self, k: int) -> tuple[Any, Any]:
-        """FAISS's own index, and the parameters of a search among all of it."""
-        how = self._known.get(k)
-        if how is None:
-            how = self._known[k] = self._parameters(k, None, self._searched)
-        return self._searched, how
+        """Return the FAISS index and the parameters of an unfiltered search."""
+        parameters = self._known.get(k)
+        if parameters is None:
+            parameters = self._known[k] = self._parameters(k, None, self._searched)
+        return self._searched, parameters
 
     def _parameters(self, k: int, chosen: Any | None, structure: Any) -> Any:
         faiss = import_faiss()
@@ -249,17 +248,17 @@ class Vectors:
         return faiss.IndexRefineSearchParameters(k_factor=REFINED, base_index_params=clusters)
 
     def extended(self, vectors: np.ndarray, rows: pa.Table) -> Vectors:
-        """These and more, of the same kind. It is used up.
+        """Return vectors of the same kind with more rows. This object must not be used afterwards.
 
         Raises:
-            InputError: it is mapped.
+            InputError: The files are mapped.
             IndexMismatch: vectors of another width, or not finite.
         """
         if self._mapped:
-            raise InputError("nothing can be added to an index whose files are mapped: load it with mapped=False")
+            raise InputError("cannot add to an index whose files are mapped: load it with mapped=False")
         vectors, rows = unit(vectors), rows.select(ROWS)
         if len(vectors) and vectors.shape[1] != self.width:
-            raise IndexMismatch(f"vectors have {vectors.shape[1]} dimensions, and those of the index {self.width}")
+            raise IndexMismatch(f"vectors have {vectors.shape[1]} dimensions, but the index has {self.width}")
         known, groups = len(self._vectors), self.groups
         of_row = find_equal(vectors, self._vectors)
         new = np.flatnonzero(of_row < 0)
@@ -269,9 +268,9 @@ class Vectors:
         groups, own, others = groups.extended(of_row, self._represented(vectors))
         first = self.groups.representatives
         behind = self._vectors[first:].copy()
-        del self._vectors  # FAISS is going to move them
+        del self._vectors  # FAISS moves them
         self._flat.remove_ids(import_faiss().IDSelectorRange(first, known))
-        if self.kind != "hnsw":  # whose graph adds to them itself
+        if self.kind != "hnsw":  # a graph adds to them itself
             self._flat.add(vectors[own])
         if self._fast is not None:
             self._fast.add(vectors[own])
@@ -281,10 +280,10 @@ class Vectors:
         return Vectors(pa.concat_tables([self.rows, rows]), self._flat, self._fast, self.kind, kept, groups)
 
     def _represented(self, vectors: np.ndarray) -> np.ndarray:
-        """(M,) numbers of the vectors that represent new ones, which are numbered after those that are there."""
-        by = len(self._vectors) + np.arange(len(vectors))
+        """Return (M,) numbers of the representatives of new vectors, which are numbered after the existing ones."""
+        representative = len(self._vectors) + np.arange(len(vectors))
         if self._fast is None:
-            return by
+            return representative
         for start in range(0, len(vectors), BLOCK):
             some = vectors[start : start + BLOCK]
             count = REFINED if self.kind == "ivfpq" else 1
@@ -292,13 +291,13 @@ class Vectors:
             cosines = np.einsum("nce,ne->nc", self._vectors[nearest], some)
             best = np.where(nearest >= 0, cosines, -1).argmax(axis=1)[:, None]
             near = np.take_along_axis(cosines, best, 1)[:, 0] >= ALMOST
-            by[start : start + BLOCK][near] = np.take_along_axis(nearest, best, 1)[near, 0]
-        rest = np.flatnonzero(by >= len(self._vectors))
-        by[rest] = len(self._vectors) + rest[group(vectors[rest])]
-        return by
+            representative[start : start + BLOCK][near] = np.take_along_axis(nearest, best, 1)[near, 0]
+        rest = np.flatnonzero(representative >= len(self._vectors))
+        representative[rest] = len(self._vectors) + rest[group(vectors[rest])]
+        return representative
 
     def compact(self, kind: Kind | Literal["auto"]) -> Vectors:
-        """The same without what was removed."""
+        """Return the vectors without removed ones."""
         return Vectors.build(self.exact()[self.kept], self.rows.filter(pa.array(self.kept)), kind)
 
     def save(self, stem: Path) -> list[Path]:
@@ -316,7 +315,7 @@ class Vectors:
             table = table.append_column("representative", pa.array(groups.representative[groups.of_row]))
         with atomic_path(files[0]) as path:
             pq.write_table(table, path, compression="zstd")
-        if self._mapped:  # as they are; of clusters FAISS would write where they lie, and not what they are
+        if self._mapped:  # copied: FAISS would write references to the files of mapped clusters
             for old, new in zip(self._mapped[1:], files[1:], strict=True):
                 with atomic_path(new) as path:
                     shutil.copyfile(old, path)
@@ -330,13 +329,13 @@ class Vectors:
 
     @classmethod
     def load(cls, files: Sequence[Path], kind: Kind, mapped: bool = True, verify: bool = True) -> Vectors:
-        """What `save` wrote; the operating system reads of it what is looked at, unless ``mapped`` is False.
+        """Load what `save` wrote.
 
         Args:
             files: In the order of `save`.
             kind: Of the structure.
-            mapped: Leave vectors on disk until they are used.
-            verify: Read all vectors, and see that their length is 1.
+            mapped: Map the files into memory, so that vectors are read from disk when they are used.
+            verify: Check that all vectors have length 1.
 
         Raises:
             StoreError, FileMismatch, OSError, RuntimeError: A file is missing or damaged.
@@ -357,7 +356,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class _Masks:
-    """Rows that may be found, the vectors that any of them has, and the representatives of any of those."""
+    """Searchable rows, their vectors, and the representatives of these."""
 
     rows: np.ndarray
     vectors: np.ndarray
@@ -374,25 +373,25 @@ class _Masks:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32 and contiguous as FAISS wants them.
+    """Normalize rows to length 1, float32 and contiguous as FAISS requires.
 
     Raises:
-        IndexMismatch: NaN or infinity.
+        IndexMismatch: Vectors have NaN or infinity.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if len(vectors) == 1:  # a query, which is to cost little
+    if len(vectors) == 1:  # a query: fast path
         length = math.sqrt(np.dot(vectors[0], vectors[0]))
         if abs(length - 1) < UNIT:
             return vectors
         if length < math.inf:
             return vectors / np.float32(max(length, 1e-12))
     lengths = np.sqrt(np.einsum("ne,ne->n", vectors, vectors))[:, None]  # not finite if one value is not
-    # What has length 1 stays as it is, to the last bit: an index may be put together and compacted again and again.
+    # Vectors of length 1 stay bitwise equal: an index may be merged and compacted many times.
     off = np.abs(lengths - 1)
     most = off.max(initial=0.0)
     if most < UNIT:
         return vectors
     if not most < np.inf:
-        raise IndexMismatch("vectors hold NaN or infinity")
+        raise IndexMismatch("vectors have NaN or infinity")
     lengths[off < UNIT] = 1
     return vectors / np.maximum(lengths, 1e-12)

@@ -232,7 +232,7 @@ def test_what_is_no_media_is_named(tmp_path: Path, content: bytes, kind: type, s
 
 def test_subtitles_alone_are_no_media(tmp_path: Path) -> None:
     (tmp_path / "words.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n")
-    with pytest.raises(NoMedia, match="neither picture nor sound"):
+    with pytest.raises(NoMedia, match="without video or audio"):
         read_packets(str(tmp_path / "words.srt"))
 
 

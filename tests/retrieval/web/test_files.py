@@ -195,7 +195,7 @@ def test_an_upload_that_cannot_be_read_is_deleted_and_named_without_its_director
     assert not Path(example["path"]).exists()
     assert "upload it again" in query(client, clip=example)
     silent = query(client, clip=upload(client, sound_file))
-    assert "The example has no picture" in silent
+    assert "The example file has no video track" in silent
     unused = upload(client, page, "unused.html")
     assert "longer than" in query(client, text="x" * 5000, clip=unused)
     assert not Path(unused["path"]).exists()

@@ -105,7 +105,7 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
         while examples.is_busy(path):
             await asyncio.sleep(0.01)
         assert not path.exists()
-        with pytest.raises(InputError, match=r"the upload a\.mp4 is no longer here: upload it again"):
+        with pytest.raises(InputError, match=r"the upload a\.mp4 has expired: upload it again"):
             await examples.vectors(path)
         put(uploads, video_file)
         first, second = await asyncio.gather(examples.vectors(path), examples.vectors(path))

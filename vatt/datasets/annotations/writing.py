@@ -85,10 +85,10 @@ def write(rows: Iterable[Wanted], media: Files, output: Path, notes: Notes) -> N
 
 
 def _some(clips: Iterable[Clip], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:
-    """The clips, of which there must be one.
+    """Yield the clips, of which there must be at least one.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
     yield from clips
     if not tally.rows:

@@ -1,7 +1,7 @@
-"""Checks of MP4 and QuickTime files before FFmpeg opens them: references to other files, tables that fill the memory.
+"""Check MP4 and QuickTime files before FFmpeg opens them: references to other files, and huge tables.
 
-A few bytes can declare any number of samples, for each of which FFmpeg keeps about 40 bytes; no option bounds that.
-The structure is that of ISO/IEC 14496-12 and QuickTime. As in FFmpeg, a box may lie in any other.
+A few bytes can declare any number of samples. FFmpeg allocates about 40 bytes for each, and no option limits that. The
+structure is that of ISO/IEC 14496-12 and QuickTime. As in FFmpeg, any box may contain any other.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from itertools import islice
 from typing import BinaryIO
 
 MAX_SAMPLES = 2**24  # of all tracks together: 38 hours at 120 frames per second
-MAX_ITEMS = 2**20  # entries of a table that takes more memory for each of them
+MAX_ITEMS = 2**20  # entries of a table with larger entries
 MAX_BOXES = 2**18
 MAX_DEPTH = 12  # FFmpeg gives up at 10
 MAX_HEADER = 2**25  # bytes of a compressed header after decompression
-PCM_PACKET = 1024  # samples of uncompressed audio that FFmpeg makes one packet of
-REFERS = "a QuickTime movie whose media are elsewhere refers to other files and is not read"
+PCM_PACKET = 1024  # samples of uncompressed audio in one packet of FFmpeg
+REFERS = "QuickTime reference movies are not supported: this one refers to other files"
 TOO_LARGE = "its header declares {} and would take gigabytes of memory"
 
 PARENTS = frozenset(
     b"moov trak mdia minf stbl dinf edts mvex moof traf udta ilst sinf schi tref iprp ipco strk cmov".split()
 )
-HIDING = (b"free", b"hoov")  # FFmpeg looks for a header in these
-# Where tables have their 32-bit number of entries, in bytes from the beginning of the payload.
+HIDING = (b"free", b"hoov")  # FFmpeg searches these for a header
+# Offsets of the 32-bit number of entries of tables, in bytes from the start of the payload.
 COUNT_AT = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"senc": 4, b"uuid": 20, b"keys": 4, b"iinf": 4, b"iloc": 6}
-SINCE_VERSION = {b"iinf": 1, b"iloc": 2}  # before, the number has 16 bits
+SINCE_VERSION = {b"iinf": 1, b"iloc": 2}  # earlier versions have 16-bit numbers
 ENCRYPTION = bytes.fromhex("a2394f525a9b4f14a2446c427c648df4")  # the "senc" of Microsoft's PIFF
-READ, BUFFER = 2**16, 2**12  # bytes of a payload that are looked at; bytes read at once to find the next box
-# A long file has thousands of fragments. Those without any of these tables, and with few samples by whatever may be
-# taken for a "trun", need not be parsed.
+READ, BUFFER = 2**16, 2**12  # bytes of a payload that are parsed; bytes read at once to find the next box
+# A long file has thousands of fragments. Fragments without these tables, and with few samples in anything that could be
+# a "trun", are not parsed.
 RUN, USUAL_SAMPLES = re.compile(rb"trun(?=.{4}(.{4}))", re.DOTALL), 2**16
 NOT_IN_FRAGMENTS = re.compile(b"|".join([kind for kind in COUNT_AT if kind != b"trun"] + [b"trak", b"cmov", b"dref"]))
 
@@ -65,7 +65,7 @@ class _Header:
         self.has_alternatives = False
 
     def visit(self, file: BinaryIO, begin: int, end: int, depth: int = 0, track: _Track | None = None) -> None:
-        """Look at all boxes between two positions."""
+        """Visit all boxes between two positions."""
         for kind, start, stop in _boxes(file, begin, end) if depth <= MAX_DEPTH else ():
             self.boxes += 1
             if self.boxes > MAX_BOXES:
@@ -87,18 +87,18 @@ class _Header:
             elif kind in PARENTS or (kind in HIDING and _read(file, start + 4, stop, 4) in (b"mvhd", b"cmov")):
                 self.visit(file, start, stop, depth + 1, track)
             elif kind in COUNT_AT or kind in (b"stts", b"hdlr", b"dref"):
-                self.look(kind, _read(file, start, stop), track or _Track())
+                self.record(kind, _read(file, start, stop), track or _Track())
 
     def is_usual(self, fragment: bytes) -> bool:
-        """Count the samples of a fragment, if they are few and it has no other table with a count."""
+        """Count the samples of a fragment and return True if they are few and it has no other table with a count."""
         samples = sum(int.from_bytes(count) for count in RUN.findall(fragment))
         if samples > USUAL_SAMPLES or NOT_IN_FRAGMENTS.search(fragment):
             return False
         self.count(samples)
         return True
 
-    def look(self, kind: bytes, payload: bytes, track: _Track) -> None:
-        """Take note of a table."""
+    def record(self, kind: bytes, payload: bytes, track: _Track) -> None:
+        """Record a table."""
         if kind == b"hdlr":
             track.handlers.add(payload[8:12])
         elif kind == b"dref":
@@ -117,7 +117,7 @@ class _Header:
                 raise _Refused(TOO_LARGE.format(f"more than {MAX_ITEMS:,} items"))
 
     def add(self, track: _Track) -> None:
-        """Take note of a track after all of its boxes."""
+        """Record a track after all of its boxes."""
         self.tracks += 1
         self.count(track.entries)
         if track.is_external and track.handlers & {b"vide", b"soun"}:
@@ -130,7 +130,7 @@ class _Header:
 
 
 def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
-    """Return why FFmpeg is not to open a file, or an empty string. A file of another format has no problem.
+    """Return why FFmpeg must not open a file, or an empty string, also for files of other formats.
 
     Args:
         file: Seekable file.
@@ -193,7 +193,7 @@ def _decompress(data: bytes) -> bytes:
 
 
 def _is_external(dref: bytes) -> bool:
-    """Whether a table of data references names another file: an entry without the flag "self-contained"."""
+    """Return whether a table of data references has an entry for another file, without the flag "self-contained"."""
     at = 8
     while len(dref) - at >= 12:
         size, flags = int.from_bytes(dref[at : at + 4]), dref[at + 11]

@@ -37,14 +37,14 @@ class Container:
 
     Args:
         path: the file: see `vatt.datasets.media.source`.
-        time_limit_s: bound on opening, and on reading for one call.
+        time_limit_s: Time limit of opening, and of all reads of one call.
 
     Attributes:
         info: what the file holds.
         bad_packets: packets that could not be decoded so far.
 
     Raises:
-        MediaError: the file is missing, empty or no media, refers to other files, or takes too long to open.
+        MediaError: The file is missing, empty or not a media file, refers to other files, or takes too long to open.
     """
 
     def __init__(self, path: str, time_limit_s: float) -> None:
@@ -74,7 +74,7 @@ class Container:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
         self._input.limit(self._until - time.monotonic())
         self._container, size = self._input.container, self._input.size
-        self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # a second has a byte at least
+        self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # at least one byte per second
         self._video = best_stream(self._container, "video")
         self._audio = best_stream(self._container, "audio")
         try:
@@ -82,7 +82,7 @@ class Container:
                 if stream is not None:
                     self._input.prepare(stream)
             if self._video is None and self._audio is None:
-                raise MediaError(self.path, "neither a video nor an audio track that can be decoded")
+                raise MediaError(self.path, "no video or audio track that can be decoded")
         except MediaError:
             self.close()
             raise
@@ -134,7 +134,9 @@ class Container:
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
         if end_s > self._longest_s:
-            raise MediaError(self.path, f"its times reach to second {end_s:.0f}, more than it has bytes")
+            raise MediaError(
+                self.path, f"its timestamps reach to {end_s:.0f} s, which is implausible for its size in bytes"
+            )
         return end_s
 
     def packet_times_s(self) -> np.ndarray | None:
@@ -155,7 +157,7 @@ class Container:
         return np.sort(np.frombuffer(times_s))
 
     def _begin_call(self, time_limit_s: float) -> None:
-        """Give everything that is read from now on the time of one call."""
+        """Set the time limit of all reads of one call."""
         self._until = time.monotonic() + time_limit_s
         self._input.limit(time_limit_s)
 

@@ -60,10 +60,10 @@ def decode_pictures(
         path: see `vatt.datasets.media.source`.
         video: from `read_packets`.
         spans: begin and end in seconds from the beginning of the video on, ascending, the first at 0.
-        time_limit_s: bound on opening, and on reading after it.
+        time_limit_s: Time limit of opening, and of all reads after it.
 
     Raises:
-        MediaError: the file cannot be opened, or reading takes longer than the limit.
+        MediaError: The file cannot be opened, or reading takes longer than the limit.
     """
     found = Pictures()
     mended = failed = lost = 0

@@ -4,7 +4,7 @@
   (benchmarks/RESULTS.md).
 - ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly.
 
-Sound is PyAV's in every case. No file can make a decoder open another file, a URL or a port: see
+Audio is always read by PyAV. No file can make a decoder open another file, a URL or a port: see
 `vatt.datasets.media.formats`.
 """
 
@@ -34,14 +34,14 @@ def open_media(path: str | Path, decoder: Decoder = "auto", time_limit_s: float 
     Args:
         path: the file, a clip in a shard, or a URL: see `vatt.datasets.media.source`.
         decoder: what reads the frames: see the head of this module.
-        time_limit_s: Bound in seconds on opening the file, which has between 1 and 60, and on each call to
-            `Media.frames` and `Media.waveform`. A single frame is decoded to its end; decord and torchcodec have no
-            limit.
+        time_limit_s: Time limit of opening the file (clamped to between 1 and 60 s), and of each call to
+            `Media.frames` and `Media.waveform`. Decoding of a single frame is not interrupted; decord and torchcodec
+            have no limit.
 
     Raises:
-        MediaError: The file is missing, empty, no regular file or no media; its format is not read, or refers to other
-            files (playlists, session descriptions, reference movies); it would take gigabytes of memory, or too long to
-            open; or it is of a kind that the decoder is known to read wrongly.
+        MediaError: The file is missing, empty, or not a regular media file; its format is not supported, or refers to
+            other files (playlists, session descriptions, reference movies); it would need gigabytes of memory, or takes
+            too long to open; or the decoder is known to read such files incorrectly.
         ImportError: the decoder is not installed.
     """
     if decoder not in READERS:

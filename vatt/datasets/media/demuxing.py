@@ -20,14 +20,11 @@ av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name o
 ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # No file may make FFmpeg open another one: no other format is detected, and no protocol opens anything.
 CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
-SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # a file has so long to open, however short or long the limit of a call is
+SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # bounds of the time limit of opening a file
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
-PIXELS_PER_BYTE, SMALL_PIXELS = (
-    2**13,
-    2**24,
-)  # a small file has no more than that, unless it was made to fill the memory
-REMOTE_BOXES = 16  # boxes of an MP4 file behind a URL that are checked: every one may be a request to the server
+PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
+REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
 
@@ -35,21 +32,20 @@ STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.D
 class MediaInput:
     """A media file open in PyAV, which cannot make FFmpeg open anything else.
 
-    In a ``with`` statement it gives the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are no
-    reason to refuse a file.
+    A ``with`` statement yields the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
 
     Args:
         path: See `vatt.datasets.media.source`.
-        time_limit_s: Bound on opening, which has between 1 and 60 seconds, and again on all reads after it, until
+        time_limit_s: Time limit of opening (clamped to between 1 and 60 s), and again of all reads after it, until
             `limit` is called.
 
     Attributes:
         container: The PyAV container.
-        size: Number of bytes; None where a server does not tell.
+        size: Number of bytes; None if the server does not report it.
 
     Raises:
-        MediaError: The file is empty, refers to other files, is of a format that is not read, or has a header that
-            would fill the memory; or opening takes too long.
+        MediaError: The file is empty, refers to other files, has an unsupported format, or has a header that would
+            need gigabytes of memory; or opening takes too long.
         av.FFmpegError, OSError, ValueError: It cannot be opened.
     """
 
@@ -66,7 +62,7 @@ class MediaInput:
         self.limit(time_limit_s)
 
     def limit(self, time_limit_s: float) -> None:
-        """Bound all further reads together, in seconds from now on."""
+        """Set the time limit of all further reads together, in seconds from now."""
         self._file.limit(time_limit_s)
 
     def close(self) -> None:
@@ -83,13 +79,13 @@ class MediaInput:
     def prepare(self, stream: Any) -> None:
         """Set up the decoder of a stream with one thread and without huge frames.
 
-        The workers of a loader are the parallelism.
+        Parallelism comes from the workers of the data loader.
 
         Args:
             stream: Video or audio stream of the container; not decoded yet.
 
         Raises:
-            MediaError: The header declares frames that are too large. Later ones do not decode.
+            MediaError: The header declares frames that are too large. Larger frames in the stream are not decoded.
         """
         decoder = stream.codec_context
         decoder.thread_count = 1
@@ -98,13 +94,13 @@ class MediaInput:
             size = f"{decoder.width} x {decoder.height}"
             if decoder.width * decoder.height > limit:
                 raise MediaError(
-                    self.path, f"frames of {size} pixels; at most {limit:,} are read from a file this large"
+                    self.path, f"frames of {size} pixels are too large; the limit for a file of this size is {limit:,}"
                 )
             decoder.options = {"max_pixels": str(limit)}
 
     def _max_pixels(self, is_still: bool) -> int:
-        most = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
-        return most if self.size is None else min(most, max(SMALL_PIXELS, self.size * PIXELS_PER_BYTE))
+        limit = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
+        return limit if self.size is None else min(limit, max(SMALL_PIXELS, self.size * PIXELS_PER_BYTE))
 
     def _open(self, time_limit_s: float) -> Any:
         if self.size == 0:
@@ -128,7 +124,7 @@ class MediaInput:
             raise
 
     def _check(self) -> bool:
-        """Refuse what FFmpeg is not to open at all; returns whether the file is a still image."""
+        """Refuse files that FFmpeg must not open; return whether the file is a still image."""
         head = self._file.read(HEAD)
         check_beginning(self.path, head)
         if self.size is not None:
@@ -140,7 +136,7 @@ class MediaInput:
 
 
 def is_still_format(name: str) -> bool:
-    """Whether a format of FFmpeg holds one still image."""
+    """Return whether a format of FFmpeg is that of one still image."""
     return name == "image2" or name.endswith("_pipe")
 
 
@@ -149,7 +145,7 @@ def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:
 
     Raises:
         av.FFmpegError, OSError: it cannot be read any further.
-        MediaError: the time limit of the file is passed, or a server fails.
+        MediaError: The time limit of the file is exceeded, or a server fails.
     """
     packets = container.demux(*streams)
     while True:

@@ -34,7 +34,7 @@ def write_media(
         crf: quality of H.264, 0 (lossless) to 51.
     """
     path = Path(path)
-    # Without "file:", FFmpeg would take 12:30.mp4 for a protocol called 12.
+    # Without "file:", FFmpeg would parse 12:30.mp4 as a file of the protocol "12".
     with atomic_path(path) as unfinished, av.open(f"file:{unfinished}", "w") as container:
         video = audio = None
         if frames is not None:

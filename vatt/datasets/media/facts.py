@@ -33,7 +33,7 @@ class MediaError(VattError, RuntimeError):
 
 
 class NoMedia(MediaError):
-    """A file that was never media, or holds neither picture nor sound."""
+    """A file that is not a media file, or has neither video nor audio."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Container formats that are read: those whose files hold all of their media themselves.
+"""Supported container formats: those whose files contain all of their media.
 
-FFmpeg opens whatever it recognizes, and some formats make it open other files, URLs or ports: playlists, session
-descriptions, image sequences. Media are therefore opened with this list as the `format_whitelist` of FFmpeg. A format
-that is in neither list, such as one that a later FFmpeg brings, is refused.
+Some formats make FFmpeg open other files, URLs or ports: playlists, session descriptions, image sequences. Media are
+therefore opened with this list as the `format_whitelist` of FFmpeg. Formats that are not listed, such as those of a
+later FFmpeg, are refused.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from vatt.datasets.media.facts import MediaError, NoMedia
 
-# Names of demuxers. They were chosen from those of FFmpeg 8.1 by reading what each one opens. Left out although they
-# are self-contained: formats of games, subtitles and text, and raw data without a header.
+# Names of demuxers, selected from those of FFmpeg 8.1 by reading their sources. Formats of games, subtitles and text,
+# and raw data without a header, are self-contained but not included.
 SELF_CONTAINED = (
     # Video and audio together.
     "mov",  # MP4, MOV, M4A, 3GP, HEIF, AVIF. External data references stay closed: `enable_drefs` is off by default.
@@ -90,8 +90,8 @@ SELF_CONTAINED = (
     "wav",
     "wv",
     "xwma",
-    # Still images and animations. FFmpeg chooses "image2" for some JPEG files. Behind names such as "%03d.jpg" it would
-    # look for a sequence of files, but an open file with another name is all it is given here.
+    # Still images and animations. FFmpeg chooses "image2" for some JPEG files. For names such as "%03d.jpg" it
+    # would open a sequence of files, but it gets only an open file with another name.
     "image2",
     "apng",
     "bmp_pipe",
@@ -124,7 +124,7 @@ SELF_CONTAINED = (
     "tiff_pipe",
     "webp_pipe",
 )
-# Demuxers that open other files, URLs or ports, and what their files are called in errors.
+# Demuxers that open other files, URLs or ports, and the names of their files in errors.
 REFERRING = {
     "hls": "a playlist (HLS)",
     "concat": "a playlist (ffconcat)",
@@ -147,7 +147,7 @@ TEXT = frozenset(
     "ass srt webvtt sami microdvd mpl2 mpsub subviewer subviewer1 vplayer jacosub realtext stl scc mcc sup dvbsub "
     "dvbtxt lrc pjs aqtitle tedcaptions ffmetadata rcwt tty bin adf idf xbin sbg".split()
 )
-# How files that refer to others begin, for those that FFmpeg does not know, or knows only by a certain suffix.
+# First bytes of files that refer to others, for formats that FFmpeg does not detect, or only by their suffix.
 _BEGINNINGS = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
@@ -164,30 +164,30 @@ _BEGINNINGS = tuple(
     )
 )
 _BEFORE_XML = re.compile(rb"<\?[^>]*>|<!--.*?-->|<!DOCTYPE[^>]*>", re.DOTALL)
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes that are checked
 _ID3 = 10  # bytes of the header of a tag
 
 
 def check_beginning(path: str, head: bytes) -> None:
-    """Refuse a file that begins like one that refers to others, whatever FFmpeg would take it for.
+    """Refuse files whose first bytes are those of a format that refers to other files, whatever FFmpeg would detect.
 
     Args:
         path: The file.
         head: Its first `HEAD` bytes.
 
     Raises:
-        MediaError: It does.
+        MediaError: The file has such a format.
     """
     text = _after_tag(head).lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
         text = _BEFORE_XML.sub(b"", text).lstrip()
     for pattern, kind in _BEGINNINGS:
         if pattern.match(text):
-            raise MediaError(path, f"{kind} refers to other files and is not read")
+            raise MediaError(path, f"{kind} refers to other files and is refused")
 
 
 def refusal(path: str, name: str) -> MediaError:
-    """Return why a file is not read.
+    """Return the error for a file of an unsupported format.
 
     Args:
         path: The file.
@@ -195,10 +195,10 @@ def refusal(path: str, name: str) -> MediaError:
     """
     kind = next((REFERRING[part] for part in name.split(",") if part in REFERRING), None)
     if kind is not None:
-        return MediaError(path, f"{kind} refers to other files and is not read")
+        return MediaError(path, f"{kind} refers to other files and is refused")
     if name in TEXT:
-        return NoMedia(path, f"text or subtitles ({name}): neither picture nor sound is in it")
-    return MediaError(path, f"files of the format {name} are not read; convert it to MP4, WAV or PNG first")
+        return NoMedia(path, f"{name} is a text or subtitle format without video or audio")
+    return MediaError(path, f"the format {name} is not supported; convert the file to MP4, WAV or PNG first")
 
 
 def _after_tag(head: bytes) -> bytes:

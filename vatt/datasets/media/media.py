@@ -29,10 +29,10 @@ from vatt.datasets.media.source import is_url, read_bytes, split_member
 
 PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
-MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box
+MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # types of the first box
 OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
-MAX_BYTES = 2**32  # of all frames of a file, or of its sound, that are decoded at once
-PLANES = 7  # channels that PyAV reads when each has a plane of its own; with more of them it crashes
+MAX_BYTES = 2**32  # of all frames or all audio that is decoded at once
+PLANES = 7  # largest number of planar channels; PyAV crashes with more
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
@@ -53,23 +53,23 @@ class Media(Container):
         self.close()
 
     def _path_for(self, decoder: str) -> str:
-        """Return the absolute path of the file, for a decoder that opens it with FFmpeg libraries of its own.
+        """Return the absolute path of the file, for a decoder that opens it with its own FFmpeg libraries.
 
-        These have no list of formats, and could follow references: a file reaches them only if they cannot take it for
-        a playlist, a script or a pattern. MP4 and Matroska are binary from the first byte on, and no format of text is
-        recognized behind a NUL or the first byte of Matroska; no image sequence has one of these suffixes; and behind
-        an absolute path there is no protocol. MP4 files with references to other files were refused on opening.
+        These do not restrict formats, and could follow references. So only files that cannot be detected as a playlist,
+        a script or a pattern are passed to them: MP4 and Matroska are binary from the first byte, and no text format is
+        detected after a NUL or the first byte of Matroska; no image sequence has one of these suffixes; and an absolute
+        path has no protocol. MP4 files with references to other files were refused on opening.
 
         Raises:
-            MediaError: The file is another one; it is closed.
+            MediaError: The file has another format; it is closed.
         """
         if split_member(self.path)[2] is not None or is_url(self.path):
-            self._refuse(f"{decoder} does not read shards and URLs here, local files only")
+            self._refuse(f"{decoder} supports local files only, not shards or URLs")
         head = read_bytes(self.path, 0, 8)
         is_mp4 = self._container.format.name == MP4 and head[:1] == b"\0" and head[4:8] in MP4_BEGINS
         is_matroska = self._container.format.name == MATROSKA and head.startswith(b"\x1a\x45\xdf\xa3")
         if not (is_mp4 or is_matroska) or Path(self.path).suffix.lower() not in OWN_SUFFIXES:
-            self._refuse(f"{decoder} is given MP4 and Matroska files only, under their usual suffixes")
+            self._refuse(f"{decoder} supports only MP4 and Matroska files with their usual suffixes")
         return os.path.abspath(self.path)
 
     def _refuse(self, reason: str) -> None:
@@ -127,7 +127,7 @@ class Media(Container):
         wanted = round(duration_s * sample_rate)
         if wanted > MAX_BYTES // 4:
             raise MediaError(
-                self.path, f"{duration_s:.0f} s of sound take more than {MAX_BYTES / 2**30:g} GiB of memory"
+                self.path, f"{duration_s:.0f} s of audio take more than {MAX_BYTES / 2**30:g} GiB of memory"
             )
         if self._audio is None:
             return Waveform(torch.zeros(wanted), 0, 0)

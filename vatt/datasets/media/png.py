@@ -1,4 +1,4 @@
-"""Checks of PNG files before FFmpeg opens them: their size, and texts and profiles, which it expands without bound."""
+"""Check PNG files before FFmpeg opens them: image size, and texts and profiles, which it expands without a limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPRESSED = (b"iCCP", b"zTXt")  # a keyword, a NUL, the method and the data; FF
 
 
 def problem(file: io.RawIOBase, size: int) -> str:
-    """Return why FFmpeg is not to open a file, or an empty string. A file of another format has no problem.
+    """Return why FFmpeg must not open a file, or an empty string, also for files of other formats.
 
     Args:
         file: Seekable file.
@@ -48,7 +48,7 @@ def problem(file: io.RawIOBase, size: int) -> str:
 
 
 def _expanded_size(chunk: bytes) -> int:
-    """Return the size of what is compressed in a chunk, but not much more than the maximum."""
+    """Return the uncompressed size of a chunk, at most about the maximum."""
     expander = zlib.decompressobj()
     try:
         return len(expander.decompress(chunk[chunk.find(b"\0") + 2 :], MAX_EXPANDED + 1))

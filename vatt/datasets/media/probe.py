@@ -192,11 +192,11 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
 
     Args:
         path: see `vatt.datasets.media.source`.
-        time_limit_s: bound on opening, and on reading after it.
+        time_limit_s: Time limit of opening, and of all reads after it.
 
     Raises:
-        NoMedia: the file is something else, or has neither picture nor sound.
-        MediaError: it cannot be opened, refers to other files, or reading takes longer than the limit.
+        NoMedia: The file is not a media file, or has neither video nor audio.
+        MediaError: It cannot be opened, refers to other files, or reading takes longer than the limit.
         OSError: a server fails.
     """
     try:
@@ -209,7 +209,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         found = Packets(container.format.name, len(container.streams), video, audio)
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
-            raise NoMedia(path, f"neither picture nor sound that can be decoded ({kinds})")
+            raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")
         _read(container, found)
         found.video, found.audio = (track if track and track.packets else None for track in (video, audio))
         if not found.tracks:

@@ -6,7 +6,7 @@ A path is one of
 - ``shards/00000.tar#512+90112``: the 90,112 bytes from byte 512 on of a file, which is how a clip in a shard is named;
 - ``s3://bucket/a.mp4``, ``https://host/00000.tar#512+90112``, …: the same behind any URL that fsspec opens.
 
-FFmpeg is given an open file and never a path: it cannot take a name for a URL, a protocol or a pattern.
+FFmpeg gets an open file and never a path, so that it cannot interpret a name as a URL, a protocol or a pattern.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from vatt.errors import VattError
 
 BLOCK = 2**18  # bytes fetched at once from behind a URL
 PAUSES_S = (0.5, 2.0)  # before a server that failed is asked again
-ASK_AGAIN = (408, 425, 429)  # of the answers from 400 to 499, those that may be others a moment later
-ANSWER_LIMIT_S = 60.0  # for one block from behind a URL, all tries together
-COPY_LIMIT_S = 3600.0  # for opening what fsspec copies as a whole first
+ASK_AGAIN = (408, 425, 429)  # status codes from 400 to 499 that are retried
+ANSWER_LIMIT_S = 60.0  # for one block of a URL, including retries
+COPY_LIMIT_S = 3600.0  # for opening files that fsspec copies completely first
 # Under these names servers tell one state of a file from another.
 STATES = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
 _CACHES = re.compile(r"^(\w+cache::)+")  # of fsspec; some cannot say what is behind them
 _COPIES = re.compile(r"^(simplecache|filecache)::")
 _MEMBER = re.compile(r"(.+)#(\d+)\+(\d+)")
-# What FFmpeg may know of a name: some formats are recognized by it. Behind ".y" it looks for the files of other planes.
+# Suffixes that are passed to FFmpeg, which detects some formats by them. For ".y" it opens the files of other planes.
 _SUFFIX = re.compile(r"\.(?!y$)[a-z0-9]{1,8}", re.IGNORECASE)
 
 
@@ -107,12 +107,12 @@ def state(path: str) -> tuple[int, int]:
         facts = _ask(_CACHES.sub("", file), lambda files, name: files.info(name))
         told = next((str(facts[name]) for name in STATES if facts.get(name)), "")
         return facts["size"], int.from_bytes(blake2b(told.encode(), digest_size=6).digest()) if told else 0
-    found = _regular(file)
-    return _check_size(found.st_size, offset, size), found.st_mtime_ns
+    status = _regular(file)
+    return _check_size(status.st_size, offset, size), status.st_mtime_ns
 
 
 def _check_size(file_size: int, offset: int, size: int | None) -> int:
-    """Return the size of a member, or of the file if it is none.
+    """Return the size of a member, or of the file without a member.
 
     Raises:
         OSError: The file is too short for the member.
@@ -123,22 +123,22 @@ def _check_size(file_size: int, offset: int, size: int | None) -> int:
 
 
 def _regular(file: str) -> os.stat_result:
-    """Return the state of a regular file.
+    """Return the status of a regular file.
 
     Raises:
-        OSError: There is no such file, or it is a directory, a device, a pipe or a file of the kernel.
+        OSError: There is no such file, or it is a directory, a device, a pipe or a kernel pseudo-file.
     """
-    found, folder = os.stat(file), os.stat(os.path.dirname(file) or ".")
+    status, folder = os.stat(file), os.stat(os.path.dirname(file) or ".")
     kernel, devices = _kernel_files()
-    is_special = not stat.S_ISREG(found.st_mode) or found.st_dev in kernel or folder.st_dev in kernel
+    is_special = not stat.S_ISREG(status.st_mode) or status.st_dev in kernel or folder.st_dev in kernel
     if is_special or (folder.st_dev, folder.st_ino) == devices:
         raise OSError(errno.EINVAL, "is not a regular file", file)
-    return found
+    return status
 
 
 @lru_cache(maxsize=1)
 def _kernel_files() -> tuple[frozenset[int], tuple[int, int] | None]:
-    """Return the file systems of the kernel, and the directory of devices."""
+    """Return the device numbers of /proc and /sys, and the device and inode numbers of /dev."""
     kernel = frozenset(os.stat(root).st_dev for root in ("/proc", "/sys") if os.path.ismount(root))
     devices = os.stat("/dev") if os.path.isdir("/dev") else None
     return kernel, devices and (devices.st_dev, devices.st_ino)
@@ -162,7 +162,7 @@ class RemoteError(VattError, OSError):
 def _open_url(url: str, time_limit_s: float = ANSWER_LIMIT_S) -> Remote:
     innermost = url.rpartition("::")[2].removeprefix("file://").removeprefix("local://")
     if not is_url(innermost) and os.path.exists(innermost) and not os.path.isdir(innermost):
-        _regular(innermost)  # fsspec would wait for a pipe, and copy a device for ever
+        _regular(innermost)  # fsspec would block on a pipe, and copy a device endlessly
 
     def open_file(files: Any, name: str) -> Remote:
         file = files.open(name, "rb", block_size=BLOCK)
@@ -217,9 +217,9 @@ def _insist(url: str, ask: Callable[[], Any], time_limit_s: float) -> Any:
 
 
 def _in_thread(ask: Callable[[], Any], time_limit_s: float) -> Future[Any]:
-    """Call a function in a thread and wait for it. The thread goes on if the result is not there in time.
+    """Call a function in a thread and wait for it until the time limit. The thread itself is not stopped.
 
-    The file systems of fsspec have no time limits in common, and a server may send a byte now and then for hours.
+    The file systems of fsspec have no common timeout, and a slow server may keep a connection open for hours.
     """
     answer: Future[Any] = Future()
 
@@ -242,7 +242,7 @@ class Remote(io.RawIOBase):
         url: of the file.
         file: of fsspec; closed with this one.
         files: its file system, which an archive needs to stay open.
-        size: Number of bytes; None where the server does not tell.
+        size: Number of bytes; None if the server does not report it.
 
     Attributes:
         time_limit_s: Bound on each read.
@@ -288,7 +288,7 @@ class Remote(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        with suppress(Exception):  # some file systems of fsspec fail here; nothing is lost by that
+        with suppress(Exception):  # some file systems of fsspec fail here, which is harmless
             self._file.close()
         super().close()
 
@@ -336,13 +336,13 @@ class MediaFile(io.RawIOBase):
 
     Args:
         path: See the head of this module.
-        time_limit_s: Bound on opening and all reads, until `limit` is called. What fsspec copies as a whole first
-            (``simplecache::``, ``filecache::``) has an hour for that.
+        time_limit_s: Time limit of opening and all reads together, until `limit` is called. Files that fsspec copies
+            completely first (``simplecache::``, ``filecache::``) have one hour for that.
 
     Attributes:
-        name: "media" and the suffix of a file: what FFmpeg knows of the path.
-        size: Number of bytes; None where a server does not tell.
-        is_remote: The file is behind a URL.
+        name: "media" and the suffix of the file, which is passed to FFmpeg.
+        size: Number of bytes; None if the server does not report it.
+        is_remote: Whether the path is a URL.
 
     Raises:
         OSError: There is no regular file, it is too short for the member, or the server fails.
@@ -375,17 +375,17 @@ class MediaFile(io.RawIOBase):
             self._file = Window(self._file, offset, size)
 
     def limit(self, time_limit_s: float) -> None:
-        """Bound all further reads together, in seconds from now on."""
+        """Set the time limit of all further reads together, in seconds from now."""
         self._time_limit_s, self._until = time_limit_s, time.monotonic() + time_limit_s
         self._has_failed = False
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most ``size`` bytes. After an error nothing more is read until `limit` is called.
+        """Read at most ``size`` bytes. After an error, nothing is read until `limit` is called.
 
         Raises:
-            MediaError: The time limit is passed, or a server fails.
+            MediaError: The time limit is exceeded, or a server fails.
         """
-        if self._has_failed:  # FFmpeg goes on reading; PyAV raises the first error and would print another one
+        if self._has_failed:  # FFmpeg continues to read; PyAV raises the first error and would print others
             return b""
         left_s = self._until - time.monotonic()
         try:
@@ -422,7 +422,7 @@ class MediaFile(io.RawIOBase):
 
 
 def _open_local(file: str) -> tuple[io.FileIO, int]:
-    """Open a regular file; returns it and its size.
+    """Open a regular file; return it and its size.
 
     Raises:
         OSError: There is no regular file.
@@ -430,8 +430,8 @@ def _open_local(file: str) -> tuple[io.FileIO, int]:
     _regular(file)  # opening a device may have effects
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     opened = io.FileIO(descriptor)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):  # it was replaced meanwhile
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # replaced in the meantime
         opened.close()
         raise OSError(errno.EINVAL, "is not a regular file", file)
-    return opened, found.st_size
+    return opened, status.st_size

@@ -151,7 +151,7 @@ class _Input(Media):
                 tracks.append(self.seen(new, shown if encoding.fps is None else cap(shown, encoding.fps), encoding))
             begun = [(first, track) for track in tracks if (first := next(track, None))]  # adds the streams
             if begun and min(first[0] for first, _ in begun) > EARLY_S:  # it would be taken for the file's second 0
-                raise MediaError(self.path, "neither picture nor sound at the beginning of the stretch")
+                raise MediaError(self.path, "no video or audio at the beginning of the segment")
             items = heapq.merge(*(chain([first], track) for first, track in begun), key=lambda item: item[0])
             for _, packets in items:
                 new.mux(packets)

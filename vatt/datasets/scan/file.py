@@ -140,7 +140,7 @@ def _decode(facts: FileFacts, packets: Packets, num_clips: int, time_limit_s: fl
     """Decode clips: the sound and one picture as training does, all pictures for damage. Returns what is wrong.
 
     Raises:
-        MediaError: neither picture nor sound decodes.
+        MediaError: Neither video nor audio can be decoded.
     """
     problems: list[str] = []
     readable = 0

@@ -113,9 +113,9 @@ class ReportWriter:
             if kind is None:
                 os.replace(self._unfinished, self._path)
                 _journal(self._path).unlink()
-        except OSError:  # the disk is full: what a closed file has not written is of no use
+        except OSError:  # the disk is full: the unfinished file is deleted
             if not self._csv:
-                self._writer.is_open = False  # else it would be closed, and fail, once more
+                self._writer.is_open = False  # otherwise it would be closed again, and fail
             if kind is None:
                 raise
         finally:

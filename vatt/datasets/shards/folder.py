@@ -86,7 +86,7 @@ class ShardFolder:
         Raises:
             InputError: it did not, and must not be removed.
         """
-        remove_leftovers(self.path, older_than_s=0)  # nobody else writes here
+        remove_leftovers(self.path, older_than_s=0)  # no other process writes here
         noted = self.state / "plan.json"
         if noted.is_file() and not overwrite:
             then, now = read_json(noted), plan.facts

@@ -125,7 +125,7 @@ class Guard:
         path, method = scope["path"], "GET" if scope["method"] == "HEAD" else scope["method"]
         routes = ROUTES.get(method)
         if routes is None:
-            raise HTTPException(405, "only GET, HEAD and POST are answered")
+            raise HTTPException(405, "method not allowed")
         if not routes.fullmatch(path) or ".." in path.split("/"):
             raise HTTPException(404, "not found")
         self._check_origin(scope, request.headers)
@@ -138,7 +138,7 @@ class Guard:
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         if len(headers.getlist("host")) != 1:
-            raise HTTPException(400, "a request has one Host header")
+            raise HTTPException(400, "exactly one Host header is required")
         forwarded = [name for value in headers.getlist("x-forwarded-host") for name in value.split(",")]
         for value in (headers["host"], *forwarded):  # Gradio builds URLs from either
             host = _host(value)
@@ -202,7 +202,7 @@ class Guard:
         """Read and validate a query. Return a `receive` with the validated query as the body."""
         request, body = Request(scope, receive), b""
         if not request.headers.get("content-type", "").startswith("application/json"):
-            raise HTTPException(415, "a query is JSON")
+            raise HTTPException(415, "the query must be JSON")
         if _length(request.headers) > JSON_LIMIT:
             raise HTTPException(413, "the query is too large")
         try:
@@ -217,7 +217,7 @@ class Guard:
             job = self._job(json.loads(body))
             body = json.dumps(job, allow_nan=False).encode()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise HTTPException(400, "the query is not one that the page sends") from None
+            raise HTTPException(400, "invalid query") from None
         kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
         scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -339,13 +339,13 @@ def _host(value: str) -> str | None:
 def _allowed_host(name: str) -> str:
     host = normal_host(name)
     if _host(f"[{host}]" if ":" in host else host) != host:
-        raise InputError(f"an allowed host is a name or an address, such as videos.example.org, not {name!r}")
+        raise InputError(f"an allowed host must be a host name or an address, such as videos.example.org, not {name!r}")
     return host
 
 
 def _checked_token(token: str) -> str:
     if not TOKEN.fullmatch(token):
-        raise InputError("a token consists of letters, digits and . _ ~ -; 'auto' generates one")
+        raise InputError("a token must consist of letters, digits and . _ ~ -; 'auto' generates one")
     return token
 
 

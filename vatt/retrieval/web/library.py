@@ -87,8 +87,8 @@ class Library:
         ]
         for (modality, space), part in sorted(self.index.parts.items()):
             removed = part.total - len(part)
-            gone = f", {removed:,} removed" if removed else ""
-            lines.append(f"{len(part):,} {modality} in {space.replace('_', '-')} ({part.kind}, {part.width}{gone})")
+            suffix = f", {removed:,} removed" if removed else ""
+            lines.append(f"{len(part):,} {modality} in {space.replace('_', '-')} ({part.kind}, {part.width}{suffix})")
         return lines
 
     # ---- files -----------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Library:
         if self.source(number) is not None:
             return None
         if is_url(path):
-            return "behind a URL that cannot be opened" if self.urls else "behind a URL; start with --urls true"
+            return "unsupported URL" if self.urls else "URLs are disabled; start with --urls true"
         return "outside the indexed directories" if self._inside(_member(path)[0]) is None else "file not found"
 
     def player(self, number: int) -> str | None:

@@ -84,5 +84,5 @@ def _file_response(file: Path | None) -> Response:
     if file is None:
         raise HTTPException(404, "not found")
     if kind is None:
-        raise HTTPException(415, "not a media file that browsers play")
+        raise HTTPException(415, "not a playable media file")
     return FileResponse(file, media_type=kind, headers={"Cache-Control": "private, max-age=600"})

@@ -160,7 +160,7 @@ class Examples:
         future = self._known.get(path)
         if future is None or (future.done() and future.exception() is not None):
             if self.uploads.file(str(path)) is None:
-                raise InputError(f"the upload {path.name} is no longer here: upload it again")
+                raise InputError(f"the upload {path.name} has expired: upload it again")
             try:
                 future = self.workers.submit(self._encode, path, time.monotonic() + self.limit_s)
             except Busy:

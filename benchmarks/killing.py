@@ -12,7 +12,7 @@ from typing import Any
 import faiss
 import pyarrow.parquet as pq
 
-CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile")
+CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile")
 WRITERS = ((faiss, "write_index", 1), (pq, "write_table", 1))  # C++, which tells Python nothing; where the file stands
 
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "datasets": {"datasets"} | EVERYONE,
     "models": {"models"} | EVERYONE,
     "models/encoding": {"models", "datasets"} | EVERYONE,  # VATT.encode_video("clip.mp4"), imported when it is used
+    "models/vocabulary": {"models", "datasets"} | EVERYONE,  # likewise, by saving and loading
     "objectives": {"objectives", "models"} | EVERYONE,
     "training": {
         "training",

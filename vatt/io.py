@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import time
 import uuid
@@ -26,6 +27,7 @@ from vatt.errors import InputError, VattError
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
 LOCK = ".lock"
+PENDING = ".pending"  # directory of files that are complete, and have not all been put in place yet
 
 
 class WriteError(VattError, OSError):
@@ -80,8 +82,98 @@ def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
         raise WriteError(code, os.strerror(code), str(path)) from error
 
 
+@contextmanager
+def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
+    """Yield an empty directory; when the block ends, its files replace those of the same names in ``folder`` at once.
+
+    The directory is renamed to ``folder/.pending`` once all its files are on the disk. Then each of them gets a hard
+    link in ``folder``, and ``.pending`` is removed. A process that is killed before the rename leaves the old files;
+    after it, `current_directory` returns ``.pending`` with the new ones until the next call finishes the replacement.
+    Subdirectories are replaced as a whole. Other files in ``folder`` stay.
+
+    Args:
+        folder: Directory. It is created if it does not exist.
+        last: Name of the file that gets its link last.
+
+    Raises:
+        DirectoryInUse: Another process replaces files in the directory.
+        WriteError: The disk is full or read-only.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with replace_files(folder, last="b.txt") as temporary:
+        ...     _ = (temporary / "a.txt").write_text("1"), (temporary / "b.txt").write_text("2")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['a.txt', 'b.txt']
+    """
+    folder = Path(folder)
+    _finish_replacement(folder, last)
+    temporary = folder / f".{uuid.uuid4().hex[:12]}{UNFINISHED}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        if (folder / PENDING).exists():
+            raise DirectoryInUse(f"another process is writing to {folder}: wait until it has ended")
+        os.rename(temporary, folder / PENDING)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        code = write_errno(error)
+        if code is None:
+            raise
+        path = Path(error.filename) if isinstance(error, WriteError) else temporary
+        if path.is_relative_to(temporary):
+            path = folder / path.relative_to(temporary)
+        raise WriteError(code, os.strerror(code), str(path)) from error
+    _finish_replacement(folder, last)
+
+
+def current_directory(folder: str | Path) -> Path:
+    """Return the directory that holds the current files: ``folder``, or its ``.pending`` (see `replace_files`)."""
+    pending = Path(folder) / PENDING
+    return pending if pending.is_dir() and not pending.is_symlink() else Path(folder)
+
+
+def _finish_replacement(folder: Path, last: str) -> None:
+    pending = current_directory(folder)
+    if pending == folder:
+        return
+    for path in sorted(pending.iterdir(), key=lambda path: (path.name == last, path.name)):
+        _put_in_place(path, folder / path.name)
+    temporary = folder / f".{uuid.uuid4().hex[:12]}{UNFINISHED}"
+    os.rename(pending, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(path: Path, target: Path) -> None:
+    """Make a file or a directory equal to one of the same file system, which stays where it is."""
+    if not path.is_dir():
+        if not (target.exists() and path.samefile(target)):  # renaming one link of a file to another has no effect
+            with atomic_path(target) as temporary:
+                _link(path, temporary)
+        return
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    for inner in sorted(path.iterdir()):
+        _put_in_place(inner, target / inner.name)
+    for other in set(os.listdir(target)) - set(os.listdir(path)):
+        old = target / other
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+
+
+def _link(path: str | Path, target: str | Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, target)
+
+
 def remove_leftovers(folder: str | Path, older_than_s: float = 3600.0) -> None:
-    """Delete temporary files that killed processes left in a directory.
+    """Delete temporary files and directories that killed processes left in a directory.
 
     Args:
         folder: Directory; it need not exist.
@@ -89,8 +181,9 @@ def remove_leftovers(folder: str | Path, older_than_s: float = 3600.0) -> None:
     """
     for path in Path(folder).glob(f".*{UNFINISHED}*"):
         try:
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
+            changed = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
+            if time.time() - changed > older_than_s:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError:  # already deleted, or no permission
             pass
 

@@ -1,11 +1,14 @@
-"""Saving over a model: the old one, the new one, or a word that it was interrupted; never a mixture."""
+"""Saving over a model: the old one or the new one is loaded, with its own vocabulary and files; never a mixture."""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,50 +16,160 @@ import torch
 
 pytest.importorskip("faiss")
 from benchmarks.killing import killed_at
-from tests.conftest import tiny_model
-from vatt.datasets.text import load_vocabulary
+from tests.conftest import WORDS, tiny_model
+from vatt.datasets.text import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
-from vatt.io import WriteError
-from vatt.models.vatt import VATT
+from vatt.io import DirectoryInUse, WriteError
+from vatt.models.encoding import model_vocabulary
+from vatt.models.vatt import VATT, load_model
+from vatt.training.history import history_of
 
 
-def loaded(folder: Path) -> str:
-    """What is loaded from a folder: a fingerprint, or the word that says why nothing is."""
-    try:
-        return VATT.from_pretrained(folder).fingerprint()
-    except InputError as error:
-        return "interrupted" if "was saving interrupted?" in str(error) else str(error)
+def save(folder: Path, words: Sequence[str], seed: int) -> VATT:
+    """Save a tiny model with random weights, its vocabulary, and an extra file that holds the hash of the model."""
+    torch.manual_seed(seed)
+    model = tiny_model()
+    files = {"training.json": lambda path: path.write_text(json.dumps({"model": model.fingerprint()}))}
+    model.save_pretrained(folder, vocabulary=WordVocabulary(words), extra_files=files)
+    return model
+
+
+def loaded(folder: Path) -> tuple[str, list[str], str]:
+    """Hash, vocabulary, and extra file of the model in a directory."""
+    model = VATT.from_pretrained(folder)
+    extra = json.loads((model.folder / "training.json").read_text())
+    assert history_of(folder) == extra
+    return model.fingerprint(), list(model_vocabulary(model).words), extra["model"]
+
+
+OLD, NEW = WORDS, WORDS[::-1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-def test_a_save_that_is_killed_leaves_a_model_or_says_so(model_folder: Path, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    old, new = VATT.from_pretrained(model_folder), tiny_model()
+@pytest.mark.parametrize("with_hash", [True, False])
+def test_a_save_that_is_killed_leaves_the_old_or_the_new_model(tmp_path: Path, with_hash: bool) -> None:
     folder, states = tmp_path / "saved", []
-    new.folder = old.folder  # so that the vocabulary goes along
+    old, new = save(tmp_path / "old", OLD, 1), save(tmp_path / "new", NEW, 2)
+    if not with_hash:  # models that were saved without
+        config = json.loads((tmp_path / "old" / "config.json").read_text())
+        del config["weights_sha256"], config["vocabulary_hash"]
+        (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    before, after = ((m.fingerprint(), list(words), m.fingerprint()) for m, words in ((old, OLD), (new, NEW)))
     for number in itertools.count():
         shutil.rmtree(folder, ignore_errors=True)
-        old.save_pretrained(folder)
-        if not killed_at(number, folder, lambda: new.save_pretrained(folder)):
+        shutil.copytree(tmp_path / "old", folder)
+        if not killed_at(number, folder, lambda: save(folder, NEW, 2)):
             break
         states.append(loaded(folder))
         load_vocabulary(folder / "vocabulary")
-        new.save_pretrained(folder)
-        assert loaded(folder) == new.fingerprint()
-    changed = states.index("interrupted")
-    assert states.count("interrupted") == 1  # between the two renames
-    assert states[:changed] == [old.fingerprint()] * changed
-    assert states[changed + 1 :] == [new.fingerprint()] * (len(states) - changed - 1)
+        VATT.from_pretrained(folder).save_pretrained(folder)  # finishes what was begun
+        assert loaded(folder) == states[-1]
+        assert not (folder / ".pending").exists()
+    changed = states.index(after)
     assert 0 < changed < len(states) - 1
+    assert states == [before] * changed + [after] * (len(states) - changed)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_first_save_that_is_killed_leaves_no_model_or_all_of_it(tmp_path: Path) -> None:
+    folder, whole = tmp_path / "saved", []
+    for number in itertools.count():
+        shutil.rmtree(folder, ignore_errors=True)
+        if not killed_at(number, folder, lambda: save(folder, NEW, 2)):
+            break
+        if (folder / "config.json").exists():  # whoever reads the files without this package
+            assert {"model.safetensors", "README.md", "training.json"} <= set(os.listdir(folder))
+            load_vocabulary(folder / "vocabulary")
+        try:
+            loaded(folder)
+            whole.append(True)
+        except FileNotFoundError:
+            whole.append(False)
+    assert whole == sorted(whole)
+    assert set(whole) == {True, False}
+
+
+@pytest.mark.parametrize("name", ["vocabulary.json", "training.json", "model.safetensors", "config.json", "README.md"])
+def test_a_file_that_cannot_be_written_leaves_the_old_model(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at this file. The vocabulary was written after the model before."""
+    save(tmp_path / "model", OLD, 1)
+    before, replace = loaded(tmp_path / "model"), os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    for folder in ("model", "first"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(WriteError, match=rf"cannot write {tmp_path}/{folder}/(vocabulary/)?{name}: No space"):
+                save(tmp_path / folder, NEW, 2)
+        assert not list((tmp_path / folder).glob(".*"))
+    assert loaded(tmp_path / "model") == before
+    assert not (tmp_path / "first" / "config.json").exists()
+
+
+def test_a_model_whose_recorded_vocabulary_is_missing_or_another_is_not_loaded(model_folder: Path) -> None:
+    VATT.from_pretrained(model_folder).save_pretrained(model_folder)  # records the hash of the vocabulary
+    words = load_vocabulary(model_folder / "vocabulary")
+    assert json.loads((model_folder / "config.json").read_text())["vocabulary_hash"] == words.hash
+    assert VATT.from_pretrained(model_folder).vocabulary_hash == words.hash
+    WordVocabulary(NEW).save(model_folder / "vocabulary")
+    for load in (VATT.from_pretrained, load_model):
+        with pytest.raises(InputError, match="is not the vocabulary that the model was trained with"):
+            load(model_folder)
+    (model_folder / "vocabulary" / "vocabulary.json").unlink()
+    with pytest.raises(InputError, match=r"vocabulary is missing or incomplete.*Copy that vocabulary back"):
+        VATT.from_pretrained(model_folder)
+    words.save(model_folder / "vocabulary")
+    VATT.from_pretrained(model_folder)
+
+
+def test_a_model_is_not_saved_without_its_vocabulary(model_folder: Path, tmp_path: Path) -> None:
+    VATT.from_pretrained(model_folder).save_pretrained(model_folder)
+    model = VATT.from_pretrained(model_folder)
+    shutil.rmtree(model_folder / "vocabulary")
+    with pytest.raises(InputError, match="vocabulary is missing or incomplete"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy" / "config.json").exists()
+
+
+def test_a_second_process_that_saves_is_refused(model_folder: Path) -> None:
+    before = VATT.from_pretrained(model_folder)
+    torch.manual_seed(5)
+    with pytest.raises(DirectoryInUse, match="another process is writing"):
+        tiny_model().save_pretrained(
+            model_folder, extra_files={"a": lambda path: (path.touch(), (model_folder / ".pending").mkdir())}
+        )
+    (model_folder / ".pending").rmdir()
+    assert VATT.from_pretrained(model_folder).fingerprint() == before.fingerprint()
+
+
+def test_a_file_system_without_hard_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    save(tmp_path / "model", OLD, 1)
+    monkeypatch.setattr(os, "link", link)
+    new = save(tmp_path / "model", NEW, 2)
+    assert loaded(tmp_path / "model") == (new.fingerprint(), list(NEW), new.fingerprint())
+    assert not list((tmp_path / "model").glob(".*"))
 
 
 def test_leftovers_of_killed_processes_go_after_a_while(model_folder: Path) -> None:
     left, fresh = (model_folder / f".model.{name}.part.safetensors" for name in ("old", "new"))
-    for path in (left, fresh):
+    inner = model_folder / ".0123.part" / "model.safetensors"
+    inner.parent.mkdir()
+    for path in (left, fresh, inner):
         path.write_bytes(b"half")
-    os.utime(left, (time.time() - 7200,) * 2)
+    for path in (left, inner, inner.parent):
+        os.utime(path, (time.time() - 7200,) * 2)
     VATT.from_pretrained(model_folder).save_pretrained(model_folder)
     assert not left.exists()
+    assert not inner.parent.exists()
     assert fresh.exists()  # somebody may still be writing it
 
 
@@ -66,4 +179,4 @@ def test_a_directory_that_cannot_be_written_to_is_named(model_folder: Path) -> N
     model_folder.chmod(0o500)
     with pytest.raises((WriteError, PermissionError), match=str(model_folder)):
         model.save_pretrained(model_folder)
-    assert loaded(model_folder) == model.fingerprint()
+    assert VATT.from_pretrained(model_folder).fingerprint() == model.fingerprint()

@@ -85,10 +85,7 @@ def convert(
         if len(names) != model.head.classes:
             raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
         model.classes = names
-    if words is not None:
-        words.save(Path(output) / "vocabulary")
-        model.vocabulary_hash = words.hash
-    model.save_pretrained(output)
+    model.save_pretrained(output, vocabulary=words)
     _say(official, model, report, assumed=head_width is None and not others)
     if texts and words is None:
         print("no --vocabulary was given: the model takes ids, not words, and texts cannot be embedded or searched for")

@@ -20,11 +20,12 @@ from vatt.datasets.batches import Sample, collate, finish
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.readers import TextReader
-from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.datasets.text import Vocabulary
 from vatt.datasets.windows import Windows
 from vatt.errors import InputError
 from vatt.models.hub import VOCABULARY
 from vatt.models.vatt import VATT, Space
+from vatt.models.vocabulary import read_vocabulary
 from vatt.structures import Batch, Clip
 
 Kind = tuple[str, str]  # modality and space
@@ -176,15 +177,9 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     """
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a directory, so its vocabulary is unknown")
-    if not (model.folder / VOCABULARY).is_dir():
+    if model.vocabulary_hash is None and not (model.folder / VOCABULARY).is_dir():
         raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
-    vocabulary = load_vocabulary(model.folder / VOCABULARY)
-    if model.vocabulary_hash not in (None, vocabulary.hash):
-        raise InputError(
-            f"{model.folder / VOCABULARY} is not the vocabulary that the model was trained with: its hash is "
-            f"{vocabulary.hash}, and config.json has {model.vocabulary_hash}. Restore the original vocabulary directory"
-        )
-    return vocabulary
+    return read_vocabulary(model.folder / VOCABULARY, model.vocabulary_hash)
 
 
 def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:

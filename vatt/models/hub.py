@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import inspect
 import json
-import os
 import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
-from vatt.io import atomic_path, file_hash, inner_file, remove_leftovers
+from vatt.io import (
+    PENDING,
+    atomic_path,
+    atomic_write,
+    current_directory,
+    file_hash,
+    inner_file,
+    remove_leftovers,
+    replace_files,
+)
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.part import from_config, to_config
@@ -51,7 +59,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
 
     Attributes:
         format: how clips must be read for this model.
-        folder: where it was loaded from, or None.
+        directory: Directory that the model was loaded from, or None.
         vocabulary_hash: Hash of the vocabulary that the model was trained with; None if it was trained without text,
             or if that is not known.
     """
@@ -59,8 +67,20 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     parts: tuple[str, ...]
     backbone: Backbone
     format: ClipFormat
-    folder: Path | None = None
+    directory: Path | None = None
     vocabulary_hash: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Directory with the files that belong to the model, or None.
+
+        It is `directory`, or its subdirectory ``.pending`` after a save was killed (see `vatt.io.replace_files`).
+        """
+        return None if self.directory is None else current_directory(self.directory)
+
+    @folder.setter
+    def folder(self, folder: Path | None) -> None:
+        self.directory = folder.parent if folder is not None and folder.name == PENDING else folder
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight and any part of the configuration."""
@@ -88,23 +108,17 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             if parameters[name].default is not parameters[name].empty
         }
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write weights and configuration, both or neither.
-
-        The configuration has the SHA-256 of the weights, so that loading notices if a process was killed between the
-        two renames.
-        """
+    def _save_pretrained(self, save_directory: Path, vocabulary_hash: str | None = None) -> None:
+        """Write weights and configuration, which has the SHA-256 of the weights, into an empty directory."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         config = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
-        if self.vocabulary_hash is not None:
-            config["vocabulary_hash"] = self.vocabulary_hash
-        with atomic_path(save_directory / CONFIG) as config_file, atomic_path(save_directory / WEIGHTS) as weights:
-            save_file(tensors, weights, metadata={"format": "pt"})
-            config[WEIGHTS_HASH] = file_hash(weights)
-            with config_file.open("w", encoding="utf-8") as file:
-                json.dump(config, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
+        if vocabulary_hash is not None:
+            config["vocabulary_hash"] = vocabulary_hash
+        with atomic_path(save_directory / WEIGHTS) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        config[WEIGHTS_HASH] = file_hash(save_directory / WEIGHTS)
+        with atomic_write(save_directory / CONFIG, "w") as file:
+            json.dump(config, file, indent=1)
 
     def save_vocabulary(self, folder: Path) -> None:
         """Copy the vocabulary that the model was loaded with, if any, into another directory.
@@ -125,30 +139,57 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         repo_id: str | None = None,
         push_to_hub: bool = False,
         model_card_kwargs: dict[str, Any] | None = None,
+        vocabulary: Any = None,
+        extra_files: Mapping[str, Callable[[Path], Any]] | None = None,
         **options: Any,
     ) -> str | None:
         """Write weights, configuration, the vocabulary if any, and a model card (see `vatt.models.card`).
 
-        An existing model is replaced atomically. An edited model card is kept, and copied if an unchanged model is
-        saved to another directory.
+        A model that is there is replaced at once (see `vatt.io.replace_files`): if the new one cannot be written, or
+        the process is killed, either the old or the new model is loaded, with its own vocabulary and extra files.
+        ``config.json`` is written last; a directory without it holds no model. Other files, such as a vocabulary or
+        ``training.json`` if the new model has none, stay. A page that somebody has edited is kept, and goes along where
+        the model is saved unchanged.
 
         Args:
             save_directory: the folder.
             config: ignored; the configuration is the model's.
             model_card_kwargs: see `generate_model_card`.
+            vocabulary: Vocabulary of the model (`vatt.datasets.text.Vocabulary`); None copies the one that the model
+                was loaded with, if any.
+            extra_files: Functions that write further files, by file name. They take the path.
             repo_id, push_to_hub, options: of the Hub, as everywhere there.
 
         Raises:
+            DirectoryInUse: Another process is saving to the directory.
+            InputError: The vocabulary is missing, damaged, or not the one that the model was trained with.
             WriteError: The disk is full or read-only.
         """
         folder, kwargs = Path(save_directory), {"name": str(save_directory), **(model_card_kwargs or {})}
         remove_leftovers(folder)
-        self._save_pretrained(folder)
-        self.save_vocabulary(folder)
-        self._save_page(folder, kwargs)
+        with replace_files(folder, last=CONFIG) as files:
+            if vocabulary is None:
+                self.save_vocabulary(files)
+            else:
+                vocabulary.save(files / VOCABULARY)
+            digest = self._vocabulary_hash(files, folder)
+            for name, write in (extra_files or {}).items():
+                with atomic_path(files / name) as path:
+                    write(path)
+            self._save_pretrained(files, digest)
+            self._save_page(files, folder, kwargs)
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options)
         return None
+
+    def _vocabulary_hash(self, *folders: Path) -> str | None:
+        """Hash of the vocabulary in the first of the directories that has one."""
+        from vatt.models.vocabulary import vocabulary_hash
+
+        folder = next((folder for folder in folders if (folder / VOCABULARY).exists()), folders[-1]) / VOCABULARY
+        if self.vocabulary_hash is None and not folder.exists():
+            return None
+        return vocabulary_hash(folder, self.vocabulary_hash)
 
     def push_to_hub(
         self,
@@ -195,26 +236,30 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             with atomic_path(Path(folder) / PAGE) as path:
                 self.generate_model_card(name=str(folder), source=Path(folder)).save(path)
 
-    def _save_page(self, folder: Path, kwargs: dict[str, Any]) -> None:
-        """Write the model card, or keep an edited one, or copy the one that the model was loaded with."""
-        existing = read_page(folder, PAGE)
-        if existing is not None and is_edited(existing):
+    def _save_page(self, files: Path, folder: Path, kwargs: dict[str, Any]) -> None:
+        """Write the page of a model, or keep the one that is there, or was where the model is from.
+
+        Args:
+            files: Directory with the files that will replace those in ``folder``.
+            folder: Directory that the model is saved to.
+            kwargs: Of `generate_model_card`.
+        """
+        there = read_page(folder, PAGE)
+        if there is not None and is_edited(there):
             return
-        original = None if self.folder is None or existing is not None else read_page(self.folder, PAGE)
-        # The card in the directory of a run is generated again, since reports may have been added.
-        keep_original = original is not None and (is_edited(original) or not (self.folder / TRAINING).is_file())
-        with atomic_path(folder / PAGE) as path:
-            if keep_original and self._is_unchanged(folder):
-                path.write_text(original, encoding="utf-8")
+        known = None if self.folder is None or there is not None else read_page(self.folder, PAGE)
+        # The page of a run's own folder is better written anew: there may be reports by now.
+        taken = known is not None and (is_edited(known) or not (self.folder / TRAINING).is_file())
+        with atomic_path(files / PAGE) as path:
+            if taken and self._is_unchanged(files):
+                path.write_text(known, encoding="utf-8")
             else:
                 self.generate_model_card(**kwargs).save(path)
 
     def _is_unchanged(self, folder: Path) -> bool:
-        """Return whether a directory has the model as it was loaded."""
-        return all(
-            (self.folder / name).is_file() and filecmp.cmp(self.folder / name, folder / name, shallow=False)
-            for name in (WEIGHTS, CONFIG)
-        )
+        """Whether a folder has the model as it was loaded. The configuration has the hash of the weights."""
+        known, config = ({**read_config(path), "vocabulary_hash": None} for path in (self.folder, folder))
+        return known == config
 
     @classmethod
     def from_pretrained(
@@ -243,13 +288,18 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         kind, digest = config["model"], config.get(WEIGHTS_HASH)
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
-        config = cls._defaults() | config  # parts added in later versions
+        folder = current_directory(folder)
+        config = cls._defaults() | config  # parts that came later
         missing = [name for name in cls.parts if name not in config]
         if missing:
             raise InputError(f"{folder / CONFIG} has no {missing[0]!r}")
         vocabulary_hash = config.get("vocabulary_hash")
         if not isinstance(vocabulary_hash, str | None):
             raise InputError(f"{folder / CONFIG} is damaged: 'vocabulary_hash' is not text")
+        if vocabulary_hash is not None:
+            from vatt.models import vocabulary
+
+            vocabulary.vocabulary_hash(folder / VOCABULARY, vocabulary_hash)
         make = partial(cls._from_values, config, folder / CONFIG)
         check_fits(make, folder)
         model = make()
@@ -294,6 +344,8 @@ def read_saved(
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of a saved model, and its configuration, whose ``model`` is the name of its class.
 
+    After a save that was killed, the files are read from a subdirectory of the folder (`vatt.io.current_directory`).
+
     Args:
         name: folder, or name on the Hugging Face Hub.
         options, local_files_only, token: of the Hub.
@@ -305,11 +357,12 @@ def read_saved(
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(str(name), options or {}, local_files_only, token)
+    files = current_directory(folder)
     for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"no model in {folder}: {file} is missing")
-        inner_file(folder, file)
-    config = {"model": "VATT", **read_config(folder)}  # version 0.1 did not write it
+        if not (files / file).is_file():
+            raise FileNotFoundError(f"no model in {files}: {file} is missing")
+        inner_file(files, file)
+    config = {"model": "VATT", **read_config(files)}  # version 0.1 did not write it
     if not isinstance(config["model"], str) or not config["model"].isidentifier():
         raise InputError(f"{folder / CONFIG} is damaged: 'model' is {str(config['model'])[:60]!r}")
     return folder, config

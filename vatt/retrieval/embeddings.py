@@ -159,7 +159,7 @@ def embed(
 def _notes(model: VATT, source: str, clips: ClipTable, output: Path) -> dict[str, Any]:
     """Return the metadata of embeddings that their vectors do not depend on."""
     return {
-        "model_folder": absolute(model.folder) if model.folder else None,
+        "model_folder": absolute(model.directory) if model.directory else None,
         "folder": absolute(output),
         "roots": _roots(source, clips),
         "source": source,

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from vatt.io import atomic_path, atomic_write
 from vatt.training.callbacks import Throughput
 from vatt.training.checkpoint import BestCheckpoint, is_intact
 from vatt.training.history import HISTORY, OBJECTIVE
@@ -52,7 +52,6 @@ class ExportModel(Callback):
                     weights[name] = found
         if not trainer.is_global_zero:
             return
-        (self.folder / HISTORY).unlink(missing_ok=True)  # until the new model is complete
         if best is not None:
             checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             weights = checkpoint["state_dict"]
@@ -65,20 +64,16 @@ class ExportModel(Callback):
         made = type(model).assemble(model.config(), own)
         vocabulary = trainer.datamodule.vocabulary
         made.vocabulary_hash = None if vocabulary is None else vocabulary.hash
-        if vocabulary is not None:
-            vocabulary.save(self.folder / "vocabulary")
         used = {names[id(value)] for value in model.state_dict(keep_vars=True).values()}
         rest = {name: x for name, x in weights.items() if name.startswith("objective.") and name not in used}
-        if rest:  # predictors and decoders, with which a further training begins
-            parts = {name.removeprefix("objective."): x.contiguous() for name, x in rest.items()}
-            with atomic_path(self.folder / OBJECTIVE) as path:
-                save_file(parts, path)
-        made.save_pretrained(self.folder)
         facts = chosen | self._circumstances(trainer, pl_module)
         if getattr(pl_module, "origin", None):
             facts["finetuning"] = pl_module.origin
-        with atomic_write(self.folder / HISTORY, "w") as file:  # the last: it says that the model is complete
-            json.dump(facts, file, indent=1)
+        files = {HISTORY: lambda path: path.write_text(json.dumps(facts, indent=1), encoding="utf-8")}
+        if rest:  # predictors and decoders, with which a further training begins
+            parts = {name.removeprefix("objective."): x.contiguous() for name, x in rest.items()}
+            files[OBJECTIVE] = partial(save_file, parts)
+        made.save_pretrained(self.folder, vocabulary=vocabulary, extra_files=files)
         made.write_card(self.folder)
 
     @staticmethod

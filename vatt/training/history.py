@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vatt.errors import VattError
+from vatt.io import current_directory
 
 HISTORY = "training.json"  # beside a model
 OBJECTIVE = "objective.safetensors"  # what else was trained
@@ -22,7 +23,7 @@ class ConfigMismatch(VattError, ValueError):
 
 def history_of(folder: str | Path | None) -> dict[str, Any] | None:
     """How a saved model came about; None where its folder does not say."""
-    file = Path(folder or "") / HISTORY
+    file = current_directory(folder or "") / HISTORY
     return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vatt.evaluation.metrics import PairedRetrieval
+from vatt.io import current_directory
 from vatt.models.backbone import Backbone, grid_of
 from vatt.models.codes import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights
@@ -79,7 +80,7 @@ class PretrainModule(TrainingModule):
         with torch.device("meta") if empty else nullcontext():
             self.objective.build(backbone)
         if model is not None:
-            load_objective(self.objective, model, Path(pretrained))
+            load_objective(self.objective, model, current_directory(pretrained))
         self._retrieved: dict[str, dict[str, Any]] = {}  # metrics of the last validation, by direction
         self.retrieval = nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 

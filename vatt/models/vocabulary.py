@@ -1,0 +1,48 @@
+"""The vocabulary in a model directory, compared with the hash that ``config.json`` records.
+
+It is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.errors import InputError
+
+
+def read_vocabulary(folder: Path, expected: str | None) -> Vocabulary:
+    """Load the vocabulary of a model.
+
+    Args:
+        folder: Directory of the vocabulary.
+        expected: ``vocabulary_hash`` of the model, or None if that is not known.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ImportError: Its library is not installed.
+        InputError: It is damaged, or another one than the model was trained with.
+    """
+    if expected is not None and not (folder / "vocabulary.json").is_file():
+        raise InputError(
+            f"{folder} is missing or incomplete, and the model was trained with the vocabulary {expected}. "
+            "Copy that vocabulary back"
+        )
+    vocabulary = load_vocabulary(folder)
+    if expected not in (None, vocabulary.hash):
+        raise InputError(
+            f"{folder} is not the vocabulary that the model was trained with: its hash is {vocabulary.hash}, and "
+            f"config.json has {expected}. Copy that vocabulary back"
+        )
+    return vocabulary
+
+
+def vocabulary_hash(folder: Path, expected: str | None) -> str | None:
+    """Return the hash of the vocabulary of a model; ``expected`` if the library of the vocabulary is not installed.
+
+    Raises as `read_vocabulary`, except for ImportError.
+    """
+    try:
+        return read_vocabulary(folder, expected).hash
+    except ImportError:
+        return expected

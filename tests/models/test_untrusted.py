@@ -16,11 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import ROOT, WORDS, tiny_model
+from tests.conftest import ROOT, TINY, WORDS, tiny_backbone, tiny_model
 from vatt.datasets.text import SentencePieceVocabulary, WordVocabulary, load_vocabulary
 from vatt.errors import InputError
+from vatt.models.heads import LinearClassifier
 from vatt.models.hub import saved_format
-from vatt.models.vatt import VATT, load_model
+from vatt.models.language import PretrainedText
+from vatt.models.part import check_types
+from vatt.models.vatt import VATT, Classifier, load_model
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,8 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         ((*VIDEO, "class_path"), ["vatt.models.backbone.Backbone"], "refusing to load"),
         ((*VIDEO, "init_args"), [1], "'backbone.tokenizers.video': 'init_args' of .* is not a dict"),
         ((*VIDEO, "init_args", "hight"), 3, "'backbone.tokenizers.video': .*hight"),
-        ((*VIDEO, "init_args", "width"), "wide", "'backbone.tokenizers.video'"),
-        ((*VIDEO, "init_args", "width"), None, "'backbone.tokenizers.video'"),
+        ((*VIDEO, "init_args", "width"), "wide", "'backbone.tokenizers.video.width': expected int, got 'wide'"),
+        ((*VIDEO, "init_args", "width"), None, "'backbone.tokenizers.video.width': expected int, got 'None'"),
         ((*VIDEO, "init_args", "width"), -16, "'backbone.tokenizers.video'"),
         ((*VIDEO, "init_args", "grid"), [2, 2], "config.json"),
         ((*VIDEO, "init_args", "width"), 10**30, "'backbone.*tokenizers.video.init_args.width' is 1000.*too large"),
@@ -95,13 +98,20 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         (("format", "fps"), float("inf"), "'format': 'fps' has an invalid value: 'inf'"),
         (("format", "fps"), 1e-300, "'format'"),
         (("format", "crop_box"), [0, 0, 1], "'format'"),
+        (("format",), {}, "'format': 'num_frames' is missing"),
+        (("projection",), "x", "'projection': expected Projection, got 'x'"),
+        ((*ENCODER, "heads"), -1, "'backbone.transformers.video': heads must be positive"),
+        ((*ENCODER, "norm_eps"), -1, "'backbone.transformers.video': norm_eps must be positive"),
+        ((*ENCODER, "rotary_base"), 0, "'backbone.transformers.video': rotary_base must be positive"),
+        ((*ENCODER, "init_std"), -1, "'backbone.transformers.video': init_std must be positive"),
+        ((*VIDEO, "init_args", "init_std"), -1, "'backbone.tokenizers.video': init_std must be positive"),
         (("format", "smell"), 1, "'format': .*smell"),
         (("model",), 3, "'model' is '3'"),
         (("model",), "Other", "holds a Other"),
         (("model",), "../x", "'model' is '../x'"),
         (("weights_sha256",), "0" * 64, "does not belong to config.json: its SHA-256 differs from 'weights_sha256'"),
     ],
-    ids=range(40),
+    ids=range(47),
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_is_named_by_file_and_key(
     folder: Path, path: tuple[Any, ...], value: Any, match: str, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +122,65 @@ def test_a_configuration_that_cannot_be_is_named_by_file_and_key(
         VATT.from_pretrained(folder)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 1500
+
+
+NAN, INF = float("nan"), float("inf")
+WRONG: dict[str, list[Any]] = {  # by the type of an argument
+    "float": ["x", "/etc/passwd", "0.5", [], {}, NAN, INF, None, True],
+    "bool": ["x", 0, 1, 0.5, NAN, [], None],
+    "int": ["1", 1.0, 2.5, NAN, True, [1], None],
+    "literal": ["other", 0, None, ["learned"]],
+    "optional": ["0.5", NAN, [], False],
+    "tuple": [[2, 2], [2, 2, 2, 2], [2, 2, 2.0], [2, 2, "2"], [2, 2, True], 2, "222", None, {}],
+    "dict": [[16], 16, {"video": "16", "audio": 16, "text": 16}, {"video": NAN, "audio": 16, "text": 16}],
+}
+ARGUMENTS = [
+    ((*VIDEO, "init_args", "scale"), "float"), ((*VIDEO, "init_args", "dropout"), "float"),
+    ((*VIDEO, "init_args", "position_norm"), "bool"), ((*VIDEO, "init_args", "positions"), "literal"),
+    ((*VIDEO, "init_args", "init_std"), "optional"), ((*VIDEO, "init_args", "grid"), "tuple"),
+    (("backbone", "init_args", "tokenizers", "text", "init_args", "pad_id"), "int"),
+    ((*ENCODER, "norm_eps"), "float"), ((*ENCODER, "causal"), "bool"), ((*ENCODER, "norm"), "literal"),
+    (("projection", "init_args", "widths"), "dict"), (("projection", "init_args", "paper"), "bool"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "kind"), ARGUMENTS, ids=range(len(ARGUMENTS)))
+def test_arguments_of_other_types_are_refused(folder: Path, path: tuple[str, ...], kind: str) -> None:
+    key = ".".join(name for name in path if name != "init_args")
+    for value in WRONG[kind]:
+        configure(folder, *path, value=value)
+        with pytest.raises(InputError, match=rf"'{key}': expected .*, got ") as caught:
+            VATT.from_pretrained(folder)
+        assert str(folder / "config.json") in str(caught.value)
+
+
+def test_numbers_that_are_no_numbers_are_refused_wherever_they_stand() -> None:
+    for value in (NAN, [1, INF], {"rate": [-INF]}):
+        with pytest.raises(InputError, match=r"expected dict.*, got"):
+            check_types(PretrainedText.__init__, {"config": {"model_type": "bert", "more": value}})
+    check_types(
+        PretrainedText.__init__, {"config": {"model_type": "bert", "rate": 0.5, "names": ["a"]}, "pretrained": None}
+    )
+
+
+def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples(folder: Path) -> None:
+    for path, value in ((("scale",), 2), (("dropout",), 0), (("init_std",), None), (("grid",), [2, 2, 2])):
+        configure(folder, *VIDEO, "init_args", *path, value=value)
+    configure(folder, *ENCODER, "scaled", value=1)
+    VATT.from_pretrained(folder)
+
+
+def test_arguments_of_a_classifier_are_checked(tmp_path: Path) -> None:
+    Classifier(tiny_backbone().tower("audio"), LinearClassifier(16, 3), TINY, list("abc")).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    for key, value in (
+        ("classes", "abc"), ("classes", [1, 2, 3]), ("drop_token", "x"), ("drop_token", NAN), ("drop_token", 2.5),
+        ("drop_token", -1), ("per_sample", 1), ("keep_rule", "other"), ("head", [1]), ("drop_in_use", "yes"),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(text)
+        configure(tmp_path, key, value=value)
+        with pytest.raises(InputError, match=rf"config.json.*{key}"):
+            Classifier.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from vatt.io import (
 )
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
-from vatt.models.part import from_config, to_config
+from vatt.models.part import check_types, from_config, to_config
 from vatt.models.saved import (
     CONFIG,
     WEIGHTS,
@@ -316,7 +316,9 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             InputError: The configuration is damaged; the message names file and key.
         """
         try:
-            return cls(**{name: _decode(name, config[name]) for name in cls.parts})
+            kwargs = {name: _decode(name, config[name]) for name in cls.parts}
+            check_types(cls.__init__, kwargs)
+            return cls(**kwargs)
         except ImportError:
             raise
         except Exception as error:  # values of wrong types may cause any error

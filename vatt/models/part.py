@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -67,19 +70,64 @@ def from_config(config: Any) -> Any:
     """Inverse of `to_config`.
 
     Raises:
-        InputError: a class path outside this package's models, or a class that does not exist.
+        InputError: a class path outside this package's models, a class that does not exist, or an argument of another
+            type than the class takes.
         TypeError: an argument that the class does not have.
     """
     if isinstance(config, dict) and "class_path" in config:
         part, values = _part(config["class_path"]), config.get("init_args", {})
         if not isinstance(values, dict):
             raise InputError(f"'init_args' of {config['class_path']} is not a dict")
-        return part(**_from_values(values))
+        kwargs = _from_values(values)
+        check_types(part.__init__, kwargs)
+        return part(**kwargs)
     if isinstance(config, dict):
         return _from_values(config)
     if isinstance(config, list):
         return [from_config(v) for v in config]
     return config
+
+
+def check_types(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Check values from JSON, and parts that were made of them, against the annotations of a function.
+
+    Numbers must be finite. Lists stand for tuples, and whole numbers for floats. Unknown arguments are not checked.
+
+    Raises:
+        InputError: A value is of another type. The error has the name of the argument as a note.
+    """
+    hints = get_type_hints(function)
+    for name, value in kwargs.items():
+        hint = hints.get(name, Any)
+        if not _has_type(value, hint):
+            text = str(hint).replace("typing.", "") if get_args(hint) else hint.__name__
+            error = InputError(f"expected {text}, got {str(value)[:60]!r}")
+            error.add_note(name)
+            raise error
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return not (type(value) is float and not math.isfinite(value)) and all(_has_type(x, Any) for x in items)
+    if kind in (Union, types.UnionType):
+        return any(_has_type(value, option) for option in inner)
+    if kind is Literal:
+        return any(type(value) is type(option) and value == option for option in inner)
+    if kind is dict:
+        return isinstance(value, dict) and all(_has_type(x, inner[1]) for x in value.values())
+    if kind is tuple and inner[-1] is not ...:
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(inner)
+            and all(_has_type(x, item) for x, item in zip(value, inner, strict=True))
+        )
+    if kind in (tuple, list, Sequence):
+        return isinstance(value, list | tuple) and all(_has_type(x, inner[0]) for x in value)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint if hint in (bool, int, str) else isinstance(value, hint)
 
 
 def _from_values(values: dict[str, Any]) -> dict[str, Any]:

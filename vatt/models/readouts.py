@@ -37,7 +37,7 @@ class AttentionReadout(Part):
         super().__init__()
         if (queries is None) == (query_width is None):
             raise ValueError("queries are learned (queries) or given (query_width), one of both")
-        if inner % heads:
+        if heads < 1 or inner % heads:
             raise ValueError(f"{heads} heads do not divide a width of {inner}")
         self.heads = heads
         self.norm, self.time = nn.LayerNorm(width, eps=1e-6), nn.Parameter(torch.zeros(times, 1, width))

@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,14 @@ def read_format(values: Any) -> ClipFormat:
     """Return the clip format of a configuration.
 
     Raises:
-        InputError: A value has the wrong type, or a clip would be too large.
+        InputError: A value is missing or has the wrong type, or a clip would be too large.
     """
     if not isinstance(values, dict):
         raise InputError("not a JSON object")
     values = {key: value for key, value in values.items() if value is not None or key != "audio_s"}
+    missing = [field.name for field in fields(ClipFormat) if field.name not in (*values, "audio_s")]
+    if missing:
+        raise InputError(f"{missing[0]!r} is missing")
     for key, value in values.items():
         kinds = {"crop_box": (list,), "fps": (int, float), "audio_s": (int, float)}.get(key, (int,))
         numbers = value if key == "crop_box" and isinstance(value, list) else [value]

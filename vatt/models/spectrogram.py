@@ -51,6 +51,8 @@ class SpectrogramTokenizer(PatchTokenizer):
         super().__init__(width, grid, patch[0] * patch[1], dropout, 1.0, pre_projection, position_norm)
         if num_mels != grid[1] * patch[1]:
             raise ValueError(f"{num_mels} mel bands are not {grid[1]} patches of {patch[1]}")
+        if min(sample_rate, window, hop) < 1:
+            raise ValueError(f"sample_rate, window and hop must be positive, not {sample_rate}, {window} and {hop}")
         self.patch, self.num_mels, self.sample_rate = tuple(patch), num_mels, sample_rate
         self.window_size, self.hop, self.official_order = window, hop, official_order
         self._tables()

@@ -128,6 +128,8 @@ class VideoTokenizer(PatchTokenizer):
         super().__init__(width, grid, size, dropout, scale, pre_projection, position_norm, positions)
         self.patch = tuple(patch)
         if init_std is not None:
+            if not init_std > 0:
+                raise ValueError(f"init_std must be positive, not {init_std!r}")
             nn.init.trunc_normal_(self.project.weight, std=init_std)
 
     def patchify(self, raw: Tensor) -> Patches:

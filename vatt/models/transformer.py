@@ -115,6 +115,10 @@ class Transformer(Encoder):
         for name, given, known in (("norm", norm, Norm), ("activation", activation, Activation)):
             if given not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, not {given!r}")
+        positive = {"heads": heads, "rotary_base": rotary_base, "norm_eps": norm_eps, "init_std": init_std}
+        for name, value in positive.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value!r}")
         if agg and rotary == "space":
             raise ValueError("an AGG token has no place in space: rotary='space' goes with agg=False")
         self.agg, self.causal = agg, causal

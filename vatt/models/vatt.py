@@ -143,6 +143,8 @@ class Classifier(HubModel):
             raise ValueError(f"a classifier has one modality, not {', '.join(backbone.modalities)}")
         if classes is not None and len(classes) != head.classes:
             raise ValueError(f"{len(classes)} names for {head.classes} classes")
+        if not 0 <= drop_token < 1:
+            raise ValueError(f"drop_token must lie in [0, 1), not {drop_token!r}")
         self.backbone, self.head, self.format, self.classes = backbone, head, format, classes
         self.drop_token, self.per_sample, self.keep_rule = drop_token, per_sample, keep_rule
         self.drop_in_use = drop_in_use

@@ -93,6 +93,19 @@ def test_damage_is_named_with_its_place(tmp_path: Path) -> None:
     assert "of 50 decoded, the first at " in facts.reason
 
 
+@pytest.mark.parametrize("delta", [0x7FFFFFFF, 0x00FFFFFF])
+def test_times_that_no_file_of_that_size_can_have_are_damage(tmp_path: Path, video_file: Path, delta: int) -> None:
+    """The table of times in an MP4 file gives its pictures an impossible duration. Its header is right."""
+    data = bytearray(video_file.read_bytes())
+    at = data.index(b"stts") + 16  # the duration of the pictures of its first entry
+    data[at : at + 4] = delta.to_bytes(4, "big")
+    (tmp_path / "ages.mp4").write_bytes(data)
+    facts = look(tmp_path / "ages.mp4")
+    assert facts.status in ("damaged", "unreadable")
+    assert "more than it has bytes" in facts.reason
+    assert facts.duration_s is None or facts.duration_s == pytest.approx(3.0, abs=0.1)
+
+
 def test_what_cannot_be_used_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "page.mp4").write_text("<html>not found</html>")

@@ -22,9 +22,8 @@ from vatt.datasets.media.demuxing import (
     first_line,
     is_still_format,
 )
-from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo
+from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 
-PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
@@ -74,7 +73,7 @@ class Container:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
         self._input.limit(self._until - time.monotonic())
         self._container, size = self._input.container, self._input.size
-        self._longest_s = math.inf if size is None else max(size, PLAUSIBLE_S)  # at least one byte per second
+        self._longest_s = longest_s(size)
         self._video = best_stream(self._container, "video")
         self._audio = best_stream(self._container, "audio")
         try:

@@ -14,6 +14,16 @@ from torch import Tensor
 from vatt.errors import VattError
 
 SLACK_S = 0.1  # tracks may begin and end this much apart without anything being missing
+PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
+
+
+def longest_s(size: int | None) -> float:
+    """Return the longest plausible duration of a file in seconds: a second has at least one byte.
+
+    Args:
+        size: Number of bytes; None if it is not known.
+    """
+    return math.inf if size is None else max(size, PLAUSIBLE_S)
 
 
 class MediaError(VattError, RuntimeError):

@@ -24,7 +24,7 @@ import av
 
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
 from vatt.datasets.media.demuxing import MediaInput, best_stream, demux, first_line
-from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia
+from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.source import is_url, read_bytes
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
@@ -148,6 +148,7 @@ class Packets:
         num_streams: tracks of all kinds.
         video, audio: the tracks that a player would choose, if they can be decoded; cover art is no video, and a
             track without a packet is none.
+        longest_s: Longest plausible duration of the file in seconds (`vatt.datasets.media.facts.longest_s`).
         begin_s, end_s: of everything, on the container's own clock.
         cut: how it is known that the file was cut off; empty if it was not.
         problems: what else is wrong, in words.
@@ -157,6 +158,7 @@ class Packets:
     num_streams: int
     video: Track | None
     audio: Track | None
+    longest_s: float = math.inf
     begin_s: float = 0.0
     end_s: float = 0.0
     cut: str = ""
@@ -177,6 +179,8 @@ class Packets:
         found_s = max(ends_s, default=self.end_s) - self.begin_s
         if self.cut:
             return min(said_s, found_s)
+        if found_s > self.longest_s:
+            return said_s
         is_known = self.container in PROMISING and abs(found_s - said_s) <= SLACK_S
         if not ends_s or is_known or not all(track.timed for track in self.tracks):
             return said_s
@@ -206,7 +210,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
     with opened as container:
         streams = (best_stream(container, kind) for kind in ("video", "audio"))
         video, audio = (None if stream is None else Track(stream) for stream in streams)
-        found = Packets(container.format.name, len(container.streams), video, audio)
+        found = Packets(container.format.name, len(container.streams), video, audio, longest_s(opened.size))
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")
@@ -246,6 +250,8 @@ def _read(container: Any, found: Packets) -> None:
     timed = [track for track in found.tracks if track.times_s]
     found.begin_s = max(0.0, min((track.begin_s for track in timed), default=0.0))
     found.end_s = max([end_s, *(track.end_s for track in timed)])
+    if found.end_s > found.longest_s:
+        found.problems.append(f"its times reach to second {found.end_s:.0f}, more than it has bytes")
     if last_is_torn:
         found.cut = f"cut off within a packet at {torn.pop():.2f} s"
     if torn:

@@ -36,6 +36,10 @@ def test_codes_of_own_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     wanted = colours / 127.5 - 1
     for colour in wanted:
         assert np.abs(means.numpy() - colour).max(axis=1).min() < 0.1
+    (tmp_path / "clips.jsonl").write_text("\n".join(json.dumps({"path": row["path"]}) for row in rows))
+    assert main([*given, "--codes", "12", "--num_workers", "0"]) == 1  # without splits: all clips
+    assert "from 16 pictures" in capsys.readouterr().out
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for wrong, message in (
         (["--stride", "24"], "fill pictures of 64"),
         (["--split", "val"], "no row has split 'val'"),

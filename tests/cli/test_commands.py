@@ -99,7 +99,7 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
     assert main(["search", index, "a roter ring", "--k", "5", *options]) == 1
     printed = capsys.readouterr()
     assert "(missing)" in printed.out.replace("\n", "")
-    assert f"to play (without 1 missing files): {tmp_path / 'list.m3u'}" in printed.out
+    assert f"playlist: {tmp_path / 'list.m3u'} (missing files left out: 1)" in printed.out
     assert f"vatt search: 1 of the 2 result files is missing: {media / 'a.mp4'}; " in printed.err
     assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1

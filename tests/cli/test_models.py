@@ -12,6 +12,7 @@ import torch
 from tests.conftest import ROOT, TINY
 from tests.models.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
+from vatt.cli.training import build_pretraining
 from vatt.datasets.text import load_vocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.heads import LinearClassifier
@@ -81,6 +82,12 @@ def test_heads_that_no_variable_tells_are_asked_for(tmp_path: Path, capsys: pyte
     (tmp_path / "model" / "vocabulary").mkdir()
     assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "model"), "--head_width", "8"]) == 2
     assert "holds the vocabulary of another model" in capsys.readouterr().err
+
+
+def test_a_configuration_that_a_run_has_written_is_read() -> None:
+    demo = str(ROOT / "configs/demo.yaml")
+    cli = build_pretraining(["--config", demo, "--data.vocabulary=null", "--ckpt_path=null", "--weights_only=null"])
+    assert cli.model.backbone.modalities == ("video", "audio", "text")
 
 
 @pytest.mark.parametrize(

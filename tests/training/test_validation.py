@@ -36,7 +36,7 @@ def test_a_contrastive_loss_without_negatives_is_refused(train_clips: int, batch
     [
         ((1, 100, 4), "there is a single training clip"),
         ((9, 100, 1), "a batch has one clip"),
-        ((9, 3, 4), "by val/rsum on 3 validation clips, which is mostly chance: raise data.val_fraction"),
+        ((9, 3, 4), "by val/rsum on 3 validation clips, which is too few to be reliable: raise data.val_fraction"),
         ((9, 1, 4), "on 1 validation clip, which"),
         ((9, 0, 4), "there are no validation clips"),
     ],

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
-from vatt.datasets.manifest import read_manifest
+from vatt.datasets.manifest import of_split, read_manifest
 from vatt.errors import InputError
 from vatt.models.codes import PatchCodes
 from vatt.structures import ClipFormat
@@ -38,14 +38,16 @@ def codes(
         size: of the pictures, in pixels.
         clips: of the manifest, spread over it.
         frames: of each clip, spread over it.
-        split: of the manifest; null takes all.
+        split: of the manifest; null takes all, as does a manifest without splits.
         rounds: of k-means.
         num_workers: processes that read.
         seed: of where k-means begins.
     """
     if min(codes, stride, clips, frames, rounds) < 1 or size % stride:
         raise InputError(f"counts are at least 1, and patches of {stride} fill pictures of {size}")
-    table = read_manifest(manifest, split=split)
+    table = read_manifest(manifest)
+    if split is not None and any(clip.split is not None for clip in table.heads()):
+        table = of_split(table, split, manifest)
     used = min(clips, len(table))
     chosen = table.take(len(table) * i // used for i in range(used))
     reader = ClipReader(ClipFormat(num_frames=1, fps=1, size=size), modalities=("video",))

@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _format_warning
     try:
         return _run(word, rest)
+    except BrokenPipeError:  # whoever reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except Exception as error:
         said = _expected(error)
         if said is None or os.environ.get("VATT_TRACE"):

@@ -136,6 +136,7 @@ def index(
     from vatt.io import DirectoryLock
     from vatt.retrieval.index import Index
 
+    changes: list[str] = []
     same = [Path(source).resolve() for source in sources] == [Path(output).resolve()]
     # Whoever changes an index writes what was read before: nobody else may write in between.
     changed = (same or add) and Path(output).is_dir()
@@ -144,14 +145,15 @@ def index(
             made = Index.load(output)
         elif add:
             made = Index.load(output, mapped=False)
-            print(f"added {made.add(sources)} vectors")
+            changes.append(f"added {made.add(sources)} vectors")
         else:
             made = Index.build(sources, kind)
         if remove is not None:
-            print(f"removed {made.remove(remove)} vectors")
+            changes.append(f"removed {made.remove(remove)} vectors")
         if compact:
             made.compact(kind)
         made.save(output, locked=changed)
+    print("\n".join(changes), end="\n" if changes else "")
     parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
     print(f"index: {output} ({parts}; model {made.model})")
     roots = made.declared_roots
@@ -193,7 +195,7 @@ def search(
         where: only clips of whose manifest a column has a value, as x_shape=ring, split=test or labels=dog.
         spans: windows that follow each other are one answer.
         sheet: PNG file that gets a contact sheet of the answers.
-        play: M3U file that gets a list to play, each answer from its beginning to its end (VLC).
+        play: M3U file that gets a playlist, each result from its beginning to its end (VLC).
         right_id: id of the clip that the query describes, to be framed in the sheet.
         format: of what is printed.
         verify: compare the files of the index with their checksums, which reads them all once.
@@ -223,15 +225,17 @@ def search(
             )
             for hit in hits
         ]
-        print_table(title, ("rank", "score", "span (s)", "file", *said), rows)
+        if rows:
+            print_table(title, ("rank", "score", "span (s)", "file", *said), rows)
     if sheet:
         draw_sheet(title, hits, sheet, right_id)
     left_out = write_playlist(hits, play) if play else []
     if format == "table":
-        gone = f" (without {len(left_out)} missing files)" if left_out else ""
-        for what, file in (("contact sheet", sheet), (f"to play{gone}", play)):
-            if file:
-                print(f"{what}: {file}")
+        if sheet:
+            print(f"contact sheet: {sheet}")
+        if play:
+            missing = f" (missing files left out: {len(left_out)})" if left_out else ""
+            print(f"playlist: {play}{missing}")
     for notice in filter(None, (*hits.notices, hits.describe_missing())):
         print(f"vatt search: {printable(notice)}", file=sys.stderr)
     return 1 if hits.missing or not hits else 0

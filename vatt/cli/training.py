@@ -236,11 +236,26 @@ def _listed(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def build_pretraining(argv: list[str]) -> VattCLI:
-    """Everything a configuration describes, without running it."""
+class BuildCLI(VattCLI):
+    """Builds what a configuration describes, also that of a run, without running it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        for name in ("--ckpt_path", "--weights_only"):  # in every config.yaml that `fit` has written
+            parser.add_argument(name, type=Any, default=None)
+
+
+def build_pretraining(argv: list[str], prog: str = "vatt pretrain") -> VattCLI:
+    """Build everything that a configuration describes, without running it."""
     quiet()
-    return VattCLI(
-        PretrainModule, ClipDataModule, args=argv, run=False, seed_everything_default=0, parser_class=TrainingParser
+    return BuildCLI(
+        PretrainModule,
+        ClipDataModule,
+        args=argv,
+        run=False,
+        seed_everything_default=0,
+        parser_class=TrainingParser,
+        parser_kwargs={"prog": prog},
     )
 
 

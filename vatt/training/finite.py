@@ -182,14 +182,14 @@ class FiniteGuard:
         hopeless = next((name for name, p in module.named_parameters() if p.requires_grad and not _finite([p])), None)
         if hopeless is not None:
             raise NonFiniteLoss(
-                f"step {number}: {cause}. The weights {hopeless} are not finite: go back to an earlier checkpoint"
+                f"step {number}: {cause}. Parameter {hopeless} is not finite: resume from an earlier checkpoint"
             )
         if self.skipped > MAX_SKIPPED:
             raise NonFiniteLoss(
                 f"step {number}: {cause}. This is step {self.skipped} without a finite loss: lower "
                 "model.optimization.lr, or set trainer.gradient_clip_val"
             )
-        rank_zero_warn(f"step {number}: {cause}. The step is left out, {self.skipped} of at most {MAX_SKIPPED}")
+        rank_zero_warn(f"step {number}: {cause}. Step skipped ({self.skipped} of at most {MAX_SKIPPED})")
 
 
 def _finite(tensors: list[Tensor]) -> bool:

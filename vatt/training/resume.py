@@ -26,7 +26,7 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
     if saved.get("seed", seed) != seed:
         raise ConfigMismatch(
             f"the checkpoint was trained with seed_everything {saved['seed']}, and the configuration has {seed}: the "
-            f"order of the clips would be that of neither. Resume with --seed_everything {saved['seed']}, or start a "
+            f"order of clips would match neither run. Resume with --seed_everything {saved['seed']}, or start a "
             "new training"
         )
 
@@ -163,7 +163,7 @@ def check_ids(saved: Mapping[str, Any], own: Mapping[str, str | None], source: s
         if known is not None and value is not None and known != value:
             raise ConfigMismatch(
                 f"{source} was trained with another {name} (hash {known}, and the configuration has {value}): ids "
-                f"would mean other things. {remedy}"
+                f"would refer to other words, classes or codes. {remedy}"
             )
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
 
-FEW_CLIPS = 30  # on fewer validation clips the choice of the best weights is mostly chance
+FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoint is mostly chance
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -56,7 +56,7 @@ class CheckData(Callback):
                 + ("Add clips to the manifest" if train == 1 else "Raise data.batch_size")
             )
         if train == 1:
-            rank_zero_warn("there is a single training clip: a model learns nothing that holds for others. Add clips")
+            rank_zero_warn("there is a single training clip, so the model cannot generalize: add clips")
         elif batch == 1:
             rank_zero_warn(
                 "a batch has one clip, so that its gradients are noisy: raise data.batch_size, or "
@@ -71,7 +71,7 @@ class CheckData(Callback):
         if self.best_by is not None and counts_batches and interval > batches > 0 and len(trainer.datamodule.val_clips):
             rank_zero_warn(
                 f"there will be no validation: trainer.val_check_interval is {interval:g}, and the training ends after "
-                f"{batches} batches, so that no best weights can be chosen by {self.best_by}"
+                f"{batches} batches, so the best checkpoint cannot be selected by {self.best_by}"
             )
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -102,13 +102,13 @@ class CheckData(Callback):
             return
         if val == 0:
             rank_zero_warn(
-                f"there are no validation clips, so that no best weights can be chosen by {self.best_by}, and the last "
-                f"ones are exported: {advice}"
+                f"there are no validation clips, so the best checkpoint cannot be selected by {self.best_by}, and the "
+                f"last weights are exported: {advice}"
             )
         elif val < FEW_CLIPS:
             rank_zero_warn(
-                f"the best weights are chosen by {self.best_by} on {val} validation clip{'s' * (val > 1)}, which is "
-                f"mostly chance: {advice}; or set run.best_by to null, which exports the last weights"
+                f"the best checkpoint is selected by {self.best_by} on {val} validation clip{'s' * (val > 1)}, which "
+                f"is too few to be reliable: {advice}; or set run.best_by to null, which exports the last weights"
             )
 
 

@@ -414,6 +414,8 @@ def test_only_files_in_the_indexed_directories_are_served(index: Path, tmp_path:
         "zip://film.mp4::file:///a.zip": "URLs are disabled; start with --urls true",
         "x" * 5000: "outside the indexed directories",
     }
+    with pytest.raises(InputError, match="not a directory: /nonexistent"):
+        make_app(index, roots=[root, "/nonexistent"])
     app = make_app(with_files(index, list(paths), tmp_path / "mixed"), roots=[root])
     client, library = TestClient(app), app.state.library
     for path, problem in paths.items():

@@ -20,6 +20,7 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
 from vatt.datasets.media.source import is_url, member, split_member
+from vatt.errors import InputError
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index
@@ -43,6 +44,9 @@ class Library:
         roots: Directories whose files are served. Default: those of the index.
         urls: Whether URLs of the index are opened.
 
+    Raises:
+        InputError: One of ``roots`` is not a directory.
+
     Attributes:
         paths: All paths in the index, as they are stored.
         numbers: Number of each path; of a moved index also of where its files are now.
@@ -62,6 +66,8 @@ class Library:
         }
         if index.location.moved:
             self.numbers = {index.location.relocated(path): n for path, n in self.numbers.items()} | self.numbers
+        if missing := [str(root) for root in roots or () if not Path(root).is_dir()]:
+            raise InputError(f"not a directory: {', '.join(missing)}")
         roots = index.roots if roots is None else roots
         self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
         self._frames = _Cache(FRAME_BYTES)

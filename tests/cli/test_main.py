@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -121,3 +122,34 @@ def test_a_machine_that_has_no_room_is_one_line(
 def test_the_module_runs_as_the_command_does() -> None:
     done = subprocess.run([sys.executable, "-m", "vatt", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"vatt {__version__}\n"
+
+
+def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an exception, so that temporary files are deleted; a handler that is there stays."""
+    monkeypatch.setattr("vatt.cli.main._run", lambda *_: 0)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert main(["flops"]) == 0
+        with pytest.raises(SystemExit) as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == 143
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert main(["flops"]) == 0
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_reader_that_ends_early_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    replaced = []
+    monkeypatch.setattr("vatt.cli.main._run", ended)
+    monkeypatch.setattr("os.dup2", lambda *files: replaced.append(files[1]))
+    assert main(["flops"]) == 141
+    assert replaced == [1]
+    assert capsys.readouterr().err == ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all went well, 1 when it went through but some input could not be used, 2 for wrong input.
+        0 when all went well, 1 when it went through but some input could not be used, 2 for wrong input, 130 after
+        Ctrl-C, 141 if the reader of the output has ended. SIGTERM exits with 143.
     """
     # Threads that wait spin for a while unless told, and take the CPU from others on a busy machine; it is read when
     # PyTorch is imported.
@@ -76,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     warnings.formatwarning = _format_warning
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files and uploads are deleted
     try:
         return _run(word, rest)
     except BrokenPipeError:  # whoever reads the output, such as head, has ended

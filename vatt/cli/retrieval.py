@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import signal
 import socket
 import sys
 from collections import Counter
@@ -298,7 +297,6 @@ def app(
             file=sys.stderr,
             flush=True,
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits normally, so that uploads are deleted
     config = uvicorn.Config(served, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none")
     uvicorn.Server(config).run(sockets=[address])
     return 0

@@ -22,4 +22,8 @@ def draw_all(draw: Callable[[Job], Clip], jobs: Sequence[Job], num_workers: int 
     if workers == 1:
         return [draw(job) for job in tqdm(jobs, **show)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(tqdm(pool.map(draw, jobs, chunksize=8), **show))
+        try:
+            return list(tqdm(pool.map(draw, jobs, chunksize=8), **show))
+        except BaseException:  # Ctrl-C or SIGTERM: what is left is not drawn
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+
+def leave_interrupts_to_main(worker: int) -> None:
+    """Initialize a worker so that Ctrl-C and SIGHUP stop only the main process, which then terminates the worker.
+
+    Args:
+        worker: Number of the worker, as `torch.utils.data.DataLoader` passes it to ``worker_init_fn``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # with another status PyTorch would report a failure
 
 
 def leave_signals_to_main(worker: int) -> None:
@@ -14,6 +26,5 @@ def leave_signals_to_main(worker: int) -> None:
     Args:
         worker: Number of the worker, as `torch.utils.data.DataLoader` passes it to ``worker_init_fn``.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    leave_interrupts_to_main(worker)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

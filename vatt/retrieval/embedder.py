@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vatt.datasets.windows import Part, ShardedWindows
-from vatt.datasets.workers import leave_signals_to_main
+from vatt.datasets.workers import leave_interrupts_to_main
 from vatt.errors import InputError, VattError
 from vatt.models.device import resolve_device
 from vatt.models.encoding import encode_windows
@@ -92,7 +92,7 @@ class Embedder(L.LightningModule):
 
     def predict_dataloader(self) -> DataLoader[Part]:
         return DataLoader(
-            self.stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_signals_to_main
+            self.stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_interrupts_to_main
         )
 
     def predict_step(self, part: Part, batch_idx: int) -> int:

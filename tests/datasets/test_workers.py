@@ -1,0 +1,38 @@
+"""Signals that reach worker processes of data loaders."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
+
+import pytest
+
+from vatt.datasets.workers import leave_interrupts_to_main, leave_signals_to_main
+
+
+def work(initialize: Callable[[int], None], ready: Event) -> None:
+    initialize(0)
+    ready.set()
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize(("initialize", "terms"), [(leave_interrupts_to_main, 1), (leave_signals_to_main, 2)])
+def test_a_worker_ends_after_so_many_signals(initialize: Callable[[int], None], terms: int) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=work, args=(initialize, ready), daemon=True)
+    worker.start()
+    assert ready.wait(30)
+    for number in (signal.SIGINT, signal.SIGHUP, *[signal.SIGTERM] * (terms - 1)):
+        os.kill(worker.pid, number)
+        worker.join(0.2)
+        assert worker.is_alive()
+    worker.terminate()  # as Python does when it exits
+    worker.join(30)
+    assert worker.exitcode == (0 if terms == 1 else -signal.SIGTERM)

@@ -144,8 +144,7 @@ DONE = {"embed", "synth", "prepare"}  # commands that leave alone what is there
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [40, 400])
-@pytest.mark.parametrize("when", ["first", "again"])
+@pytest.mark.parametrize(("limit", "when"), [(40, "again"), (400, "first")])
 def test_what_cannot_be_written_is_one_sentence_and_leaves_what_was_there(
     tmp_path: Path, limit: int, when: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,8 +154,8 @@ class VattCLI(LightningCLI):
         """
         folders = [path.resolve() for path in outputs]
         for key, text in texts_of(self.config[self.subcommand]):
-            path = Path(text)
-            if path.exists() and any(path.resolve().is_relative_to(folder) for folder in folders):
+            inside = os.path.exists(text) and any(Path(text).resolve().is_relative_to(folder) for folder in folders)
+            if inside:
                 raise InputError(
                     f"{key} {text} lies in {self.run_folder}, where this training writes: choose another run.folder"
                 )

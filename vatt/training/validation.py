@@ -89,8 +89,9 @@ class CheckData(Callback):
                 if step
                 else "no step was trained: the model that is exported has the weights that the training began with"
             )
+        has_clips = trainer.datamodule is not None and len(trainer.datamodule.val_clips) > 0
         has_best = any(callback.monitor and callback.best_model_path for callback in trainer.checkpoint_callbacks)
-        if self.best_by is not None and self._trained and not self._validated and not has_best:
+        if self.best_by is not None and self._trained and has_clips and not self._validated and not has_best:
             rank_zero_warn(
                 f"there was no validation, so the last weights are exported and not the best by {self.best_by}: lower "
                 "trainer.val_check_interval, or set run.best_by to null"

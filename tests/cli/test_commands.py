@@ -111,13 +111,13 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
     assert "none of the words 'ein roter Kreis' is in the model's vocabulary" in capsys.readouterr().err
 
     monkeypatch.setattr(VATT, "from_pretrained", lambda *_: pytest.fail("the model was loaded"))
-    for option, output, said in (
+    for option, output, message in (
         ("--sheet", "sheet.jpg", "--sheet writes a PNG file"),
         ("--play", "list.mp3", "--play writes an M3U playlist"),
         ("--sheet", f"{video_name(media)}/sheet.png", "is not a writable directory"),
     ):
         assert main(["search", index, "a red ring", option, str(tmp_path / output)]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def video_name(media: Path) -> str:

@@ -95,7 +95,7 @@ def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, ex
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/disk/a"), "cannot write /disk/a: No space left on device"),
         (OSError(errno.EROFS, "Read-only file system"), "cannot write: Read-only file system"),
@@ -109,14 +109,14 @@ def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, ex
     ],
 )  # fmt: skip
 def test_a_machine_that_has_no_room_is_one_line(
-    error: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(word: str, rest: list[str]) -> int:
         raise error
 
     monkeypatch.setattr(front, "_run", run)
     assert main(["index"]) == 2
-    assert capsys.readouterr().err == f"vatt index: error: {said}\n"
+    assert capsys.readouterr().err == f"vatt index: error: {message}\n"
 
 
 def test_the_module_runs_as_the_command_does() -> None:

@@ -56,9 +56,9 @@ def recall(part: Vectors, x: np.ndarray, queries: np.ndarray, k: int = 10, allow
     assert (rows >= 0).all()
     assert all(len(set(some)) == k for some in rows.tolist())
     assert np.all(np.diff(scores, axis=1) <= 1e-6)
-    found = np.take_along_axis(exact, rows, axis=1)
-    np.testing.assert_allclose(found, scores, atol=1e-5)
-    return float((found >= least[:, None] - 1e-6).mean())
+    scores_at_rows = np.take_along_axis(exact, rows, axis=1)
+    np.testing.assert_allclose(scores_at_rows, scores, atol=1e-5)
+    return float((scores_at_rows >= least[:, None] - 1e-6).mean())
 
 
 @pytest.fixture(params=["graph", "as it is"])

@@ -56,7 +56,7 @@ def good(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def index(good: Path, tmp_path: Path) -> Path:
-    """A copy, whose media are said to be where those of the first one are."""
+    """A copy of the index that records the media paths of the original."""
     shutil.copytree(good, tmp_path / "index")
     return tmp_path / "index"
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.training.checkpoint import KEYS, AtomicCheckpointIO, DamagedCheckpoint
+from vatt.training.checkpoint import KEYS, AtomicCheckpointIO, DamagedCheckpoint, is_intact
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 
@@ -254,6 +255,21 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
     path.rename(tmp_path / "best.ckpt")
     with pytest.raises(DamagedCheckpoint, match=r"best.ckpt cannot be read: it was cut off or changed"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")
+
+
+@pytest.mark.parametrize(("offset", "value"), [(6, 1), (8, 99), (40, 255)], ids=["encrypted", "method", "data"])
+def test_archives_that_cannot_be_unpacked_are_damaged(tmp_path: Path, offset: int, value: int) -> None:
+    """Flags and compression method stand in the header of the file and, two bytes further, in the directory."""
+    path = tmp_path / "best.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(range(256)) * 9)
+    assert is_intact(path)
+    data = bytearray(path.read_bytes())
+    data[offset] = value
+    if offset < 30:
+        data[data.index(b"PK\x01\x02") + offset + 2] = value
+    path.write_bytes(data)
+    assert not is_intact(path)
 
 
 @pytest.mark.parametrize(

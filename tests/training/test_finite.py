@@ -51,8 +51,8 @@ def no_weight(module: PretrainModule, batch: dict[str, Any]) -> None:
 
 def test_a_step_is_left_out_and_says_where_it_comes_from(corpus: Path, tmp_path: Path) -> None:
     watch = Spoil({2}, no_picture)
-    said = r"step 2: loss is nan, video_audio is nan, video_text is nan; not finite: video of \S+. Step skipped"
-    with pytest.warns(UserWarning, match=said):
+    message = r"step 2: loss is nan, video_audio is nan, video_text is nan; not finite: video of \S+. Step skipped"
+    with pytest.warns(UserWarning, match=message):
         train(corpus, tmp_path, steps=5, watch=watch)
     assert torch.equal(watch.weights[2], watch.weights[3])  # weights and running statistics
     assert not torch.equal(watch.weights[3], watch.weights[4])

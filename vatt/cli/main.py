@@ -88,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:
-        said = _expected(error)
-        if said is None or os.environ.get("VATT_TRACE"):
+        message = _expected(error)
+        if message is None or os.environ.get("VATT_TRACE"):
             raise
         from vatt.cli.commands import printable
 
-        print(f"vatt {word}: error: {' '.join(map(printable, said.splitlines()))}", file=sys.stderr)
+        print(f"vatt {word}: error: {' '.join(map(printable, message.splitlines()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vatt {word}: stopped", file=sys.stderr)
@@ -156,17 +156,17 @@ def make_parser(word: str, function: Callable[..., int], positional: tuple[str, 
     doc = parse(function.__doc__ or "")
     about = "\n\n".join(part for part in (doc.short_description, doc.long_description) if part)
     parser = OneLineErrors(prog=f"vatt {word}", description=about)
-    said = {parameter.arg_name: parameter.description for parameter in doc.params}
+    help_texts = {parameter.arg_name: parameter.description for parameter in doc.params}
     hints = get_type_hints(function)
     for name in positional:
         kind = str(hints[name])
         several = {"nargs": "+"} if "list" in kind else {"nargs": "?"} if "None" in kind else {}
-        parser.add_argument(name, type=str, help=said[name], **several)
+        parser.add_argument(name, type=str, help=help_texts[name], **several)
     for name, parameter in signature(function).parameters.items():
         if name not in positional:
             required = parameter.default is parameter.empty
             value = {"required": True} if required else {"default": parameter.default}
-            parser.add_argument(f"--{name}", type=hints[name], help=said[name], **value)
+            parser.add_argument(f"--{name}", type=hints[name], help=help_texts[name], **value)
     return parser
 
 

@@ -213,19 +213,19 @@ def search(
     if format == "json":
         print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
     else:
-        said = ("text",) if answers == "text" else ()
+        columns = ("text",) if answers == "text" else ()
         rows = [
             (
                 hit.rank,
                 f"{hit.score:.3f}",
                 f"{hit.start_s:.2f}–{hit.end_s:.2f}",
                 f"{hit.path} (missing)" if hit.missing else hit.path,
-                *((hit.text,) if said else ()),
+                *((hit.text,) if columns else ()),
             )
             for hit in hits
         ]
         if rows:
-            print_table(title, ("rank", "score", "span (s)", "file", *said), rows)
+            print_table(title, ("rank", "score", "span (s)", "file", *columns), rows)
     if sheet:
         draw_sheet(title, hits, sheet, right_id)
     left_out = write_playlist(hits, play) if play else []

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -97,10 +98,10 @@ def whole(path: str | Path) -> Path:
         raise FileNotFoundError(f"no checkpoint at {path}")
     if is_intact(path):
         return path
-    said = f"{path} cannot be read: it was cut off or changed, or is no checkpoint"
+    message = f"{path} cannot be read: it was cut off or changed, or is no checkpoint"
     if path.name != LAST or not previous.is_file():
-        raise DamagedCheckpoint(f"{said}. Choose another with --ckpt_path, or begin anew")
-    rank_zero_warn(f"{said}. The one before it is taken: {previous}")
+        raise DamagedCheckpoint(f"{message}. Choose another with --ckpt_path, or begin anew")
+    rank_zero_warn(f"{message}. The one before it is taken: {previous}")
     return whole(previous)
 
 
@@ -109,7 +110,7 @@ def is_intact(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError):
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError):  # RuntimeError: encrypted, or unknown
         return False
 
 

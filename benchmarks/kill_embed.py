@@ -35,7 +35,7 @@ import torch
 
 from benchmarks.killing import killed_at
 from vatt.cli import retrieval
-from vatt.io import LOCK
+from vatt.locks import LOCK
 from vatt.retrieval.index import FILE, Index
 from vatt.retrieval.store import Embeddings, StoreError, read_errors, write_shard
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vatt"
-EVERYONE = {"structures", "errors", "io"}
+EVERYONE = {"structures", "errors", "io", "locks", "untrusted"}
 MAY_IMPORT = {
     "errors": set(),
     "structures": set(),
     "io": {"errors"},
+    "locks": {"errors", "io"},
+    "untrusted": {"errors"},
     "datasets": {"datasets"} | EVERYONE,
     "models": {"models"} | EVERYONE,
     "models/encoding": {"models", "datasets"} | EVERYONE,  # VATT.encode_video("clip.mp4"), imported when it is used

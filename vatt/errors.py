@@ -7,3 +7,14 @@ class VattError(Exception):
 
 class InputError(VattError, ValueError):
     """A value that cannot be used."""
+
+
+class WriteError(VattError, OSError):
+    """A file that cannot be written, because the disk is full or read-only."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+
+class DirectoryInUse(InputError):
+    """The directory is locked by another process that is writing to it."""

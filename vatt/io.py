@@ -1,4 +1,4 @@
-"""Atomic file writes, directory locks, hashes, and reading small files of directories that are not trusted.
+"""Atomic file writes, and hashes of files.
 
 Every file that replaces another one is written to a temporary file in the same directory and renamed: after an
 interruption or on a full disk the previous file is intact, and no partial file carries the final name.
@@ -8,37 +8,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
-import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
-from vatt.errors import InputError, VattError
+from vatt.errors import DirectoryInUse, WriteError
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
-LOCK = ".lock"
 PENDING = ".pending"  # directory of files that are complete, and have not all been put in place yet
-
-
-class WriteError(VattError, OSError):
-    """A file that cannot be written, because the disk is full or read-only."""
-
-    def __str__(self) -> str:
-        return f"cannot write {self.filename}: {self.strerror}"
-
-
-class DirectoryInUse(InputError):
-    """The directory is locked by another process that is writing to it."""
 
 
 @contextmanager
@@ -225,52 +208,6 @@ def write_errno(error: BaseException) -> int | None:
     return None
 
 
-class DirectoryLock:
-    """Exclusive right to write to a directory, held until `release` or the end of the process.
-
-    Args:
-        folder: Directory; it is created if it does not exist.
-        name: Name of the lock file in it.
-    """
-
-    def __init__(self, folder: str | Path, name: str = LOCK) -> None:
-        self.folder = Path(folder)
-        self._lock = FileLock(self.folder / name, timeout=0)
-
-    def acquire(self) -> DirectoryLock:
-        """Take the lock without waiting.
-
-        Raises:
-            DirectoryInUse: Another process holds it.
-            WriteError: The directory cannot be written to.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise DirectoryInUse(
-                f"another process is writing to {self.folder}: wait until it has ended, or choose another directory"
-            ) from None
-        except OSError as error:
-            code = write_errno(error)
-            if code is None:
-                raise
-            raise WriteError(code, os.strerror(code), str(self.folder)) from error
-        return self
-
-    def release(self) -> None:
-        """Release the lock; without effect if it is not held."""
-        self._lock.release()
-
-    def __enter__(self) -> DirectoryLock:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
 def short_hash(*parts: str | bytes) -> str:
     """Return the first 16 hexadecimal digits of a SHA-256 of the parts and their boundaries."""
     digest = hashlib.sha256()
@@ -284,55 +221,3 @@ def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def inner_file(folder: str | Path, name: str) -> Path:
-    """Return the path of a regular file that lies directly in a directory.
-
-    Directories are not trusted: a name may lead out of them by ``..`` or a symbolic link, and opening a named pipe
-    would block. Links into the blobs of a Hugging Face cache are followed.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        InputError: The name is not a plain file name, or the file is a link to another directory or not a regular file.
-    """
-    folder = Path(folder)
-    if not name or name in (".", "..") or set(name) & set("/\\\0"):
-        raise InputError(f"{folder}: {name[:100]!r} is not a plain file name")
-    path, real_folder = folder / name, folder.resolve()
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} is a broken symbolic link") from error
-    blobs = [parent.parent / "blobs" for parent in real_folder.parents if parent.name == "snapshots"]
-    if real.parent not in (real_folder, *blobs):
-        raise InputError(f"{path} is a link to {real}, outside its directory: replace the link with the file")
-    if not stat.S_ISREG(real.stat().st_mode):
-        raise InputError(f"{path} is not a regular file")
-    return path
-
-
-def read_json(path: str | Path, max_bytes: int = 2**20) -> dict[str, Any]:
-    """Read a file with one JSON object.
-
-    Args:
-        path: File.
-        max_bytes: Larger files are refused.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        InputError: The file is too large, is not UTF-8, or is not a JSON object.
-    """
-    with Path(path).open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InputError(f"{path} has more than {max_bytes / 2**20:g} MiB, the limit for this file")
-    try:
-        value = json.loads(data.decode("utf-8"))
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of surrogate pairs could not be printed
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise InputError(f"{path} is damaged: {reason}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}")
-    return value

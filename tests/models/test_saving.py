@@ -18,8 +18,7 @@ pytest.importorskip("faiss")
 from benchmarks.killing import killed_at
 from tests.conftest import WORDS, tiny_model
 from vatt.datasets.text import WordVocabulary, load_vocabulary
-from vatt.errors import InputError
-from vatt.io import DirectoryInUse, WriteError
+from vatt.errors import DirectoryInUse, InputError, WriteError
 from vatt.models.encoding import model_vocabulary
 from vatt.models.vatt import VATT, load_model
 from vatt.training.history import history_of

@@ -16,7 +16,7 @@ pytest.importorskip("faiss")
 
 from benchmarks.killing import killed_at
 from tests.evaluation.test_protocols import row
-from vatt.io import LOCK
+from vatt.locks import LOCK
 from vatt.retrieval.index import FILE, Index
 from vatt.retrieval.store import claim, missing_shards, read_errors, read_notes, tidy, write_notes, write_shard
 

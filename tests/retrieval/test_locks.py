@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.evaluation.test_protocols import row
 from vatt.cli.main import main
-from vatt.io import DirectoryInUse
+from vatt.errors import DirectoryInUse
 from vatt.retrieval.embedder import Embedder
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.store import Embeddings, StoreError, claim_part, is_being_written, missing_shards, write_shard
@@ -137,7 +137,7 @@ def store(folder: Path, name: str) -> Path:
 def test_an_index_is_changed_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = tmp_path / "index"
     Index.build([store(tmp_path, "a")]).save(index)
-    with holding(f"from vatt.io import DirectoryLock\nlock = DirectoryLock({str(index)!r}).acquire()"):
+    with holding(f"from vatt.locks import DirectoryLock\nlock = DirectoryLock({str(index)!r}).acquire()"):
         for argv in (
             [str(store(tmp_path, "bb")), "--add", "true"],
             [str(index), "--remove", "*"],

@@ -13,7 +13,7 @@ from vatt.datasets.datamodule import ClipDataModule, Source
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
-from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.checkpoint_io import AtomicCheckpointIO
 from vatt.training.compute import Compute
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule

@@ -21,7 +21,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.training.checkpoint import KEYS, AtomicCheckpointIO, DamagedCheckpoint, is_intact
+from vatt.training.checkpoint_io import KEYS, AtomicCheckpointIO, DamagedCheckpoint, is_intact
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vatt.errors import InputError
-from vatt.io import DirectoryInUse
+from vatt.errors import DirectoryInUse, InputError
 from vatt.training.directory import RunDirectory, find_checkpoint
 
 

@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _expected(error: Exception) -> str | None:
     """Return what to say of an error of the user's or of the machine; None of a defect."""
-    from vatt.io import WriteError, write_errno
+    from vatt.errors import WriteError
+    from vatt.io import write_errno
 
     if isinstance(error, WriteError):
         return str(error)

@@ -132,7 +132,7 @@ def index(
         remove: leave out clips whose path or id matches this pattern (* and ?).
         compact: build it anew from what was not removed or replaced.
     """
-    from vatt.io import DirectoryLock
+    from vatt.locks import DirectoryLock
     from vatt.retrieval.index import Index
 
     changes: list[str] = []

@@ -23,7 +23,7 @@ from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
-from vatt.training.checkpoint import AtomicCheckpointIO
+from vatt.training.checkpoint_io import AtomicCheckpointIO
 from vatt.training.directory import RunDirectory, find_checkpoint
 from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule

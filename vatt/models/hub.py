@@ -18,16 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
-from vatt.io import (
-    PENDING,
-    atomic_path,
-    atomic_write,
-    current_directory,
-    file_hash,
-    inner_file,
-    remove_leftovers,
-    replace_files,
-)
+from vatt.io import PENDING, atomic_path, atomic_write, current_directory, file_hash, remove_leftovers, replace_files
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.part import check_types, from_config, to_config
@@ -43,6 +34,7 @@ from vatt.models.saved import (
     read_weights,
 )
 from vatt.structures import ClipFormat
+from vatt.untrusted import inner_file
 
 INPUTS = {  # for readers of config.json
     "video": "(B, T, 3, H, W) RGB in [-1, 1] at format.fps: the middle square of format.crop_box, format.size wide",

@@ -29,8 +29,9 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from vatt.errors import InputError
-from vatt.io import atomic_path, file_hash, inner_file, read_json
+from vatt.io import atomic_path, file_hash
 from vatt.structures import ClipFormat
+from vatt.untrusted import inner_file, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # key in config.json

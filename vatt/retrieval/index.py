@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from vatt.errors import InputError
-from vatt.io import DirectoryInUse, DirectoryLock
+from vatt.errors import DirectoryInUse, InputError
+from vatt.locks import DirectoryLock
 from vatt.retrieval.hits import Hit, RelativePattern, allowed_rows, describe_filters, hits_of, matches
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_strange, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of

@@ -19,13 +19,15 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from vatt.errors import InputError
-from vatt.io import LOCK, atomic_write, file_hash, inner_file, read_json
+from vatt.io import atomic_write, file_hash
+from vatt.locks import LOCK
 from vatt.models.vatt import SPACES
 from vatt.retrieval.faiss_files import FileMismatch
 from vatt.retrieval.paths import MAX_ROOTS, is_absolute
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import Kind, Vectors
 from vatt.structures import MODALITIES
+from vatt.untrusted import inner_file, read_json
 
 FILE, VERSION = "index.json", 3
 READERS = 4  # files that are hashed at the same time

@@ -41,13 +41,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vatt.errors import InputError
-from vatt.io import DirectoryInUse, DirectoryLock, WriteError, atomic_path, atomic_write, inner_file, read_json
+from vatt.errors import DirectoryInUse, InputError, WriteError
+from vatt.io import atomic_path, atomic_write
+from vatt.locks import DirectoryLock
 from vatt.retrieval.hits import ROWS
 from vatt.retrieval.paths import MAX_ROOTS, Location, absolute, is_absolute
 from vatt.retrieval.rows import check_paths, map_paths
 from vatt.retrieval.tables import StoreError, read_rows, read_table
 from vatt.structures import Event
+from vatt.untrusted import inner_file, read_json
 
 Row = dict[str, Any]
 FILE, POOLED, ERRORS, NOTES = "embeddings.parquet", "pooled.parquet", "errors.parquet", "embeddings.json"

@@ -14,8 +14,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from vatt.errors import InputError
-from vatt.io import DirectoryLock
-from vatt.training.checkpoint import BEST, LAST, PREVIOUS, best_score
+from vatt.locks import DirectoryLock
+from vatt.training.checkpoint import best_score
+from vatt.training.checkpoint_io import BEST, LAST, PREVIOUS
 
 CHECKPOINTS = "checkpoints"
 EARLIER = "earlier"  # directory in a run that keeps earlier runs

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from vatt.training.callbacks import Throughput
-from vatt.training.checkpoint import BestCheckpoint, is_intact
+from vatt.training.checkpoint import BestCheckpoint
+from vatt.training.checkpoint_io import is_intact
 from vatt.training.history import HISTORY, OBJECTIVE
 from vatt.training.private import export_averaged_weights
 from vatt.training.resume import has_average

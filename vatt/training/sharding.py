@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from vatt.errors import VattError
 from vatt.models.attention import Block
-from vatt.training.checkpoint import whole
+from vatt.training.checkpoint_io import whole
 from vatt.training.resume import take_raw_weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -47,7 +47,7 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: str, weights_only: bool | None = None) -> dict[str, Any]:
-        """See `vatt.training.checkpoint.AtomicCheckpointIO.load_checkpoint`."""
+        """See `vatt.training.checkpoint_io.AtomicCheckpointIO.load_checkpoint`."""
         path = whole(self.broadcast(checkpoint_path))
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:

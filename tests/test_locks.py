@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vatt.errors import DirectoryInUse
+from vatt.locks import DirectoryLock
+
+HOLD = """
+import sys
+from vatt.locks import DirectoryLock
+lock = DirectoryLock(sys.argv[1]).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_gets_an_error_until_the_first_has_ended_however_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(DirectoryInUse, match=r"another process is writing to .*run: wait"), DirectoryLock(folder):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(30)
+    with DirectoryLock(folder):
+        pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from vatt.cli.main import main
 from vatt.models.vatt import VATT
 from vatt.retrieval.index import Index
 
@@ -24,19 +27,12 @@ pytestmark = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # small steps, and the same sums in every run
 
 
-def vatt(*argv: str, status: int = 0) -> str:
-    """Run a command in a process of its own; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vatt", *argv],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == status, f"{argv}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+def vatt(*argv: str) -> str:
+    """Run a command in this process, from the root of the repository; return what it printed."""
+    printed = io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        assert main(list(argv)) == 0, f"{argv}\n{printed.getvalue()}"
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from vatt.cli import steps as module
 from vatt.cli.demo import demo
 from vatt.cli.main import main
 from vatt.cli.steps import CommandFailed
+from vatt.evaluation import probe as classifiers
 from vatt.models.vatt import VATT
 
 
@@ -121,6 +122,7 @@ def test_ways_to_pretrain_are_compared(
 ) -> None:
     monkeypatch.setattr(measures, "SCENES", ("--num_train", "6", "--num_test", "3", "--num_workers", "1"))
     monkeypatch.setattr(measures, "STEPS", 3)
+    monkeypatch.setattr(classifiers, "STRENGTHS", [0.1, 10.0])
     monkeypatch.setattr(measures, "TRACKING", (*measures.TRACKING, "--steps", "3"))
     others = [str(shrink(f"demo_{name}.yaml", tmp_path)) for name in ("vjepa", "masked")]
     command = ["compare", "--configs", json.dumps([str(config), *others]), "--output", str(tmp_path / "compare")]
@@ -165,6 +167,7 @@ def test_ways_to_pretrain_are_compared(
     assert sum(line.startswith("vatt probe") for line in first.split("\n$ ")) == 3 * len(ways)
     assert not any(line.startswith(("vatt pretrain", "vatt readout", "vatt embed")) for line in anew)
     capsys.readouterr()
+    command[command.index("--configs") + 1] = json.dumps([str(config)])
     assert main([*command, "--tflops", "0.5"]) == 2  # what is there was trained with less
     assert "training of another configuration" in capsys.readouterr().err
     assert main([*command, "--tflops", "1e-9"]) == 2

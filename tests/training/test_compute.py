@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
 from pathlib import Path
 
 import pytest
@@ -62,8 +62,11 @@ def test_activation_checkpointing_keeps_little() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_training_is_saved_as_any_other(corpus: Path, tmp_path: Path) -> None:
+def test_a_compiled_training_is_saved_as_any_other(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without code generation, which takes long: `tests.models.test_compiled` compiles a model with inductor."""
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
     for name, compute in (("plain", Compute()), ("compiled", Compute(compile=True, activation_checkpointing=True))):
         train(corpus, tmp_path / name, steps=4, compute=compute)
     for loss in ("train/loss", "val/rsum"):

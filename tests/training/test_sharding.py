@@ -140,6 +140,8 @@ def compare(rank: int, port: int, folder: Path) -> None:
         assert rank or not wanted, (name, wanted)
         compare_steps(module, whole, rank, half)
         (folder / f"{rank}.txt").open("a").write(f"{name}\n")
+    with pytest.raises(VattError, match="the first process has no weights"):
+        shard(masked(True), mesh, None)
     dist.destroy_process_group()
 
 
@@ -150,27 +152,11 @@ def port() -> int:
 
 
 def test_weights_and_steps_are_those_of_whole_models(tmp_path: Path) -> None:
-    """Of all objectives, in one pair of processes, since these take long to begin."""
+    """For all objectives, in one pair of processes, which take long to start; a first process without weights is an
+    error."""
     mp.start_processes(compare, (port(), tmp_path), nprocs=WORLD, start_method="spawn")
     for rank in range(WORLD):
         assert (tmp_path / f"{rank}.txt").read_text().splitlines() == [*CASES]
-
-
-def without_weights(rank: int, port: int, folder: Path) -> None:
-    """One of two processes that all are built without memory."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    try:
-        shard(masked(True), init_device_mesh("cpu", (WORLD,)), None)
-    except VattError as error:
-        (folder / f"{rank}.txt").write_text(str(error))
-    dist.destroy_process_group()
-
-
-def test_the_first_process_has_to_have_weights(tmp_path: Path) -> None:
-    mp.start_processes(without_weights, (port(), tmp_path), nprocs=WORLD, start_method="spawn")
-    for rank in range(WORLD):
-        assert "the first process has no weights" in (tmp_path / f"{rank}.txt").read_text()
 
 
 @pytest.mark.slow

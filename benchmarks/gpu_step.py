@@ -3,15 +3,15 @@
 Usage:
     python benchmarks/gpu_step.py                                    # MBS and LBS, then the largest batches
     python benchmarks/gpu_step.py --sizes mbs --batches 64 128 --compile --output mbs.md
-    python benchmarks/gpu_step.py --device cpu --tiny                # does it run at all?
+    python benchmarks/gpu_step.py --device cpu --tiny                # smoke test
 
 The paper's models and clips (32 frames of 224 x 224, 153,600 samples, 5 texts of 16 words), DropToken 0.5, bf16,
-fused AdamW, gradients clipped to a norm of 1. Operations are the model's: a forward pass and a backward pass of twice
-as many, whatever is computed a second time. They are set against the rate of large matrix products measured in the same
-run, and against the datasheet where it is known.
+fused AdamW, gradients clipped to a norm of 1. FLOPs are those of the model: a forward pass, and a backward pass with
+twice as many. Recomputed activations do not count. They are compared with the rate of large matrix products measured in
+the same run, and with the datasheet if it is known.
 
-Rows are written as they are measured. After --minutes no other row is begun; one that would probably take longer than
-what is left is not begun either.
+Rows are written as they are measured. No row is started after --minutes, or if it would probably take longer than the
+remaining time.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ HEADER = """| model | clips | micro-batch | activations made again | s a step | 
 
 @dataclass
 class Bench:
-    """What is measured, on what, and where the rows go.
+    """Measurement of training steps on a device.
 
     Args:
-        device: "cuda", or "cpu" for a try.
-        deadline: time after which no row is begun, of `time.monotonic`.
-        matrix: rows and columns of the matrices that are multiplied.
-        warm, steps: that are done first, and those that are measured.
-        file: gets the rows too, where there is one.
+        device: "cuda", or "cpu" for a smoke test.
+        deadline: Time of `time.monotonic` after which no row is started.
+        matrix: Rows and columns of the matrices that are multiplied.
+        warm: Number of warm-up steps.
+        steps: Number of measured steps.
+        file: File that also gets the rows, or None.
     """
 
     device: str
@@ -70,7 +71,7 @@ class Bench:
         self.rate = self.matrix_rate()
 
     def matrix_rate(self) -> float:
-        """Operations a second of large products of bf16 matrices, the median of 20."""
+        """Return the median FLOP/s of 20 measurements of large products of bf16 matrices."""
         a, b = (torch.randn(self.matrix, self.matrix, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         times = []
         for number in range(25):
@@ -84,14 +85,14 @@ class Bench:
         return 2 * self.matrix**3 / statistics.median(times)
 
     def write(self, line: str) -> None:
-        """A line, at once."""
+        """Print a line, and write it to the file, without buffering."""
         print(line, flush=True)
         if self.file is not None:
             self.file.write(line + "\n")
             self.file.flush()
 
     def module_of(self, size: str, compute: Compute, micro_batch: int | None) -> tuple[PretrainModule, ClipFormat]:
-        """The model of a configuration, on the device."""
+        """Return the model of a configuration on the device, and its clip format."""
         options = [f"--data.manifest={ROOT}/none.csv", "--data.vocabulary=null", "--trainer.logger=false"]
         options += ["--trainer.devices=1", "--trainer.strategy=auto"]
         options += [] if micro_batch is None else [f"--model.objective.micro_batch={micro_batch}"]
@@ -101,24 +102,24 @@ class Bench:
         return module, cli.datamodule.format
 
     def row(self, size: str, clips: int, compute: Compute, micro_batch: int | None) -> bool:
-        """Measure a row of the table, and write it. Returns whether memory sufficed."""
+        """Measure a row of the table and write it. Return False if time or memory did not suffice."""
         began = time.monotonic()
         if began + 1.5 * self.longest_s > self.deadline:
             return False
         again = "yes" if compute.activation_checkpointing else "no"
         named = f"| {size.upper()} | {clips:,} | {micro_batch or '–'} | {again}"
         try:
-            said, fits = self.measure(size, clips, compute, micro_batch), True
+            cells, fits = self.measure(size, clips, compute, micro_batch), True
         except torch.OutOfMemoryError:
-            said, fits = "out of memory | | | | |", False
+            cells, fits = "out of memory | | | | |", False
         if self.device == "cuda":
             torch.cuda.empty_cache()
         self.longest_s = max(self.longest_s, time.monotonic() - began)
-        self.write(f"{named} | {said}")
+        self.write(f"{named} | {cells}")
         return fits
 
     def measure(self, size: str, clips: int, compute: Compute, micro_batch: int | None) -> str:
-        """The numbers of a row."""
+        """Return the numbers of a row."""
         module, format = self.module_of(size, compute, micro_batch)
         module.objective.draws = torch.Generator().manual_seed(0)
         optimizer, _ = make_optimizer(module, Optimization(warmup_steps=1), 100)
@@ -152,16 +153,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["mbs", "lbs"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 64, 128, 256, 512])
-    parser.add_argument("--large", nargs="*", type=int, default=[512, 2048], help="batches in micro-batches of 32")
+    parser.add_argument(
+        "--large", nargs="*", type=int, default=[512, 2048], help="batch sizes with micro-batches of 32"
+    )
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--tiny", action="store_true", help="a small model, and few clips")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no other row is begun")
-    parser.add_argument("--output", type=Path, help="file that gets the rows too")
+    parser.add_argument("--tiny", action="store_true", help="small model and few clips")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time after which no row is started")
+    parser.add_argument("--output", type=Path, help="file that also gets the rows")
     given = parser.parse_args()
     deadline = time.monotonic() + 60 * given.minutes
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("there is no GPU here: --device cpu --tiny tries the script")
+        raise SystemExit("PyTorch finds no GPU; --device cpu --tiny runs a smoke test")
     if given.tiny:
         given.sizes, given.batches, given.large = ["small"], [2], [2]
     file = given.output.open("w", encoding="utf-8") if given.output else None

@@ -21,7 +21,7 @@ from vatt.errors import DirectoryInUse, WriteError
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
-PENDING = ".pending"  # directory of files that are complete, and have not all been put in place yet
+PENDING = ".pending"  # directory of complete files that are about to replace others
 
 
 @contextmanager
@@ -32,8 +32,8 @@ def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
 
     Args:
         path: Final path. Missing parent directories are created.
-        keep_suffix: Give the temporary file the suffix of ``path``, by which libraries choose the format. Without it, a
-            file that a killed process leaves behind is not taken for one of its kind.
+        keep_suffix: Give the temporary file the suffix of ``path``, by which libraries choose the format. Without it,
+            programs that look for the suffix ignore what a killed process leaves behind.
 
     Raises:
         WriteError: The disk is full or read-only.
@@ -57,10 +57,10 @@ def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
     except BaseException as error:
         try:
             temporary.unlink(missing_ok=True)
-        except OSError:  # a file system that became read-only keeps it
+        except OSError:  # the file system has become read-only
             pass
         code = write_errno(error)
-        if code is None or isinstance(error, WriteError):  # of another file, which is written in this block
+        if code is None or isinstance(error, WriteError):  # raised for another file in the block
             raise
         raise WriteError(code, os.strerror(code), str(path)) from error
 
@@ -72,7 +72,7 @@ def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
     The directory is renamed to ``folder/.pending`` once all its files are on the disk. Then each of them gets a hard
     link in ``folder``, and ``.pending`` is removed. A process that is killed before the rename leaves the old files;
     after it, `current_directory` returns ``.pending`` with the new ones until the next call finishes the replacement.
-    Subdirectories are replaced as a whole. Other files in ``folder`` stay.
+    Subdirectories are replaced completely. Other files in ``folder`` are kept.
 
     Args:
         folder: Directory. It is created if it does not exist.
@@ -122,18 +122,19 @@ def current_directory(folder: str | Path) -> Path:
 
 
 def _finish_replacement(folder: Path, last: str) -> None:
+    """Link the files of ``.pending`` into the directory, then remove ``.pending``."""
     pending = current_directory(folder)
     if pending == folder:
         return
     for path in sorted(pending.iterdir(), key=lambda path: (path.name == last, path.name)):
-        _put_in_place(path, folder / path.name)
+        _replace_by_links(path, folder / path.name)
     temporary = folder / f".{uuid.uuid4().hex[:12]}{UNFINISHED}"
     os.rename(pending, temporary)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(path: Path, target: Path) -> None:
-    """Make a file or a directory equal to one of the same file system, which stays where it is."""
+def _replace_by_links(path: Path, target: Path) -> None:
+    """Replace ``target`` by a hard link to the file ``path``, or by a directory of links to the files in it."""
     if not path.is_dir():
         if not (target.exists() and path.samefile(target)):  # renaming one link of a file to another has no effect
             with atomic_path(target) as temporary:
@@ -142,7 +143,7 @@ def _put_in_place(path: Path, target: Path) -> None:
     if target.is_symlink() or target.is_file():
         target.unlink()
     for inner in sorted(path.iterdir()):
-        _put_in_place(inner, target / inner.name)
+        _replace_by_links(inner, target / inner.name)
     for other in set(os.listdir(target)) - set(os.listdir(path)):
         old = target / other
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
@@ -190,7 +191,7 @@ def atomic_write(path: str | Path, mode: str = "wb", **options: Any) -> Iterator
 
 
 def write_errno(error: BaseException) -> int | None:
-    """Return the error number if an exception, or one of its causes, says that a disk is full or read-only.
+    """Return the error number if an exception or one of its causes reports a full or read-only disk, else None.
 
     Libraries report a failed write as an `OSError`, or as a `RuntimeError` with the message of the system.
     """
@@ -209,7 +210,7 @@ def write_errno(error: BaseException) -> int | None:
 
 
 def short_hash(*parts: str | bytes) -> str:
-    """Return the first 16 hexadecimal digits of a SHA-256 of the parts and their boundaries."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the parts and their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

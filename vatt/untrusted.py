@@ -1,4 +1,4 @@
-"""Reading small files of directories that are not trusted."""
+"""Reading of small files in untrusted directories."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def inner_file(folder: str | Path, name: str) -> Path:
 
     Directories are not trusted: a name may lead out of them by ``..`` or a symbolic link, and opening a named pipe
     would block. Links into the blobs of a Hugging Face cache are followed.
+
+    Args:
+        folder: Directory.
+        name: Name of the file.
 
     Raises:
         FileNotFoundError: There is no such file.

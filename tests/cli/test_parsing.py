@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from tests.conftest import ROOT
 from vatt.cli.main import main
-from vatt.cli.parsing import changed_options, expand_user, texts_of
+from vatt.cli.parsing import changed_options, expand_user, strings_of
 
 FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
 
@@ -34,7 +34,7 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         ([*FIT, "--model.objective.init_args.micro_batch", "0"], "micro_batch must be at least 1, not 0"),
         ([*FIT, "--model.optimization.betas", "[0.9,1]"], "betas must lie in [0, 1), not (0.9, 1.0)"),
         ([*FIT, "--model.optimization.eps", "-1"], "eps must be at least 0, not -1.0"),
-        ([*FIT, "--model.optimization.clip_each", "0"], "clip_each must be above 0, not 0.0"),
+        ([*FIT, "--model.optimization.clip_each", "0"], "clip_each must be positive, not 0.0"),
         ([*FIT, "--data.vocabulary=null", "--run.ema", "1"], "run.ema must lie in [0, 1), not 1.0"),
         ([*FIT, "--data.vocabulary=null", "--run.checkpoint_steps", "0"], "checkpoint_steps must be at least 1, not 0"),
         ([*FIT, "--data.vocabulary=null", "--data.batch_size", "0"], "data.batch_size must be at least 1, not 0"),
@@ -75,7 +75,7 @@ def test_changed_options_are_listed() -> None:
 
 def test_texts_are_found_wherever_they_stand() -> None:
     config = Namespace(a="x", b=Namespace(c=[Namespace(d="y"), {"e": "z"}], f=3), g=("u", None))
-    assert list(texts_of(config)) == [("a", "x"), ("b.c.d", "y"), ("b.c.e", "z"), ("g", "u")]
+    assert list(strings_of(config)) == [("a", "x"), ("b.c.d", "y"), ("b.c.e", "z"), ("g", "u")]
 
 
 def test_an_unknown_key_of_a_file_is_answered_with_the_closest_one(

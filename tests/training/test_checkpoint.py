@@ -227,7 +227,7 @@ def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(corpus: Path,
     assert (steps["last.ckpt"], steps["previous.ckpt"]) == (4, 2)
     size = (checkpoints / "last.ckpt").stat().st_size
     os.truncate(checkpoints / "last.ckpt", int(left if left > 1 else left * size))
-    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read: .*The one before it is taken: .*previous.ckpt"):
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read: .*used instead: .*previous.ckpt"):
         _, resumed = train(corpus, tmp_path / "parts", steps=8, resume=True)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(corpus: Path,
 def test_there_may_be_no_other_one(tmp_path: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
-        with pytest.raises(DamagedCheckpoint, match=f"{name} cannot be read: .*Choose another with --ckpt_path"):
+        with pytest.raises(DamagedCheckpoint, match=f"{name} cannot be read: .*Choose another checkpoint"):
             AtomicCheckpointIO().load_checkpoint(tmp_path / name, weights_only=True)
     with pytest.raises(FileNotFoundError):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
@@ -250,10 +250,10 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(bytes(4000)) + 2000] = 1
     path.write_bytes(data)
-    with pytest.warns(UserWarning, match="The one before it is taken"):
+    with pytest.warns(UserWarning, match="The previous checkpoint is used instead"):
         assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 1
     path.rename(tmp_path / "best.ckpt")
-    with pytest.raises(DamagedCheckpoint, match=r"best.ckpt cannot be read: it was cut off or changed"):
+    with pytest.raises(DamagedCheckpoint, match=r"best.ckpt cannot be read: it is truncated, was modified"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")
 
 
@@ -275,14 +275,14 @@ def test_archives_that_cannot_be_unpacked_are_damaged(tmp_path: Path, offset: in
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"x": torch.zeros(2)}, "it lacks state_dict, epoch, global_step, pytorch-lightning_version"),
-        ([1, 2], "it lacks state_dict"),
-        ({"state_dict": Path("/")}, "it holds other Python objects, which are not loaded"),
+        ({"x": torch.zeros(2)}, "it has no state_dict, epoch, global_step, pytorch-lightning_version"),
+        ([1, 2], "it has no state_dict"),
+        ({"state_dict": Path("/")}, "it contains Python objects that are not loaded"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_named(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(DamagedCheckpoint, match=f"other.ckpt is no checkpoint of a training: {message}"):
+    with pytest.raises(DamagedCheckpoint, match=f"other.ckpt is not a training checkpoint: {message}"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
 
 

@@ -155,5 +155,5 @@ def test_parts_without_gradients_and_unknown_algorithms() -> None:
     layer = nn.Linear(2, 2)
     clip_gradients(layer.parameters(), 1.0)
     clip_gradients(layer.parameters(), 1.0, "value")
-    with pytest.raises(InputError, match="gradient_clip_algorithm is norm or value, not 'sum'"):
+    with pytest.raises(InputError, match="gradient_clip_algorithm must be norm or value, not 'sum'"):
         clip_gradients(layer.parameters(), 1.0, "sum")

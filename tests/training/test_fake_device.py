@@ -105,7 +105,7 @@ def test_a_training_step(prepared: Prepared) -> None:
         assert all(gradient.device == DEVICE for gradient in gradients)
         module.on_before_optimizer_step(optimizer)
         assert optimizer.found_inf.device == DEVICE  # decided there, and read later
-        assert module.guard._unread.broken.device.type == "cpu"
+        assert module.guard._pending.broken.device.type == "cpu"
         for algorithm in ("norm", "value"):
             module.configure_gradient_clipping(optimizer, 1.0, algorithm)
         optimizer.step()

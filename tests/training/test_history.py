@@ -169,7 +169,7 @@ def test_a_model_of_an_earlier_training_is_put_aside(
     shutil.copytree(first_fold, run)
     asked = given(folds, run, "--data.fold=2", f"--model.pretrained={run / 'model'}")
     assert main(["finetune", "fit", *asked]) == 2
-    assert "where this training writes" in capsys.readouterr().err
+    assert "the directory of this training" in capsys.readouterr().err
     asked = given(folds, run, "--data.fold=2", f"--model.pretrained={pretrained}")
     assert main(["finetune", "fit", *asked]) == 0
     origin = {

@@ -38,7 +38,7 @@ def codes(
         size: of the pictures, in pixels.
         clips: of the manifest, spread over it.
         frames: of each clip, spread over it.
-        split: of the manifest; null takes all, as does a manifest without splits.
+        split: Split of the manifest. All clips are used if it is null or the manifest has no splits.
         rounds: of k-means.
         num_workers: processes that read.
         seed: of where k-means begins.

@@ -139,10 +139,10 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, .
         left = column in ("file", "")
         table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=column == "")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # brackets in a file's name are no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # brackets in file names are not markup
     Console().print(table)
 
 
 def printable(value: object) -> str:
-    """Return a text without characters that control a terminal, which names of files may hold."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+    """Return a value as text with control characters escaped. File names may contain terminal control codes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))

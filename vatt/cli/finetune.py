@@ -123,7 +123,7 @@ def finetune(argv: list[str]) -> int:
 
 
 def build_finetuning(argv: list[str]) -> FinetuneCLI:
-    """Everything a configuration describes, without running it."""
+    """Build everything that a configuration describes, without running it."""
     quiet()
     return FinetuneCLI(
         FinetuneModule,

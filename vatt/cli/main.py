@@ -59,11 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all went well, 1 when it went through but some input could not be used, 2 for wrong input, 130 after
-        Ctrl-C, 141 if the reader of the output has ended. SIGTERM exits with 143.
+        Exit status: 0 for success, 1 if some input could not be used, 2 for invalid input, 130 after Ctrl-C, 141 if
+        the reader of the output has exited. SIGTERM exits with status 143.
     """
-    # Threads that wait spin for a while unless told, and take the CPU from others on a busy machine; it is read when
-    # PyTorch is imported.
+    # By default, waiting OpenMP threads spin and slow down other processes. PyTorch reads the variable on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -84,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files and uploads are deleted
     try:
         return _run(word, rest)
-    except BrokenPipeError:  # whoever reads the output, such as head, has ended
+    except BrokenPipeError:  # the reader of the output, such as head, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:
-        message = _expected(error)
+        message = _error_message(error)
         if message is None or os.environ.get("VATT_TRACE"):
             raise
         from vatt.cli.commands import printable
@@ -100,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _expected(error: Exception) -> str | None:
-    """Return what to say of an error of the user's or of the machine; None of a defect."""
+def _error_message(error: Exception) -> str | None:
+    """Return the message for an error that the user or the machine has caused, or None for a bug."""
     from vatt.errors import WriteError
     from vatt.io import write_errno
 
@@ -120,7 +119,7 @@ def _expected(error: Exception) -> str | None:
 
 
 def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    """Warnings of this package as a sentence, and others as Python has them."""
+    """Format warnings of this package as one sentence, and other warnings as Python does."""
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         return f"warning: {message}\n"
     return _PYTHON_FORMAT(message, category, filename, lineno, line)
@@ -143,9 +142,9 @@ def _run(word: str, rest: list[str]) -> int:
 
 
 def make_parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:
-    """Options from the function's parameters, help from its docstring.
+    """Return the parser of a command: options from the function's parameters, help from its docstring.
 
-    jsonargparse's own ``add_function_arguments`` would import what the function imports, PyTorch above all.
+    `add_function_arguments` of jsonargparse is not used: it imports everything that the function imports, even PyTorch.
     """
     from inspect import signature
     from typing import get_type_hints

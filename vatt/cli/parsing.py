@@ -1,4 +1,4 @@
-"""Command-line parsers that answer a mistake with one sentence, and take whole option names only."""
+"""Command-line parsers that report errors in one sentence and do not accept abbreviated options."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-CLOSE = 3  # names that are proposed for a misspelled one
-LONG = 400  # characters of a message
+MAX_PROPOSALS = 3  # names that are suggested for a misspelled one
+MAX_MESSAGE = 400  # characters of a message
 
 
 class OneLineErrors(ArgumentParser):
-    """Parser whose errors are one sentence, with the closest names of a misspelled option."""
+    """Parser that reports an error in one sentence, with the closest names for a misspelled option."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -34,11 +34,14 @@ class OneLineErrors(ArgumentParser):
 
 
 def explain(message: str, parser: argparse.ArgumentParser) -> str:
-    """Turn a message of jsonargparse into a sentence.
+    """Convert an error message of jsonargparse to one sentence.
 
     Args:
-        message: Message, of several lines.
-        parser: Parser, or the parser of the subcommand, whose options are proposed.
+        message: Error message, possibly of several lines.
+        parser: Parser, or parser of the subcommand, whose options are suggested.
+
+    Returns:
+        The sentence, without the name of the command.
     """
     unknown = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE | re.DOTALL)
     if unknown:
@@ -68,11 +71,11 @@ def explain(message: str, parser: argparse.ArgumentParser) -> str:
     if value and (kind := re.search(r"Expected a <class '([\w.]+)'>", message)):
         return f"{key}{value[1]!r} is not valid; expected a value of type {kind[1]}"
     text = " ".join(re.sub(r'Parser key "([^"]+)":', r"\1:", message).split())
-    return text if len(text) <= LONG else text[: LONG - 1] + "…"
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
 def expand_user(config: Namespace) -> None:
-    """Replace a leading ``~`` in every text of a configuration by the home directory, in place."""
+    """Expand a leading ``~`` in all strings of a configuration, in place."""
     for key, value in config.items():
         config[key] = _expanded(value)
 
@@ -85,26 +88,26 @@ def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], key: str 
         if isinstance(old, dict) and isinstance(new, dict):
             changed += changed_options(old, new, path)
         elif old != new:
-            changed.append(f"{path} {shown(old)} -> {shown(new)}")
+            changed.append(f"{path} {format_value(old)} -> {format_value(new)}")
     return sorted(changed)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value of a configuration as text of at most 60 characters."""
     text = "null" if value is None else str(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def texts_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every text of a configuration with its key, as ``model.pretrained``."""
+def strings_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all strings of a configuration with their keys, such as ``model.pretrained``."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Namespace | dict):
         for name, inner in value.items():
-            yield from texts_of(inner, f"{key}.{name}" if key else str(name))
+            yield from strings_of(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from texts_of(inner, key)
+            yield from strings_of(inner, key)
 
 
 def _expanded(value: Any) -> Any:
@@ -129,21 +132,22 @@ def _unknown_options(words: Iterable[str], parser: argparse.ArgumentParser) -> s
 
 
 def _proposal(name: str, known: Iterable[str]) -> str:
-    """The names that are closest: by their last part within the same group, then as a whole."""
+    """Return a suggestion of the closest names, first within the group of the option, then among all options."""
     known = [option for option in known if not option.endswith((".help", "+"))]
     group = name.rpartition(".")[0]
     siblings = [option for option in known if option.rpartition(".")[0] == group] if group else []
     if len(name) > 3 and (longer := [option for option in known if option.startswith(name)]):
-        return f"; did you mean {' or '.join(longer[:CLOSE])}?"
-    close = get_close_matches(name, siblings, CLOSE, 0.75) or get_close_matches(name, known, CLOSE, 0.75)
+        return f"; did you mean {' or '.join(longer[:MAX_PROPOSALS])}?"
+    close = get_close_matches(name, siblings, MAX_PROPOSALS, 0.75)
+    close = close or get_close_matches(name, known, MAX_PROPOSALS, 0.75)
     if not close:
         tail = name.rpartition(".")[2].lstrip("-")
-        close = [option for option in known if option.rpartition(".")[2].lstrip("-") == tail][:CLOSE]
+        close = [option for option in known if option.rpartition(".")[2].lstrip("-") == tail][:MAX_PROPOSALS]
     return f"; did you mean {' or '.join(close)}?" if close else ", see --help"
 
 
 def _arguments(path: str) -> list[str]:
-    """Arguments of a class, by its path."""
+    """Return the argument names of a class, given its import path."""
     module, _, name = path.rpartition(".")
     try:
         return list(inspect.signature(getattr(import_module(module), name)).parameters)
@@ -152,5 +156,5 @@ def _arguments(path: str) -> list[str]:
 
 
 def _program(prog: str) -> str:
-    """The command without the options that argparse puts between its words."""
+    """Return the name of the command without the options that argparse inserts."""
     return " ".join(word for word in re.sub(r"\[.*?\]", "", prog).split() if not word.startswith("-"))

@@ -20,7 +20,7 @@ from vatt.errors import InputError
 if TYPE_CHECKING:
     from vatt.structures import Event
 
-SHOWN, SHOWN_EVENTS = 5, 200  # directories, and events of a kind, that are printed
+SHOWN, SHOWN_EVENTS = 5, 200  # maximum number of printed directories, and of printed events of each kind
 
 
 def embed(
@@ -99,7 +99,7 @@ def embed(
 
 
 def print_events(events: Sequence[Event], output: str) -> None:
-    """Name what went wrong, file by file, up to a number of lines for each kind, and count all of it."""
+    """Print the events of each kind, up to `SHOWN_EVENTS`, and their total numbers."""
     counts: Counter[str] = Counter()
     for event in events:
         counts[event["kind"]] += 1
@@ -137,25 +137,25 @@ def index(
 
     changes: list[str] = []
     same = [Path(source).resolve() for source in sources] == [Path(output).resolve()]
-    # Whoever changes an index writes what was read before: nobody else may write in between.
+    # An update reads the index, changes it and writes it back. The lock is held for all of that.
     changed = (same or add) and Path(output).is_dir()
     with DirectoryLock(output) if changed else nullcontext():
         if same:
-            made = Index.load(output)
+            result = Index.load(output)
         elif add:
-            made = Index.load(output, mapped=False)
-            changes.append(f"added {made.add(sources)} vectors")
+            result = Index.load(output, mapped=False)
+            changes.append(f"added {result.add(sources)} vectors")
         else:
-            made = Index.build(sources, kind)
+            result = Index.build(sources, kind)
         if remove is not None:
-            changes.append(f"removed {made.remove(remove)} vectors")
+            changes.append(f"removed {result.remove(remove)} vectors")
         if compact:
-            made.compact(kind)
-        made.save(output, locked=changed)
+            result.compact(kind)
+        result.save(output, locked=changed)
     print("\n".join(changes), end="\n" if changes else "")
-    parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(made.parts.items()))
-    print(f"index: {output} ({parts}; model {made.model})")
-    roots = made.declared_roots
+    parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(result.parts.items()))
+    print(f"index: {output} ({parts}; model {result.model})")
+    roots = result.declared_roots
     more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
     print(f"media: {', '.join(map(printable, roots[:SHOWN]))}{more}")
     return 0
@@ -180,7 +180,7 @@ def search(
 ) -> int:
     """Find videos, sounds or captions by words, a video, a sound, or several of them together.
 
-    Exit status: 0, 1 if files of results are missing or a filter matches nothing, 2 for wrong input.
+    Exit status: 0, 1 if there are no results or files of results are missing, 2 for invalid input.
 
     Args:
         index: folder of an index.
@@ -190,14 +190,14 @@ def search(
         video: a file, or a URL, to which answers are alike.
         audio: the same, of which the sound counts.
         answers: what is looked for.
-        path: only files whose absolute paths match this pattern (* and ?).
+        path: Pattern of the absolute paths of files to include (* and ?).
         where: only clips of whose manifest a column has a value, as x_shape=ring, split=test or labels=dog.
         spans: windows that follow each other are one answer.
         sheet: PNG file that gets a contact sheet of the answers.
-        play: M3U file that gets a playlist, each result from its beginning to its end (VLC).
+        play: Output file of an M3U playlist with the segments of the results (for VLC).
         right_id: id of the clip that the query describes, to be framed in the sheet.
         format: of what is printed.
-        verify: compare the files of the index with their checksums, which reads them all once.
+        verify: Compare the SHA-256 checksums of all index files before the search. Reads each file once.
     """
     from vatt.retrieval.search import opened
     from vatt.retrieval.search import search as run
@@ -258,17 +258,17 @@ def app(
 
     Args:
         index: Directory of an index.
-        model: Directory of the model, if it is not where it was when the index was built.
+        model: Directory of the model. Default: the directory that is recorded in the index.
         host: Address to listen on. 0.0.0.0 means all addresses of this machine.
         port: Port to listen on.
         allowed_hosts: Other host names under which the page may be opened, e.g. [videos.example.org]. The address of
             the connection is always allowed.
-        token: Secret that visitors need, once in the URL (?token=...) or as a bearer token. "auto" generates one.
+        token: Secret that visitors must send, in the URL (?token=...) or as a bearer token. "auto" generates one.
             Default: the environment variable VATT_APP_TOKEN.
         max_upload_mb: Maximum size of an uploaded example, in MB.
         query_limit_s: Maximum duration of one query, in seconds.
-        roots: Directories whose files may be shown. Default: those that were embedded.
-        urls: Open URLs of the index.
+        roots: Directories whose files may be shown. Default: the embedded directories.
+        urls: Open media URLs that are in the index.
     """
     from vatt.retrieval.app import make_app
 
@@ -303,10 +303,17 @@ def app(
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address, before anything is loaded.
+    """Bind a socket to an address, so that an invalid address is reported before the index is loaded.
+
+    Args:
+        host: Host name or IP address. Empty: all addresses of this machine.
+        port: Port, from 0 (any free port) to 65535.
+
+    Returns:
+        The bound socket.
 
     Raises:
-        InputError: There is no such address, or it is in use.
+        InputError: The address does not exist or is in use, or the port is out of range.
     """
     if not 0 <= port < 2**16:
         raise InputError(f"--port must be between 0 and 65535, not {port}")

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vatt.cli.parsing import OneLineErrors, changed_options, expand_user, texts_of
+from vatt.cli.parsing import OneLineErrors, changed_options, expand_user, strings_of
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
@@ -36,7 +36,7 @@ SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration of a training in its directory, once the training begins."""
+    """Saves the complete configuration in the run directory when training starts."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         pass
@@ -47,7 +47,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         config, file = self.config.clone(), Path(trainer.default_root_dir) / self.config_filename
-        config["ckpt_path"] = None  # of this call: who trains or tests with the file does not resume
+        config["ckpt_path"] = None  # not saved: training or testing with this file must not resume
         before = yaml.safe_load(file.read_text()) if trainer.ckpt_path and file.is_file() else None
         with atomic_path(file) as path:
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
@@ -56,7 +56,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """Parser of a training's options."""
+    """Parser for the options of ``vatt pretrain`` and ``vatt finetune``."""
 
 
 class VattCLI(LightningCLI):
@@ -85,13 +85,13 @@ class VattCLI(LightningCLI):
             raise InputError(f"seed_everything must lie between 0 and 2^32 - 1, not {seed}")
 
     def _parse_ckpt_path(self) -> None:
-        """Take nothing from a checkpoint here: Lightning looks for hyperparameters in it, of which ours have none."""
+        """Do nothing. Lightning would read hyperparameters from the checkpoint, which has none."""
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer.
 
         Raises:
-            InputError: A value that one of them does not take.
+            InputError: A value is invalid.
         """
         try:
             super().instantiate_classes()
@@ -101,7 +101,7 @@ class VattCLI(LightningCLI):
             raise InputError(" ".join(str(error).split())) from error
 
     def before_instantiate_classes(self) -> None:
-        """Expand home directories; where processes share a model, only the first one has to hold all of it."""
+        """Expand home directories. If the model is sharded, only the first process allocates all of it."""
         expand_user(self.config)
         strategy = self._get(self.config, "trainer").strategy
         if getattr(strategy, "class_path", strategy) in SHARDED and rank_zero_only.rank:
@@ -141,23 +141,26 @@ class VattCLI(LightningCLI):
             if self.directory.restore():
                 print(f"files of the earlier training are back in {self.run_folder}")
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None  # which Lightning turns into a status of 1
+                raise KeyboardInterrupt from None  # Lightning would exit with status 1
             raise
         finally:
             self.directory.close()
 
     def _check_inputs(self, outputs: Sequence[Path]) -> None:
-        """Check that a new training takes nothing from the outputs of an earlier one that it moves.
+        """Check that no option refers to outputs of an earlier training, which a new training moves.
+
+        Args:
+            outputs: Files and directories that are about to be moved.
 
         Raises:
-            InputError: It does.
+            InputError: An option does; the message names it.
         """
         folders = [path.resolve() for path in outputs]
-        for key, text in texts_of(self.config[self.subcommand]):
+        for key, text in strings_of(self.config[self.subcommand]):
             inside = os.path.exists(text) and any(Path(text).resolve().is_relative_to(folder) for folder in folders)
             if inside:
                 raise InputError(
-                    f"{key} {text} lies in {self.run_folder}, where this training writes: choose another run.folder"
+                    f"{key} {text} is in {self.run_folder}, the directory of this training: choose another run.folder"
                 )
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
@@ -169,27 +172,27 @@ class VattCLI(LightningCLI):
         self.trainer.test(ckpt_path=self._evaluated(ckpt_path), **kwargs)
 
     def _evaluated(self, ckpt_path: str | None) -> str | None:
-        """Path of a checkpoint that is evaluated; None for the model as it is.
+        """Return the path of the checkpoint to evaluate, or None for the current weights.
 
         Raises:
-            InputError: There is no such checkpoint, or Lightning would load one that was not asked for.
+            InputError: The checkpoint does not exist, or Lightning would load a SLURM checkpoint instead.
         """
         checkpoint = find_checkpoint(self.run_folder, ckpt_path, {})
         if checkpoint is None and SLURMEnvironment.detect() and list(self.run_folder.glob("hpc_ckpt_*.ckpt")):
             raise InputError(
-                f"{self.run_folder} has a checkpoint of a requeued SLURM job, which Lightning would load: give "
-                "--ckpt_path hpc to use it, or move it away"
+                f"{self.run_folder} has a checkpoint of a requeued SLURM job, which Lightning would load: pass "
+                "--ckpt_path hpc to use it, or move it to another directory"
             )
         return None if checkpoint is None else str(checkpoint)
 
     def after_fit(self) -> None:
-        """Say where the model is, and what to do with it."""
+        """Print the path of the model and the next command."""
         model = self.run_folder / "model"
         if self.trainer.is_global_zero and (model / HISTORY).is_file():
             print(f"model: {model}    next: {self.next_command(model)}")
 
     def next_command(self, model: Path) -> str:
-        """The command that most users run after a training."""
+        """Return the command that most users run after training."""
         if self.model.objective.head().branches:
             return f"vatt embed path/to/videos --model {model} --output {self.run_folder / 'embeddings'}"
         return f"vatt probe MANIFEST --model {model} --output {self.run_folder / 'probe.json'}"
@@ -213,7 +216,7 @@ class VattCLI(LightningCLI):
                 ],
                 logger=logger,
                 plugins=[*_listed(given.plugins), AtomicCheckpointIO()],
-                use_distributed_sampler=False,  # ours knows the processes itself
+                use_distributed_sampler=False,  # the datasets split the clips among processes
                 **kwargs,
             )
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
@@ -238,7 +241,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 class BuildCLI(VattCLI):
-    """Builds what a configuration describes, also that of a run, without running it."""
+    """CLI that builds data, model and trainer, also from the saved configuration of a run, without running them."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -300,9 +303,9 @@ def quiet() -> None:
         ".*exists and is not empty.*",
         ".*args parameter is intended to run from within Python.*",
         ".*isinstance.treespec, LeafSpec.*",
-        ".*Total length of `list` across ranks is zero.*",  # nothing is held out
+        ".*Total length of `list` across ranks is zero.*",  # no validation clips
         ".*WeightAveraging callback with a model that overrides.*",  # sharded weights are refused
         ".*The checkpoint was not created with WeightAveraging.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",  # of what is averaged or kept no more
+        ".*callbacks used to create the checkpoint need to be provided.*",  # run.ema or run.best_by was unset
     ):
         warnings.filterwarnings("ignore", said)

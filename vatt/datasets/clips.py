@@ -24,7 +24,7 @@ from vatt.datasets.transforms import Augment, draw_colour
 from vatt.errors import InputError, VattError
 from vatt.structures import Clip, ClipFormat, Event
 
-NOTHING = "neither video nor audio, or less than half of both,"
+NOTHING = "neither video nor audio, or less than half of each,"
 
 
 class DataError(VattError, RuntimeError):

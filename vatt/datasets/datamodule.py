@@ -129,7 +129,7 @@ class ClipDataModule(L.LightningDataModule):
         if not 0 <= val_fraction < 1:
             raise InputError(f"data.val_fraction must lie in [0, 1), not {val_fraction}")
         if not time_limit_s > 0:
-            raise InputError(f"data.time_limit_s must be above 0, not {time_limit_s}")
+            raise InputError(f"data.time_limit_s must be positive, not {time_limit_s}")
         if not modalities or set(modalities) - {"video", "audio"}:
             raise InputError(f"data.modalities are video, audio or both, not {', '.join(modalities) or 'none'}")
         if (manifest is None) == (not sources):

@@ -24,6 +24,6 @@ def draw_all(draw: Callable[[Job], Clip], jobs: Sequence[Job], num_workers: int 
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return list(tqdm(pool.map(draw, jobs, chunksize=8), **show))
-        except BaseException:  # Ctrl-C or SIGTERM: what is left is not drawn
+        except BaseException:  # Ctrl-C or SIGTERM: cancel the remaining jobs
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -213,7 +213,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
     """Load the vocabulary of a directory. The directory is not trusted: only files in it are read.
 
     Raises:
-        FileNotFoundError: There is no vocabulary; the message has the command that makes one.
+        FileNotFoundError: There is no vocabulary; the message shows the command that builds one.
         InputError: The kind is unknown, or a file is damaged; the message names file and key.
     """
     folder = Path(folder)
@@ -261,7 +261,7 @@ def _check_tokenizer(folder: Path) -> None:
     """Check that the directory of a tokenizer refers to no external files or code.
 
     Raises:
-        InputError: It does.
+        InputError: A file does, or is too large; the message names it.
     """
     for path in folder.iterdir():
         if path.is_dir():

@@ -54,11 +54,15 @@ class Vocabulary(Protocol):
         """Write everything `load_vocabulary` needs into a folder."""
 
 
-def write_description(folder: str | Path, says: dict[str, Any]) -> None:
+def write_description(folder: str | Path, values: dict[str, Any]) -> None:
     """Write the metadata file of a vocabulary.
+
+    Args:
+        folder: Directory of the vocabulary.
+        values: Contents of the file.
 
     Raises:
         WriteError: The disk is full or read-only.
     """
     with atomic_write(Path(folder) / FILE, "w") as file:
-        json.dump(says, file, ensure_ascii=False, indent=1)
+        json.dump(values, file, ensure_ascii=False, indent=1)

@@ -14,7 +14,7 @@ def leave_interrupts_to_main(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # with another status PyTorch would report a failure
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # with any other status, PyTorch would report a failure
 
 
 def leave_signals_to_main(worker: int) -> None:

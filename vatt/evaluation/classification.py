@@ -48,10 +48,10 @@ def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
         target: (N, C), 1 where the clip has the class.
 
     Returns:
-        ``mAP`` and ``AUC`` in per cent, ``dprime``, ``prevalence``, the mean share of positive clips in per cent, which
-        is the mAP of random scores, ``classes`` that they are means of, ``without_positives``,
-        ``without_negatives``, ``dprime_infinite``, ``dprime_minus_infinite`` (numbers of classes), and ``per_class``
-        with a list of C values or None for each of AP, AUC (in per cent) and dprime.
+        ``mAP`` and ``AUC`` in percent; ``dprime``; ``prevalence``, the mean fraction of positive clips in percent,
+        which is the mAP of random scores; ``classes``, the number of classes in these means; ``without_positives``,
+        ``without_negatives``, ``dprime_infinite`` and ``dprime_minus_infinite``, numbers of classes; and ``per_class``
+        with a list of C values or None for each of AP, AUC (in percent) and dprime.
     """
     target = target.long()
     positives = target.sum(dim=0)

@@ -116,9 +116,12 @@ class PairedRetrieval(Metric):
         self.add_state("valid", default=[], dist_reduce_fx="cat")
 
     def update(self, first: Tensor, second: Tensor, valid: Tensor | None = None) -> None:
-        """Add pairs (B, E) and (B, E), of which only those are counted that are ``valid`` (B,).
+        """Add pairs of vectors. The device is not synchronized before `compute`.
 
-        Nothing is read from the device before `compute`.
+        Args:
+            first: (B, E).
+            second: (B, E).
+            valid: (B,) bool; the other pairs are ignored. None: all pairs are valid.
         """
         self.first.append(first.detach().float())
         self.second.append(second.detach().float())

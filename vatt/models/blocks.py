@@ -51,8 +51,8 @@ def draw_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Draw the visible (context) and the masked positions of each clip.
 
-    All clips have as many of each as the clip with the fewest. These numbers depend on the random draw, so everything
-    is computed on the CPU to avoid synchronizing the GPU.
+    All clips are cut to the smallest number of each in the batch. These numbers depend on the random draw, so
+    everything is computed on the CPU to avoid synchronizing the GPU.
 
     Args:
         batch: B.
@@ -111,7 +111,7 @@ def _cut(
     generator: torch.Generator | None,
     part: RowSelection | None,
 ) -> Tensor:
-    """Convert (B, N) bool to (B, M) positions, where M is the smallest number of a row."""
+    """Convert (B, N) bool to (B, M) positions, where M is the smallest number of True values in a row."""
     order = torch.arange(chosen.shape[1], 0, -1).expand(chosen.shape).float()
     if truncate == "random":
         order = torch.rand(chosen.shape, generator=generator) + 1

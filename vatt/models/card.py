@@ -1,7 +1,7 @@
 """The model card, README.md, generated from the files in the model directory and the run directory.
 
-These are ``training.json`` (`vatt.training.export.ExportModel`) in the model directory, and in or beside it the
-reports of ``vatt finetune test`` and ``vatt retrieve --output`` if they are of this model.
+These files are ``training.json`` (`vatt.training.export.ExportModel`), and the reports of ``vatt finetune test`` and
+``vatt retrieve --output`` in or next to the model directory if they belong to this model.
 """
 
 from __future__ import annotations

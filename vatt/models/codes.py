@@ -173,7 +173,7 @@ class PatchCodes(Codebook):
         self.register_buffer("centres", centres)
 
     def save(self, path: str | Path) -> None:
-        """Write the file that ``pretrained`` names.
+        """Save the codebook to a file that ``pretrained`` may refer to.
 
         Raises:
             WriteError: The disk is full or read-only.

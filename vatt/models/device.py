@@ -8,7 +8,7 @@ from vatt.errors import InputError
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device with a name, or by default a GPU if available, else the CPU.
+    """Return a device by name. The default is a GPU if available, else the CPU.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``. None selects a GPU if available, else the CPU.

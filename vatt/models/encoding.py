@@ -105,7 +105,7 @@ def encode_file(
         time_limit_s: Bound on reading and encoding, in seconds. It is checked between windows, and bounds each read.
 
     Raises:
-        InputError: it cannot be read, has nothing that the model takes, or takes longer than the time limit.
+        InputError: The file cannot be read, has no modality of the model, or takes longer than the time limit.
     """
     read = read_modalities(model, modalities)
     if not read:
@@ -172,8 +172,8 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     """The vocabulary that was saved with a model.
 
     Raises:
-        FileNotFoundError: The model has none, or was not loaded from a directory.
-        InputError: It is not the vocabulary that the model was trained with.
+        FileNotFoundError: The model has no vocabulary, or was not loaded from a directory.
+        InputError: The vocabulary is not the one that the model was trained with.
     """
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a directory, so its vocabulary is unknown")

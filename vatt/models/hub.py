@@ -66,7 +66,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     def folder(self) -> Path | None:
         """Directory with the files that belong to the model, or None.
 
-        It is `directory`, or its subdirectory ``.pending`` after a save was killed (see `vatt.io.replace_files`).
+        It is `directory`, or its subdirectory ``.pending`` if saving was interrupted (see `vatt.io.replace_files`).
         """
         return None if self.directory is None else current_directory(self.directory)
 
@@ -101,7 +101,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         }
 
     def _save_pretrained(self, save_directory: Path, vocabulary_hash: str | None = None) -> None:
-        """Write weights and configuration, which has the SHA-256 of the weights, into an empty directory."""
+        """Write the weights, and the configuration with their SHA-256, to an empty directory."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         config = {**self.config(), "inputs": {modality: INPUTS[modality] for modality in self.backbone.modalities}}
         if vocabulary_hash is not None:
@@ -116,7 +116,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         """Copy the vocabulary that the model was loaded with, if any, into another directory.
 
         Raises:
-            InputError: A file of it is a link to another directory.
+            InputError: A file of the vocabulary is a link to another directory.
             WriteError: The disk is full or read-only.
         """
         source = None if self.folder is None else self.folder / VOCABULARY
@@ -137,20 +137,20 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     ) -> str | None:
         """Write weights, configuration, the vocabulary if any, and a model card (see `vatt.models.card`).
 
-        A model that is there is replaced at once (see `vatt.io.replace_files`): if the new one cannot be written, or
-        the process is killed, either the old or the new model is loaded, with its own vocabulary and extra files.
-        ``config.json`` is written last; a directory without it holds no model. Other files, such as a vocabulary or
-        ``training.json`` if the new model has none, stay. A page that somebody has edited is kept, and goes along where
-        the model is saved unchanged.
+        An existing model is replaced atomically (see `vatt.io.replace_files`). After an error, or if the process is
+        killed, either the old or the new model is loaded, with its own vocabulary and extra files. ``config.json`` is
+        written last; a directory without it is not a model. Other files are kept, such as a vocabulary or
+        ``training.json`` if the new model has none. A model card that was edited by hand is kept. It is copied if the
+        model is saved unchanged to another directory.
 
         Args:
             save_directory: the folder.
-            config: ignored; the configuration is the model's.
+            config: Ignored. The configuration of the model is written.
             model_card_kwargs: see `generate_model_card`.
             vocabulary: Vocabulary of the model (`vatt.datasets.text.Vocabulary`); None copies the one that the model
                 was loaded with, if any.
             extra_files: Functions that write further files, by file name. They take the path.
-            repo_id, push_to_hub, options: of the Hub, as everywhere there.
+            repo_id, push_to_hub, options: See `huggingface_hub.ModelHubMixin.save_pretrained`.
 
         Raises:
             DirectoryInUse: Another process is saving to the directory.
@@ -175,7 +175,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         return None
 
     def _vocabulary_hash(self, *folders: Path) -> str | None:
-        """Hash of the vocabulary in the first of the directories that has one."""
+        """Return the hash of the vocabulary in the first of the directories that has one."""
         from vatt.models.vocabulary import vocabulary_hash
 
         folder = next((folder for folder in folders if (folder / VOCABULARY).exists()), folders[-1]) / VOCABULARY
@@ -193,7 +193,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         model_card_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> str:
-        """Upload what `save_pretrained` writes. An edited model card there is kept.
+        """Upload what `save_pretrained` writes. An edited model card in the repository is kept.
 
         Args:
             repo_id: name on the Hub (``owner/model``).
@@ -229,29 +229,29 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
                 self.generate_model_card(name=str(folder), source=Path(folder)).save(path)
 
     def _save_page(self, files: Path, folder: Path, kwargs: dict[str, Any]) -> None:
-        """Write the page of a model, or keep the one that is there, or was where the model is from.
+        """Write the model card. An edited card is kept, or copied from the directory that the model was loaded from.
 
         Args:
             files: Directory with the files that will replace those in ``folder``.
             folder: Directory that the model is saved to.
-            kwargs: Of `generate_model_card`.
+            kwargs: Passed to `generate_model_card`.
         """
-        there = read_page(folder, PAGE)
-        if there is not None and is_edited(there):
+        existing = read_page(folder, PAGE)
+        if existing is not None and is_edited(existing):
             return
-        known = None if self.folder is None or there is not None else read_page(self.folder, PAGE)
-        # The page of a run's own folder is better written anew: there may be reports by now.
-        taken = known is not None and (is_edited(known) or not (self.folder / TRAINING).is_file())
+        loaded = None if self.folder is None or existing is not None else read_page(self.folder, PAGE)
+        # The card of a run directory is generated again, since there may be new reports.
+        is_copied = loaded is not None and (is_edited(loaded) or not (self.folder / TRAINING).is_file())
         with atomic_path(files / PAGE) as path:
-            if taken and self._is_unchanged(files):
-                path.write_text(known, encoding="utf-8")
+            if is_copied and self._is_unchanged(files):
+                path.write_text(loaded, encoding="utf-8")
             else:
                 self.generate_model_card(**kwargs).save(path)
 
     def _is_unchanged(self, folder: Path) -> bool:
-        """Whether a folder has the model as it was loaded. The configuration has the hash of the weights."""
-        known, config = ({**read_config(path), "vocabulary_hash": None} for path in (self.folder, folder))
-        return known == config
+        """Return whether a directory has the model as it was loaded. The configuration has the hash of the weights."""
+        loaded, saved = ({**read_config(path), "vocabulary_hash": None} for path in (self.folder, folder))
+        return loaded == saved
 
     @classmethod
     def from_pretrained(
@@ -313,7 +313,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             return cls(**kwargs)
         except ImportError:
             raise
-        except Exception as error:  # values of wrong types may cause any error
+        except Exception as error:  # invalid values may cause any error
             keys = ".".join(reversed(getattr(error, "__notes__", [])))
             reason = str(error)[:500] or type(error).__name__
             raise InputError(f"{file}{f', {keys!r}' if keys else ''}: {reason}") from error
@@ -338,7 +338,7 @@ def read_saved(
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of a saved model, and its configuration, whose ``model`` is the name of its class.
 
-    After a save that was killed, the files are read from a subdirectory of the folder (`vatt.io.current_directory`).
+    If saving was interrupted, the files are read from a subdirectory of the folder (`vatt.io.current_directory`).
 
     Args:
         name: folder, or name on the Hugging Face Hub.
@@ -356,7 +356,7 @@ def read_saved(
         if not (files / file).is_file():
             raise FileNotFoundError(f"no model in {files}: {file} is missing")
         inner_file(files, file)
-    config = {"model": "VATT", **read_config(files)}  # version 0.1 did not write it
+    config = {"model": "VATT", **read_config(files)}  # version 0.1 did not write 'model'
     if not isinstance(config["model"], str) or not config["model"].isidentifier():
         raise InputError(f"{folder / CONFIG} is damaged: 'model' is {str(config['model'])[:60]!r}")
     return folder, config

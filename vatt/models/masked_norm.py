@@ -22,7 +22,7 @@ def apply_to_valid(layer: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
         are finite if the outputs of the layer are.
 
     Raises:
-        ValueError: a batch norm inside a module of another kind, or one without running statistics.
+        ValueError: A batch norm is inside another kind of module, or has no running statistics.
     """
     if isinstance(layer, nn.Sequential):
         for part in layer:

@@ -70,8 +70,7 @@ def from_config(config: Any) -> Any:
     """Inverse of `to_config`.
 
     Raises:
-        InputError: a class path outside this package's models, a class that does not exist, or an argument of another
-            type than the class takes.
+        InputError: A class path is outside ``vatt.models``, the class does not exist, or an argument has a wrong type.
         TypeError: an argument that the class does not have.
     """
     if isinstance(config, dict) and "class_path" in config:
@@ -89,12 +88,16 @@ def from_config(config: Any) -> Any:
 
 
 def check_types(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
-    """Check values from JSON, and parts that were made of them, against the annotations of a function.
+    """Check values from JSON, and parts built from them, against the annotations of a function.
 
-    Numbers must be finite. Lists stand for tuples, and whole numbers for floats. Unknown arguments are not checked.
+    Numbers must be finite. Lists are accepted for tuples, and integers for floats. Unknown arguments are not checked.
+
+    Args:
+        function: Function or constructor.
+        kwargs: Its arguments.
 
     Raises:
-        InputError: A value is of another type. The error has the name of the argument as a note.
+        InputError: A value has a wrong type. The error has the name of the argument as a note.
     """
     hints = get_type_hints(function)
     for name, value in kwargs.items():
@@ -143,7 +146,7 @@ def _from_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(path: Any) -> type[Part]:
-    """Return the class that a path names."""
+    """Return the class with an import path."""
     if not isinstance(path, str) or not path.startswith(ALLOWED):
         raise InputError(f"refusing to load {str(path)[:100]!r}: only classes of {ALLOWED}* are allowed")
     module, _, name = path.rpartition(".")

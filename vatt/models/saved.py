@@ -56,8 +56,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read and check ``config.json`` of a model directory.
 
     Raises:
-        FileNotFoundError: There is none.
-        InputError: It is damaged, or refers to external weights or code; the message names file and key.
+        FileNotFoundError: There is no such file.
+        InputError: The file is damaged, or refers to external weights or code; the message names file and key.
     """
     try:
         config = read_json(inner_file(folder, CONFIG), MAX_CONFIG)
@@ -186,10 +186,10 @@ def _listed(names: list[str]) -> str:
 
 
 def _check_values(value: Any, where: str) -> None:
-    """Check that a configuration references nothing external and has plausible sizes.
+    """Check that a configuration refers to nothing external and has plausible sizes.
 
     Raises:
-        InputError: It does not; the message names the key.
+        InputError: A value refers to external weights or code, or is too large; the message names the key.
     """
     if isinstance(value, dict):
         for key, item in value.items():
@@ -247,7 +247,7 @@ class _NoValues(TorchFunctionMode):
 
 @contextmanager
 def _at_most(parameters: int) -> Iterator[None]:
-    """Limit the number of parameters, and of modules to ten times as many, of a model that is built in this thread.
+    """Limit the number of parameters of a model that is built in this thread, and its modules to ten times as many.
 
     Raises:
         InputError: The model has more.

@@ -41,7 +41,7 @@ def drop_token(
         per_sample: other tokens in every clip; False drops the same places in the whole batch, as the released code.
         rule: "tokens" keeps a share of the tokens there are; "table" keeps as many as the share of the tables' places,
             as the released code does, which is another share where the clip is larger or longer than the tables.
-        generator: in place of PyTorch's random state.
+        generator: Generator that replaces PyTorch's global random state.
     """
     b, n, _ = tokens.x.shape
     how = {"per_sample": per_sample, "rule": rule, "device": tokens.x.device, "generator": generator}
@@ -149,7 +149,7 @@ def draw_masked(
         kind: "tube" masks the same positions in every frame (Tong et al. 2022, "VideoMAE", section 3.3); "random" masks
             any.
         device: where the indices live.
-        generator: in place of PyTorch's random state.
+        generator: Generator that replaces PyTorch's global random state.
         part: see `random_keep`.
 
     Returns:

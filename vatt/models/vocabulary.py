@@ -1,6 +1,6 @@
 """The vocabulary in a model directory, compared with the hash that ``config.json`` records.
 
-It is imported when it is used.
+`vatt.models.hub` imports this module only when it is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def read_vocabulary(folder: Path, expected: str | None) -> Vocabulary:
         expected: ``vocabulary_hash`` of the model, or None if that is not known.
 
     Raises:
-        FileNotFoundError: There is none.
-        ImportError: Its library is not installed.
-        InputError: It is damaged, or another one than the model was trained with.
+        FileNotFoundError: There is no vocabulary.
+        ImportError: The library of the vocabulary is not installed.
+        InputError: The vocabulary is damaged, or is not the one that the model was trained with.
     """
     if expected is not None and not (folder / "vocabulary.json").is_file():
         raise InputError(
@@ -40,7 +40,7 @@ def read_vocabulary(folder: Path, expected: str | None) -> Vocabulary:
 def vocabulary_hash(folder: Path, expected: str | None) -> str | None:
     """Return the hash of the vocabulary of a model; ``expected`` if the library of the vocabulary is not installed.
 
-    Raises as `read_vocabulary`, except for ImportError.
+    See `read_vocabulary` for arguments and exceptions other than ImportError.
     """
     try:
         return read_vocabulary(folder, expected).hash

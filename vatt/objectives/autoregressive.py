@@ -117,14 +117,14 @@ class Autoregression(Objective):
         still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
         is_image = to_device(draw(together) < self.images, video.device) & valid | still
         frame = to_device((draw(together, per_clip) * frames).long(), video.device)
-        offered = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], frame]).flatten(0, 1)
+        candidates = gather_in_order(video[torch.arange(clips, device=video.device)[:, None], frame]).flatten(0, 1)
         all_valid, all_still = (gather_in_order(x).repeat_interleave(per_clip) for x in (valid, still))
-        # Into a picture's sequence come pictures, into another one anything.
-        may = all_valid & (all_still | ~still.unsqueeze(1))
-        scores = to_device(draw(together, len(offered)), video.device).masked_fill(~may, -1.0)
+        # Sequences of a still image are made of still images only, other sequences of any frames.
+        is_allowed = all_valid & (all_still | ~still.unsqueeze(1))
+        scores = to_device(draw(together, len(candidates)), video.device).masked_fill(~is_allowed, -1.0)
         order = scores.argsort(dim=1, descending=True, stable=True)  # ties: same order on every device
-        again = torch.arange(frames, device=video.device) % may.sum(dim=1, keepdim=True).clamp(min=1)
-        pictures = offered[order.gather(1, again)]
+        again = torch.arange(frames, device=video.device) % is_allowed.sum(dim=1, keepdim=True).clamp(min=1)
+        pictures = candidates[order.gather(1, again)]
         return torch.where(is_image.view(-1, 1, 1, 1, 1), pictures, video), is_image
 
     def errors(self, backbone: Backbone, said: Tensor, patches: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         compares_clips: the loss of a batch is more than the mean of its clips' losses: it depends on which they are.
-        draws: CPU generator that all processes share, seeded again in every step; None uses PyTorch's global one. Draws
-            for the clips of all processes do not depend on the number of processes. It is on the CPU because sizes may
-            depend on a draw, and reading them from a GPU would synchronize it.
+        draws: CPU generator that all processes share; it is seeded in every step. None uses PyTorch's global one. Each
+            process draws for the clips of all processes, so results do not depend on their number. Sizes may depend on
+            a draw, and reading them from a GPU would synchronize it.
         progress: share of the training that is done, from 0 to 1, for schedules of an objective's own.
         watched: fill ``health`` in the next forward pass.
         by_token: loss of each token in the last batch that was watched, in order; None where it has no order.

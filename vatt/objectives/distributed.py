@@ -31,7 +31,7 @@ def agree(value: Any, what: str) -> None:
     """Check that a value is the same in all processes.
 
     Raises:
-        ValueError: It differs.
+        ValueError: The value differs; the message lists the values.
     """
     if world_size() > 1:
         values: list[Any] = [None] * world_size()
@@ -66,15 +66,15 @@ def shared_log_sums(
 ) -> tuple[Tensor, Tensor]:
     """Compute `vatt.objectives.losses.log_sums` of vectors that all processes have, split over the processes.
 
-    Each of N processes computes 2 / N of the similarities. All get the whole result, with a gradient as in `gather`.
+    Each of N processes computes 2 / N of the similarities. All get the complete result, with a gradient as in `gather`.
     """
     if world_size() == 1:
         return log_sums(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)
-    of_x = _share(x, y, temperature, max_logits, x_valid, y_valid)
-    return of_x, _share(y, x, temperature, max_logits, y_valid, x_valid)
+    of_x = _gathered_log_sums(x, y, temperature, max_logits, x_valid, y_valid)
+    return of_x, _gathered_log_sums(y, x, temperature, max_logits, y_valid, x_valid)
 
 
-def _share(
+def _gathered_log_sums(
     x: Tensor,
     y: Tensor,
     temperature: float | Tensor,
@@ -82,7 +82,7 @@ def _share(
     x_valid: Tensor | None,
     y_valid: Tensor | None,
 ) -> Tensor:
-    """Return (M,): for each x the sum over all y."""
+    """Return (M,): for each x the sum over all y. Each process computes an equal part of the rows."""
     rows = -(-len(x) // world_size())  # of each process; the last one may have fewer
     chunk = slice(rows * rank(), rows * (rank() + 1))
     chunk_valid = None if x_valid is None else x_valid[chunk]

@@ -124,7 +124,7 @@ class FeaturePrediction(Objective):
         return F.layer_norm(features, features.shape[-1:])
 
     def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Draw blocks for the clips of all processes; return visible and masked positions of this process' clips."""
+        """Draw blocks for the clips of all processes; return visible and masked positions of the local clips."""
         kwargs = {"truncate": self.truncate, "generator": self.draws, "part": own_part}
         keep, masked = draw_blocks(clips * world_size(), grid, mask, **kwargs)  # on the CPU: sizes depend on the draw
         return to_device(keep, device), to_device(masked, device)

@@ -267,7 +267,7 @@ def make_app(
 
     Args:
         index: Directory of an index.
-        model: The model that made it, or its directory. Default: where the index was built from.
+        model: Model of the index, or its directory. Default: the directory that is recorded in the index.
         allowed_hosts: Other host names and addresses under which the page may be opened.
         token: Secret that every request needs; without it, the status is 401. None means no token.
         max_upload_mb: Bound on an upload, in MiB.
@@ -278,7 +278,7 @@ def make_app(
     Raises:
         ImportError: Gradio is not installed.
         StoreError, IndexMismatch: see `vatt.retrieval.search.search`.
-        InputError: A limit that is not positive, or an impossible host name or token.
+        InputError: A limit is not positive, or a host name or the token is invalid.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # limits the statistics that are computed per query

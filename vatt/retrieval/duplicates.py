@@ -1,7 +1,7 @@
 """Groups of duplicate and near-duplicate vectors.
 
 An HNSW graph over many near-duplicates links them to each other only, and other vectors become unreachable: with 2,000
-copies of one vector, none of 500 other vectors was found. So a structure has one representative of each group of
+copies of one vector, none of 500 other vectors was found. Therefore a graph has one representative of each group of
 near-duplicates. A search compares the representatives first, and then all vectors of the best groups exactly. Equal
 vectors are stored once.
 """
@@ -74,14 +74,14 @@ class Groups:
         """Return how many vectors each of the given representatives represents."""
         return self._members.lengths(numbers)
 
-    def rows(self, numbers: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, numbers: np.ndarray, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the given vectors, in order of vectors and rows, and the index into ``numbers`` of each.
 
         Args:
             numbers: Vectors.
-            most: Largest number of rows of each vector; None for all.
+            limit: Maximum number of rows of each vector; None for all.
         """
-        return self._rows.take(numbers, most)
+        return self._rows.take(numbers, limit)
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """Return (U,) bool: the vectors of the rows that are given as (N,) bool."""
@@ -126,10 +126,10 @@ class _Lists:
     def lengths(self, keys: np.ndarray) -> np.ndarray:
         return self.starts[keys + 1] - self.starts[keys]
 
-    def take(self, keys: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, keys: np.ndarray, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the lists of some keys, concatenated, and the index into ``keys`` of each value."""
         lengths = self.lengths(keys)
-        lengths = lengths if most is None else np.minimum(lengths, most)
+        lengths = lengths if limit is None else np.minimum(lengths, limit)
         which = np.repeat(np.arange(len(keys)), lengths)
         within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return self.values[self.starts[keys][which] + within], which
@@ -139,7 +139,7 @@ def read_groups(file: Path, rows: pa.Table, vectors: int, representatives: int) 
     """Return the groups that are stored with the rows of an index.
 
     Raises:
-        StoreError: They are inconsistent, or do not match the numbers of vectors and representatives.
+        StoreError: The groups are inconsistent, or do not match the numbers of vectors and representatives.
     """
     of_row, representative = (rows.column(name).combine_chunks() for name in ("vector", "representative"))
     if of_row.null_count == len(rows) and representative.null_count == len(rows):
@@ -171,7 +171,7 @@ def find_groups(vectors: np.ndarray, near: bool) -> tuple[np.ndarray, Groups]:
 
     Args:
         vectors: (N, E) float32 of length 1, contiguous.
-        near: Group near-duplicates, too.
+        near: Also group near-duplicates.
 
     Returns:
         (U,) the rows whose vectors are to be stored, in this order, and the groups.
@@ -248,7 +248,7 @@ def group(vectors: np.ndarray) -> np.ndarray:
         centers = np.sort(rng.choice(rows, FAN, replace=False))
         centers = centers[_group_directly(vectors, centers)]
         nearest, cosine = _nearest(vectors, rows, centers)
-        close = cosine >= ALMOST  # the centers themselves, too
+        close = cosine >= ALMOST  # including the centers themselves
         representative[rows[close]] = centers[nearest[close]]
         rows, nearest = rows[~close], nearest[~close]
         order = np.argsort(nearest, kind="stable")

@@ -187,8 +187,8 @@ def _digest(clips: Sequence[Clip]) -> str:
                     states[path] = state(path)
                 except OSError as error:
                     states[path] = str(error)
-        place = replace(clip, path=absolute(clip.path), audio_path=clip.audio_path and absolute(clip.audio_path))
-        digest.update(repr((place, states[clip.path], states.get(clip.audio_path))).encode())
+        located = replace(clip, path=absolute(clip.path), audio_path=clip.audio_path and absolute(clip.audio_path))
+        digest.update(repr((located, states[clip.path], states.get(clip.audio_path))).encode())
     return digest.hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """Build the FAISS structures of an index, and read them from untrusted files.
 
-FAISS allocates whatever sizes a file declares, follows references to other files, and does not check the ids in graphs.
-So each file is parsed first: its type, and that the lengths in it add up to its size. After that, every number that
+FAISS allocates any size that a file declares, follows references to other files, and does not check the ids in graphs.
+Therefore each file is parsed first, to check its type and that its lengths add up to its size. Then every number that
 FAISS uses as an offset or id is checked against its range.
 """
 
@@ -25,7 +25,7 @@ UNIT = 1e-3  # tolerance of the length of a vector in a file
 
 
 class FileMismatch(ValueError):
-    """A FAISS file of another type or content than an index has."""
+    """A FAISS file does not have the type or content of a file of an index."""
 
 
 def import_faiss() -> Any:
@@ -74,14 +74,14 @@ def make_clusters(vectors: np.ndarray) -> Any:
 
 
 def view(flat: Any) -> np.ndarray:
-    """(U, E) of a flat index, without a copy."""
+    """Return the (U, E) vectors of a flat index without a copy."""
     if not flat.ntotal:
         return np.zeros((0, flat.d), np.float32)
     return import_faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
 
 
 def inner_products(vectors: np.ndarray, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return (M,) inner products of a query (E,) with some of (U, E) vectors, bit by bit those of an `IndexFlatIP`."""
+    """Return (M,) inner products of a query (E,) with some of (U, E) vectors, bitwise equal to `IndexFlatIP`."""
     faiss, products = import_faiss(), np.empty(len(numbers), np.float32)
     numbers = np.ascontiguousarray(numbers, np.int64)
     pointers = (faiss.swig_ptr(x) for x in (products, np.ascontiguousarray(query), vectors, numbers))
@@ -107,23 +107,23 @@ def read_flat(path: Path, mapped: bool) -> Any:
     """Read a file with all vectors.
 
     Args:
-        path: File that `faiss.write_index` wrote of an `IndexFlatIP`.
+        path: File of an `IndexFlatIP` that `faiss.write_index` has written.
         mapped: Leave the vectors on disk until they are used.
 
     Raises:
-        FileMismatch: The file has another content.
+        FileMismatch: The content of the file is invalid.
         OSError, RuntimeError: The file cannot be read.
     """
     with path.open("rb") as file:
-        walk = _Walk(file)
-        walk.flat()
-        walk.end()
+        parser = _Parser(file)
+        parser.flat()
+        parser.end()
     faiss = import_faiss()
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
 
 
 def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
-    """Read a file with an HNSW graph that takes its distances from other vectors. Raises as `read_flat`.
+    """Read a file with an HNSW graph that takes its distances from other vectors. Raises like `read_flat`.
 
     Args:
         path: File of an `IndexHNSWFlat` that was written without its vectors.
@@ -131,14 +131,14 @@ def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
         vectors: `IndexFlatIP` whose first rows are the nodes of the graph.
     """
     with path.open("rb") as file:
-        walk = _Walk(file)
-        count = walk.header(GRAPH, vectors.d)
+        parser = _Parser(file)
+        count = parser.header(GRAPH, vectors.d)
         for item in (8, 4, 4, 8, 4):  # probabilities and offsets of the levels; levels, offsets and links of the nodes
-            walk.vector(item)
-        walk.take("<5i")
-        if walk.take("<4s")[0] != b"null":
+            parser.vector(item)
+        parser.take("<5i")
+        if parser.take("<4s")[0] != b"null":
             raise FileMismatch("the graph has its own vectors")
-        walk.end()
+        parser.end()
     faiss = import_faiss()
     graph = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE | (faiss.IO_FLAG_MMAP_IFC if mapped else 0))
     if count > vectors.ntotal:
@@ -150,7 +150,7 @@ def read_graph(path: Path, mapped: bool, vectors: Any) -> Any:
 
 
 def read_clusters(path: Path, mapped: bool, vectors: Any) -> Any:
-    """Read a file with clusters of compressed vectors. Raises as `read_flat`.
+    """Read a file with clusters of compressed vectors. Raises like `read_flat`.
 
     Args:
         path: File of an `IndexIVFPQ`.
@@ -158,17 +158,17 @@ def read_clusters(path: Path, mapped: bool, vectors: Any) -> Any:
         vectors: `IndexFlatIP` whose first rows are the compressed vectors.
     """
     with path.open("rb") as file:
-        walk = _Walk(file)
-        count = walk.header(CLUSTERS, vectors.d)
+        parser = _Parser(file)
+        count = parser.header(CLUSTERS, vectors.d)
         if count > vectors.ntotal:
             raise FileMismatch(f"the clusters have {count} vectors, but there are {vectors.ntotal}")
-        walk.clusters(count, vectors.d)
-        walk.end()
+        parser.clusters(count, vectors.d)
+        parser.end()
     faiss = import_faiss()
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
 
 
-class _Walk:
+class _Parser:
     """Parse a FAISS file without reading long arrays."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -220,7 +220,7 @@ class _Walk:
         """Read what follows the header of an `IndexIVFPQ`, and check that every id in its lists is in range."""
         lists, _ = self.take("<QQ")
         if self.flat(width) != lists:
-            raise FileMismatch(f"{lists} clusters have another number of centroids")
+            raise FileMismatch(f"the number of centroids is not {lists}, the number of clusters")
         map_type = self.take("<B")[0]
         if map_type or self.vector(8):
             raise FileMismatch("the clusters have an id map")
@@ -229,7 +229,7 @@ class _Walk:
         if d != width or not 1 <= parts <= d or d % parts or bits != PQ_BITS or code_size != parts:
             raise FileMismatch(f"codes of {parts} x {bits} bits do not match {width} dimensions")
         if self.vector(4) != d * 2**bits:
-            raise FileMismatch("the codebook has a wrong size")
+            raise FileMismatch(f"the codebook does not have {2**bits} centroids of {d} dimensions")
         code, lists_again, code_size_again = self.take("<4sQQ")
         if code != b"ilar" or lists_again != lists or code_size_again != code_size:
             raise FileMismatch(f"the lists have type {code!r} and are not in this file")

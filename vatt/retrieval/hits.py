@@ -31,7 +31,7 @@ class Hit(NamedTuple):
         path: Present path of the file (see `vatt.retrieval.store`).
         start_s, end_s: where in the file.
         text: the caption, for indexed texts.
-        missing: there is no file at ``path``.
+        missing: Whether there is no file at ``path``.
     """
 
     rank: int
@@ -100,7 +100,7 @@ def _words(column: pa.ChunkedArray) -> _Words:
 
 @dataclass(frozen=True)
 class RelativePattern:
-    """Pattern of paths relative to directories, for users who may not learn where these are.
+    """Pattern of paths relative to some directories, for users who must not learn the absolute paths.
 
     Args:
         text: Pattern, see `matches`.
@@ -193,8 +193,8 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     if column not in columns:
         available = f"available columns: {', '.join(columns)}" if columns else "the index has no manifest columns"
         raise InputError(f"no clip has a column {column!r}; {available}")
-    right = [value in _values(extra.get(column)) for extra in extras]
-    return np.append(right, False).astype(bool)[index]
+    is_match = [value in _values(extra.get(column)) for extra in extras]
+    return np.append(is_match, False).astype(bool)[index]
 
 
 def _condition(condition: str) -> tuple[str, str]:
@@ -206,14 +206,14 @@ def _condition(condition: str) -> tuple[str, str]:
 
 def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Return the distinct values of ``extra``, and (N,) the index of the value of each row, or -1."""
-    words = rows.column("extra").combine_chunks().dictionary_encode()
+    encoded = rows.column("extra").combine_chunks().dictionary_encode()
     try:
-        extras = [json.loads(text) for text in words.dictionary.to_pylist()]
+        extras = [json.loads(text) for text in encoded.dictionary.to_pylist()]
     except (ValueError, RecursionError) as error:
         raise StoreError(f"column 'extra': invalid JSON: {str(error)[:200]}") from error
     if not all(isinstance(extra, dict) for extra in extras):
         raise StoreError("column 'extra': a value is not a JSON object")
-    return extras, pc.fill_null(words.indices, -1).to_numpy()
+    return extras, pc.fill_null(encoded.indices, -1).to_numpy()
 
 
 def describe_filters(
@@ -257,7 +257,7 @@ def allowed_rows(rows: pa.Table, path: str | RelativePattern | None, where: str 
 
 
 def _values(given: Any) -> list[str]:
-    """The value of a column as texts, several ones of a list."""
+    """Return the value of a column as strings; a list has several."""
     return [str(value) for value in (given if isinstance(given, list) else [given]) if value is not None]
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from vatt.errors import DirectoryInUse, InputError
 from vatt.locks import DirectoryLock
 from vatt.retrieval.hits import Hit, RelativePattern, allowed_rows, describe_filters, hits_of, matches
-from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_strange, load_part, read_record, write_index
+from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import check_paths, clips_of, distinct_paths, is_clip, map_paths, moved_rows, replaced_clips
 from vatt.retrieval.store import Embeddings
@@ -55,8 +55,8 @@ class Index:
             kind: "flat" (exact), "hnsw", "ivfpq", or "auto" (see `vatt.retrieval.vectors.choose`).
 
         Raises:
-            StoreError: A directory has neither, or a file lies outside the roots of its embeddings.
-            IndexMismatch: The vectors are from different models.
+            StoreError: A directory has neither embeddings nor an index, or a file lies outside their roots.
+            IndexMismatch: The vectors are of different models.
         """
         stores = [_read(source) for source in sources]
         for store in stores[1:]:
@@ -79,7 +79,7 @@ class Index:
             Number of added vectors.
         """
         added = 0
-        self._settle()
+        self._update_paths()
         for store in map(_read, sources):
             _same_model(store, self)
             source = _Source(store)
@@ -127,14 +127,14 @@ class Index:
             WriteError: The disk is full or read-only; an existing index is unchanged.
         """
         folder = Path(absolute(folder))
-        if folder.exists() and not (folder / FILE).is_file() and any(map(is_strange, folder.iterdir())):
+        if folder.exists() and not (folder / FILE).is_file() and any(map(is_foreign, folder.iterdir())):
             raise FileExistsError(f"{folder} exists and is not an index; choose another --output")
         with nullcontext() if locked else DirectoryLock(folder):
             if self._record and self.location.folder == str(folder) and is_changed(folder, self._record):
                 raise DirectoryInUse(
                     f"{folder} was changed by another process after it was loaded: load it again and retry"
                 )
-            self._settle()
+            self._update_paths()
             model_folder = absolute(self.model_folder) if self.model_folder else None
             record = IndexRecord(0, self.model, model_folder, str(folder), list(self._roots), [])
             record = write_index(folder, record, self.parts)
@@ -174,10 +174,10 @@ class Index:
         """Return the present path of the file of a row (see `vatt.retrieval.paths.Location.resolve`)."""
         return self.location.resolve(path)
 
-    def _settle(self) -> None:
+    def _update_paths(self) -> None:
         """Update paths of moved media before the index is rewritten."""
         rows = [part.rows for part in self.parts.values()]
-        if not self._roots:  # the index was made of tables
+        if not self._roots:  # the index was built from tables
             rows = [map_paths(table, absolute) for table in rows]
             self._roots = roots_of(map(parent_directory, distinct_paths(rows)))
         elif self.location.moved:

@@ -63,7 +63,7 @@ class IndexRecord:
     """Contents of ``index.json``.
 
     Args:
-        number: How often the index was written.
+        number: Number of times the index was written.
         model: Hash of the model that made the vectors.
         model_folder: Absolute path of that model when the index was written, or None.
         folder: Absolute path of the index when it was written.
@@ -136,7 +136,7 @@ def write_index(folder: Path, record: IndexRecord, parts: dict[tuple[str, str], 
             json.dump({"version": VERSION, "measure": "cosine", **asdict(record)}, file, indent=1)
         stack.pop_all()
     named = {name for part in records for name in part.files} | {FILE, LOCK}
-    _delete([path for path in folder.iterdir() if path.name not in named and not is_strange(path)])
+    _delete([path for path in folder.iterdir() if path.name not in named and not is_foreign(path)])
     return record
 
 
@@ -177,8 +177,8 @@ def load_part(folder: Path, record: PartRecord, mapped: bool, verify: bool) -> V
     return part
 
 
-def is_strange(path: Path) -> bool:
-    """Return whether a file does not belong to an index, complete or not."""
+def is_foreign(path: Path) -> bool:
+    """Return whether a file is neither part of an index nor left over from an interrupted write."""
     return path.name != LOCK and not _NAME.fullmatch(path.name) and not _UNFINISHED.fullmatch(path.name)
 
 

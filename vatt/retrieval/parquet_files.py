@@ -57,12 +57,12 @@ def expanded_bytes(path: Path) -> int:
 
 
 def _columns(footer: dict[int, Any]) -> Iterator[dict[int, Any]]:
-    """The metadata of all column chunks."""
+    """Yield the metadata of all column chunks."""
     for group in _list(footer, ROW_GROUPS):
         for chunk in _list(group, COLUMNS):
             if not isinstance(chunk.get(COLUMN), dict):
                 raise ParquetDamaged("encrypted, or a column without metadata")
-            if _number(chunk[COLUMN], COLUMN_VALUES):  # else no page of it is read
+            if _number(chunk[COLUMN], COLUMN_VALUES):  # otherwise none of its pages is read
                 yield chunk[COLUMN]
 
 

@@ -27,9 +27,9 @@ def map_paths(rows: pa.Table, function: Callable[[str], str]) -> pa.Table:
     """
     chunks = []
     for chunk in rows.column("path").chunks:
-        words = chunk.dictionary_encode()
-        new = pa.array([function(path) for path in words.dictionary.to_pylist()], pa.string())
-        chunks.append(pa.DictionaryArray.from_arrays(words.indices, new).cast(pa.string()))
+        encoded = chunk.dictionary_encode()
+        new = pa.array([function(path) for path in encoded.dictionary.to_pylist()], pa.string())
+        chunks.append(pa.DictionaryArray.from_arrays(encoded.indices, new).cast(pa.string()))
     return rows.set_column(rows.schema.get_field_index("path"), "path", pa.chunked_array(chunks, pa.string()))
 
 

@@ -1,4 +1,4 @@
-"""Search an index with words, a video, audio, or several of them; results are ranked files with segments."""
+"""Search an index by text, a video, audio, or a combination of them. Results are ranked segments of files."""
 
 from __future__ import annotations
 
@@ -61,26 +61,26 @@ def search(
     where: str | None = None,
     spans: bool = True,
 ) -> Results:
-    """Find the segments of video (or audio, or the captions) that are most similar to a query.
+    """Find the video segments (or audio segments, or captions) that are most similar to a query.
 
-    Several queries are combined: vectors of one space are averaged, and the cosines of several spaces. Words are
+    Several queries are combined: the vectors of one space are averaged, then the cosines of all spaces. Text is
     compared in the video-text space, audio in the video-audio space, and a video in the spaces of the other queries, or
-    in all spaces if there are none.
+    in all spaces if there are no other queries.
 
     Args:
         index: Index or its directory.
-        query: Words.
+        query: Text.
         k: Number of results.
         model: Model of the index or its directory. None uses the directory that is recorded in the index.
         video, audio: Example files or URLs. The windows of a long file are averaged. A result of `encode_file` is
-            accepted, too.
+            also accepted.
         answers: Modality of the results.
         path: Pattern (``*``, ``?``) of the paths to include: of the whole path, or, with a `RelativePattern`, of the
             path below some directories.
         where: Condition on a column of the manifest: ``split=test``, ``x_shape=ring``, ``labels=dog``.
-        spans: Merge adjacent windows among the best 2 k (in a small index: a tenth of it, or k) to one result; of the
-            following windows, those that touch none of these are results. False: results are single windows, without
-            windows that mostly overlap with a better one.
+        spans: Merge adjacent windows into one result. The best 2 k windows are merged, but at most a tenth of the index
+            and at least k. Further windows are added if they do not touch these. If False, results are single windows,
+            and windows that mostly overlap with a better one are left out.
 
     Returns:
         Results, best first, with `Results.notices`.

@@ -108,10 +108,10 @@ def _shortened(text: str, length: int) -> str:
 
 
 def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
-    """Write an extended M3U list of the spans, which VLC and mpv (through its playlist options) begin and end in time.
+    """Write an extended M3U playlist of the segments. VLC plays each from its start to its end.
 
     Returns:
-        Missing files, which are not written.
+        Missing files, which are left out of the playlist.
 
     Raises:
         InputError: see `check_playlist`.

@@ -42,7 +42,7 @@ def embed_texts(model: VATT, clips: Sequence[Clip]) -> tuple[list[Row], list[Eve
 
 
 def _unusable(text: str, vocabulary: Vocabulary) -> str | None:
-    """Why a text has no vector, if it has none."""
+    """Return why a text cannot be embedded, or None."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

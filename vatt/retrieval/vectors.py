@@ -116,7 +116,7 @@ class Vectors:
         flat, fast = faiss.IndexFlatIP(vectors.shape[1]), None
         if kind == "hnsw":
             fast = make_graph(flat)
-            fast.add(own)  # to the vectors below as well
+            fast.add(own)  # also adds to `flat`
         else:
             flat.add(own)
             fast = make_clusters(own) if kind == "ivfpq" else None
@@ -267,14 +267,14 @@ class Vectors:
         vectors = vectors[new[stored]]
         groups, own, others = groups.extended(of_row, self._represented(vectors))
         first = self.groups.representatives
-        behind = self._vectors[first:].copy()
-        del self._vectors  # FAISS moves them
+        represented = self._vectors[first:].copy()
+        del self._vectors  # FAISS reallocates them
         self._flat.remove_ids(import_faiss().IDSelectorRange(first, known))
-        if self.kind != "hnsw":  # a graph adds to them itself
+        if self.kind != "hnsw":  # adding to a graph also adds to its vectors
             self._flat.add(vectors[own])
         if self._fast is not None:
             self._fast.add(vectors[own])
-        self._flat.add(behind)
+        self._flat.add(represented)
         self._flat.add(vectors[others])
         kept = np.append(self.kept, np.ones(len(rows), bool))
         return Vectors(pa.concat_tables([self.rows, rows]), self._flat, self._fast, self.kind, kept, groups)

@@ -21,9 +21,9 @@ DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
 
 
 class StepBar(TQDMProgressBar):
-    """One bar for the whole training, counted in steps.
+    """Progress bar that covers the complete training and counts steps.
 
-    It reads what it shows from the device, which is then waited for, so it does not do so in every step.
+    Reading its values from the device synchronizes. They are therefore updated every `REFRESH_S` seconds only.
     """
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
@@ -46,16 +46,16 @@ class StepBar(TQDMProgressBar):
         return {name.rpartition("/")[2]: value for name, value in shown.items()}
 
     def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Show the total, and the steps that a resumed training has done, from the beginning."""
+        """Set the total number of steps, and the number of steps before a resumed training."""
         super().on_train_start(trainer, *args)
         bar = self.train_progress_bar
         bar.set_description("training", refresh=False)
         bar.initial = bar.n = trainer.global_step * trainer.accumulate_grad_batches
-        bar.total = trainer.max_steps * trainer.accumulate_grad_batches  # Lightning's total is of what is left
+        bar.total = trainer.max_steps * trainer.accumulate_grad_batches  # Lightning's total excludes earlier steps
         bar.refresh()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Do nothing: the bar is not of an epoch."""
+        """Do nothing: the bar covers the complete training."""
 
 
 class Throughput(Callback):
@@ -165,7 +165,7 @@ class DataReport(Callback):
     ) -> None:
         self._take(batch, f"step {trainer.global_step}")
         if self.counts:
-            # As tensors on the CPU: a number would be copied to the device, which is then waited for.
+            # Tensors on the CPU: Lightning would copy a number to the device, which synchronizes.
             pl_module.log_dict({f"data/{kind}": torch.tensor(float(count)) for kind, count in self.counts.items()})
 
     def on_validation_batch_end(

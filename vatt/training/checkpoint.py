@@ -1,4 +1,4 @@
-"""Checkpoints: the last one to resume from, the best one to keep."""
+"""Callbacks that save the last and the best checkpoint."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHU
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the highest value of a metric as ``best.ckpt``.
 
-    The best score survives a moved run directory. A ``best.ckpt`` of another score, which was written after the
-    checkpoint that a training is resumed from, does not count as its best, nor does a score on other validation clips.
+    The best score is kept if the run directory is moved. On resume it is discarded if ``best.ckpt`` has another score,
+    since it was written after the resumed checkpoint, or if the validation clips have changed.
 
     Args:
         folder: Directory of the checkpoints.
@@ -53,7 +53,7 @@ class BestCheckpoint(ModelCheckpoint):
         return super().state_dict() | {"clips": self._clips}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the checkpoint if it is the best one; without any metric (the module warns) none is kept.
+        """Save the checkpoint if it is the best one. Without any metric, nothing is saved and the module warns.
 
         Raises:
             InputError: There are metrics, but not the monitored one.
@@ -73,8 +73,8 @@ class BestCheckpoint(ModelCheckpoint):
             if path.is_file():
                 reason = "was selected on other validation clips" if are_others else "is not of the resumed training"
             rank_zero_warn(
-                f"{path} {reason} (whose best {self.monitor} is {_number(score)}): the best checkpoint is selected "
-                "from later validations only"
+                f"{path} {reason}: the best checkpoint is selected from later validations only, and the previous best "
+                f"{self.monitor}, {_number(score)}, is discarded"
             )
             names = ("best_model_score", "kth_value")
             state_dict = {key: value for key, value in state_dict.items() if key not in names}
@@ -87,7 +87,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def best_score(path: Path) -> float | None:
-    """Return the best score of a training as a checkpoint of it has it; None without one, or if it is damaged."""
+    """Return the best score that is stored in a checkpoint, or None if it has none, is missing or is damaged."""
     if not path.is_file():
         return None
     try:
@@ -100,17 +100,18 @@ def best_score(path: Path) -> float | None:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes ``last.ckpt`` every so many steps, at the end of the training, and when a signal stops it.
+    """Saves ``last.ckpt`` at a fixed interval of steps, at the end of training, and when a signal stops it.
 
-    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed; ``nohup`` ignores that) stop a training after its step, or in
-    the middle of validation, with a checkpoint and the exit status 130, 143 or 129; a second Ctrl-C stops it at once.
-    All processes of a training stop together, whichever gets the
-    signal. Where validation follows a step, the checkpoint is written after it; if the signal arrives right before or
-    in it, the resumed training runs that validation first. A resumed training equals one that was never stopped.
+    Ctrl-C, SIGTERM and SIGHUP (closed terminal; ignored under ``nohup``) stop training after the current step or
+    validation batch, save a checkpoint, and exit with status 130, 143 or 129. A second Ctrl-C stops it immediately. If
+    any process receives a signal, all processes stop.
+
+    If validation follows a step, the checkpoint is saved after validation. If a signal arrives before or during that
+    validation, the resumed training runs it first. A resumed training gives the results of an uninterrupted one.
 
     Args:
         folder: Directory of the checkpoints.
-        every: Number of steps from one checkpoint to the next.
+        every: Number of steps between checkpoints.
     """
 
     def __init__(self, folder: str | Path, every: int) -> None:
@@ -126,8 +127,8 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in EXIT_STATUS if signal.getsignal(number) != signal.SIG_IGN]
-            self._handlers = {number: signal.signal(number, self._receive) for number in heeded}
+            handled = [number for number in EXIT_STATUS if signal.getsignal(number) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._receive) for number in handled}
             self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def on_train_batch_end(
@@ -142,7 +143,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._save(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if self._stops:  # not in the step before, whose values are logged at its very end
+        if self._stops:  # not earlier: Lightning logs the values of a step after its last hook
             self._stop(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -159,7 +160,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save what ended before its last step, as early stopping does."""
+        """Save a training that has ended before its last step, as with early stopping."""
         if trainer.global_step > self._saved_step:
             self._due = True
             self._save(trainer)
@@ -178,7 +179,7 @@ class LastCheckpoint(ModelCheckpoint):
         set_validation_progress(checkpoint, self._validation_pending)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # the file has one name, wherever the run is moved
+        return {}  # the name of the file does not change if the run directory is moved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
@@ -198,11 +199,11 @@ class LastCheckpoint(ModelCheckpoint):
                 os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
         elif received == signal.SIGINT:
             raise KeyboardInterrupt
-        elif received == signal.SIGHUP:  # what is written to a closed terminal is an error
-            nowhere = os.open(os.devnull, os.O_WRONLY)
+        elif received == signal.SIGHUP:  # writing to a closed terminal raises an error
+            devnull = os.open(os.devnull, os.O_WRONLY)
             for terminal in self._terminals:
-                os.dup2(nowhere, terminal)
-            os.close(nowhere)
+                os.dup2(devnull, terminal)
+            os.close(devnull)
         self._signal = self._signal or received
 
     def _stop_before_validation(self, trainer: L.Trainer) -> None:

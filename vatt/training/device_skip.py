@@ -1,8 +1,8 @@
-"""What is used of PyTorch's optimizers that is not part of their documented interface.
+"""Undocumented interfaces of PyTorch's optimizers for skipping a step on the device.
 
-`torch.amp.GradScaler` leaves a step out on the device by setting ``found_inf`` on a fused optimizer: the kernels then
-change neither weights nor state, and nothing is read back. Checked with torch 2.14; tests/training/test_device_skip.py
-fails when a version behaves otherwise.
+`torch.amp.GradScaler` skips a step on the device by setting ``found_inf`` on a fused optimizer: the kernels then change
+neither weights nor state, and the device is not synchronized. Checked with torch 2.14.
+tests/training/test_device_skip.py fails if a version behaves differently.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.optim import SGD, Optimizer
 
 
 def can_skip_on_device(optimizer: Optimizer) -> bool:
-    """Whether a step of an optimizer can be left out by a flag on the device.
+    """Return whether a flag on the device can skip the next step of an optimizer.
 
-    Only fused optimizers can. SGD cannot before its momentum exists: the first step makes it without initial values,
-    and a kernel that is skipped leaves them so. Neither can sharded parameters (FSDP).
+    This requires a fused optimizer and parameters that are not sharded (FSDP). SGD with momentum cannot skip its first
+    step: it allocates uninitialized momentum buffers, which a skipped kernel would not fill.
     """
     for group in optimizer.param_groups:
         trained = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -31,7 +31,12 @@ def can_skip_on_device(optimizer: Optimizer) -> bool:
 
 
 def skip_where(optimizer: Optimizer, flag: Tensor | None) -> None:
-    """Have the next step of a fused optimizer left out where a flag () is True; None takes the flag away."""
+    """Skip the next step of a fused optimizer if a flag is True.
+
+    Args:
+        optimizer: Fused optimizer.
+        flag: () bool on the device. None removes the flag.
+    """
     if flag is not None:
         optimizer.found_inf = flag.float()  # type: ignore[attr-defined]
     elif hasattr(optimizer, "found_inf"):
@@ -39,5 +44,5 @@ def skip_where(optimizer: Optimizer, flag: Tensor | None) -> None:
 
 
 def norms_of(tensors: list[Tensor]) -> Tensor:
-    """The norm of each tensor, (N,) float32, in a few kernels for all of them."""
+    """Return the norm of each tensor, (N,) float32, computed with a few kernels for all of them."""
     return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])

@@ -1,4 +1,4 @@
-"""The directory of a run: one training at a time, and nothing of an earlier one among its files."""
+"""Run directories: locking, choice of the checkpoint to resume from, and moving of files of earlier trainings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from vatt.training.checkpoint_io import BEST, LAST, PREVIOUS
 
 CHECKPOINTS = "checkpoints"
 EARLIER = "earlier"  # directory in a run that keeps earlier runs
-KEYWORDS = ("last", "best", "auto", "hpc")
-# Everything that a training writes into its directory; last what tells that there was a training.
+# Everything that a training writes to its directory. Files that `RunDirectory.outputs` looks for are moved last.
 OUTPUTS = (
     "logs", "tensorboard", "config.yaml", "data_events*.csv", "loss_by_token.csv", CHECKPOINTS, "hpc_ckpt_*.ckpt",
     "model",
@@ -35,17 +34,20 @@ def find_checkpoint(
 
     Args:
         folder: Directory of the run.
-        ckpt_path: ``last``, ``best`` or ``hpc`` (which Lightning writes when SLURM requeues a job): the checkpoint of
-            this run; ``auto``: the newest of ``last`` (or the one before it) and ``hpc``, or a new training without
-            them; or the path of a checkpoint. None starts a new training; in a job that was requeued with such a
-            checkpoint it means ``auto``.
-        environment: Environment variables, of which ``SLURM_RESTART_COUNT`` tells a requeued job.
+        ckpt_path: One of
+
+            - ``last``, ``best`` or ``hpc``: that checkpoint of this run. Lightning saves ``hpc`` when SLURM requeues a
+              job;
+            - ``auto``: the newest of ``last`` (or the previous one) and ``hpc``; a new training if there is neither;
+            - the path of a checkpoint;
+            - None: a new training, or ``auto`` in a requeued job that has an ``hpc`` checkpoint.
+        environment: Environment variables. ``SLURM_RESTART_COUNT`` is positive in a requeued job.
 
     Returns:
-        The checkpoint to resume from, None for a new training.
+        Path of the checkpoint to resume from, or None for a new training.
 
     Raises:
-        InputError: There is no such checkpoint.
+        InputError: The checkpoint does not exist.
     """
     folder = Path(folder)
     hpc = _latest_hpc(folder)
@@ -63,21 +65,20 @@ def find_checkpoint(
     if not path.is_file():
         if ckpt_path not in known:
             raise InputError(f"--ckpt_path {ckpt_path}: there is no such file")
-        hint = f" ({PREVIOUS} is there: give its path)" if path.with_name(PREVIOUS).is_file() else ""
+        hint = f" ({PREVIOUS} exists: pass its path to use it)" if path.with_name(PREVIOUS).is_file() else ""
         raise InputError(
             f"--ckpt_path {ckpt_path}: there is no checkpoint at {path}{hint}. Start a new training without "
-            "--ckpt_path, or give --ckpt_path auto, which resumes if there is a checkpoint"
+            "--ckpt_path, or pass --ckpt_path auto, which resumes if there is a checkpoint"
         )
     return path
 
 
 class RunDirectory(Callback):
-    """Reserves the directory of a run for one training, and moves what belongs to another one into ``earlier``.
+    """Locks a run directory for one training, and moves the files of other trainings to ``earlier``.
 
-    A new training moves everything that an earlier one has left; if it fails before its first step, that is moved back.
-    A training that is resumed from another checkpoint
-    than the last one of the directory moves ``last.ckpt``, and a ``best.ckpt`` that is not its own, once its checkpoint
-    was found to fit.
+    A new training moves all files of an earlier one. If it fails before its first step, they are moved back. A training
+    that is resumed from a checkpoint other than ``last.ckpt`` moves ``last.ckpt``, and a ``best.ckpt`` of another
+    training, after its own checkpoint was loaded.
 
     Args:
         folder: Directory of the run.
@@ -87,18 +88,18 @@ class RunDirectory(Callback):
         self.folder = Path(folder)
         self._lock = DirectoryLock(self.folder)
         self._checkpoint: Path | None = None
-        self._moved: dict[Path, Path] = {}  # what `open` has moved, and where it was
+        self._moved: dict[Path, Path] = {}  # present and original paths of files that `open` has moved
 
     def open(self, checkpoint: Path | None) -> Path | None:
-        """Lock the directory; for a new training, move what an earlier one has left.
+        """Lock the directory. For a new training, also move the files of an earlier one.
 
         Only the first process of a training calls this.
 
         Args:
-            checkpoint: What the training resumes from; None for a new training.
+            checkpoint: Checkpoint that the training resumes from, or None for a new training.
 
         Returns:
-            Where the moved files are now; None if there were none.
+            Directory of the moved files, or None if there were none.
 
         Raises:
             DirectoryInUse: Another training writes to the directory.
@@ -112,17 +113,21 @@ class RunDirectory(Callback):
         self._lock.release()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Keep what was moved where it is, once a step was trained."""
+        """Forget the moved files: after the first step they are not moved back."""
         self._moved = {}
 
     def restore(self) -> bool:
-        """Put back what was moved, if the training has failed before its first step; return whether it was moved."""
+        """Move the files of an earlier training back if no step was trained.
+
+        Returns:
+            Whether files were moved back.
+        """
         was_moved = bool(self._moved)
         for moved, path in self._moved.items():
-            if path.is_dir():  # what a training without a step has left: logs without values
+            if path.is_dir():  # of the failed training: logs without values
                 shutil.rmtree(path)
             os.replace(moved, path)
-            with suppress(OSError):  # as long as something else is in it
+            with suppress(OSError):  # not empty
                 moved.parent.rmdir()
         if was_moved:
             with suppress(OSError):
@@ -131,7 +136,7 @@ class RunDirectory(Callback):
         return was_moved
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the checkpoints of other trainings, now that the one to resume from is loaded."""
+        """Move the checkpoints of other trainings. The checkpoint to resume from was loaded before."""
         if trainer.is_global_zero and self._checkpoint is not None:
             moved = self._move(self._foreign(self._checkpoint))
             if moved is not None:
@@ -150,14 +155,14 @@ class RunDirectory(Callback):
         return target
 
     def outputs(self) -> list[Path]:
-        """Return everything of an earlier run; nothing if it has left neither a checkpoint nor a model."""
+        """Return the outputs of an earlier training; none if it has neither a checkpoint nor a model."""
         results = ("hpc_ckpt_*.ckpt", f"{CHECKPOINTS}/*.ckpt", "model/*")
         if not any(True for pattern in results for _ in self.folder.glob(pattern)):
             return []
         return [path for pattern in OUTPUTS for path in sorted(self.folder.glob(pattern))]
 
     def _foreign(self, checkpoint: Path) -> list[Path]:
-        """Checkpoints that are not of the training which is resumed."""
+        """Return the checkpoints that do not belong to the resumed training."""
         last, best = (self.folder / CHECKPOINTS / name for name in (LAST, BEST))
         resumed = checkpoint.resolve()
         paths = [last] if last.is_file() and last.resolve() != resumed else []
@@ -166,9 +171,9 @@ class RunDirectory(Callback):
 
 
 def _latest_hpc(folder: Path) -> Path | None:
-    found = {
+    by_number = {
         int(match[1]): path
         for path in folder.glob("hpc_ckpt_*.ckpt")
         if (match := re.fullmatch(r"hpc_ckpt_(\d+)\.ckpt", path.name))
     }
-    return found[max(found)] if found else None
+    return by_number[max(by_number)] if by_number else None

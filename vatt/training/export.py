@@ -1,4 +1,4 @@
-"""The export of a trained model: weights, configuration, vocabulary, and how they came about."""
+"""Export of a trained model: weights, configuration, vocabulary and provenance."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ from vatt.training.resume import has_average
 
 
 class ExportModel(Callback):
-    """When a training ends by itself, writes ``model/``: the best weights, configuration, vocabulary, and how they
-    came about.
+    """Writes ``model/`` at the end of training: the best weights, configuration, vocabulary and provenance.
 
     Args:
-        folder: of the run.
+        folder: Directory of the run.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / "model"
 
-    # Not at the end of the training: a run that was killed after its last step has none when it is resumed.
+    # Not `on_train_end`, which is not called if a training is resumed after its last step.
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         chosen: dict[str, Any] = {"weights": "of the last step"}
         average = next((c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging)), None)
-        if average is not None:  # a run that is resumed after its last step has not got it yet
+        if average is not None:  # Lightning does not copy it if training is resumed after its last step
             export_averaged_weights(average, pl_module)
             chosen["weights"] += ", moving average"
         kept = pl_module.state_dict(keep_vars=True)
@@ -48,9 +47,9 @@ class ExportModel(Callback):
         if best is None:
             weights = {}
             for name, value in kept.items():
-                found = gathered(value)  # one after the other: only the first process keeps them all
+                tensor = gathered(value)  # one at a time: only the first process keeps all of them
                 if trainer.is_global_zero:
-                    weights[name] = found
+                    weights[name] = tensor
         if not trainer.is_global_zero:
             return
         if best is not None:
@@ -59,39 +58,39 @@ class ExportModel(Callback):
             chosen = {"weights": f"of step {checkpoint['global_step']}, best by {best.monitor}"}
             chosen["weights"] += ", moving average" if has_average(checkpoint) else ""
             chosen[best.monitor] = float(best.best_model_score)
-        # The model has some of the module's tensors, under names of its own.
+        # The exported model has a subset of the module's tensors, under other names.
         model, names = pl_module.export(trainer.datamodule.format), {id(value): name for name, value in kept.items()}
-        own = {name: weights[names[id(value)]] for name, value in model.state_dict(keep_vars=True).items()}
-        made = type(model).assemble(model.config(), own)
+        state = {name: weights[names[id(value)]] for name, value in model.state_dict(keep_vars=True).items()}
+        exported = type(model).assemble(model.config(), state)
         vocabulary = trainer.datamodule.vocabulary
-        made.vocabulary_hash = None if vocabulary is None else vocabulary.hash
+        exported.vocabulary_hash = None if vocabulary is None else vocabulary.hash
         used = {names[id(value)] for value in model.state_dict(keep_vars=True).values()}
         rest = {name: x for name, x in weights.items() if name.startswith("objective.") and name not in used}
-        facts = chosen | self._circumstances(trainer, pl_module)
+        provenance = chosen | self._provenance(trainer, pl_module)
         if getattr(pl_module, "origin", None):
-            facts["finetuning"] = pl_module.origin
-        files = {HISTORY: lambda path: path.write_text(json.dumps(facts, indent=1), encoding="utf-8")}
-        if rest:  # predictors and decoders, with which a further training begins
+            provenance["finetuning"] = pl_module.origin
+        files = {HISTORY: lambda path: path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")}
+        if rest:  # predictors and decoders, from which further training starts
             parts = {name.removeprefix("objective."): x.contiguous() for name, x in rest.items()}
             files[OBJECTIVE] = partial(save_file, parts)
-        made.save_pretrained(self.folder, vocabulary=vocabulary, extra_files=files)
-        made.write_card(self.folder)
+        exported.save_pretrained(self.folder, vocabulary=vocabulary, extra_files=files)
+        exported.write_card(self.folder)
 
     @staticmethod
-    def _circumstances(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        clock = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+    def _provenance(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
         data, device = trainer.datamodule, trainer.strategy.root_device
         objective = getattr(pl_module, "objective", None)
-        said = (inspect.getdoc(objective) or "").partition("\n")[0]
+        summary = (inspect.getdoc(objective) or "").partition("\n")[0]
         splits = {str(clip.split) for train, _ in data.parts.values() for clip in train.heads() if clip.split}
         clips = data.batch_size * data.windows * trainer.world_size * trainer.accumulate_grad_batches
         return {
-            "objective": objective and f"{type(objective).__name__}: {said}",
+            "objective": objective and f"{type(objective).__name__}: {summary}",
             "data": [source.manifest for source in data.sources.values()],
             "splits": sorted(splits),
             "steps": trainer.global_step,
             "batch": clips,
-            "minutes": round(clock.train_s / 60, 2) if clock else None,
+            "minutes": round(throughput.train_s / 60, 2) if throughput else None,
             "train_clips": len(data.train_clips),
             "val_clips": len(data.val_clips),
             "seed": data.seed,
@@ -103,7 +102,7 @@ class ExportModel(Callback):
 
 
 def _best(trainer: L.Trainer) -> BestCheckpoint | None:
-    """The callback that has kept the best checkpoint; None if there is no such file. All processes must ask."""
+    """Return the callback with the best checkpoint, or None without an intact one. All processes must call this."""
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
     if best is None or not best.best_model_path:
         return None
@@ -114,6 +113,6 @@ def _best(trainer: L.Trainer) -> BestCheckpoint | None:
 
 
 def gathered(value: torch.Tensor) -> torch.Tensor:
-    """A tensor that may be shared, whole and on the CPU; all processes must ask for it."""
+    """Return a tensor on the CPU, gathered if it is sharded. All processes must call this."""
     value = value.detach()
     return (value.full_tensor() if isinstance(value, DTensor) else value).cpu()

@@ -219,12 +219,12 @@ class FinetuneModule(TrainingModule):
         return losses
 
     def clipped_parts(self) -> list[tuple[nn.Module, float]]:
-        """Backbone and classifier, as in the released code."""
+        """Return backbone and classifier with their maximum gradient norms, as in the released code."""
         parts = (self.model.backbone, self.tuning.clip_backbone), (self.model.head, self.tuning.clip_head)
-        return [(part, largest) for part, largest in parts if largest is not None]
+        return [(part, max_norm) for part, max_norm in parts if max_norm is not None]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Average the logits over the views of each clip. Which views are valid is read once for the batch."""
+        """Average the logits over the views of each clip. The flags of valid views are read once per batch."""
         logits, ids = self.model(**{self.modality: batch[self.modality]})["logits"], batch["id"]
         valid = read_flags(batch[f"{self.modality}_valid"])
         means, first = [], []
@@ -259,14 +259,14 @@ class FinetuneModule(TrainingModule):
         self.log("val/missing", float(len(self.missing)))
 
     def validation_summary(self) -> list[str]:
-        """Describe the last validation in a line."""
-        found, classes = self.found, len(self.model.classes)
-        if not found:
+        """Return one line with the metrics of the last validation and the chance levels."""
+        metrics, classes = self.found, len(self.model.classes)
+        if not metrics:
             return ["none of the validation clips could be read"]
         names = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "AUC": "AUC"}
-        chance = {"top1": 100 / classes, "top5": 500 / classes, "mAP": found.get("prevalence", 0.0), "AUC": 50.0}
-        values = [f"{text} {found[k]:.1f} % (chance {chance[k]:.1f} %)" for k, text in names.items() if k in found]
-        return [f"{', '.join(values)}; {found['clips']} clips, {classes} classes"]
+        chance = {"top1": 100 / classes, "top5": 500 / classes, "mAP": metrics.get("prevalence", 0.0), "AUC": 50.0}
+        values = [f"{text} {metrics[k]:.1f} % (chance {chance[k]:.1f} %)" for k, text in names.items() if k in metrics]
+        return [f"{', '.join(values)}; {metrics['clips']} clips, {classes} classes"]
 
     def on_test_epoch_end(self) -> None:
         self.found = self.metrics.compute() if self.metrics.update_called else {}
@@ -303,7 +303,7 @@ def _from_pretrained(
 
 
 def read_flags(flags: Tensor) -> list[bool]:
-    """Flags (B,) on the host."""
+    """Return flags (B,) as a list on the host."""
     return flags.tolist()
 
 

@@ -1,9 +1,9 @@
-"""What happens when a loss is not a number: it is traced, the step is left out, and after a few the training ends.
+"""Non-finite losses and gradients: the step is skipped, its cause is reported, and too many of them end the training.
 
-On a CPU this is decided before the optimizer's step. On a GPU with a fused optimizer the host does not wait for it: the
-device leaves the step out, and the host learns of it, names the cause and counts it before the step after, at the next
-checkpoint, or at the end of the training. Optimizers that cannot leave a step out on the device (not fused, sharded by
-FSDP, or SGD in its first step) cost one read from the device for each step.
+On a CPU, gradients are checked before the step of the optimizer. On a GPU with a fused optimizer, the host does not
+wait for the device: the device skips the step, and the host reports and counts it before the next step, at the next
+checkpoint, or at the end of training. Optimizers that cannot skip a step on the device (not fused, sharded by FSDP, or
+SGD in its first step) cost one synchronization per step.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class NonFiniteLoss(VattError, RuntimeError):
 
 
 @dataclass
-class Pass:
+class ForwardPass:
     """A forward pass of a step.
 
     Attributes:
-        names: of the terms of the loss.
-        values: (T,) of the terms.
-        ids: of the clips.
-        finite: computes, by modality, (B,) bool: whether the signal of each clip is finite.
+        names: Names of the terms of the loss.
+        values: (T,) values of the terms.
+        ids: Ids of the clips.
+        finite: Function that returns (B,) bool by modality: whether the signal of each clip is finite.
     """
 
     names: list[str]
@@ -50,22 +50,22 @@ class Pass:
 
 
 @dataclass
-class UnreadStep:
-    """A step that the device has judged, and the host does not know of yet.
+class PendingStep:
+    """A step whose result was computed on the device and was not read yet.
 
     Attributes:
         number: ``global_step``.
-        broken: () bool on the host; valid once ``copied`` has happened.
-        copied: the event of the copy; None where it has happened.
-        passes: forward passes of the step.
-        parameters: names of the parameters.
+        broken: () bool on the host, whether the step was skipped; valid after ``copied``.
+        copied: Event of the copy to the host, or None if the copy is complete.
+        passes: Forward passes of the step.
+        parameters: Names of the parameters.
         norms: (P,) norms of their gradients.
     """
 
     number: int
     broken: Tensor
     copied: torch.cuda.Event | None
-    passes: list[Pass]
+    passes: list[ForwardPass]
     parameters: list[str] = field(default_factory=list)
     norms: Tensor | None = None
 
@@ -74,21 +74,21 @@ class FiniteGuard:
     """Leaves out steps whose loss or gradients are not finite, and has running statistics as they were before.
 
     Args:
-        deferred: judge steps on the device and read the judgement later, where the optimizer is able to. None does so
-            wherever gradients are not on a CPU.
+        deferred: Check steps on the device and read the result later, if the optimizer supports it. Default: whether
+            gradients are not on a CPU.
 
     Attributes:
-        skipped: steps that were left out so far.
-        overflowed: steps that a gradient scaler has left out since their gradients overflowed in half precision. They
-            belong to its search for a scale, and are not among ``skipped``.
+        skipped: Number of skipped steps.
+        overflowed: Number of steps that a gradient scaler has skipped because gradients overflowed in half precision.
+            They are part of its search for a scale and are not counted in ``skipped``.
     """
 
     def __init__(self, deferred: bool | None = None) -> None:
         self.deferred = deferred
         self.skipped = self.overflowed = 0
-        self._passes: list[Pass] = []  # of the step that is being done
+        self._passes: list[ForwardPass] = []  # of the current step
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._unread: UnreadStep | None = None
+        self._pending: PendingStep | None = None
 
     def begin(self, module: nn.Module) -> None:
         """Begin a step: remember what a forward pass changes."""
@@ -97,24 +97,24 @@ class FiniteGuard:
         self._passes = []
 
     def watch(self, losses: dict[str, Tensor | int], batch: Batch) -> dict[str, Tensor | int]:
-        """The losses; if one is not finite, neither are the gradients that ``loss`` then has, which processes share."""
+        """Return the losses. If one is not finite, ``loss`` has non-finite gradients, which all processes share."""
         terms = {name: value.detach().float() for name, value in losses.items() if isinstance(value, Tensor)}
         values = torch.stack(list(terms.values()))
         signals = {m: batch[m] for m in MODALITIES if m in batch}  # type: ignore[literal-required]
-        if self._is_deferred(values.device):  # batches are not kept until they are asked for
+        if self._is_deferred(values.device):  # computed now, so that the batch is not kept in memory
             flags = _finite_clips(signals)
-            self._passes.append(Pass(list(terms), values, batch["id"], lambda: flags))
+            self._passes.append(ForwardPass(list(terms), values, batch["id"], lambda: flags))
         else:
-            self._passes.append(Pass(list(terms), values, batch["id"], lambda: _finite_clips(signals)))
+            self._passes.append(ForwardPass(list(terms), values, batch["id"], lambda: _finite_clips(signals)))
         return losses | {"loss": losses["loss"] * (1.0 + 0.0 * values.sum())}
 
     def end(self, module: L.LightningModule, optimizer: Optimizer, scaler: GradScaler | None = None) -> None:
-        """Before the optimizer's step: leave it out if the gradients are not finite.
+        """Skip the next step of the optimizer if the gradients are not finite.
 
         Args:
-            module: with gradients, which are not scaled.
-            optimizer: whose step comes.
-            scaler: that has unscaled the gradients, and leaves out the step itself.
+            module: Module with unscaled gradients.
+            optimizer: Its optimizer.
+            scaler: Gradient scaler that has unscaled the gradients, and skips the step itself.
 
         Raises:
             NonFiniteLoss: a weight is not finite, so that no step can be, or too many steps were left out.
@@ -135,19 +135,19 @@ class FiniteGuard:
         for buffer, before in self._kept:
             buffer.copy_(before)
         for _, parameter in trained:
-            parameter.grad = None  # the optimizer then changes nothing
+            parameter.grad = None  # the optimizer skips parameters without gradients
         if scaler is not None and cause is None and scaler.get_scale() > 1:
             self.overflowed += 1
         else:
             self._report(module, module.global_step, cause or f"{first} is not finite")
 
     def read(self, module: L.LightningModule) -> None:
-        """Report the last step, if the device has left it out and the host does not know of it yet.
+        """Report the last step if the device has skipped it and it was not reported yet.
 
         Raises:
-            NonFiniteLoss: as `end`.
+            NonFiniteLoss: See `end`.
         """
-        step, self._unread = self._unread, None
+        step, self._pending = self._pending, None
         if step is None:
             return
         if step.copied is not None:
@@ -162,9 +162,9 @@ class FiniteGuard:
         return device.type != "cpu" if self.deferred is None else self.deferred
 
     def _skip_on_device(
-        self, number: int, optimizer: Optimizer, names: list[str], gradients: list[Tensor], passes: list[Pass]
+        self, number: int, optimizer: Optimizer, names: list[str], gradients: list[Tensor], passes: list[ForwardPass]
     ) -> None:
-        """Have the device leave the step out where the gradients are not finite."""
+        """Skip the step on the device if the gradients are not finite."""
         norms = norms_of(gradients)
         broken = ~torch.linalg.vector_norm(norms).isfinite()
         for buffer, before in self._kept:
@@ -174,10 +174,10 @@ class FiniteGuard:
         if broken.device.type == "cuda" and torch.cuda.is_available():
             copied = torch.cuda.Event()
             copied.record()
-        self._unread = UnreadStep(number, on_host, copied, passes, names, norms)
+        self._pending = PendingStep(number, on_host, copied, passes, names, norms)
 
     def _report(self, module: L.LightningModule, number: int, cause: str) -> None:
-        """Count a step that was left out, and say why."""
+        """Count a skipped step, and warn with its cause."""
         self.skipped += 1
         hopeless = next((name for name, p in module.named_parameters() if p.requires_grad and not _finite([p])), None)
         if hopeless is not None:
@@ -202,8 +202,8 @@ def _first(trained: list[tuple[str, nn.Parameter]]) -> str:
     )
 
 
-def _cause(passes: list[Pass]) -> str | None:
-    """The terms of the loss that are not finite, and the clips they come from; None if all are."""
+def _cause(passes: list[ForwardPass]) -> str | None:
+    """Describe the non-finite terms of the loss and their clips; None if all terms are finite."""
     for step_pass in passes:
         values = zip(step_pass.names, step_pass.values.tolist(), step_pass.values.isfinite().tolist(), strict=True)
         broken = [f"{name} is {value}" for name, value, ok in values if not ok]
@@ -213,7 +213,7 @@ def _cause(passes: list[Pass]) -> str | None:
 
 
 def _finite_clips(signals: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By modality (B,) bool: whether the raw signal of each clip is finite, without a copy of the signal."""
+    """Return (B,) bool by modality: whether the raw signal of each clip is finite. The signal is not copied."""
     return {
         modality: raw.flatten(1).sum(dim=1, dtype=torch.float32).isfinite()
         for modality, raw in signals.items()
@@ -221,7 +221,7 @@ def _finite_clips(signals: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _source(step_pass: Pass) -> str:
+def _source(step_pass: ForwardPass) -> str:
     """The clips whose raw signal is not finite, or, if all are, the clips of the batch."""
     ids = step_pass.ids
     bad = [

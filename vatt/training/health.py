@@ -31,7 +31,7 @@ class Health(Callback):
     - of the vectors that the loss compares ``health/<vectors>_spread``, ``health/<vectors>_rank`` and, of how many,
       ``health/<vectors>_count``; their mean similarities ``health/positive_<pair>`` and ``health/negative_<pair>``, and
       ``health/temperature_<pair>``: see `vatt.objectives.health`;
-    - ``gradient/<tower>``, the norm of the gradient of each tower, before it is clipped and without the scale of
+    - ``gradient/<tower>``: the gradient norm of each encoder, before clipping and without the loss scale of
       ``16-mixed``;
 
     and says in words when vectors have collapsed. Of objectives that predict token after token the loss of each is kept
@@ -71,13 +71,13 @@ class Health(Callback):
             now = objective.by_token.float().cpu()
             self._by_token = now if self._by_token is None else self._by_token.lerp(now, 1 - KEPT)
         values = {name: float(value) for name, value in objective.health.items()}
-        found = {name: value for name, value in values.items() if not math.isnan(value)}  # of too few vectors
-        pl_module.log_dict({f"health/{name}": value for name, value in found.items()})
+        health = {name: value for name, value in values.items() if not math.isnan(value)}  # NaN: too few vectors
+        pl_module.log_dict({f"health/{name}": value for name, value in health.items()})
         if trainer.global_step <= max(pl_module.optimization.warmup_steps, 2 * trainer.log_every_n_steps):
             return  # at first all vectors are alike
-        for name in {name.rpartition("_")[0] for name in found if name.endswith("_rank")} - self._warned:
-            spread, rank = found[f"{name}_spread"], found[f"{name}_rank"]
-            if found[f"{name}_count"] >= MANY and (spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK):
+        for name in {name.rpartition("_")[0] for name in health if name.endswith("_rank")} - self._warned:
+            spread, rank = health[f"{name}_spread"], health[f"{name}_rank"]
+            if health[f"{name}_count"] >= MANY and (spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK):
                 self._warned.add(name)
                 rank_zero_warn(
                     f"step {trainer.global_step}: the vectors {name} of all clips are almost the same (spread "

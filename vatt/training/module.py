@@ -74,17 +74,17 @@ class TrainingModule(L.LightningModule):
 
     @property
     def scaler(self) -> GradScaler | None:
-        """What scales losses against underflow in half precision (``16-mixed``); it leaves out steps itself."""
+        """Gradient scaler of ``16-mixed``, which skips steps itself. None with other precisions."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.guard.end(self, optimizer, self.scaler)
         counts = {"train/skipped_steps": self.guard.skipped, "train/overflowed_steps": self.guard.overflowed}
-        # As tensors on the CPU: a number would be copied to the device, which is then waited for.
+        # Tensors on the CPU: Lightning would copy a number to the device, which synchronizes.
         self.log_dict({name: torch.tensor(float(count)) for name, count in counts.items() if count})
 
     def clipped_parts(self) -> list[tuple[nn.Module, float]]:
-        """Parts whose gradients are clipped by themselves in this step, and the largest norm of each."""
+        """Return the parts whose gradients are clipped separately in this step, with the maximum norm of each."""
         return []
 
     def configure_gradient_clipping(
@@ -93,23 +93,23 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip parts by themselves, then all gradients together as the trainer is told.
+        """Clip the gradients of single parts, then all gradients with the options of the trainer.
 
-        Lightning's own clipping refuses fused optimizers with mixed precision. Gradients are not scaled here: with a
-        scaler the optimizer is not fused, and Lightning unscales them before. What is logged as ``gradient/…``, and
-        whether all are finite, was found before this.
+        Lightning's own clipping does not support fused optimizers with mixed precision. Gradients are unscaled here:
+        with a scaler the optimizer is not fused, and Lightning unscales the gradients earlier. Gradient norms are
+        logged, and checked to be finite, before they are clipped.
         """
-        for part, largest in self.clipped_parts():
-            clip_gradients(part.parameters(), largest)
+        for part, max_norm in self.clipped_parts():
+            clip_gradients(part.parameters(), max_norm)
         if gradient_clip_val:
-            every: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-            clip_gradients(every, gradient_clip_val, gradient_clip_algorithm or "norm")
+            parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients(parameters, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def on_train_end(self) -> None:
         self.guard.read(self)
 
     def ids(self) -> dict[str, str | None]:
-        """Hashes of what gives ids their meaning (vocabulary, classes, codebook), by name; None without one."""
+        """Return the hashes of vocabulary, classes and codebook, which define the ids, by name; None if absent."""
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -123,8 +123,8 @@ class TrainingModule(L.LightningModule):
         """Check that the checkpoint belongs to this configuration.
 
         Raises:
-            ConfigMismatch: Another seed or optimizer, ids that mean other things, or more steps than the configuration
-                has.
+            ConfigMismatch: The seed, the optimizer or the meaning of ids differs, or the checkpoint is beyond
+                ``trainer.max_steps``.
         """
         remedy = "Resume with the same one, or start a new training"
         check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)

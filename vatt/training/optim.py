@@ -82,7 +82,7 @@ class Optimization:
         for name in ("clip_each", "width_ratio"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be above 0, not {value}")
+                raise InputError(f"{name} must be positive, not {value}")
 
 
 def depth_of(name: str) -> int | None:
@@ -168,33 +168,33 @@ class Schedule(LambdaLR):
                     group["weight_decay"] = self.weight_decay(self.last_epoch)
 
 
-def clip_gradients(parameters: Iterable[Tensor], largest: float, algorithm: str = "norm") -> None:
-    """Clip gradients in place, also those of parameters that processes share (FSDP).
+def clip_gradients(parameters: Iterable[Tensor], limit: float, algorithm: str = "norm") -> None:
+    """Clip gradients in place, also those of sharded parameters (FSDP).
 
     Args:
-        parameters: those without a gradient are left out.
-        largest: norm of all gradients as one vector, or absolute value of each entry.
+        parameters: Parameters. Those without a gradient are ignored.
+        limit: Maximum norm of all gradients as one vector, or maximum absolute value of each entry.
         algorithm: "norm" or "value".
 
     Raises:
-        InputError: an unknown algorithm.
+        InputError: The algorithm is unknown.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     if algorithm not in ("norm", "value"):
-        raise InputError(f"trainer.gradient_clip_algorithm is norm or value, not {algorithm!r}")
-    if not parameters:  # of a step that is left out
+        raise InputError(f"trainer.gradient_clip_algorithm must be norm or value, not {algorithm!r}")
+    if not parameters:  # the step is skipped
         return
     if algorithm == "value":
-        nn.utils.clip_grad_value_(parameters, largest)
+        nn.utils.clip_grad_value_(parameters, limit)
     else:
         norm = norm_of([parameter.grad for parameter in parameters])
-        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
 def norm_of(tensors: list[Tensor]) -> Tensor:
-    """The norm of all tensors as one vector."""
+    """Return the norm of all tensors as one vector."""
     norm = nn.utils.get_total_norm(tensors)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of tensors that processes share (FSDP)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # sharded tensors (FSDP)
 
 
 def make_optimizer(
@@ -203,11 +203,11 @@ def make_optimizer(
     """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
 
     Args:
-        module: with the parameters.
-        how: the rates.
-        steps: of the training.
-        scaled: gradients are scaled (``16-mixed``). A fused optimizer would unscale them in its step, after they were
-            clipped; others have them unscaled before.
+        module: Module to train.
+        how: Learning rates and other hyperparameters.
+        steps: Number of training steps.
+        scaled: Whether gradients are scaled (``16-mixed``). Then the optimizer is not fused: a fused one unscales
+            gradients in its step, after they were clipped.
 
     Raises:
         InputError: the warm-up is as long as the training.

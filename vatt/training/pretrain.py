@@ -72,7 +72,7 @@ class PretrainModule(TrainingModule):
         if model is not None:
             weights = model.backbone.state_dict()
             check_shapes(weights, backbone, pretrained)
-            remedy = "Leave the file of the codebook out of the configuration, or set model.pretrained to null"
+            remedy = "Remove the codebook file from the configuration, or set model.pretrained to null"
             check_ids({"codebook": codebook_hash(model.backbone)}, {"codebook": configured}, pretrained, remedy)
             self._pretrained_vocabulary = model.vocabulary_hash
             backbone.load_state_dict(weights)
@@ -125,7 +125,7 @@ class PretrainModule(TrainingModule):
         data = self.trainer.datamodule
         if data is None:
             return None
-        if not self.objective.compares_clips:  # text encoders may look at values, and tensors without content have none
+        if not self.objective.compares_clips:  # text encoders may depend on values, which meta tensors do not have
             shared = any(isinstance(parameter, DTensor) for parameter in self.parameters())  # cannot be copied
             return (
                 None
@@ -149,7 +149,7 @@ class PretrainModule(TrainingModule):
         return losses
 
     def clipped_parts(self) -> list[tuple[nn.Module, float]]:
-        """Backbone and objective, if ``optimization.clip_each`` says so and the warm-up is over."""
+        """Return backbone and objective with ``optimization.clip_each``, if it is set and the warm-up is over."""
         how = self.optimization
         if how.clip_each is None or self.trainer.global_step < how.warmup_steps:
             return []
@@ -169,7 +169,7 @@ class PretrainModule(TrainingModule):
                 self.retrieval[name].update(vectors[first], vectors[second], valid)
 
     def on_validation_epoch_end(self) -> None:
-        """Log retrieval, and the sum of its recalls; nothing if no clip has both sides of a pair."""
+        """Log retrieval metrics and the sum of all recalls, unless no clip has both modalities of a pair."""
         self._retrieved = {}
         for metric in self.retrieval.values():
             self._retrieved |= metric.compute() if metric.update_called else {}
@@ -187,7 +187,7 @@ class PretrainModule(TrainingModule):
             )
 
     def validation_summary(self) -> list[str]:
-        """Describe the last validation, a line for each direction of retrieval."""
+        """Return lines with the metrics of the last validation, one for each direction of retrieval."""
         return [
             f"{direction.replace('_', ' ')}: {', '.join(f'{key} {values[key]:.1f}' for key in RECALLS)} % "
             f"(chance {', '.join(format(values['chance'][key], '.1f') for key in RECALLS)} %), "
@@ -201,7 +201,7 @@ class PretrainModule(TrainingModule):
 
 
 def codebook_hash(backbone: Backbone) -> str | None:
-    """Hash of the codebook of a video tokenizer; None of a tokenizer without one."""
+    """Return the hash of the codebook of the video tokenizer, or None if it has no codebook."""
     tokenizer = backbone.tokenizers["video"] if "video" in backbone.modalities else None
     return tokenizer.codebook.hash if isinstance(tokenizer, CodeTokenizer) else None
 

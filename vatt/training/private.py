@@ -1,4 +1,4 @@
-"""Private parts of Lightning that exact resuming depends on, in one place.
+"""Private interfaces of Lightning that exact resuming depends on.
 
 Checked with lightning 2.6; tests/training/test_checkpoint.py compares interrupted trainings with uninterrupted ones and
 fails when these parts change.
@@ -28,7 +28,7 @@ def set_validation_progress(checkpoint: dict[str, Any], pending: bool) -> None:
 
     Args:
         checkpoint: Checkpoint that is about to be saved, with the state of the loops.
-        pending: Run the whole validation first when the training is resumed.
+        pending: Run the complete validation first when the training is resumed.
     """
     progress = checkpoint["loops"]["fit_loop"].get(VAL_PROGRESS)
     if progress is None:
@@ -42,7 +42,7 @@ def set_validation_progress(checkpoint: dict[str, Any], pending: bool) -> None:
 
 
 def restore_raw_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """Give the module its own weights back while validation runs on the averaged ones."""
+    """Restore the module's own weights while validation runs on the averaged ones."""
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
             callback._swap_models(pl_module)
@@ -52,7 +52,7 @@ def stop_workers(trainer: L.Trainer) -> None:
     """End the worker processes of all data loaders of a training.
 
     After an exception in validation, Lightning ends those of validation only. The others ignore the signal that Python
-    sends when it exits (see `vatt.datasets.workers`) and would be waited for without end.
+    sends on exit (see `vatt.datasets.workers`), and Python would wait for them forever.
     """
     trainer.fit_loop.teardown()
 
@@ -60,6 +60,6 @@ def stop_workers(trainer: L.Trainer) -> None:
 def export_averaged_weights(callback: WeightAveraging, pl_module: L.LightningModule) -> None:
     """Copy the averaged weights into the module.
 
-    A training that is resumed after its last step does not do so by itself.
+    Lightning does not do this if a training is resumed after its last step.
     """
     callback._copy_average_to_current(pl_module)

@@ -1,4 +1,4 @@
-"""What a resumed training takes from its checkpoint, and what from its configuration."""
+"""Checks and updates on resume, where the configuration may differ from the settings of the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
         seed: Seed of the configuration.
 
     Raises:
-        ConfigMismatch: It is another seed: the order of the clips would be that of neither training.
+        ConfigMismatch: The seed differs, so the order of the clips would match neither training.
     """
     if saved.get("seed", seed) != seed:
         raise ConfigMismatch(
@@ -32,10 +32,14 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
 
 
 def check_length(checkpoint: Mapping[str, Any], max_steps: int) -> None:
-    """Check that a training has not gone beyond the steps it is resumed with.
+    """Check that a checkpoint is not beyond the last step of the configuration.
+
+    Args:
+        checkpoint: Contents of the checkpoint.
+        max_steps: Number of steps of the configuration, or -1 for no limit.
 
     Raises:
-        ConfigMismatch: It has: the learning rates would not be those of the configuration.
+        ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration.
     """
     step = checkpoint["global_step"]
     if 0 <= max_steps < step:
@@ -51,7 +55,7 @@ def check_parameter_groups(
     """Check that the saved state of the optimizer belongs to the optimizer of the configuration.
 
     Raises:
-        ConfigMismatch: There is no state, or that of another optimizer, or of parameters in other groups.
+        ConfigMismatch: The state is missing, or is that of another optimizer or of other parameter groups.
     """
     name = saved.get("optimization", {}).get("name", optimization.name)
     if name != optimization.name:
@@ -88,7 +92,7 @@ def changed_values(saved: Mapping[str, Any], optimization: Optimization) -> list
 
 
 def apply_optimization(optimizer: Optimizer, schedule: Schedule, module: nn.Module, optimization: Optimization) -> None:
-    """Set learning rates, weight decay, betas, eps and momentum of a restored optimizer as the configuration has them.
+    """Set learning rates, weight decay, betas, eps and momentum of a restored optimizer to those of the configuration.
 
     Args:
         optimizer: Optimizer with the hyperparameters of the checkpoint.
@@ -110,12 +114,12 @@ def apply_optimization(optimizer: Optimizer, schedule: Schedule, module: nn.Modu
 
 
 def has_average(checkpoint: Mapping[str, Any]) -> bool:
-    """Return whether the weights of a checkpoint are averaged ones; the trained ones are beside them then."""
+    """Return whether a checkpoint has averaged weights. It then has the raw weights, too."""
     return "current_model_state" in checkpoint
 
 
 def take_raw_weights(checkpoint: dict[str, Any]) -> bool:
-    """Replace the averaged weights of a checkpoint by those that were trained.
+    """Replace the averaged weights of a checkpoint by the raw ones.
 
     Returns:
         Whether the checkpoint has averaged weights.
@@ -132,17 +136,17 @@ def check_same_ids(saved: Mapping[str, str | None], own: Mapping[str, str | None
 
     Args:
         saved: Hashes in the checkpoint.
-        own: Those of the configuration.
+        own: Hashes of the configuration.
 
     Raises:
-        ConfigMismatch: One is missing, or new.
+        ConfigMismatch: The checkpoint has one that the configuration does not have, or the reverse.
     """
     for name in saved.keys() & own.keys():
         if (saved[name] is None) != (own[name] is None):
             before, now = ("no", "one") if saved[name] is None else ("a", "none")
             raise ConfigMismatch(
-                f"the checkpoint was trained with {before} {name}, and the configuration has {now}: resume as it was, "
-                "or start a new training"
+                f"the checkpoint was trained with {before} {name}, and the configuration has {now}: resume with the "
+                "configuration of that training, or start a new one"
             )
 
 
@@ -151,12 +155,12 @@ def check_ids(saved: Mapping[str, Any], own: Mapping[str, str | None], source: s
 
     Args:
         saved: Hashes of the vocabulary, the classes and the codebook, where they are known.
-        own: The same of the configuration.
-        source: What the weights are, for the message.
-        remedy: What to do, for the message.
+        own: Hashes of the configuration.
+        source: Name of the weights in the message.
+        remedy: Advice at the end of the message.
 
     Raises:
-        ConfigMismatch: One of them differs.
+        ConfigMismatch: A hash differs.
     """
     for name, value in own.items():
         known = saved.get(name)

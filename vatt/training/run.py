@@ -1,6 +1,6 @@
-"""A run lives in one folder: ``checkpoints/``, ``logs/``, ``config.yaml``, ``data_events.csv`` and ``model/``.
+"""Options and callbacks of a run. Its directory has ``checkpoints/``, ``logs/``, ``config.yaml`` and ``model/``.
 
-What an earlier run has left there is moved to ``earlier/`` when a new one starts.
+Files of an earlier run are moved to ``earlier/`` when a new one starts.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Run:
 
 
 class MovingAverage(EMAWeightAveraging):
-    """Exponential moving average of the weights, for trainings in which every process holds all weights."""
+    """Exponential moving average of weights that are not sharded among processes."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make the copy that is averaged. Raises as `check_average`."""
+        """Create the averaged copy of the weights. Raises like `check_average`."""
         check_average(trainer)
         super().setup(trainer, pl_module, stage)
 
@@ -63,7 +63,7 @@ def check_average(trainer: L.Trainer) -> None:
     """Check that the weights of a trainer can be averaged.
 
     Raises:
-        InputError: They are to be averaged, and are sharded among processes.
+        InputError: Averaging is enabled, but the weights are sharded among processes.
     """
     averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
     if averaged and isinstance(trainer.strategy, ModelParallelStrategy | FSDPStrategy):

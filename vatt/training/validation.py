@@ -1,4 +1,4 @@
-"""What a training says of its clips before it starts, of every validation, and of what it has not done at its end."""
+"""Warnings about the clips and validations of a training, and output of validation metrics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoi
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Check options of a trainer that Lightning accepts and that no training can have.
+    """Check trainer options that Lightning does not check.
 
     Raises:
-        InputError: No gradients would be accumulated, or clipping would turn them around.
+        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative.
     """
     if trainer.accumulate_grad_batches < 1:
         raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
@@ -27,10 +27,10 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 class CheckData(Callback):
-    """Warns of trainings whose clips or validations are too few, and refuses those that cannot learn.
+    """Warns about too few clips or validations, and refuses trainings that cannot learn.
 
     Args:
-        best_by: Metric by which the best weights are chosen; None if they are not.
+        best_by: Metric that selects the best weights, or None if the last weights are exported.
     """
 
     def __init__(self, best_by: str | None) -> None:
@@ -38,7 +38,7 @@ class CheckData(Callback):
         self._trained = self._validated = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the numbers of clips.
+        """Check the numbers of clips.
 
         Raises:
             InputError: A contrastive loss would have no negatives.
@@ -67,7 +67,7 @@ class CheckData(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         interval = trainer.val_check_batch if trainer.enable_validation else 0
-        counts_batches = trainer.check_val_every_n_epoch is None  # else also at the end of an epoch
+        counts_batches = trainer.check_val_every_n_epoch is None  # else validation also runs at the end of epochs
         if self.best_by is not None and counts_batches and interval > batches > 0 and len(trainer.datamodule.val_clips):
             rank_zero_warn(
                 f"there will be no validation: trainer.val_check_interval is {interval:g}, and the training ends after "

@@ -102,7 +102,7 @@ def test_times_that_no_file_of_that_size_can_have_are_damage(tmp_path: Path, vid
     (tmp_path / "ages.mp4").write_bytes(data)
     facts = look(tmp_path / "ages.mp4")
     assert facts.status in ("damaged", "unreadable")
-    assert "more than it has bytes" in facts.reason
+    assert "implausible for its size in bytes" in facts.reason
     assert facts.duration_s is None or facts.duration_s == pytest.approx(3.0, abs=0.1)
 
 

@@ -78,17 +78,17 @@ def write(rows: Iterable[Wanted], media: Files, output: Path, notes: Notes) -> N
     if output.suffix != ".jsonl":
         raise InputError(f"--output {output}: the manifest is JSONL; call it {output.with_suffix('.jsonl').name}")
     tally, missing = _Tally(), output.with_suffix(".missing.csv")
-    write_manifest(_some(_find_all(rows, media, tally, notes), media, tally, notes), output)
+    write_manifest(_at_least_one(_find_all(rows, media, tally, notes), media, tally, notes), output)
     with atomic_write(missing, "w", newline="", errors="backslashreplace") as file:
         csv.writer(file).writerows([("id", "looked_for"), *tally.missing])
     print(" ".join([*_summary(output, missing, media, tally), *notes.sentences()]))
 
 
-def _some(clips: Iterable[Clip], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:
-    """Yield the clips, of which there must be at least one.
+def _at_least_one(clips: Iterable[Clip], media: Files, tally: _Tally, notes: Notes) -> Iterator[Clip]:
+    """Yield the clips, and raise an error at the end if there were none.
 
     Raises:
-        InputError: There is none.
+        InputError: There are no clips; the message says why.
     """
     yield from clips
     if not tally.rows:

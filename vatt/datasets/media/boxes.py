@@ -53,7 +53,7 @@ class _Track:
 
     @property
     def entries(self) -> int:
-        """Entries of FFmpeg's tables in units of 40 bytes; edits may repeat its index, which takes half of that."""
+        """Number of 40-byte entries in FFmpeg's tables. Edits may repeat its index, whose entries are half as large."""
         is_pcm = self.is_even and b"soun" in self.handlers and b"vide" not in self.handlers
         samples = self.samples // PCM_PACKET if is_pcm else self.samples
         return max(samples, samples * self.edits // 2)
@@ -65,7 +65,7 @@ class _Header:
         self.has_alternatives = False
 
     def visit(self, file: BinaryIO, begin: int, end: int, depth: int = 0, track: _Track | None = None) -> None:
-        """Visit all boxes between two positions."""
+        """Visit all boxes between two byte positions."""
         for kind, start, stop in _boxes(file, begin, end) if depth <= MAX_DEPTH else ():
             self.boxes += 1
             if self.boxes > MAX_BOXES:
@@ -130,7 +130,7 @@ class _Header:
 
 
 def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
-    """Return why FFmpeg must not open a file, or an empty string, also for files of other formats.
+    """Return why FFmpeg must not open a file, or an empty string. Files of other formats pass the check.
 
     Args:
         file: Seekable file.

@@ -36,7 +36,7 @@ class Container:
 
     Args:
         path: the file: see `vatt.datasets.media.source`.
-        time_limit_s: Time limit of opening, and of all reads of one call.
+        time_limit_s: Time limit for opening the file, and for all reads of one call, in seconds.
 
     Attributes:
         info: what the file holds.
@@ -134,7 +134,7 @@ class Container:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
         if end_s > self._longest_s:
             raise MediaError(
-                self.path, f"its timestamps reach to {end_s:.0f} s, which is implausible for its size in bytes"
+                self.path, f"its timestamps reach {end_s:.0f} s, which is implausible for its size in bytes"
             )
         return end_s
 

@@ -60,7 +60,7 @@ def decode_pictures(
         path: see `vatt.datasets.media.source`.
         video: from `read_packets`.
         spans: begin and end in seconds from the beginning of the video on, ascending, the first at 0.
-        time_limit_s: Time limit of opening, and of all reads after it.
+        time_limit_s: Time limit for opening, and for all reads after it, in seconds.
 
     Raises:
         MediaError: The file cannot be opened, or reading takes longer than the limit.

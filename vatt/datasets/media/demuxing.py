@@ -18,7 +18,7 @@ av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name o
 
 # Tags that are not UTF-8; from version 19 on PyAV does so by itself.
 ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-# No file may make FFmpeg open another one: no other format is detected, and no protocol opens anything.
+# A file must not make FFmpeg open another one: only these formats are detected, and no protocol is allowed.
 CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
 SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # bounds of the time limit of opening a file
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
@@ -30,13 +30,13 @@ STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.D
 
 
 class MediaInput:
-    """A media file open in PyAV, which cannot make FFmpeg open anything else.
+    """A media file opened with PyAV. The file cannot make FFmpeg open other files.
 
     A ``with`` statement yields the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
 
     Args:
         path: See `vatt.datasets.media.source`.
-        time_limit_s: Time limit of opening (clamped to between 1 and 60 s), and again of all reads after it, until
+        time_limit_s: Time limit for opening (clamped to between 1 and 60 s), and again for all reads after it, until
             `limit` is called.
 
     Attributes:
@@ -136,7 +136,7 @@ class MediaInput:
 
 
 def is_still_format(name: str) -> bool:
-    """Return whether a format of FFmpeg is that of one still image."""
+    """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
 
 

@@ -26,7 +26,7 @@ def write_media(
     """Write one file, whole or not at all; the same input gives the same bytes.
 
     Args:
-        path: where.
+        path: Path of the file to write.
         frames: (T, H, W, 3) uint8, H and W even; None writes sound only.
         fps: frames per second.
         waveform: (S,) float32 in [-1, 1] mono; None writes no audio track.

@@ -14,11 +14,11 @@ from torch import Tensor
 from vatt.errors import VattError
 
 SLACK_S = 0.1  # tracks may begin and end this much apart without anything being missing
-PLAUSIBLE_S = 60  # a file may be so long, however few bytes it has
+PLAUSIBLE_S = 60  # seconds that a file of any size may last
 
 
 def longest_s(size: int | None) -> float:
-    """Return the longest plausible duration of a file in seconds: a second has at least one byte.
+    """Return the longest plausible duration of a file in seconds, assuming at least one byte per second.
 
     Args:
         size: Number of bytes; None if it is not known.

@@ -169,7 +169,7 @@ _ID3 = 10  # bytes of the header of a tag
 
 
 def check_beginning(path: str, head: bytes) -> None:
-    """Refuse files whose first bytes are those of a format that refers to other files, whatever FFmpeg would detect.
+    """Refuse files that begin like a format that refers to other files, regardless of what FFmpeg would detect.
 
     Args:
         path: The file.

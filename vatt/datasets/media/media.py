@@ -55,13 +55,13 @@ class Media(Container):
     def _path_for(self, decoder: str) -> str:
         """Return the absolute path of the file, for a decoder that opens it with its own FFmpeg libraries.
 
-        These do not restrict formats, and could follow references. So only files that cannot be detected as a playlist,
-        a script or a pattern are passed to them: MP4 and Matroska are binary from the first byte, and no text format is
-        detected after a NUL or the first byte of Matroska; no image sequence has one of these suffixes; and an absolute
-        path has no protocol. MP4 files with references to other files were refused on opening.
+        These libraries do not restrict formats and could follow references. Only files that cannot be detected as a
+        playlist, a script or a pattern are passed to them. MP4 and Matroska are binary from the first byte, and no text
+        format is detected after a NUL or the first byte of Matroska. No image sequence has one of these suffixes, and
+        an absolute path has no protocol. MP4 files that refer to other files were refused on opening.
 
         Raises:
-            MediaError: The file has another format; it is closed.
+            MediaError: The file has an unsupported format or path. The file is then closed.
         """
         if split_member(self.path)[2] is not None or is_url(self.path):
             self._refuse(f"{decoder} supports local files only, not shards or URLs")

@@ -1,4 +1,4 @@
-"""Check PNG files before FFmpeg opens them: image size, and texts and profiles, which it expands without a limit."""
+"""Check PNG files before FFmpeg opens them: image size, and the size of texts and profiles after expansion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPRESSED = (b"iCCP", b"zTXt")  # a keyword, a NUL, the method and the data; FF
 
 
 def problem(file: io.RawIOBase, size: int) -> str:
-    """Return why FFmpeg must not open a file, or an empty string, also for files of other formats.
+    """Return why FFmpeg must not open a file, or an empty string. Files of other formats pass the check.
 
     Args:
         file: Seekable file.
@@ -48,7 +48,7 @@ def problem(file: io.RawIOBase, size: int) -> str:
 
 
 def _expanded_size(chunk: bytes) -> int:
-    """Return the uncompressed size of a chunk, at most about the maximum."""
+    """Return the uncompressed size of a chunk, up to `MAX_EXPANDED` + 1."""
     expander = zlib.decompressobj()
     try:
         return len(expander.decompress(chunk[chunk.find(b"\0") + 2 :], MAX_EXPANDED + 1))

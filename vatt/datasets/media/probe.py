@@ -196,7 +196,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
 
     Args:
         path: see `vatt.datasets.media.source`.
-        time_limit_s: Time limit of opening, and of all reads after it.
+        time_limit_s: Time limit for opening, and for all reads after it, in seconds.
 
     Raises:
         NoMedia: The file is not a media file, or has neither video nor audio.
@@ -251,7 +251,7 @@ def _read(container: Any, found: Packets) -> None:
     found.begin_s = max(0.0, min((track.begin_s for track in timed), default=0.0))
     found.end_s = max([end_s, *(track.end_s for track in timed)])
     if found.end_s > found.longest_s:
-        found.problems.append(f"its times reach to second {found.end_s:.0f}, more than it has bytes")
+        found.problems.append(f"its timestamps reach {found.end_s:.0f} s, which is implausible for its size in bytes")
     if last_is_torn:
         found.cut = f"cut off within a packet at {torn.pop():.2f} s"
     if torn:

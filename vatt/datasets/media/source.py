@@ -332,11 +332,11 @@ class Window(io.RawIOBase):
 
 
 class MediaFile(io.RawIOBase):
-    """The bytes of a file, a member of a shard or an object behind a URL, for PyAV; reading is bounded in time.
+    """A file, a member of a shard or an object at a URL, opened for PyAV with a time limit for all reads.
 
     Args:
         path: See the head of this module.
-        time_limit_s: Time limit of opening and all reads together, until `limit` is called. Files that fsspec copies
+        time_limit_s: Time limit for opening and all reads together, until `limit` is called. Files that fsspec copies
             completely first (``simplecache::``, ``filecache::``) have one hour for that.
 
     Attributes:

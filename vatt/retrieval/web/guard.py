@@ -131,7 +131,7 @@ class Guard:
         self._check_origin(scope, request.headers)
         # Gradio allows CORS for some origins, and reads tokens of its own.
         hidden = {b"origin", b"cookie", b"authorization", b"x-gradio-server"}
-        if path == "/":  # whose scripts are hashed
+        if path == "/":  # its scripts are hashed, so it must not be compressed
             hidden.add(b"accept-encoding")
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in hidden]
         return cookie

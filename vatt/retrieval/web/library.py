@@ -1,4 +1,4 @@
-"""Media files of an index for the search page: by number, and only those in the indexed directories."""
+"""Media files of an index for the search page. Only files in the indexed directories are served, by number."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Library:
 
     Attributes:
         paths: All paths in the index, as they are stored.
-        numbers: Number of each path; of a moved index also of where its files are now.
+        numbers: Number of each path. If the index was moved, also of the present paths of its files.
         with_frames: Numbers of files with video embeddings.
         roots: Directories whose files are served, without symbolic links.
     """

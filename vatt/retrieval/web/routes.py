@@ -54,7 +54,7 @@ def routes(library: Library, uploads: Uploads, script: str) -> list[Route]:
         return _file_response(library.file(number))
 
     def upload(request: Request) -> Response:
-        """Replaces Gradio's route, which serves other directories as well."""
+        """Serve an upload. This replaces Gradio's route, which also serves other directories."""
         return _file_response(uploads.file("/" + request.path_params["path"].lstrip("/")))
 
     def page_script(request: Request) -> Response:

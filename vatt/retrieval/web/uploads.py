@@ -66,7 +66,7 @@ class Uploads:
     """Private upload directory, with Gradio's layout ``<hash of the content>/<name>``.
 
     Args:
-        quota: Size in bytes from which on uploads are refused.
+        quota: Size of the directory in bytes at which uploads are refused.
 
     Attributes:
         folder: The directory. It is deleted when the process exits.
@@ -81,7 +81,7 @@ class Uploads:
         """Return the path of an upload, which may have been deleted.
 
         Raises:
-            ValueError: Not the path of an upload, but of another directory, relative, a URL or a symbolic link.
+            ValueError: The path is not that of an upload, for example relative, a URL or a symbolic link.
         """
         if not isinstance(path, str) or "\0" in path or len(path) > 4096:
             raise ValueError("not the path of an upload")
@@ -183,7 +183,7 @@ class Examples:
 
     def _encode(self, path: Path, deadline: float) -> tuple[FileVectors, bool]:
         try:
-            # The last read may begin at the end of its half and take as long as the other half.
+            # A read may start just before the limit and take as long as the limit, so the limit is half of the time.
             limit_s = (deadline - time.monotonic()) / 2
             if limit_s <= 0:
                 raise Busy("the server is busy: try again in a moment")

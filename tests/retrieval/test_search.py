@@ -59,7 +59,7 @@ def test_another_model_is_refused(index: Path, model_folder: Path, tmp_path: Pat
         search(index, QUERIES[0], model=tmp_path / "other")
 
 
-def test_words_that_the_model_does_not_know_are_named(index: Path, model_folder: Path) -> None:
+def test_unknown_words_are_reported(index: Path, model_folder: Path) -> None:
     with pytest.raises(InputError, match="none of the words 'ein roter Kreis' is in the model's vocabulary"):
         search(index, "ein roter Kreis")
     assert search(index, "a roter ring of Kreis, roter").notices == (

@@ -22,14 +22,14 @@ from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.structures import ClipFormat
 
-CUDA_TESTS = "VATT_CUDA_TESTS"  # environment variable: the device of tests that need a GPU, in its place
+CUDA_TESTS = "VATT_CUDA_TESTS"  # environment variable with the device that replaces the GPU in tests
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip tests that need a GPU if there is none."""
     if torch.cuda.is_available() or CUDA_TESTS in os.environ:
         return
-    skip = pytest.mark.skip(reason=f"needs a GPU, and there is none; {CUDA_TESTS}=cpu runs it on the CPU")
+    skip = pytest.mark.skip(reason=f"needs a GPU; {CUDA_TESTS}=cpu runs it on the CPU")
     for item in items:
         if item.get_closest_marker("needs_cuda"):
             item.add_marker(skip)

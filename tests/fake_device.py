@@ -1,6 +1,6 @@
-"""A GPU that is not there: tensors without content on the device "cuda", so that one on the wrong device fails.
+"""Fake GPU: tensors without content on the device "cuda", so that tensors on the wrong device raise an error.
 
-PyTorch's engine for backward passes needs a real GPU; `backward` walks the same graph without it.
+PyTorch's autograd engine needs a real GPU; `backward` traverses the same graph without it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ DEVICE = torch.device("cuda:0")
 
 @contextmanager
 def fake_gpu() -> Iterator[FakeTensorMode]:
-    """Within this all tensors are without content; those of outside are taken as such on their own device."""
+    """Make all new tensors fake inside the block. Existing tensors are treated as fake ones on their device."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
 
 def fake(value: Any, device: torch.device = DEVICE) -> Any:
-    """Tensors, or those of a dictionary or a module (in place), without content on a device."""
+    """Return a tensor, a dictionary of tensors or a module (changed in place) without content on a device."""
     if isinstance(value, nn.Module):
         return value._apply(lambda x: fake(x, device))
     if isinstance(value, dict):
@@ -35,7 +35,7 @@ def fake(value: Any, device: torch.device = DEVICE) -> Any:
 
 
 def outside(function: Any) -> Any:
-    """A function that computes real values on the CPU within `fake_gpu`, and returns tensors without them."""
+    """Wrap a function so that it computes real values on the CPU inside `fake_gpu` and returns fake tensors."""
 
     def called(*args: Any, **kwargs: Any) -> Any:
         with unset_fake_temporarily():
@@ -47,7 +47,7 @@ def outside(function: Any) -> Any:
 
 @torch.no_grad()
 def backward(loss: Tensor) -> None:
-    """``loss.backward()`` without the engine."""
+    """Compute what ``loss.backward()`` computes, without the autograd engine."""
     users: Counter[Any] = Counter()
     nodes, stack = {loss.grad_fn}, [loss.grad_fn]
     while stack:
@@ -59,19 +59,19 @@ def backward(loss: Tensor) -> None:
                     stack.append(after)
     gradients: defaultdict[Any, dict[int, Tensor]] = defaultdict(dict)
     gradients[loss.grad_fn][0] = torch.ones_like(loss)
-    # Activation checkpointing asks which backward pass this is, and computes anew for every other one.
+    # Activation checkpointing recomputes once for each id of a backward pass.
     with patch("torch._C._current_graph_task_id", lambda: 1):
-        _walk([loss.grad_fn], users, gradients)
+        _traverse([loss.grad_fn], users, gradients)
 
 
-def _walk(ready: list[Any], users: Counter[Any], gradients: defaultdict[Any, dict[int, Tensor]]) -> None:
+def _traverse(ready: list[Any], users: Counter[Any], gradients: defaultdict[Any, dict[int, Tensor]]) -> None:
     while ready:
         node = ready.pop()
-        mine = gradients.pop(node, {})
+        incoming = gradients.pop(node, {})
         if hasattr(node, "variable"):
-            _accumulate(node.variable, mine.get(0))
+            _accumulate(node.variable, incoming.get(0))
             continue
-        results = _call(node, mine) if mine else None
+        results = _call(node, incoming) if incoming else None
         results = results if isinstance(results, tuple) else (results,) * len(node.next_functions)
         for (after, number), gradient in zip(node.next_functions, results, strict=True):
             if after is None:
@@ -86,7 +86,7 @@ def _walk(ready: list[Any], users: Counter[Any], gradients: defaultdict[Any, dic
 
 
 def _call(node: Any, gradients: dict[int, Tensor]) -> Any:
-    """The gradients of the inputs of a node; there may be none for some of its outputs."""
+    """Return the gradients of the inputs of a node. Gradients of some of its outputs may be missing."""
     if not isinstance(node, torch.autograd.function.BackwardCFunction):
         return node(*(gradients.get(number) for number in range(len(node._input_metadata))))
     with_zeros = (
@@ -94,8 +94,8 @@ def _call(node: Any, gradients: dict[int, Tensor]) -> Any:
         for number, like in enumerate(node._input_metadata)
     )
     results = zip(node.apply(*with_zeros), node.needs_input_grad, strict=True)
-    wanted = iter([result for result, is_needed in results if is_needed])
-    return tuple(None if after is None else next(wanted) for after, _ in node.next_functions)
+    needed = iter([result for result, is_needed in results if is_needed])
+    return tuple(None if after is None else next(needed) for after, _ in node.next_functions)
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor | None) -> None:

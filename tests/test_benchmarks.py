@@ -33,8 +33,8 @@ def test_the_page_on_scaling_is_what_its_model_says() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_step_on_a_gpu_runs(tmp_path: Path) -> None:
-    """On the CPU, on a small model."""
+def test_gpu_step_benchmark_runs(tmp_path: Path) -> None:
+    """On the CPU, with a small model."""
     command = [sys.executable, str(ROOT / "benchmarks/gpu_step.py"), "--device", "cpu", "--tiny"]
     command += ["--minutes", "5", "--output", str(tmp_path / "table.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
-"""What only a GPU can show: numbers equal to those of a CPU, and steps that never wait for the device.
+"""Tests on a GPU: results equal those of the CPU, and steps do not synchronize.
 
-Skipped without a GPU. ``VATT_CUDA_TESTS=cpu`` runs everything on the CPU, to see that the tests themselves work.
+Skipped without a GPU. ``VATT_CUDA_TESTS=cpu`` runs them on the CPU, to check the tests themselves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRAINER = {"accelerator": "gpu" if ON_GPU else "cpu"}
 
 
 def half() -> dict[str, Any]:
-    """Training in float16, with a scaler whose first scale suits these models; Lightning's own is for GPUs alone."""
+    """Return trainer options for float16 with a gradient scaler whose initial scale suits these models."""
     kind = "cuda" if ON_GPU else "cpu"
     return {"plugins": [MixedPrecision("16-mixed", kind, GradScaler(kind, init_scale=1024.0))]}
 
@@ -53,7 +53,7 @@ def moved(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def losses_of(kind: str, device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Losses and gradients of a batch with gaps, computed by hand on a device."""
+    """Return losses and gradients of an incomplete batch, computed on a device without a trainer."""
     module, batch = make_module(kind).to(device), make_batch(kind, 6, complete=False)
     module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     if hasattr(module, "objective"):
@@ -67,19 +67,19 @@ def losses_of(kind: str, device: str) -> tuple[dict[str, float], dict[str, torch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_gradients_are_those_of_a_cpu(kind: str) -> None:
-    """In single precision, with rows missing; what is drawn does not depend on the device."""
-    (expected, wanted), (found, gradients) = losses_of(kind, "cpu"), losses_of(kind, DEVICE)
-    assert found == pytest.approx(expected, rel=2e-3, abs=1e-4, nan_ok=True)
-    assert gradients.keys() == wanted.keys()
-    scale = torch.cat([x.flatten() for x in wanted.values()]).norm()
+def test_losses_and_gradients_equal_those_of_the_cpu(kind: str) -> None:
+    """In single precision, with an incomplete batch. Random draws do not depend on the device."""
+    (expected, expected_gradients), (losses, gradients) = losses_of(kind, "cpu"), losses_of(kind, DEVICE)
+    assert losses == pytest.approx(expected, rel=2e-3, abs=1e-4, nan_ok=True)
+    assert gradients.keys() == expected_gradients.keys()
+    scale = torch.cat([x.flatten() for x in expected_gradients.values()]).norm()
     for name, gradient in gradients.items():
-        assert (gradient - wanted[name]).norm() <= 2e-3 * scale, name
+        assert (gradient - expected_gradients[name]).norm() <= 2e-3 * scale, name
 
 
 @contextmanager
-def without_waiting() -> Iterator[None]:
-    """Whatever waits for the GPU raises an error."""
+def no_synchronization() -> Iterator[None]:
+    """Raise an error at every synchronization of the GPU."""
     if ON_GPU:
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -89,21 +89,22 @@ def without_waiting() -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-class Alone:
-    """As much of a trainer as a step by hand needs."""
+class StubTrainer:
+    """The attributes of a trainer that a step needs."""
 
     global_step, global_rank, max_steps, accumulate_grad_batches = 3, 0, 10, 1
     precision_plugin = None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_does_not_wait_for_the_device(kind: str) -> None:
-    """Forward and backward pass, judgement of the gradients, clipping and the optimizer's step; the second one, when
-    caches are filled.
+def test_step_does_not_synchronize(kind: str) -> None:
+    """Forward and backward pass, check of the gradients, clipping, and the step of the optimizer.
+
+    The second step is tested, after caches were filled.
     """
     module, batch = make_module(kind).to(DEVICE), moved(make_batch(kind, complete=False))
     module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    module.trainer = Alone()  # type: ignore[assignment]
+    module.trainer = StubTrainer()  # type: ignore[assignment]
     optimizer, _ = make_optimizer(module, module.optimization, 10)
 
     def step() -> None:
@@ -118,14 +119,14 @@ def test_a_step_does_not_wait_for_the_device(kind: str) -> None:
 
     step()
     module.guard.read(module)
-    with without_waiting():
+    with no_synchronization():
         step()
     module.guard.read(module)
     assert module.guard.skipped == 0
 
 
 class Watch(L.Callback):
-    """Keeps the losses, and the norm of the gradients before they are clipped."""
+    """Records the losses, and the gradient norms before clipping."""
 
     def __init__(self, module: TrainingModule) -> None:
         self.losses: list[float] = []
@@ -160,7 +161,7 @@ def trained(kind: str, path: str = "norm", steps: int = 3, **trainer: Any) -> tu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_steps_in_half_precision(kind: str, path: str, precision: str) -> None:
-    """The first loss and the norm of its gradients, before they are clipped, are those of single precision."""
+    """The first loss and its gradient norm before clipping equal those of single precision."""
     _, single = trained(kind, path, steps=1, precision="32-true")
     module, watch = trained(kind, path, **(half() if precision == "16-mixed" else {"precision": precision}))
     assert watch.losses[0] == pytest.approx(single.losses[0], rel=0.1)
@@ -169,7 +170,7 @@ def test_steps_in_half_precision(kind: str, path: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_training_is_one_that_was_never_stopped(kind: str, tmp_path: Path) -> None:
+def test_resumed_training_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     deterministic = {"deterministic": "warn", "default_root_dir": tmp_path}
     try:
         states = []
@@ -207,8 +208,8 @@ def test_embeddings_an_index_and_a_search(model_folder: Path, video_file: Path, 
     np.testing.assert_allclose(vectors[DEVICE], vectors["cpu"], rtol=1e-3, atol=1e-3)
     Index.build([tmp_path / DEVICE]).save(tmp_path / "index")
     Index.build([tmp_path / "cpu"]).save(tmp_path / "index_of_cpu")
-    found, expected = (search(tmp_path / index, "a red ring", k=3, spans=False) for index in ("index", "index_of_cpu"))
-    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-3)
+    hits, expected = (search(tmp_path / index, "a red ring", k=3, spans=False) for index in ("index", "index_of_cpu"))
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-3)
     model = VATT.from_pretrained(model_folder)
     on_cpu = encode_file(model, video_file).pooled("video", "video_text")
     on_device = encode_file(model.to(DEVICE), video_file).pooled("video", "video_text")
@@ -216,15 +217,15 @@ def test_embeddings_an_index_and_a_search(model_folder: Path, video_file: Path, 
 
 
 def test_features_for_probes(video_file: Path) -> None:
-    clips, found = read_manifest(video_file), {}
+    clips, features = read_manifest(video_file), {}
     for device in dict.fromkeys(("cpu", DEVICE)):
         torch.manual_seed(0)
         reader = ClipReader(TINY, None, modalities=["video"])
         tower = tiny_model().backbone.tower("video")
-        found[device] = extract(tower, clips, reader, Views(2, 1), tokens=(FINAL,), num_workers=0, device=device)
-    for name, layer in found["cpu"].layers.items():
-        torch.testing.assert_close(found[DEVICE].layers[name], layer, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found[DEVICE].tokens, found["cpu"].tokens, rtol=1e-2, atol=1e-2)
+        features[device] = extract(tower, clips, reader, Views(2, 1), tokens=(FINAL,), num_workers=0, device=device)
+    for name, layer in features["cpu"].layers.items():
+        torch.testing.assert_close(features[DEVICE].layers[name], layer, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features[DEVICE].tokens, features["cpu"].tokens, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", PROBES)
@@ -237,8 +238,8 @@ def test_probes_learn(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PRETRAINING if kind != "autoregressive_codes"])
-def test_a_broken_step_is_left_out_on_the_device(kind: str) -> None:
-    """The weights stay as they are, and the host learns of it later."""
+def test_non_finite_step_is_skipped_on_the_device(kind: str) -> None:
+    """The weights do not change, and the host reports the step later."""
     states: list[dict[str, torch.Tensor]] = []
 
     class Spoil(L.Callback):

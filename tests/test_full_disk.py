@@ -1,4 +1,4 @@
-"""Whatever is written when the disk is full: one sentence, status 2, and what was there before is whole."""
+"""Commands on a full disk: one sentence, exit status 2, and intact old files."""
 
 from __future__ import annotations
 
@@ -140,29 +140,27 @@ def limited(folder: Path, limit: int, when: str) -> Iterator[tuple[str, int, lis
 
 
 SMALL = {"words", "playlist", "report"}  # files of less than the larger limit
-DONE = {"embed", "synth", "prepare"}  # commands that leave alone what is there
+DONE = {"embed", "synth", "prepare"}  # commands that do not write existing outputs again
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "when"), [(40, "again"), (400, "first")])
-def test_what_cannot_be_written_is_one_sentence_and_leaves_what_was_there(
-    tmp_path: Path, limit: int, when: str
-) -> None:
-    """A limit of the size of files stands in for a full disk: the system call fails at the same place."""
-    *found, end = limited(tmp_path / "root", limit, when)
-    assert len(found) == 17
-    for name, status, errors, changed in found:
-        if status in (0, 1):  # there was room, or nothing to do
+def test_full_disk_is_reported_and_old_files_are_kept(tmp_path: Path, limit: int, when: str) -> None:
+    """A limit of the file size replaces a full disk: the same system call fails."""
+    *results, end = limited(tmp_path / "root", limit, when)
+    assert len(results) == 17
+    for name, status, errors, changed in results:
+        if status in (0, 1):  # the files are small enough, or nothing is written
             assert name in (SMALL if limit > 40 else set()) | (DONE if when == "again" else {"embed"}), name
             continue
         assert status == 2, (name, status, errors)
         assert errors[0].startswith("vatt "), (name, errors)
         assert "File too large" in errors[0] or "no space is left" in errors[0], (name, errors)
-        # Shards and clips are whole one by one; a scan goes on from its journal.
+        # Shards and clips are written atomically one by one; a scan resumes from its journal.
         assert not changed or name in ("prepare", "synth", "scan", "scan of parquet"), (name, changed)
         assert all(path.endswith(".part") for path in changed if path.startswith("scan"))
     assert end[0] == "end"
-    assert end[3] == [True]  # the model that was there, and its index
+    assert end[3] == [True]  # the old model and its index
 
 
 FULL = """
@@ -183,7 +181,7 @@ print(sorted(path.name for path in (disk / "model").iterdir()))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
-def test_a_good_model_stays_when_another_does_not_fit_on_the_disk(model_folder: Path, tmp_path: Path) -> None:
+def test_old_model_is_kept_if_the_new_one_does_not_fit_on_the_disk(model_folder: Path, tmp_path: Path) -> None:
     disk, size = tmp_path / "disk", sum(path.stat().st_size for path in model_folder.glob("*.*"))
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(1.5 * size)}", "tmpfs", disk], check=False).returncode:

@@ -20,8 +20,8 @@ MAY_IMPORT = {
     "untrusted": {"errors"},
     "datasets": {"datasets"} | EVERYONE,
     "models": {"models"} | EVERYONE,
-    "models/encoding": {"models", "datasets"} | EVERYONE,  # VATT.encode_video("clip.mp4"), imported when it is used
-    "models/vocabulary": {"models", "datasets"} | EVERYONE,  # likewise, by saving and loading
+    "models/encoding": {"models", "datasets"} | EVERYONE,  # VATT.encode_video("clip.mp4") imports it when it is called
+    "models/vocabulary": {"models", "datasets"} | EVERYONE,  # imported by saving and loading
     "objectives": {"objectives", "models"} | EVERYONE,
     "training": {
         "training",

@@ -77,8 +77,8 @@ print(sorted(path.name for path in folder.iterdir()), (folder / "file").read_tex
 """
 
 
-def test_a_write_that_fails_is_one_kind_of_error_whichever_library_writes(tmp_path: Path) -> None:
-    """A limit of the file size stands in for a full disk: the system call fails at the same place."""
+def test_failed_writes_of_all_libraries_raise_write_error(tmp_path: Path) -> None:
+    """A limit of the file size replaces a full disk: the same system call fails."""
     (tmp_path / "file").write_text("before")
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
     *lines, last = done.stdout.splitlines()
@@ -88,7 +88,7 @@ def test_a_write_that_fails_is_one_kind_of_error_whichever_library_writes(tmp_pa
     assert last == "['file'] before"
 
 
-def test_other_errors_are_no_write_errors(tmp_path: Path) -> None:
+def test_other_errors_are_not_write_errors(tmp_path: Path) -> None:
     assert write_errno(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
     assert write_errno(RuntimeError("write error: No space left on device")) == errno.ENOSPC
     assert write_errno(OSError("100 requested and 12 written")) == errno.ENOSPC
@@ -104,7 +104,7 @@ def test_a_file_hash_is_sha256(tmp_path: Path) -> None:
     assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_temporary_file_may_have_no_suffix_and_errors_keep_the_name_of_their_file(tmp_path: Path) -> None:
+def test_temporary_file_without_suffix_and_file_names_of_nested_errors(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a.parquet", keep_suffix=False) as temporary:
         assert temporary.suffix == ".part"
         temporary.write_bytes(b"x")
@@ -112,11 +112,11 @@ def test_a_temporary_file_may_have_no_suffix_and_errors_keep_the_name_of_their_f
         raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "inner"))
 
 
-def test_leftovers_of_killed_processes_are_removed_once_they_are_old(tmp_path: Path) -> None:
+def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     for name in (".a.0123.part.json", ".b.0123.part", "c.part", ".d.json"):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     remove_leftovers(tmp_path, older_than_s=-1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".d.json", "c.part"]
-    remove_leftovers(tmp_path / "nowhere")
+    remove_leftovers(tmp_path / "missing")

@@ -19,7 +19,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_gets_an_error_until_the_first_has_ended_however_it_ends(tmp_path: Path) -> None:
+def test_lock_is_exclusive_and_released_when_its_process_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

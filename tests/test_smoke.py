@@ -85,10 +85,10 @@ def test_from_files_to_answers(street: Path) -> None:
 
 
 def stop(argv: list[str], last: Path, number: signal.Signals) -> tuple[int, str, int]:
-    """Send a signal to a training, and to its workers as a terminal does, after its next checkpoint.
+    """Send a signal to a training and its workers, like a terminal, after the next checkpoint.
 
     Returns:
-        Its exit status, what it printed, and the step of its last checkpoint.
+        Exit status, output, and step of the last checkpoint.
     """
     before = last.stat().st_mtime_ns if last.is_file() else 0
     training = subprocess.Popen(
@@ -105,8 +105,8 @@ def stop(argv: list[str], last: Path, number: signal.Signals) -> tuple[int, str,
     return training.returncode, printed, torch.load(last, weights_only=True)["global_step"]
 
 
-def test_a_training_that_is_killed_and_stopped_resumes_exactly(street: Path) -> None:
-    """SIGKILL between two checkpoints, then Ctrl-C, and then to the end: the losses of a run that was never stopped."""
+def test_killed_and_interrupted_training_resumes_exactly(street: Path) -> None:
+    """A run that is killed, interrupted and resumed has the losses of an uninterrupted one."""
     last = street / "stopped" / "checkpoints" / "last.ckpt"
     argv = fit(street, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "auto")
     status, _, reached = stop(argv, last, signal.SIGKILL)

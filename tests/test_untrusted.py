@@ -9,7 +9,7 @@ from vatt.errors import InputError
 from vatt.untrusted import inner_file, read_json
 
 
-def test_json_of_a_usual_size_and_shape_is_read(tmp_path: Path) -> None:
+def test_read_json(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": [1, "ü"]}', encoding="utf-8")
     assert read_json(path) == {"a": [1, "ü"]}
@@ -29,7 +29,7 @@ def test_json_of_a_usual_size_and_shape_is_read(tmp_path: Path) -> None:
             read_json(path)
 
 
-def test_files_of_a_directory_are_regular_files_in_it(tmp_path: Path) -> None:
+def test_inner_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").write_text("x")
@@ -39,7 +39,7 @@ def test_files_of_a_directory_are_regular_files_in_it(tmp_path: Path) -> None:
     (folder / "directory").mkdir()
     (tmp_path / "secret").write_text("x")
     os.mkfifo(folder / "pipe")
-    (tmp_path / "link").symlink_to(folder)  # to the whole directory
+    (tmp_path / "link").symlink_to(folder)  # to the directory
     for name in ("a", "inside"):
         assert inner_file(tmp_path / "link", name).read_text() == "x"
     with pytest.raises(FileNotFoundError):

@@ -87,7 +87,7 @@ def test_an_index_is_added_to_and_left_out_of(
     assert "a.mp4" not in printed
 
 
-def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
+def test_search_reports_missing_files_unknown_words_and_empty_filters(
     media: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = str(tmp_path / "index")
@@ -121,11 +121,11 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
 
 
 def video_name(media: Path) -> str:
-    """A file where a directory should be, seen from beside its folder."""
+    """Return the relative path of a file that the test uses in place of a directory."""
     return f"{media.name}/broken.mp4"
 
 
-def test_names_of_files_are_no_markup_and_control_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_names_are_escaped_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("[red]a[/red]", ("file",), [("[/clips]/a\x1b[2J.mp4",)])
     printed = capsys.readouterr().out
     assert "[red]a[/red]" in printed

@@ -82,8 +82,8 @@ def test_expected_errors_are_one_line_and_others_are_not_hidden(
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, expected: str) -> None:
-    """The variable is set before PyTorch, which reads it, is imported."""
+def test_omp_wait_policy_is_passive_by_default(own: str | None, expected: str) -> None:
+    """The variable is set before PyTorch is imported."""
     code = "import os, sys; from vatt.cli.main import main; main(['--version']); assert 'torch' not in sys.modules"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {} if own is None else {"OMP_WAIT_POLICY": own}
@@ -108,7 +108,7 @@ def test_waiting_threads_do_not_spin_unless_the_user_says_so(own: str | None, ex
          "not enough memory: DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
     ],
 )  # fmt: skip
-def test_a_machine_that_has_no_room_is_one_line(
+def test_full_disk_and_missing_memory_are_reported_in_one_line(
     error: Exception, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(word: str, rest: list[str]) -> int:
@@ -124,8 +124,8 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert done.stdout == f"vatt {__version__}\n"
 
 
-def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an exception, so that temporary files are deleted; a handler that is there stays."""
+def test_sigterm_exits_with_status_143(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler raises SystemExit, so that temporary files are deleted. An existing handler is kept."""
     monkeypatch.setattr("vatt.cli.main._run", lambda *_: 0)
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -141,9 +141,7 @@ def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch)
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_reader_that_ends_early_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def ended(*_: object) -> int:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 

@@ -84,7 +84,7 @@ def test_heads_that_no_variable_tells_are_asked_for(tmp_path: Path, capsys: pyte
     assert "holds the vocabulary of another model" in capsys.readouterr().err
 
 
-def test_a_configuration_that_a_run_has_written_is_read() -> None:
+def test_saved_configuration_of_a_run_is_read() -> None:
     demo = str(ROOT / "configs/demo.yaml")
     cli = build_pretraining(["--config", demo, "--data.vocabulary=null", "--ckpt_path=null", "--weights_only=null"])
     assert cli.model.backbone.modalities == ("video", "audio", "text")

@@ -50,10 +50,10 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         (["finetune", "fit", "--data.fol", "1"], "there is no option --data.fol; did you mean --data.fold"),
     ],
 )
-def test_a_mistake_is_answered_with_one_sentence(
+def test_invalid_options_are_reported_in_one_sentence(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Abbreviated options are mistakes, too."""
+    """Abbreviated options are errors, too."""
     try:
         status = main(argv)
     except SystemExit as stopped:
@@ -73,14 +73,12 @@ def test_changed_options_are_listed() -> None:
     ]  # fmt: skip
 
 
-def test_texts_are_found_wherever_they_stand() -> None:
+def test_strings_of_nested_configurations() -> None:
     config = Namespace(a="x", b=Namespace(c=[Namespace(d="y"), {"e": "z"}], f=3), g=("u", None))
     assert list(strings_of(config)) == [("a", "x"), ("b.c.d", "y"), ("b.c.e", "z"), ("g", "u")]
 
 
-def test_an_unknown_key_of_a_file_is_answered_with_the_closest_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_key_in_a_file_suggests_the_closest_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.yaml").write_text("run: {foldr: runs/x}\n")
     with pytest.raises(SystemExit) as stopped:
         main(["pretrain", "fit", "--config", str(tmp_path / "mine.yaml")])
@@ -88,7 +86,7 @@ def test_an_unknown_key_of_a_file_is_answered_with_the_closest_one(
     assert "there is no option 'run.foldr'; did you mean run.folder?" in capsys.readouterr().err
 
 
-def test_home_directories_are_expanded_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_directories_are_expanded_in_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     config = Namespace(
         run=Namespace(folder="~/runs/a"), data=Namespace(manifest="~", cache="a~b", names=["~/x", "y"]), steps=3,
@@ -103,7 +101,7 @@ def test_home_directories_are_expanded_wherever_they_stand(monkeypatch: pytest.M
     assert config.steps == 3
 
 
-def test_a_home_directory_in_a_file_is_expanded(
+def test_home_directory_in_a_file_is_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

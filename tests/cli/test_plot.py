@@ -70,7 +70,7 @@ def test_scenes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         str(manifest),
         "--about",
         "scenes",
-    ]  # the path, which is the title otherwise, has a name too
+    ]  # the default title is the path, which contains a name
     assert main([*given, "--clips", "2", "--output", str(tmp_path / "scenes.svg")]) == 0
     drawn = (tmp_path / "scenes.svg").read_text()
     assert "train-0" in drawn

@@ -76,8 +76,8 @@ def test_speed_is_for_sound_alone(tmp_path: Path) -> None:
         ClipDataModule("clips.csv", modalities=["text"])
 
 
-def test_how_colours_change_stays_on_the_host(tmp_path: Path, video_file: Path) -> None:
-    """Else these few numbers would be read back from the device in every step."""
+def test_color_augmentation_parameters_stay_on_the_cpu(tmp_path: Path, video_file: Path) -> None:
+    """Otherwise these numbers would be read from the device in every step."""
     data = module(tmp_path, video_file, ["train", "train"])
     data.trainer = None
     batch = {"id": ["a"], "video": torch.zeros(1, 2), "video_valid": torch.ones(1), "video_colour": torch.ones(1, 4)}

@@ -61,7 +61,7 @@ def test_every_kind_is_saved_and_copied_whole(made: tuple[Vocabulary, Path], tmp
         assert copy.encode(text) == vocabulary.encode(text)
 
 
-def test_every_kind_tells_known_words_from_others(made: tuple[Vocabulary, Path]) -> None:
+def test_every_kind_reports_known_and_unknown_words(made: tuple[Vocabulary, Path]) -> None:
     vocabulary, _ = made
     known = vocabulary.coverage("a RED ring")
     assert known.known >= 3

@@ -23,7 +23,7 @@ def work(initialize: Callable[[int], None], ready: Event) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize(("initialize", "terms"), [(leave_interrupts_to_main, 1), (leave_signals_to_main, 2)])
-def test_a_worker_ends_after_so_many_signals(initialize: Callable[[int], None], terms: int) -> None:
+def test_worker_exits_after_the_given_number_of_signals(initialize: Callable[[int], None], terms: int) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     worker = context.Process(target=work, args=(initialize, ready), daemon=True)

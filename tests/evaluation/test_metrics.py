@@ -115,7 +115,7 @@ def test_no_pair_gives_no_number() -> None:
     assert metric.compute() == {}
 
 
-def test_invalid_pairs_are_left_out() -> None:
+def test_invalid_pairs_are_ignored() -> None:
     a, b, valid = torch.randn(9, 6), torch.randn(9, 6), torch.arange(9) % 3 != 0
     metric = PairedRetrieval(("text", "video"))
     metric.update(a[:5], b[:5], valid[:5])

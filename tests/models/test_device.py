@@ -7,7 +7,7 @@ from vatt.errors import InputError
 from vatt.models.device import resolve_device
 
 
-def test_the_cpu_is_there_and_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_defaults_to_a_gpu_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert resolve_device() == torch.device("cpu")
@@ -27,7 +27,7 @@ def test_the_cpu_is_there_and_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytes
         ("meta", 1, "device 'meta' is not supported"),
     ],
 )
-def test_a_device_that_is_not_there_is_one_sentence(
+def test_unavailable_devices_are_reported_in_one_sentence(
     name: str, gpus: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

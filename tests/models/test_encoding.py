@@ -98,9 +98,7 @@ def test_what_cannot_be_encoded_is_named(model: vatt.VATT, silent_file: Path, so
         tiny_model().encode_text("a red ring")
 
 
-def test_encoding_a_file_ends_with_its_time_limit(
-    model: vatt.VATT, video_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoding_a_file_times_out(model: vatt.VATT, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(encode_file(model, video_file, time_limit_s=60).start_s) == 3
     with pytest.raises(InputError, match=r"numbered\.mp4: .* took longer than 1e-09 s"):
         encode_file(model, video_file, time_limit_s=1e-9)

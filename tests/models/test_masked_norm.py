@@ -1,4 +1,4 @@
-"""Batch norm over valid rows is batch norm over these rows alone."""
+"""Masked batch norm equals batch norm of the valid rows alone."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ ROWS = 12
 def layers(momentum: float | None) -> nn.Sequential:
     norms = [nn.BatchNorm1d(width, momentum=momentum) for width in (7, 4)]
     inner = nn.Sequential(nn.ReLU(), nn.Linear(7, 4), norms[1])
-    made = nn.Sequential(nn.Linear(5, 7), norms[0], inner).double()
-    for parameter in made.parameters():
+    stack = nn.Sequential(nn.Linear(5, 7), norms[0], inner).double()
+    for parameter in stack.parameters():
         nn.init.normal_(parameter)
-    return made
+    return stack
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("real", [0, 1, 2, 3, 11, 12])
-def test_it_equals_selecting_the_rows(real: int, momentum: float | None) -> None:
-    """Values, gradients, running statistics and their count, over three steps; of fewer than two rows the norm is that
-    of evaluation.
+@pytest.mark.parametrize("num_valid", [0, 1, 2, 3, 11, 12])
+def test_masked_norm_equals_selecting_the_valid_rows(num_valid: int, momentum: float | None) -> None:
+    """Compare values, gradients, running statistics and their count over three steps.
+
+    With fewer than two valid rows, the norm is applied in evaluation mode.
     """
     masked = layers(momentum)
     selecting = copy.deepcopy(masked)
     for _ in range(3):
         valid = torch.zeros(ROWS, dtype=torch.bool)
-        valid[torch.randperm(ROWS)[:real]] = True
+        valid[torch.randperm(ROWS)[:num_valid]] = True
         x = torch.randn(ROWS, 5, dtype=torch.float64)
         x[~valid] = 1e3
         a, b, weight = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(ROWS, 4).double()
-        selecting.train(real > 1)
+        selecting.train(num_valid > 1)
         y = apply_to_valid(masked, a, valid).where(valid[:, None], 0.0)
         z = torch.zeros_like(y).index_put((valid,), selecting(b[valid]))
         torch.testing.assert_close(y, z)
@@ -49,10 +50,10 @@ def test_it_equals_selecting_the_rows(real: int, momentum: float | None) -> None
         torch.testing.assert_close(masked.state_dict(), selecting.state_dict())
         masked.zero_grad()
         selecting.zero_grad()
-    assert masked[1].num_batches_tracked == (3 if real > 1 else 0)
+    assert masked[1].num_batches_tracked == (3 if num_valid > 1 else 0)
 
 
-def test_with_all_rows_valid_it_is_bit_for_bit_the_norm_of_pytorch() -> None:
+def test_masked_norm_of_valid_rows_equals_pytorch_bitwise() -> None:
     norm, x = nn.BatchNorm1d(4), torch.randn(6, 4)
     other = copy.deepcopy(norm)
     assert torch.equal(masked_batch_norm(norm, x, torch.ones(6, dtype=torch.bool)), other(x))
@@ -62,7 +63,7 @@ def test_with_all_rows_valid_it_is_bit_for_bit_the_norm_of_pytorch() -> None:
     assert torch.equal(masked_batch_norm(norm, x, torch.zeros(6, dtype=torch.bool)), other(x))
 
 
-def test_content_of_invalid_rows_does_not_matter() -> None:
+def test_content_of_invalid_rows_is_ignored() -> None:
     valid = torch.tensor([True, True, True, False])
     for value in (0.0, 1e30, torch.inf, torch.nan):
         norm, x = nn.BatchNorm1d(3), torch.arange(12.0).view(4, 3)
@@ -75,7 +76,7 @@ def test_content_of_invalid_rows_does_not_matter() -> None:
         assert x.grad[3].abs().max() == 0
 
 
-def test_a_norm_that_cannot_leave_out_rows_is_named() -> None:
+def test_unsupported_norms_are_reported() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -88,16 +89,16 @@ def test_a_norm_that_cannot_leave_out_rows_is_named() -> None:
 
 
 @pytest.mark.parametrize("make", [HierarchicalProjection, JointProjection])
-def test_heads_leave_out_invalid_rows(make: type) -> None:
-    """Their vectors are zeros, those of the others are as if they were alone."""
+def test_heads_exclude_invalid_rows(make: type) -> None:
+    """Vectors of invalid rows are zeros; the others equal those of a batch of the valid rows alone."""
     head = make({"video": 6, "audio": 5, "text": 4})
     alone = copy.deepcopy(head)
     pooled = {"video": torch.randn(5, 6), "audio": torch.randn(5, 5), "text": torch.randn(10, 4)}
     valid = {name: torch.arange(len(x)) % 3 != 1 for name, x in pooled.items()}
-    found = head(pooled, valid)
+    out = head(pooled, valid)
     expected = alone({name: x[valid[name]] for name, x in pooled.items()})
-    assert found.keys() == expected.keys()
-    for name, x in found.items():
+    assert out.keys() == expected.keys()
+    for name, x in out.items():
         rows = valid[name.partition("_")[0]]
         torch.testing.assert_close(x[rows], expected[name], rtol=1e-4, atol=1e-5)
         assert x[~rows].abs().max() == 0

@@ -1,4 +1,4 @@
-"""Saving over a model: the old one or the new one is loaded, with its own vocabulary and files; never a mixture."""
+"""Replacing a saved model: the old or the new model is loaded, with its own vocabulary and files, never a mixture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save(folder: Path, words: Sequence[str], seed: int) -> VATT:
 
 
 def loaded(folder: Path) -> tuple[str, list[str], str]:
-    """Hash, vocabulary, and extra file of the model in a directory."""
+    """Return hash, vocabulary and extra file of the model in a directory."""
     model = VATT.from_pretrained(folder)
     extra = json.loads((model.folder / "training.json").read_text())
     assert history_of(folder) == extra
@@ -46,10 +46,10 @@ OLD, NEW = WORDS, WORDS[::-1]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize("with_hash", [True, False])
-def test_a_save_that_is_killed_leaves_the_old_or_the_new_model(tmp_path: Path, with_hash: bool) -> None:
+def test_killed_save_leaves_the_old_or_the_new_model(tmp_path: Path, with_hash: bool) -> None:
     folder, states = tmp_path / "saved", []
     old, new = save(tmp_path / "old", OLD, 1), save(tmp_path / "new", NEW, 2)
-    if not with_hash:  # models that were saved without
+    if not with_hash:  # models that were saved without hashes
         config = json.loads((tmp_path / "old" / "config.json").read_text())
         del config["weights_sha256"], config["vocabulary_hash"]
         (tmp_path / "old" / "config.json").write_text(json.dumps(config))
@@ -61,7 +61,7 @@ def test_a_save_that_is_killed_leaves_the_old_or_the_new_model(tmp_path: Path, w
             break
         states.append(loaded(folder))
         load_vocabulary(folder / "vocabulary")
-        VATT.from_pretrained(folder).save_pretrained(folder)  # finishes what was begun
+        VATT.from_pretrained(folder).save_pretrained(folder)  # finishes the replacement
         assert loaded(folder) == states[-1]
         assert not (folder / ".pending").exists()
     changed = states.index(after)
@@ -70,29 +70,27 @@ def test_a_save_that_is_killed_leaves_the_old_or_the_new_model(tmp_path: Path, w
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-def test_a_first_save_that_is_killed_leaves_no_model_or_all_of_it(tmp_path: Path) -> None:
-    folder, whole = tmp_path / "saved", []
+def test_killed_first_save_leaves_no_model_or_a_complete_one(tmp_path: Path) -> None:
+    folder, is_complete = tmp_path / "saved", []
     for number in itertools.count():
         shutil.rmtree(folder, ignore_errors=True)
         if not killed_at(number, folder, lambda: save(folder, NEW, 2)):
             break
-        if (folder / "config.json").exists():  # whoever reads the files without this package
+        if (folder / "config.json").exists():  # for programs that read the files without this package
             assert {"model.safetensors", "README.md", "training.json"} <= set(os.listdir(folder))
             load_vocabulary(folder / "vocabulary")
         try:
             loaded(folder)
-            whole.append(True)
+            is_complete.append(True)
         except FileNotFoundError:
-            whole.append(False)
-    assert whole == sorted(whole)
-    assert set(whole) == {True, False}
+            is_complete.append(False)
+    assert is_complete == sorted(is_complete)
+    assert set(is_complete) == {True, False}
 
 
 @pytest.mark.parametrize("name", ["vocabulary.json", "training.json", "model.safetensors", "config.json", "README.md"])
-def test_a_file_that_cannot_be_written_leaves_the_old_model(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The disk is full at this file. The vocabulary was written after the model before."""
+def test_full_disk_leaves_the_old_model(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when this file is written."""
     save(tmp_path / "model", OLD, 1)
     before, replace = loaded(tmp_path / "model"), os.replace
 
@@ -111,7 +109,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_model(
     assert not (tmp_path / "first" / "config.json").exists()
 
 
-def test_a_model_whose_recorded_vocabulary_is_missing_or_another_is_not_loaded(model_folder: Path) -> None:
+def test_model_with_a_missing_or_wrong_vocabulary_is_refused(model_folder: Path) -> None:
     VATT.from_pretrained(model_folder).save_pretrained(model_folder)  # records the hash of the vocabulary
     words = load_vocabulary(model_folder / "vocabulary")
     assert json.loads((model_folder / "config.json").read_text())["vocabulary_hash"] == words.hash
@@ -136,7 +134,7 @@ def test_a_model_is_not_saved_without_its_vocabulary(model_folder: Path, tmp_pat
     assert not (tmp_path / "copy" / "config.json").exists()
 
 
-def test_a_second_process_that_saves_is_refused(model_folder: Path) -> None:
+def test_concurrent_save_is_refused(model_folder: Path) -> None:
     before = VATT.from_pretrained(model_folder)
     torch.manual_seed(5)
     with pytest.raises(DirectoryInUse, match="another process is writing"):
@@ -147,7 +145,7 @@ def test_a_second_process_that_saves_is_refused(model_folder: Path) -> None:
     assert VATT.from_pretrained(model_folder).fingerprint() == before.fingerprint()
 
 
-def test_a_file_system_without_hard_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -158,7 +156,7 @@ def test_a_file_system_without_hard_links_is_written_to(tmp_path: Path, monkeypa
     assert not list((tmp_path / "model").glob(".*"))
 
 
-def test_leftovers_of_killed_processes_go_after_a_while(model_folder: Path) -> None:
+def test_old_leftovers_of_killed_processes_are_deleted(model_folder: Path) -> None:
     left, fresh = (model_folder / f".model.{name}.part.safetensors" for name in ("old", "new"))
     inner = model_folder / ".0123.part" / "model.safetensors"
     inner.parent.mkdir()
@@ -169,11 +167,11 @@ def test_leftovers_of_killed_processes_go_after_a_while(model_folder: Path) -> N
     VATT.from_pretrained(model_folder).save_pretrained(model_folder)
     assert not left.exists()
     assert not inner.parent.exists()
-    assert fresh.exists()  # somebody may still be writing it
+    assert fresh.exists()  # another process may still be writing it
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_directory_that_cannot_be_written_to_is_named(model_folder: Path) -> None:
+def test_unwritable_directory_is_reported(model_folder: Path) -> None:
     model = VATT.from_pretrained(model_folder)
     model_folder.chmod(0o500)
     with pytest.raises((WriteError, PermissionError), match=str(model_folder)):

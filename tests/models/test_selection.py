@@ -66,8 +66,8 @@ MASKED = [[[0, 2, 4, 6], [2, 3, 6, 7]], [[1, 3, 5, 7], [0, 1, 4, 5]]]
 BLOCKS = [[[0, 1, 2, 3, 5, 6, 7, 8, 9, 11], [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]], [[4, 10], [5, 11]]]
 
 
-def test_what_a_seed_draws_stays_the_same() -> None:
-    """A run that is resumed with a newer version draws as the one before; so does one on another device."""
+def test_draws_of_a_seed_are_stable() -> None:
+    """Draws depend on neither the version nor the device, so that runs can be resumed."""
     draw = torch.Generator().manual_seed(0)
     assert random_keep(3, 10, 4, per_sample=True, generator=draw).tolist() == KEPT
     assert random_keep(2, 10, 4, generator=draw).tolist() == [[1, 7, 8, 9]] * 2
@@ -76,17 +76,17 @@ def test_what_a_seed_draws_stays_the_same() -> None:
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
-def test_a_part_of_the_batch_has_what_the_whole_has(per_sample: bool) -> None:
+def test_row_selection_equals_rows_of_the_complete_draw(per_sample: bool) -> None:
     def draws(part: Callable[[torch.Tensor], torch.Tensor] | None) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(3)
         kept = random_keep(6, 20, 7, per_sample=per_sample, generator=generator, part=part)
         return [kept, *draw_masked(6, (2, 3, 3), 0.5, generator=generator, part=part)]
 
-    for whole, half in zip(draws(None), draws(lambda rows: rows[1::2]), strict=True):
-        assert torch.equal(whole[1::2], half)
+    for complete, half in zip(draws(None), draws(lambda rows: rows[1::2]), strict=True):
+        assert torch.equal(complete[1::2], half)
 
 
-def test_draws_move_to_the_device_they_are_for() -> None:
+def test_draws_are_moved_to_the_device() -> None:
     for device in (None, torch.device("cpu")):
         assert to_device(torch.ones(2), device).device.type == "cpu"
     meta = torch.device("meta")

@@ -1,4 +1,4 @@
-"""Model directories from elsewhere: each damage is one error that names the file and the key, and nothing is run."""
+"""Untrusted model directories: damage is reported with file and key, and no code is run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def configure(folder: Path, *path: Any, value: Any) -> None:
 
 
 VIDEO = ("backbone", "init_args", "tokenizers", "video")
-SOUND = {  # whose filters are no part of the weights
+AUDIO = {  # its filters are not saved with the weights
     "class_path": "vatt.models.spectrogram.SpectrogramTokenizer",
     "init_args": {"width": 16, "grid": [2, 2**16], "patch": [4, 4], "num_mels": 2**18, "window": 2**20},
 }
@@ -77,7 +77,7 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         ((*VIDEO, "init_args", "grid"), [2, 2], "config.json"),
         ((*VIDEO, "init_args", "width"), 10**30, "'backbone.*tokenizers.video.init_args.width' is 1000.*too large"),
         ((*VIDEO, "init_args", "width"), 2**30, "'backbone.tokenizers.video': a tensor of shape"),
-        (("backbone", "init_args", "tokenizers", "audio"), SOUND, "'backbone.tokenizers.audio': a tensor of shape"),
+        (("backbone", "init_args", "tokenizers", "audio"), AUDIO, "'backbone.tokenizers.audio': a tensor of shape"),
         ((*VIDEO, "init_args", "grid"), [2**20] * 3, r"shape mismatch: .*tables.0 \(.2, 16. in the file, .1048576, 16"),
         ((*ENCODER, "depth"), 10**9, "transformers.video.init_args.depth' is 1000000000, which is too large"),
         ((*ENCODER, "depth"), 60_000, "describes far more tensors than model.safetensors has"),
@@ -113,10 +113,10 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
     ],
     ids=range(47),
 )  # fmt: skip
-def test_a_configuration_that_cannot_be_is_named_by_file_and_key(
+def test_invalid_configuration_values_are_reported_with_file_and_key(
     folder: Path, path: tuple[Any, ...], value: Any, match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was accessed"))
     configure(folder, *path, value=value)
     with pytest.raises(InputError, match=match) as caught:
         VATT.from_pretrained(folder)
@@ -145,7 +145,7 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("path", "kind"), ARGUMENTS, ids=range(len(ARGUMENTS)))
-def test_arguments_of_other_types_are_refused(folder: Path, path: tuple[str, ...], kind: str) -> None:
+def test_arguments_of_wrong_types_are_refused(folder: Path, path: tuple[str, ...], kind: str) -> None:
     key = ".".join(name for name in path if name != "init_args")
     for value in WRONG[kind]:
         configure(folder, *path, value=value)
@@ -154,7 +154,7 @@ def test_arguments_of_other_types_are_refused(folder: Path, path: tuple[str, ...
         assert str(folder / "config.json") in str(caught.value)
 
 
-def test_numbers_that_are_no_numbers_are_refused_wherever_they_stand() -> None:
+def test_non_finite_numbers_are_refused_at_any_depth() -> None:
     for value in (NAN, [1, INF], {"rate": [-INF]}):
         with pytest.raises(InputError, match=r"expected dict.*, got"):
             check_types(PretrainedText.__init__, {"config": {"model_type": "bert", "more": value}})
@@ -163,7 +163,7 @@ def test_numbers_that_are_no_numbers_are_refused_wherever_they_stand() -> None:
     )
 
 
-def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples(folder: Path) -> None:
+def test_integers_and_lists_are_accepted_for_floats_and_tuples(folder: Path) -> None:
     for path, value in ((("scale",), 2), (("dropout",), 0), (("init_std",), None), (("grid",), [2, 2, 2])):
         configure(folder, *VIDEO, "init_args", *path, value=value)
     configure(folder, *ENCODER, "scaled", value=1)
@@ -191,14 +191,14 @@ def test_arguments_of_a_classifier_are_checked(tmp_path: Path) -> None:
     ],
     ids=range(8),
 )  # fmt: skip
-def test_a_damaged_configuration_is_named(folder: Path, data: bytes) -> None:
+def test_damaged_configuration_is_reported(folder: Path, data: bytes) -> None:
     (folder / "config.json").write_bytes(data)
     for load in (VATT.from_pretrained, load_model, saved_format):
         with pytest.raises(InputError, match=r"config.json (is damaged|has more)"):
             load(folder)
 
 
-def test_keys_that_are_missing_are_named(folder: Path) -> None:
+def test_missing_keys_are_reported(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     for key in ("backbone", "projection", "format"):
         (folder / "config.json").write_text(json.dumps({name: x for name, x in config.items() if name != key}))
@@ -206,25 +206,25 @@ def test_keys_that_are_missing_are_named(folder: Path) -> None:
             VATT.from_pretrained(folder)
 
 
-def test_weights_of_another_save_are_noticed(folder: Path, good: Path) -> None:
+def test_weights_of_another_model_are_refused(folder: Path, good: Path) -> None:
     torch.manual_seed(1)
     tiny_model().save_pretrained(folder.parent / "other")
     shutil.copyfile(folder.parent / "other" / "model.safetensors", folder / "model.safetensors")
     with pytest.raises(InputError, match=r"model.safetensors is damaged, or does not belong to config.json"):
         VATT.from_pretrained(folder)
-    configure(folder, "weights_sha256", value=None)  # as of models that were saved without
+    configure(folder, "weights_sha256", value=None)  # as in models that were saved without a hash
     VATT.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, 5000])
-def test_weights_that_are_cut_are_named(folder: Path, size: int) -> None:
+def test_truncated_weights_are_reported(folder: Path, size: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InputError, match=r"model.safetensors is damaged"):
         VATT.from_pretrained(folder)
 
 
-def test_tensors_that_are_not_the_models_are_named(folder: Path) -> None:
+def test_unexpected_tensors_are_reported(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"more": torch.zeros(3)}, folder / "model.safetensors")
     configure(folder, "weights_sha256", value=None)
@@ -233,7 +233,7 @@ def test_tensors_that_are_not_the_models_are_named(folder: Path) -> None:
 
 
 def test_loading_imports_no_compiler(folder: Path) -> None:
-    """It would take a second."""
+    """Importing the compiler takes a second."""
     code = f"import sys, vatt; vatt.VATT.from_pretrained({str(folder)!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert not {"torch._dynamo", "sympy"} & set(done.stdout.split())
@@ -299,11 +299,11 @@ def describe(folder: Path, **values: Any) -> Path:
     ],
     ids=range(17),
 )
-def test_a_vocabulary_reads_its_own_folder_only(
+def test_vocabulary_reads_only_its_own_directory(
     folder: Path, values: dict[str, Any], match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("the network was accessed"))
     words = describe(folder, **values)
     (folder / "secret").write_bytes(b"secret")
     (words / "damaged.model").write_bytes(random.Random(0).randbytes(5000))
@@ -316,7 +316,7 @@ def test_a_vocabulary_reads_its_own_folder_only(
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000], ids=range(4))
-def test_a_damaged_description_is_named(folder: Path, data: bytes) -> None:
+def test_damaged_vocabulary_file_is_reported(folder: Path, data: bytes) -> None:
     (folder / "vocabulary" / "vocabulary.json").write_bytes(data)
     with pytest.raises(InputError, match=r"vocabulary.json is damaged"):
         load_vocabulary(folder / "vocabulary")
@@ -328,9 +328,9 @@ from pathlib import Path
 from vatt.datasets.text import SentencePieceVocabulary
 from vatt.errors import InputError
 path, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
-whole = path.read_bytes()
+content = path.read_bytes()
 for _ in range(400):
-    data = bytearray(whole)
+    data = bytearray(content)
     data[rng.randrange(len(data))] = rng.randrange(256)
     path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
     try:
@@ -342,7 +342,7 @@ print(*counts)
 """
 
 
-def test_no_damaged_sentencepiece_model_crashes(tmp_path: Path) -> None:
+def test_damaged_sentencepiece_models_do_not_crash(tmp_path: Path) -> None:
     SentencePieceVocabulary.train(["a red ring moves left", "a blue bar moves right"] * 5, 60, tmp_path)
     argv = [sys.executable, "-c", FUZZ, str(tmp_path / "sentencepiece.model")]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=300)

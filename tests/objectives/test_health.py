@@ -45,22 +45,22 @@ def test_similarities_of_partners_and_of_others() -> None:
 
 
 @pytest.mark.parametrize("shape", [(20, 6), (8, 30)])
-def test_invalid_vectors_are_left_out(shape: tuple[int, int]) -> None:
+def test_invalid_vectors_are_ignored(shape: tuple[int, int]) -> None:
     x, y, valid = torch.randn(shape) + 1, torch.randn(shape), torch.arange(shape[0]) % 3 != 1
     x[~valid] = torch.nan
-    for sign in (spread, effective_rank):
-        assert sign(x, valid).item() == pytest.approx(sign(x[valid]).item(), rel=1e-3)
-    for found, alone in zip(similarities(x, y, valid), similarities(x[valid], y[valid]), strict=True):
-        assert found.item() == pytest.approx(alone.item(), abs=1e-6)
+    for metric in (spread, effective_rank):
+        assert metric(x, valid).item() == pytest.approx(metric(x[valid]).item(), rel=1e-3)
+    for masked, alone in zip(similarities(x, y, valid), similarities(x[valid], y[valid]), strict=True):
+        assert masked.item() == pytest.approx(alone.item(), abs=1e-6)
     assert of_vectors("x", x, valid)["x_count"] == valid.sum()
 
 
-@pytest.mark.parametrize("real", [0, 1])
-def test_too_few_vectors_have_no_signs(real: int) -> None:
-    x, valid = torch.randn(5, 3), torch.arange(5) < real
-    found = of_vectors("x", x, valid)
-    assert found["x_count"] == real
-    assert found["x_spread"].isnan()
-    assert found["x_rank"].isnan()
-    own, others = similarities(x, x, valid)
-    assert own.isnan() == others.isnan() == (real == 0)
+@pytest.mark.parametrize("num_valid", [0, 1])
+def test_metrics_of_too_few_vectors_are_nan(num_valid: int) -> None:
+    x, valid = torch.randn(5, 3), torch.arange(5) < num_valid
+    metrics = of_vectors("x", x, valid)
+    assert metrics["x_count"] == num_valid
+    assert metrics["x_spread"].isnan()
+    assert metrics["x_rank"].isnan()
+    positive, negative = similarities(x, x, valid)
+    assert positive.isnan() == negative.isnan() == (num_valid == 0)

@@ -218,40 +218,40 @@ def test_the_released_codes_mean_scales_once_for_each_side(b: int, k: int, seed:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("max_logits", [None, 3])
 @pytest.mark.parametrize("content", [0.0, 1e30, math.inf, math.nan])
-def test_the_content_of_invalid_rows_does_not_matter(form: str, max_logits: int | None, content: float) -> None:
-    """Value and gradients are those of a batch without them, whatever they hold; no NaN comes out of 0 x inf."""
+def test_content_of_invalid_rows_is_ignored(form: str, max_logits: int | None, content: float) -> None:
+    """Value and gradients equal those of a batch without the invalid rows. 0 x inf must not give NaN."""
     x, y = torch.randn(6, 4), torch.randn(6, 2, 4)
     x_valid, y_valid = torch.tensor([True, False, True, True, False, True]), torch.ones(6, 2, dtype=torch.bool)
     y_valid[4], y_valid[2, 1] = False, False
-    here = torch.tensor([0, 2, 3, 5])
-    given = [values.clone().requires_grad_() for values in (x, y)]
+    rows = torch.tensor([0, 2, 3, 5])  # valid rows of x
+    inputs = [values.clone().requires_grad_() for values in (x, y)]
     with torch.no_grad():
-        given[0][~x_valid], given[1][~y_valid] = content, content
-    loss = mil_nce(*given, 0.3, x_valid, y_valid, form, max_logits=max_logits)
-    gradients = torch.autograd.grad(loss, given)
+        inputs[0][~x_valid], inputs[1][~y_valid] = content, content
+    loss = mil_nce(*inputs, 0.3, x_valid, y_valid, form, max_logits=max_logits)
+    gradients = torch.autograd.grad(loss, inputs)
     assert gradients[0][~x_valid].abs().max() == gradients[1][~y_valid].abs().max() == 0
     # The candidates of clip 1, which has no x of its own, are negatives like any other.
-    y_alone = torch.cat([y[here], y[1:2]]).requires_grad_()
-    x_alone = torch.cat([x[here], torch.ones(1, 4)]).requires_grad_()
-    valid = torch.arange(5) < 4, torch.cat([y_valid[here], y_valid[1:2]])
+    y_alone = torch.cat([y[rows], y[1:2]]).requires_grad_()
+    x_alone = torch.cat([x[rows], torch.ones(1, 4)]).requires_grad_()
+    valid = torch.arange(5) < 4, torch.cat([y_valid[rows], y_valid[1:2]])
     expected = mil_nce(x_alone, y_alone, 0.3, *valid, form)
-    wanted = torch.autograd.grad(expected, [x_alone, y_alone])
+    expected_gradients = torch.autograd.grad(expected, [x_alone, y_alone])
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-    for found, alone in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(found[here], alone[:4], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradients[1][1], wanted[1][4], rtol=1e-4, atol=1e-5)
+    for gradient, alone in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient[rows], alone[:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[1][1], expected_gradients[1][4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("max_logits", [None, 3])
 @pytest.mark.parametrize("mean", ["pairs", "official"])
-def test_without_a_pair_the_loss_and_all_gradients_are_zero(form: str, max_logits: int | None, mean: str) -> None:
-    """Nothing valid on one side, on both, or on each in other clips; also for a learned temperature."""
+def test_loss_and_gradients_are_zero_without_valid_pairs(form: str, max_logits: int | None, mean: str) -> None:
+    """No row is valid on one side or on both sides, or each clip is valid on one side only. Temperature is learned."""
     none, every = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
     first = torch.tensor([True, True, False, False])
     for x_valid, y_valid in ((none, none), (none, every), (every, none), (first, ~first)):
-        given = [value.requires_grad_() for value in (torch.randn(4, 3), torch.randn(4, 2, 3), torch.tensor(0.1))]
-        loss = mil_nce(*given, x_valid, y_valid[:, None].expand(4, 2), form, mean, max_logits)
+        inputs = [value.requires_grad_() for value in (torch.randn(4, 3), torch.randn(4, 2, 3), torch.tensor(0.1))]
+        loss = mil_nce(*inputs, x_valid, y_valid[:, None].expand(4, 2), form, mean, max_logits)
         loss.backward()
         assert loss == 0
-        assert all(value.grad.abs().max() == 0 for value in given)
+        assert all(value.grad.abs().max() == 0 for value in inputs)

@@ -1,4 +1,4 @@
-"""Damaged and hostile indexes: each generator changes a good one as somebody would who knows how to."""
+"""Damaged and malicious indexes, made by changing a valid one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNT, WIDTH = 300, 8
 
 
 def make_index(folder: Path, kind: str) -> Path:
-    """An index of 300 videos with vectors that all differ."""
+    """Build an index of 300 videos with distinct vectors, and return its directory."""
     x = np.random.default_rng(0).normal(size=(COUNT, WIDTH)).astype(np.float32)
     write_shard(folder / "embeddings", "m", [row(f"v{i}", "video", "video_text", x[i]) for i in range(COUNT)])
     Index.build([folder / "embeddings"], kind).save(folder / kind)
@@ -40,7 +40,7 @@ def file_of(folder: Path, suffix: str) -> Path:
 
 
 def sign(folder: Path) -> None:
-    """Note sizes and hashes of the files as they are now."""
+    """Update the sizes and hashes in index.json to those of the files."""
 
     def change(values: dict[str, Any]) -> None:
         for part in values["parts"]:
@@ -50,7 +50,7 @@ def sign(folder: Path) -> None:
 
 
 def wrong_values(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """For everything in a JSON object a value of another type, or an absurd one, in its place."""
+    """Yield every path in a JSON object with values of wrong types and absurd values."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         for other in (None, True, -1, 2**70, 1.5, "x" * 3, "../..", [], [[]], {}, {"a": 1}):
@@ -66,7 +66,7 @@ def put(values: Any, path: tuple[Any, ...], value: Any) -> None:
 
 
 def foreign_structures() -> dict[str, Any]:
-    """Structures of FAISS that are none of an index, or of other sizes."""
+    """Return FAISS structures that an index does not use, or that have other sizes."""
     x = np.random.default_rng(0).normal(size=(COUNT, WIDTH)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -76,7 +76,7 @@ def foreign_structures() -> dict[str, Any]:
         return structure
 
     quantizer = faiss.IndexFlatIP(WIDTH)
-    made = {
+    structures = {
         "l2": filled(faiss.IndexFlatL2(WIDTH)),
         "id map": faiss.IndexIDMap2(quantizer),
         "transform": filled(faiss.index_factory(WIDTH, "PCA4,Flat", faiss.METRIC_INNER_PRODUCT)),
@@ -90,13 +90,13 @@ def foreign_structures() -> dict[str, Any]:
         "fewer": faiss.IndexFlatIP(WIDTH),
         "narrower": faiss.IndexFlatIP(WIDTH // 2),
     }
-    made["fewer"].add(x[:-1])
-    made["narrower"].add(np.ascontiguousarray(x[:, : WIDTH // 2]))
-    return made
+    structures["fewer"].add(x[:-1])
+    structures["narrower"].add(np.ascontiguousarray(x[:, : WIDTH // 2]))
+    return structures
 
 
 def with_lists_elsewhere(folder: Path, elsewhere: Path) -> None:
-    """The clusters keep their lists in another file, as FAISS's OnDiskInvertedLists do."""
+    """Store the lists of the clusters in another file, with FAISS's OnDiskInvertedLists."""
     path = file_of(folder, "ivfpq")
     index = faiss.read_index(str(path))
     lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(elsewhere))
@@ -107,13 +107,13 @@ def with_lists_elsewhere(folder: Path, elsewhere: Path) -> None:
 
 
 def graph_changes() -> dict[str, Callable[[Any], None]]:
-    """Graphs whose numbers lead out of their arrays."""
+    """Return changes of a graph that make its numbers point outside its arrays."""
 
-    def array(name: str, place: int, value: int) -> Callable[[Any], None]:
+    def array(name: str, position: int, value: int) -> Callable[[Any], None]:
         def change(graph: Any) -> None:
             vector = getattr(graph, name)
             values = faiss.vector_to_array(vector)
-            values[place] = value
+            values[position] = value
             faiss.copy_array_to_vector(values, vector)
 
         return change
@@ -122,7 +122,7 @@ def graph_changes() -> dict[str, Callable[[Any], None]]:
         return lambda graph: setattr(graph, name, value)
 
     def neighbor_above(graph: Any) -> None:
-        """A node of the second level links to one of the first only."""
+        """Link a node of the second level to a node of the first level."""
         levels = faiss.vector_to_array(graph.levels)
         offsets = faiss.vector_to_array(graph.offsets)
         neighbors = faiss.vector_to_array(graph.neighbors)
@@ -147,19 +147,19 @@ def graph_changes() -> dict[str, Callable[[Any], None]]:
 
 
 def table_changes() -> dict[str, Callable[[pa.Table], pa.Table]]:
-    """Rows that no search could use."""
+    """Return changes that make rows unusable."""
 
     def column(name: str, values: Any) -> Callable[[pa.Table], pa.Table]:
         def change(table: pa.Table) -> pa.Table:
-            made = values(len(table)) if callable(values) else values
-            return table.set_column(table.schema.get_field_index(name), name, made)
+            new = values(len(table)) if callable(values) else values
+            return table.set_column(table.schema.get_field_index(name), name, new)
 
         return change
 
-    def cell(name: str, value: Any, place: int = 7) -> Callable[[pa.Table], pa.Table]:
+    def cell(name: str, value: Any, row: int = 7) -> Callable[[pa.Table], pa.Table]:
         def change(table: pa.Table) -> pa.Table:
             values = table.column(name).to_pylist()
-            values[place] = value
+            values[row] = value
             field = table.schema.field(name)
             return table.set_column(table.schema.get_field_index(name), field, [pa.array(values, field.type)])
 
@@ -198,14 +198,14 @@ def table_changes() -> dict[str, Callable[[pa.Table], pa.Table]]:
         "fewer rows": lambda table: table.slice(1),
         "no rows": lambda table: table.slice(0, 0),
         "more rows": lambda table: pa.concat_tables([table, table.slice(0, 1)]),
-        "vectors that are not there": lambda table: table.append_column(
+        "vectors out of range": lambda table: table.append_column(
             "vector", pa.array(np.arange(len(table)) + 1)
         ).append_column("representative", pa.array(np.arange(len(table)))),
         "negative vectors": lambda table: table.append_column(
             "vector", pa.array(np.arange(len(table)) - 1)
         ).append_column("representative", pa.array(np.arange(len(table)))),
         "vectors without representatives": lambda table: table.append_column("vector", pa.array(np.arange(len(table)))),
-        "representatives that are not there": lambda table: table.append_column(
+        "representatives out of range": lambda table: table.append_column(
             "vector", pa.array(np.arange(len(table)))
         ).append_column("representative", pa.array(np.arange(len(table)) + 5)),
         "copies of a text": lambda table: copied(pa.concat_tables([table] * 100), "extra", 2**20 - 1),

@@ -1,4 +1,4 @@
-"""What tests of the search page share: an index, a server, and jobs as a browser posts them."""
+"""Helpers for tests of the search page: an index, a server, and requests like those of a browser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPTION = "a red ring moves left"
 
 
 def make_site(folder: Path, video: Path, audio: Path) -> Path:
-    """An index of a film with a caption and of a file without frames; returns its directory."""
+    """Build an index of a video with a caption and of an audio file, and return its directory."""
     media = folder / "media"
     media.mkdir(parents=True)
     shutil.copy(video, media / "film <b>.mp4")
@@ -46,7 +46,7 @@ def make_site(folder: Path, video: Path, audio: Path) -> Path:
 
 
 def with_files(index: Path, paths: Sequence[str], output: Path) -> Path:
-    """An index of the same model whose rows name these files, one each; returns its directory."""
+    """Build an index of the same model with one row for each file, and return its directory."""
     known = Index.load(index)
     count = len(paths)
     rows = pa.table(
@@ -60,14 +60,14 @@ def with_files(index: Path, paths: Sequence[str], output: Path) -> Path:
         }
     )
     vectors = np.repeat(known.parts["video", "video_text"].exact()[:1], count, axis=0)
-    made = Index({("video", "video_text"): Vectors.build(vectors, rows)}, known.model, known.model_folder)
-    made.save(output)
+    result = Index({("video", "video_text"): Vectors.build(vectors, rows)}, known.model, known.model_folder)
+    result.save(output)
     return output
 
 
 @contextlib.contextmanager
 def serve(app: Any) -> Iterator[str]:
-    """The address of a server of an application."""
+    """Serve an application in a thread, and yield its address."""
     import uvicorn
 
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="none", timeout_graceful_shutdown=1)
@@ -83,12 +83,12 @@ def serve(app: Any) -> Iterator[str]:
 
 
 def values(**given: Any) -> list[Any]:
-    """The values of the page's inputs."""
+    """Return the values of the inputs of the page."""
     return [given.get(name) for name in INPUTS]
 
 
 def upload(client: httpx.Client, file: Path, name: str | None = None) -> dict[str, Any]:
-    """Upload a file, and return what a browser then puts into a query."""
+    """Upload a file, and return the value that a browser then sends with a query."""
     with file.open("rb") as opened:
         answer = client.post("/gradio_api/upload", files={"files": (name or file.name, opened)})
     assert answer.status_code == 200, answer.text
@@ -97,14 +97,14 @@ def upload(client: httpx.Client, file: Path, name: str | None = None) -> dict[st
 
 
 def post(client: httpx.Client, data: Sequence[Any], **fields: Any) -> tuple[httpx.Response, str]:
-    """Join the queue with a job, without waiting for it; returns the session as well."""
+    """Submit a job without waiting for it. Return the response and the session."""
     session = uuid.uuid4().hex[:10]
     body = {"data": list(data), "fn_index": 0, "session_hash": session, **fields}
     return client.post("/gradio_api/queue/join", json=body), session
 
 
 def result(client: httpx.Client, session: str) -> dict[str, Any]:
-    """What came of a job."""
+    """Return the result of a job."""
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             if line.startswith("data:") and '"process_completed"' in line:
@@ -113,7 +113,7 @@ def result(client: httpx.Client, session: str) -> dict[str, Any]:
 
 
 def query(client: httpx.Client, **given: Any) -> str:
-    """The HTML that answers a query."""
+    """Return the results of a query as HTML."""
     answer, session = post(client, values(**given))
     assert answer.status_code == 200, answer.text
     message = result(client, session)

@@ -1,4 +1,4 @@
-"""What the search page answers, how long that may take, and how it looks and works in a browser."""
+"""Results, errors and time limits of the search page, and its behavior in a browser."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_a_page_shows_files_that_moved_with_the_index(index: Path, video_file: P
     assert library.numbers[str(tree / "media" / "a.mp4")] == library.numbers[paths[0]]
 
 
-def test_a_pattern_is_of_paths_as_the_page_shows_them(library: Library) -> None:
-    """It can match no directory of the server, or visitors could guess them letter by letter."""
+def test_patterns_match_the_paths_that_the_page_shows(library: Library) -> None:
+    """Otherwise visitors could guess directories of the server letter by letter."""
     html = answer(library, text="a red ring", path="*.nothing")
     example = unescape(html).split("for example, ")[1].split(" and ")[0].rstrip(".</p>")
     assert "/" not in example
@@ -100,7 +100,7 @@ def test_a_pattern_is_of_paths_as_the_page_shows_them(library: Library) -> None:
     assert 'class="result"' not in answer(library, text="a red ring", path=f"{root[:4]}*")
 
 
-def test_what_of_a_query_is_ignored_is_said_above_the_results(library: Library) -> None:
+def test_ignored_parts_of_a_query_are_reported_above_the_results(library: Library) -> None:
     html = answer(library, text="a red unheardof ring")
     assert "Not in the model&#x27;s vocabulary: &#x27;unheardof&#x27;." in html
     assert 'class="result"' in html
@@ -109,7 +109,7 @@ def test_what_of_a_query_is_ignored_is_said_above_the_results(library: Library) 
     assert f"The query has {words + 2} tokens; the last 2 are ignored." in html
 
 
-def test_a_result_names_the_file_and_no_directory_and_names_are_no_markup(library: Library) -> None:
+def test_results_show_escaped_file_names_without_directories(library: Library) -> None:
     film, sound = library.paths
     html = card(library, Hit(1, 0.5, film, film, 0.0, 2.0, "a <script> & '\""))
     assert "<b>1. film &lt;b&gt;.mp4</b>" in html
@@ -137,7 +137,7 @@ def test_results_have_the_captions_of_their_clips(library: Library) -> None:
     assert html.count(CAPTION) == 1
 
 
-def test_captions_are_those_nearest_in_time(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_nearest_in_time_are_shown(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = library.index.parts["text", "video_text"].rows
     film = library.paths[0]
     texts = [("early", 0.0, 1.0), ("late", 8.0, 10.0), ("middle", 4.0, 6.0), ("middle", 5.0, 6.0)]
@@ -157,7 +157,7 @@ def test_captions_are_those_nearest_in_time(library: Library, monkeypatch: pytes
     assert library.example() == "early"
 
 
-def test_missing_files_are_named_and_counted(index: Path, tmp_path: Path, video_file: Path) -> None:
+def test_missing_files_are_listed_and_counted(index: Path, tmp_path: Path, video_file: Path) -> None:
     shutil.copy(video_file, tmp_path / "here.mp4")
     paths = [str(tmp_path / "here.mp4"), str(tmp_path / "gone.mp4"), str(tmp_path / "gone2.mp4"), "https://x.org/a.mp4"]
     library = Library(*opened(with_files(index, paths, tmp_path / "holes"), None))
@@ -185,7 +185,7 @@ def test_an_index_without_captions_has_a_placeholder(index: Path, tmp_path: Path
     assert CAPTION in TestClient(make_app(index)).get("/").text
 
 
-def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -> None:
+def test_page_does_not_contain_directories(client: httpx.Client, index: Path) -> None:
     page = client.get("/").text
     assert "Searches 2 clips in 2 files" in page
     for folder in (index.parent, Path.cwd(), Path.home(), _uploads().folder):
@@ -225,7 +225,7 @@ def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -
         ({"answers": "audio"}, "The index has no audio in the video_text space; it has"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_short_sentence(library: Library, given: dict[str, Any], message: str) -> None:
+def test_invalid_queries_are_reported_in_one_sentence(library: Library, given: dict[str, Any], message: str) -> None:
     html = answer(library, **{"text": "a red ring", **given})
     assert message in html
     assert html.count("<p") == 1
@@ -253,7 +253,7 @@ def test_an_empty_query_clears_the_results(library: Library) -> None:
         (MemoryError(), "Internal error; see the server log."),
     ],
 )
-def test_errors_name_no_directory_of_the_server(
+def test_errors_do_not_contain_directories_of_the_server(
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -284,7 +284,7 @@ def _arguments(error: Exception) -> tuple[Any, ...]:
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_query_does_not_hold_up_others_and_ends(
+def test_slow_query_times_out_and_does_not_block_others(
     index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = threading.Semaphore(0), threading.Event()
@@ -323,9 +323,7 @@ def test_a_slow_query_does_not_hold_up_others_and_ends(
         assert "film &lt;b&gt;.mp4" in query(client, clip=upload(client, video_file, "again.mp4"))
 
 
-def test_of_a_long_example_some_windows_are_compared(
-    client: httpx.Client, video_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_examples_are_subsampled(client: httpx.Client, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vatt.retrieval.web.uploads.MAX_WINDOWS", 2)
     monkeypatch.setattr("vatt.retrieval.app.MAX_WINDOWS", 2)
     counts = []
@@ -341,17 +339,17 @@ def test_of_a_long_example_some_windows_are_compared(
     assert counts == [2]
 
 
-def test_an_example_finds_what_a_search_by_its_file_finds(
+def test_uploaded_example_gives_the_results_of_its_file(
     client: httpx.Client, index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    monkeypatch.setattr("vatt.retrieval.app.results", lambda library, hits, notes: found.append(hits) or "")
+    results = []
+    monkeypatch.setattr("vatt.retrieval.app.results", lambda library, hits, notes: results.append(hits) or "")
     examples = {"clip": upload(client, video_file, "same.mp4"), "audio": upload(client, video_file, "same too.mp4")}
     assert query(client, **examples) == ""
-    assert found[0] == search(index, k=12, video=video_file, audio=video_file)
+    assert results[0] == search(index, k=12, video=video_file, audio=video_file)
 
 
-def test_thumbnails_that_take_long_do_not_hold_up_queries(
+def test_slow_thumbnails_do_not_block_queries(
     client: httpx.Client, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
@@ -374,7 +372,7 @@ def test_thumbnails_that_take_long_do_not_hold_up_queries(
     go_on.set()
 
 
-def test_thumbnails_are_kept_up_to_so_many_bytes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnail_cache_has_a_size_limit(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = _Cache(100)
     for number in range(5):
         cache.put(number, bytes(30))
@@ -391,7 +389,7 @@ def test_thumbnails_are_kept_up_to_so_many_bytes(library: Library, monkeypatch: 
 
 
 def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
-    """Wait for something that the policy of the page keeps Playwright from waiting for."""
+    """Poll a condition. The content security policy of the page blocks Playwright's own waiting."""
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
@@ -405,7 +403,7 @@ def browser_errors() -> list[str]:
 
 @pytest.fixture
 def page(address: str, browser_errors: list[str]) -> Iterator[Page]:
-    """The page in a headless Chromium. Nothing may come from elsewhere, and no script may fail or be refused."""
+    """Open the page in headless Chromium. No other host may be requested, and no script may fail or be blocked."""
     playwright = pytest.importorskip("playwright.sync_api")
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if binary is None:
@@ -432,7 +430,7 @@ def first(page: Page, selector: str) -> Locator:
 
 @pytest.mark.slow
 def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
-    """Each wait is for what was not there before, so that no answer to an earlier query passes for it."""
+    """Each wait is for new content, so that results of an earlier query do not satisfy it."""
     press = page.get_by_role("button", name="Search").click
     assert page.get_by_label("Query").get_attribute("placeholder") == CAPTION
     page.get_by_label("Query").fill("a red ring")
@@ -466,7 +464,7 @@ def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_query_put_while_another_is_answered_is_answered_too(
+def test_query_submitted_during_another_one_is_answered(
     page: Page, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, texts = threading.Event(), threading.Event(), []
@@ -491,10 +489,10 @@ def test_a_query_put_while_another_is_answered_is_answered_too(
 
 
 @pytest.mark.slow
-def test_nothing_in_an_index_runs_in_the_browser(
+def test_index_content_does_not_run_in_the_browser(
     page: Page, library: Library, monkeypatch: pytest.MonkeyPatch, browser_errors: list[str]
 ) -> None:
-    """Markup in names, ids and captions is shown as it is, and what an escape might miss does not run."""
+    """Markup in names, ids and captions is shown as text. Even unescaped scripts would not run."""
     attacks = [
         "<img src=x onerror=alert(1)>", "<script>alert(2)</script>", "${alert(3)}", "{{constructor}}", "$$x$$",
         "[link](javascript:alert(4))", "\n\n<script>alert(5)</script>\n\n# title", "`code`", "&lt;b&gt;",
@@ -537,7 +535,7 @@ def test_a_browser_opens_the_page_with_a_token(index: Path) -> None:
         browser.close()
 
 
-def test_an_address_that_cannot_be_listened_on_is_one_sentence(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_addresses_are_reported_in_one_sentence(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from vatt.cli.main import main
     from vatt.cli.retrieval import bound_socket
 

@@ -1,4 +1,4 @@
-"""Equal and almost equal vectors: none of the others is lost, and every row is a result of its own."""
+"""Equal and nearly equal vectors: no other vector is lost, and every row is a separate result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows_of(count: int) -> pa.Table:
 
 
 def vectors_with_copies(share: float, cosine: float, order: str, width: int = WIDTH) -> np.ndarray:
-    """(COUNT, width) of which a share is one vector, or vectors whose cosines with each other are about so large."""
+    """Return (COUNT, width) vectors, of which a fraction ``share`` are copies with about the given pairwise cosine."""
     rng = np.random.default_rng(0)
     copies = int(share * COUNT)
     noise = unit(rng.normal(size=(copies, width))) if copies else np.zeros((0, width))
@@ -46,7 +46,7 @@ def vectors_with_copies(share: float, cosine: float, order: str, width: int = WI
 
 
 def recall(part: Vectors, x: np.ndarray, queries: np.ndarray, k: int = 10, allowed: np.ndarray | None = None) -> float:
-    """Share of the k results of each query that are at least as near as the k-th nearest of all, by NumPy."""
+    """Return the recall of the k nearest vectors of each query, compared with exact search by NumPy."""
     exact = queries @ x.T
     if allowed is not None:
         exact[:, ~allowed] = -np.inf
@@ -61,9 +61,9 @@ def recall(part: Vectors, x: np.ndarray, queries: np.ndarray, k: int = 10, allow
     return float((scores_at_rows >= least[:, None] - 1e-6).mean())
 
 
-@pytest.fixture(params=["graph", "as it is"])
+@pytest.fixture(params=["graph", "default"])
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Few vectors are compared one by one; here the structure is used also for them."""
+    """Small indexes are searched exactly by default; "graph" searches them with the structure."""
     if request.param == "graph":
         monkeypatch.setattr(module, "SMALL", 0)
     return request.param
@@ -73,7 +73,7 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 @pytest.mark.parametrize(
     ("share", "cosine"), [(0, 1), (0.1, 1), (0.9, 1), (0.1, 0.99995), (0.9, 0.99995), (0.9, 0.9999)]
 )
-def test_nothing_is_lost_among_copies(small: str, share: float, cosine: float, order: str) -> None:
+def test_no_vector_is_lost_among_copies(small: str, share: float, cosine: float, order: str) -> None:
     x = vectors_with_copies(share, cosine, order)
     part = Vectors.build(x, rows_of(COUNT), "hnsw")
     queries = unit(np.concatenate([x[::40], np.random.default_rng(1).normal(size=(40, WIDTH))]))
@@ -95,7 +95,7 @@ def test_many_groups_of_copies_do_not_hide_each_other(small: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
-def test_equal_vectors_are_results_of_their_own_in_the_order_of_their_rows(kind: str, small: str) -> None:
+def test_equal_vectors_are_separate_results_in_row_order(kind: str, small: str) -> None:
     x = vectors_with_copies(0.5, 1, "mixed")
     part = Vectors.build(x, rows_of(COUNT), kind)
     copied = np.flatnonzero((x == x[np.argmax((x @ x.T > 0.9999).sum(axis=1))]).all(axis=1))
@@ -121,7 +121,7 @@ def test_copies_are_removed_filtered_added_compacted_saved_and_loaded(
     x = vectors_with_copies(0.6, cosine, "mixed", 16)
     limit = (
         1.0 if kind == "flat" or small != "graph" else {"hnsw": 0.98, "ivfpq": 0.8}[kind]
-    )  # of vectors in no clusters
+    )  # random vectors have no clusters
     queries = x[::30]
 
     def store(name: str, numbers: range) -> Path:
@@ -164,13 +164,13 @@ def test_copies_are_removed_filtered_added_compacted_saved_and_loaded(
     part = index.parts["video", "video_text"]
     assert part.total == len(index) == len(part.rows)
     assert recall(part, part.exact(), queries) >= limit
-    if limit == cosine == 1:  # of almost equal scores the order is left to rounding
+    if limit == cosine == 1:  # the order of nearly equal scores depends on rounding
         after = index.search(queries, "m", 10)
         assert [[hit.id for hit in hits] for hits in after] == [[hit.id for hit in hits] for hits in before]
 
 
-def test_a_moment_among_copies_is_found_once(small: str, tmp_path: Path) -> None:
-    """`distinct` goes on behind windows of one clip that are all equal."""
+def test_distinct_results_among_copies(small: str, tmp_path: Path) -> None:
+    """`distinct` continues after many equal windows of one clip."""
     rows = [
         row("black", "video", "video_text", [1.0, 0.0]) | {"start_s": i / 10, "end_s": i / 10 + 1} for i in range(300)
     ]
@@ -184,7 +184,7 @@ def test_a_moment_among_copies_is_found_once(small: str, tmp_path: Path) -> None
     assert np.diff(starts).min() >= 0.5  # half of a window
 
 
-def test_groups_hold_almost_equal_vectors_and_no_others() -> None:
+def test_groups_contain_only_near_duplicates() -> None:
     rng = np.random.default_rng(0)
     base = unit(rng.normal(size=(3000, 24)))
     near = unit(np.repeat(base[:3], [2500, 40, 1], axis=0) + 0.008 * unit(rng.normal(size=(2541, 24))))
@@ -199,7 +199,7 @@ def test_groups_hold_almost_equal_vectors_and_no_others() -> None:
     assert (group(x[:1]) == [0]).all()
 
 
-def test_rows_are_equal_by_their_bytes() -> None:
+def test_rows_are_compared_bytewise() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(9000, 5)).astype(np.float32)
     x[8500] = x[3]

@@ -262,8 +262,8 @@ def test_texts_that_cannot_be_embedded_are_named_and_the_rest_is(
     assert ("video", "video_text") in Embeddings(tmp_path / "again").kinds()
 
 
-def test_texts_that_could_not_be_read_again_are_left_out(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
-    """Half of a surrogate pair, more than 64 KiB, and a value of more than 1 MiB beside it."""
+def test_unstorable_texts_are_skipped(video_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Half of a surrogate pair, a text of more than 64 KiB, and another column of more than 1 MiB."""
     rows = [
         {"id": "half", "path": str(video_file), "texts": ["a red \ud83d", "a red " + "ring " * 20_000]},
         {"id": "large", "path": str(video_file), "x_boxes": "0" * 2**20},

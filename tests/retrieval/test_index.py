@@ -191,7 +191,7 @@ def test_every_kind_finds_adds_removes_and_compacts(tmp_path: Path, kind: str) -
     index = saved(index)
     assert recall(index, even) >= (1.0 if kind == "flat" else 0.97)
     assert index.parts["video", "video_text"].total == 450
-    assert len(list((tmp_path / "index").iterdir())) == (5 if kind == "hnsw" else 4)  # nothing of the earlier ones
+    assert len(list((tmp_path / "index").iterdir())) == (5 if kind == "hnsw" else 4)  # no files of earlier versions
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])

@@ -37,7 +37,7 @@ sys.stdin.read()
 
 @contextmanager
 def holding(code: str) -> Iterator[subprocess.Popen]:
-    """Another process that holds a lock."""
+    """Run another process that holds a lock."""
     command = [sys.executable, "-c", HOLD.format(code=code)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout.readline() == "held\n"
@@ -53,10 +53,10 @@ def part(folder: Path, number: int, parts: int, files: str = "a") -> str:
     )
 
 
-def test_parts_of_one_division_are_written_together_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_parts_of_the_same_division_are_written_concurrently(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with holding(part(folder, 3, 8)) as process:
-        other = claim_part(folder, (4, 8), PLAN, {})  # beside it
+        other = claim_part(folder, (4, 8), PLAN, {})  # at the same time
         for wrong in ((3, 8), (1, 1), (1, 4)):
             with pytest.raises(DirectoryInUse, match="another process is writing to"):
                 claim_part(folder, wrong, PLAN, {})
@@ -70,8 +70,8 @@ def test_parts_of_one_division_are_written_together_and_nothing_else_is(tmp_path
         claim_part(folder, (1, 1), PLAN | {"files": "b"}, {}).release()  # nothing was written
 
 
-def test_parts_that_start_in_the_same_moment_all_get_their_locks(tmp_path: Path) -> None:
-    """Threads have locks of their own, as processes do."""
+def test_parts_that_start_simultaneously_get_their_locks(tmp_path: Path) -> None:
+    """Threads hold separate locks, like processes."""
 
     def start(number: int) -> bool:
         with claim_part(tmp_path / "out", (number, 8), PLAN, {}):
@@ -85,7 +85,7 @@ def test_parts_that_start_in_the_same_moment_all_get_their_locks(tmp_path: Path)
     assert missing_shards(tmp_path / "out", 4) == [1, 2, 3]
 
 
-def test_who_reads_what_is_being_written_is_told_so(tmp_path: Path) -> None:
+def test_reading_unfinished_embeddings_is_refused(tmp_path: Path) -> None:
     with holding(part(tmp_path, 1, 1)):
         write_shard(tmp_path, "m", [row("v", "video", "video_text", [1.0, 0.0])])
         assert is_being_written(tmp_path)
@@ -96,10 +96,10 @@ def test_who_reads_what_is_being_written_is_told_so(tmp_path: Path) -> None:
         Index.build([tmp_path])
 
 
-def test_of_two_sources_for_one_folder_one_is_refused(
+def test_second_source_for_one_directory_is_refused(
     model_folder: Path, video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second begins while the first writes its shard."""
+    """The second one starts while the first one writes its shard."""
     for name in ("many", "other"):
         (tmp_path / f"{name}.csv").write_text(f"path,id\n{video_file},{name}\n")
     write, refused = Embedder.write, []
@@ -146,7 +146,7 @@ def test_an_index_is_changed_by_one_process_at_a_time(tmp_path: Path, capsys: py
         ):
             assert main(["index", *argv, "--output", str(index)]) == 2
             assert f"another process is writing to {index}" in capsys.readouterr().err
-        assert len(Index.load(index)) == 5  # readers go on
+        assert len(Index.load(index)) == 5  # reading is still possible
         with pytest.raises(DirectoryInUse):
             Index.build([tmp_path / "bb"]).save(index)
     assert main(["index", str(tmp_path / "bb"), "--add", "true", "--output", str(index)]) == 0
@@ -167,7 +167,7 @@ def test_an_index_that_was_changed_after_it_was_read_is_not_overwritten(tmp_path
     first.remove("a*")
     first.save(folder)  # its own last state
     assert len(Index.load(folder)) == 5
-    Index.build([tmp_path / "ccc"]).save(folder)  # in its place
+    Index.build([tmp_path / "ccc"]).save(folder)  # replaces it
     assert len(Index.load(folder)) == 5
 
 
@@ -181,6 +181,6 @@ def test_several_adds_at_once_lose_nothing(tmp_path: Path) -> None:
     assert set(statuses) <= {0, 2}
     assert 0 in statuses
     assert len(Index.load(index)) == 5 + 5 * statuses.count(0)
-    there = {path.name for path in index.iterdir()}
+    names = {path.name for path in index.iterdir()}
     record = json.loads((index / "index.json").read_text())
-    assert there == {".lock", "index.json", *record["parts"][0]["files"]}
+    assert names == {".lock", "index.json", *record["parts"][0]["files"]}

@@ -28,8 +28,8 @@ TABLES = {
     ],
     ids=range(3),
 )
-def test_a_file_expands_to_its_pages_and_values(tmp_path: Path, name: str, options: dict[str, object]) -> None:
-    """Against what PyArrow says of a good file, which leaves out the values of dictionaries."""
+def test_expanded_size_matches_pyarrow(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    """Compare with the sizes that PyArrow reports, which exclude the values of dictionaries."""
     path = tmp_path / "a.parquet"
     pq.write_table(TABLES[name], path, **options)
     metadata = pq.read_metadata(path)
@@ -40,28 +40,28 @@ def test_a_file_expands_to_its_pages_and_values(tmp_path: Path, name: str, optio
     assert least - headers <= expanded_bytes(path) <= 1.9 * least + headers
 
 
-def test_what_expands_to_gigabytes_is_counted_and_not_read(tmp_path: Path) -> None:
+def test_expanded_size_is_computed_without_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"v": pa.array([[1.0] * 10**6] * 200, pa.list_(pa.float32()))}), path, compression="zstd")
     assert path.stat().st_size < 20_000
     assert expanded_bytes(path) > 200 * 10**6 * VALUE_BYTES
 
 
-def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_invalid_parquet_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(TABLES["texts"], path)
-    whole = path.read_bytes()
-    footer = int.from_bytes(whole[-8:-4], "little")
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
     for data in (
         b"",
         b"PAR1PAR1",
-        b"PARE" + whole[4:],
-        whole[:-1],
-        whole[: len(whole) // 2] + whole[-8:],
-        whole[:-8] + (2**31).to_bytes(4, "little") + b"PAR1",
-        whole[: -8 - footer] + b"\x1c" * footer + whole[-8:],  # structs in structs
-        whole[: -8 - footer] + b"\xff" * footer + whole[-8:],
-        whole[: -8 - footer] + b"\x19\xfc\xff\xff\xff\xff\x0f" + bytes(footer - 7) + whole[-8:],  # a long list
+        b"PARE" + content[4:],
+        content[:-1],
+        content[: len(content) // 2] + content[-8:],
+        content[:-8] + (2**31).to_bytes(4, "little") + b"PAR1",
+        content[: -8 - footer] + b"\x1c" * footer + content[-8:],  # structs in structs
+        content[: -8 - footer] + b"\xff" * footer + content[-8:],
+        content[: -8 - footer] + b"\x19\xfc\xff\xff\xff\xff\x0f" + bytes(footer - 7) + content[-8:],  # a long list
     ):
         path.write_bytes(data)
         with pytest.raises(ParquetDamaged):

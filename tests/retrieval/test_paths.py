@@ -1,4 +1,4 @@
-"""Where media are: absolute paths, directories that moved, roots, and clips that are embedded twice."""
+"""Media paths: absolute paths, moved directories, roots, and clips that are embedded twice."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_directories_of_files_members_and_urls() -> None:
     assert [parent_directory(path) for path in paths] == expected
 
 
-def test_roots_are_few_and_hold_everything() -> None:
+def test_roots_are_few_and_contain_all_directories() -> None:
     assert roots_of(["/a/b", "/a/b/c", "/a/bc", "/d"]) == ("/a/b", "/a/bc", "/d")
     many = [f"/data/{i % 7}/{i}" for i in range(500)]
     roots = roots_of([*many, "/x/y"])
@@ -66,7 +66,7 @@ def test_roots_are_few_and_hold_everything() -> None:
     assert roots_of([f"https://host/{i}/b" for i in range(500)]) == ("https://host",)
 
 
-def test_what_lies_below_a_root() -> None:
+def test_is_below() -> None:
     assert is_below("/a/b.mp4", ["/c", "/a"])
     assert not is_below("/ab/c.mp4", ["/a"])
     assert not is_below("/etc/passwd", ["https://host", "/a"])
@@ -75,7 +75,7 @@ def test_what_lies_below_a_root() -> None:
     assert not is_below("https://host/data/../secret", ["https://host/data"])
 
 
-def test_a_file_is_looked_for_beside_a_directory_that_moved(tmp_path: Path) -> None:
+def test_missing_file_is_searched_relative_to_the_moved_directory(tmp_path: Path) -> None:
     (tmp_path / "new" / "media").mkdir(parents=True)
     (tmp_path / "new" / "media" / "a.mp4").write_bytes(b"0123456789")
     here = Location(str(tmp_path / "new" / "run" / "index"), "/old/run/index")
@@ -111,7 +111,7 @@ def test_clips_are_the_same_by_file_and_id_or_by_file_and_segment(tmp_path: Path
 
 @pytest.fixture
 def corpus(tmp_path: Path, video_file: Path, silent_file: Path) -> Path:
-    """A folder with two clips and a manifest with relative paths."""
+    """Return a directory with two clips and a manifest with relative paths."""
     folder = tmp_path / "tree" / "corpus"
     (folder / "clips").mkdir(parents=True)
     shutil.copy(video_file, folder / "clips" / "a.mp4")
@@ -122,7 +122,7 @@ def corpus(tmp_path: Path, video_file: Path, silent_file: Path) -> Path:
 
 @pytest.fixture
 def run(corpus: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The corpus, embedded and indexed from within it by relative names."""
+    """Embed and index the corpus with relative paths, from inside its directory."""
     run = corpus.parent / "run"
     shutil.copytree(model_folder, run / "model")
     with monkeypatch.context() as context:
@@ -132,7 +132,7 @@ def run(corpus: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return run
 
 
-def test_a_manifest_with_relative_paths_is_found_from_anywhere(
+def test_relative_manifest_paths_work_from_any_directory(
     run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = read_notes(run / "embeddings")
@@ -154,10 +154,8 @@ def test_a_manifest_with_relative_paths_is_found_from_anywhere(
 
 
 @pytest.mark.parametrize("again", ["folder", "link", "manifest"])
-def test_files_that_are_embedded_again_replace_themselves(
-    run: Path, corpus: Path, model_folder: Path, tmp_path: Path, again: str
-) -> None:
-    """By another name of their folder, with other ids, or as they were."""
+def test_reembedded_files_are_replaced(run: Path, corpus: Path, model_folder: Path, tmp_path: Path, again: str) -> None:
+    """Embed the directory, a link to it (both give other ids), or the same manifest."""
     sources = {"folder": corpus / "clips", "link": tmp_path / "link", "manifest": corpus / "clips.csv"}
     (tmp_path / "link").symlink_to(corpus / "clips")
     embed(sources[again], run / "model", tmp_path / "again", num_workers=0)
@@ -171,7 +169,7 @@ def test_files_that_are_embedded_again_replace_themselves(
     assert len({hit.path for hit in hits}) == len(hits) == 2
 
 
-def test_other_segments_of_a_file_stay(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_other_segments_of_a_file_are_kept(run: Path, corpus: Path, tmp_path: Path) -> None:
     rows = [{"path": str(corpus / "clips" / "a.mp4"), "id": "part", "start_s": 1.0, "end_s": 2.0}]
     (tmp_path / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     embed(tmp_path / "parts.jsonl", run / "model", tmp_path / "parts", num_workers=0)
@@ -181,7 +179,7 @@ def test_other_segments_of_a_file_stay(run: Path, corpus: Path, tmp_path: Path) 
     assert len(index) == before + 3
 
 
-def test_a_tree_that_holds_media_and_index_is_moved(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_directory_with_media_and_index_can_be_moved(run: Path, corpus: Path, tmp_path: Path) -> None:
     old = corpus.parent
     expected = [(hit.id, hit.score, Path(hit.path).relative_to(old)) for hit in search(run / "index", "a red ring")]
     new = tmp_path / "mounted" / "elsewhere"
@@ -193,9 +191,9 @@ def test_a_tree_that_holds_media_and_index_is_moved(run: Path, corpus: Path, tmp
     hits = search(index, "a red ring")
     assert [(hit.id, hit.score, Path(hit.path).relative_to(new)) for hit in hits] == expected
     assert not any(hit.missing for hit in hits)
-    for pattern in (f"{new}/*/a.mp4", f"{old}/*/a.mp4"):  # as it is now, and as it was
+    for pattern in (f"{new}/*/a.mp4", f"{old}/*/a.mp4"):  # new and old paths
         assert {Path(hit.path).name for hit in search(index, "a red ring", path=pattern)} == {"a.mp4"}
-    # Embeddings that moved are indexed as they are now, an index that moved is changed, and both may move again.
+    # Moved embeddings are indexed and a moved index is changed with the present paths. Both can be moved again.
     Index.build([new / "run" / "embeddings"]).save(tmp_path / "built")
     index.remove("*/b.mp4")
     index.save(new / "run" / "index")
@@ -226,7 +224,7 @@ def test_an_index_that_did_not_move_is_found_through_a_link(run: Path, tmp_path:
     assert not any(hit.missing for hit in search(index, "a red ring"))
 
 
-def test_missing_files_are_marked_and_named(run: Path, corpus: Path) -> None:
+def test_missing_files_are_reported(run: Path, corpus: Path) -> None:
     (corpus / "clips" / "b.mp4").unlink()
     hits = search(run / "index", "a red ring")
     assert {(Path(hit.path).name, hit.missing) for hit in hits} == {("a.mp4", False), ("b.mp4", True)}
@@ -235,15 +233,15 @@ def test_missing_files_are_marked_and_named(run: Path, corpus: Path) -> None:
     assert hits.describe_missing().startswith(f"1 of the 2 result files is missing: {corpus / 'clips' / 'b.mp4'}; ")
 
 
-def test_the_model_is_where_it_was_or_beside_the_index(run: Path, tmp_path: Path) -> None:
-    shutil.move(run / "index", tmp_path / "index")  # alone
+def test_model_is_found_at_its_path_or_relative_to_the_index(run: Path, tmp_path: Path) -> None:
+    shutil.move(run / "index", tmp_path / "index")  # without the model
     assert Index.load(tmp_path / "index").model_folder == run / "model"
     shutil.rmtree(run / "model")
     assert Index.load(tmp_path / "index").model_folder == tmp_path / "model"
     assert Embeddings(run / "embeddings").model_folder == run / "model"
 
 
-def test_a_folder_is_its_own_root_and_names_that_are_no_text_are_named(
+def test_directory_is_its_own_root_and_invalid_names_are_reported(
     corpus: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     odd = os.fsencode(corpus / "clips") + b"/caf\xe9.mp4"
@@ -256,7 +254,7 @@ def test_a_folder_is_its_own_root_and_names_that_are_no_text_are_named(
     assert event["path"].endswith("caf\\udce9.mp4")
 
 
-def test_roots_of_several_sources_are_united(tmp_path: Path) -> None:
+def test_roots_of_several_sources_are_merged(tmp_path: Path) -> None:
     for name, path in (("one", "/data/a/v.mp4"), ("two", "/data/a/b/v.mp4"), ("three", URL)):
         write_shard(tmp_path / name, "m", [row("v", "video", "video_text", [1.0, 0.0]) | {"path": path}])
     index = Index.build([tmp_path / "one", tmp_path / "two"])
@@ -268,7 +266,7 @@ def test_roots_of_several_sources_are_united(tmp_path: Path) -> None:
     assert {hit.path: hit.missing for hit in hits} == {"/data/a/v.mp4": True, "/data/a/b/v.mp4": True, URL: False}
 
 
-def test_the_same_files_by_another_name_are_resumed(
+def test_resume_with_another_path_of_the_same_manifest(
     corpus: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = VATT.from_pretrained(model_folder)

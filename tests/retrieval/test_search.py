@@ -59,7 +59,7 @@ def test_another_model_is_refused(index: Path, model_folder: Path, tmp_path: Pat
         search(index, QUERIES[0], model=tmp_path / "other")
 
 
-def test_words_that_the_model_does_not_know_are_named(index: Path, model_folder: Path) -> None:
+def test_unknown_words_are_reported(index: Path, model_folder: Path) -> None:
     with pytest.raises(InputError, match="none of the words 'ein roter Kreis' is in the model's vocabulary"):
         search(index, "ein roter Kreis")
     assert search(index, "a roter ring of Kreis, roter").notices == (
@@ -144,7 +144,7 @@ def test_answers_are_filtered_and_merged(many: Path) -> None:
     assert notice == "the condition 'split=val' matches none of 6 rows; values of 'split' are test, train"
     (notice,) = search(many, "a red ring", where="split=train", path="*/numbered.mp4").notices
     assert notice.startswith("none of 6 rows matches both the path pattern")
-    assert search(many, "a red ring", k=20, where="split=train").notices == ()  # fewer than 20 are no reason to say so
+    assert search(many, "a red ring", k=20, where="split=train").notices == ()  # no notice for fewer than 20 results
     assert [hit.text for hit in search(many, "a red ring", k=1, answers="text")] == ["a red ring"]
     spans = search(many, "a red ring", k=20)
     assert {(hit.id, hit.start_s) for hit in spans} == {("loud", 0.0), ("silent", 0.0)}

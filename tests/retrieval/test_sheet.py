@@ -22,7 +22,7 @@ def test_a_sheet_frames_the_right_answer_and_no_other(video_file: Path, tmp_path
         assert all(columns > 590)  # the right half, with its margin
 
 
-def test_a_sheet_says_which_files_are_gone_or_damaged(tmp_path: Path) -> None:
+def test_sheet_marks_missing_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "damaged.mp4").write_bytes(b"no video" * 100)
     reds = []
     for name in ("gone", "damaged"):
@@ -38,7 +38,7 @@ def test_a_sheet_says_which_files_are_gone_or_damaged(tmp_path: Path) -> None:
     assert not np.array_equal(*reds)  # "file not found" and "file cannot be read"
 
 
-def test_where_nothing_can_be_written_is_known_before(tmp_path: Path) -> None:
+def test_unwritable_outputs_are_reported_before_the_search(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.png").mkdir()
     check_sheet(tmp_path / "new" / "sheet.PNG")
@@ -54,7 +54,7 @@ def test_where_nothing_can_be_written_is_known_before(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "folder.png"]
 
 
-def test_a_list_leaves_out_missing_files_and_is_not_broken_by_names(tmp_path: Path) -> None:
+def test_playlist_skips_missing_files_and_escapes_names(tmp_path: Path) -> None:
     hits = [
         Hit(1, 0.5, "a", "/videos/gone.mp4", 0.0, 1.0, missing=True),
         Hit(2, 0.5, "b", "/videos/two\n#EXTINF:1,lines.mp4", 0.0, 1.0),

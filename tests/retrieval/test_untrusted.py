@@ -1,4 +1,4 @@
-"""Indexes and embeddings from elsewhere: each damage is one clear error, whatever the files say of themselves."""
+"""Untrusted indexes and embeddings: damage is reported in one clear error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def index(good: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, match: str | None = None) -> None:
-    """One error, of one or two sentences, that names the directory."""
+    """Check that loading or searching raises one short error that names the directory."""
     for mapped in (True, False):
         for verify in (True, False):
             with pytest.raises(StoreError, match=match) as caught:
@@ -72,12 +72,12 @@ def refused(folder: Path, match: str | None = None) -> None:
 
 
 def test_every_value_of_index_json_is_checked(index: Path) -> None:
-    whole = json.loads((index / "index.json").read_text())
-    changes = list(wrong_values(whole))
+    content = json.loads((index / "index.json").read_text())
+    changes = list(wrong_values(content))
     assert len(changes) > 150
     loaded = []
     for path, value in changes:
-        values = json.loads(json.dumps(whole))
+        values = json.loads(json.dumps(content))
         put(values, path, value)
         (index / "index.json").write_text(json.dumps(values))
         try:
@@ -86,7 +86,7 @@ def test_every_value_of_index_json_is_checked(index: Path) -> None:
             continue
         loaded.append(path)
         changed.search(QUERY, changed.model, 5)
-    # These are other values of the right kind: a number, the name of a measure or a model, no model.
+    # These are other valid values: a number, the name of a measure or a model, no model.
     assert set(loaded) <= {("number",), ("measure",), ("model",), ("model_folder",)}
 
 
@@ -105,7 +105,7 @@ def test_every_value_of_index_json_is_checked(index: Path) -> None:
     ],
     ids=range(9),
 )
-def test_index_json_that_is_no_object_of_usual_size_is_refused(index: Path, text: bytes) -> None:
+def test_invalid_index_json_is_refused(index: Path, text: bytes) -> None:
     (index / "index.json").write_bytes(text)
     refused(index, "index.json is damaged|index.json has more than|another version")
 
@@ -135,7 +135,7 @@ def _rename(values: dict[str, Any], old: str, new: str) -> None:
         part["files"] = {new if name == old else name: facts for name, facts in part["files"].items()}
 
 
-def test_a_changed_byte_is_found_by_its_checksum(index: Path) -> None:
+def test_changed_bytes_are_detected_by_checksums(index: Path) -> None:
     for path in sorted(index.glob("video.*")):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -147,17 +147,17 @@ def test_a_changed_byte_is_found_by_its_checksum(index: Path) -> None:
     Index.load(index)
 
 
-def test_files_that_are_cut_or_longer_are_refused(index: Path, kind: str) -> None:
+def test_truncated_or_extended_files_are_refused(index: Path, kind: str) -> None:
     for path in [file_of(index, "faiss"), *([] if kind == "flat" else [file_of(index, kind)])]:
-        whole = path.read_bytes()
-        for size in (0, 3, 20, 44, 45, 46, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:size])
+        content = path.read_bytes()
+        for size in (0, 3, 20, 44, 45, 46, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:size])
             sign(index)
             refused(index, "is missing or damaged")
-        path.write_bytes(whole + b"\0")
+        path.write_bytes(content + b"\0")
         sign(index)
         refused(index, "is missing or damaged")
-        path.write_bytes(whole)
+        path.write_bytes(content)
         sign(index)
     Index.load(index)
 
@@ -166,21 +166,21 @@ def test_files_that_are_cut_or_longer_are_refused(index: Path, kind: str) -> Non
 def test_other_structures_of_faiss_are_refused(index: Path, kind: str, name: str) -> None:
     structure = foreign_structures()[name]
     for path in [file_of(index, "faiss"), *([] if kind == "flat" else [file_of(index, kind)])]:
-        whole = path.read_bytes()
+        content = path.read_bytes()
         faiss.write_index(structure, str(path))
         sign(index)
         refused(index, "is missing or damaged|there are 299")
-        path.write_bytes(whole)
+        path.write_bytes(content)
 
 
-def test_clusters_whose_lists_are_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_clusters_with_lists_in_another_file_are_refused(tmp_path: Path) -> None:
     """FAISS would map the other file, and crash if it is gone."""
     folder = make_index(tmp_path, "ivfpq")
     with_lists_elsewhere(folder, tmp_path / "lists")
     refused(folder, "lists have type b'ilod' and are not in this file")
 
 
-def test_clusters_whose_rows_are_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_clusters_with_invalid_ids_are_refused(tmp_path: Path) -> None:
     folder = make_index(tmp_path, "ivfpq")
     path = file_of(folder, "ivfpq")
     data = bytearray(path.read_bytes())
@@ -191,7 +191,7 @@ def test_clusters_whose_rows_are_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", graph_changes())
-def test_graphs_that_lead_out_of_their_arrays_are_refused(tmp_path: Path, name: str) -> None:
+def test_graphs_with_out_of_range_numbers_are_refused(tmp_path: Path, name: str) -> None:
     folder = make_index(tmp_path, "hnsw")
     path = file_of(folder, "hnsw")
     graph = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE)
@@ -199,18 +199,18 @@ def test_graphs_that_lead_out_of_their_arrays_are_refused(tmp_path: Path, name: 
     faiss.write_index(graph, str(path), faiss.IO_FLAG_SKIP_STORAGE)
     sign(folder)
     refused(folder, "is missing or damaged: .*(graph|HNSW)")
-    with pytest.raises(FileMismatch, match="graph"):  # FAISS looks at some of them, too, but not in all versions
+    with pytest.raises(FileMismatch, match="graph"):  # FAISS also checks some of them, but not in all versions
         check_graph(graph.hnsw, COUNT)
 
 
 @pytest.mark.parametrize("name", table_changes())
-def test_rows_that_cannot_be_used_are_refused(index: Path, name: str) -> None:
+def test_unusable_rows_are_refused(index: Path, name: str) -> None:
     table = table_changes()[name](pq.read_table(file_of(index, "parquet")))
     write_rows(index, table)
     refused(index, "parquet")
 
 
-def test_rows_that_expand_to_gigabytes_are_refused_without_the_memory(index: Path) -> None:
+def test_expanding_rows_are_refused_without_allocating_them(index: Path) -> None:
     count = 3_000_000
     zeros = pa.array(np.zeros(count, np.int32))
     texts = {name: pa.DictionaryArray.from_arrays(zeros, pa.array([name * 1000])) for name in ("id", "path", "text")}
@@ -222,18 +222,18 @@ def test_rows_that_expand_to_gigabytes_are_refused_without_the_memory(index: Pat
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
 
-def test_vectors_that_have_not_length_1_are_refused(index: Path) -> None:
+def test_vectors_without_unit_length_are_refused(index: Path) -> None:
     path = file_of(index, "faiss")
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for value in (np.float32("nan"), np.float32("inf"), np.float32(1e20), np.float32(3)):
-        path.write_bytes(whole[:-4] + value.tobytes())
+        path.write_bytes(content[:-4] + value.tobytes())
         sign(index)
         with pytest.raises(StoreError, match="vector 299 does not have length 1"):
             Index.load(index)
 
 
 @pytest.mark.parametrize("extra", ["[1]", "{", "x", '"a"', "[" * 10_000, '{"x_a": '])
-def test_what_the_manifest_said_is_an_object(index: Path, extra: str) -> None:
+def test_extra_must_be_a_json_object(index: Path, extra: str) -> None:
     table = pq.read_table(file_of(index, "parquet"))
     words = pa.array([extra] * len(table), pa.string())
     write_rows(index, table.set_column(table.schema.get_field_index("extra"), "extra", words))
@@ -254,57 +254,57 @@ folder, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
 for suffix, *numbers in map(str.split, sys.argv[2:]):
     first, last, step = map(int, numbers)
     path = file_of(folder, suffix)
-    whole = path.read_bytes()
-    last = min(last, len(whole))
+    content = path.read_bytes()
+    last = min(last, len(content))
     for number in range(first, last, step):
-        place = number if step < 4 else rng.randrange(first, last)
-        for value in {{(whole[place] + 1) % 256, 255 - whole[place], 0, 127, 255}} - {{whole[place]}}:
-            data = bytearray(whole)
-            data[place] = value
+        at = number if step < 4 else rng.randrange(first, last)
+        for value in {{(content[at] + 1) % 256, 255 - content[at], 0, 127, 255}} - {{content[at]}}:
+            data = bytearray(content)
+            data[at] = value
             path.write_bytes(data)
             sign(folder)
-            print(suffix, place, value, flush=True)
+            print(suffix, at, value, flush=True)
             try:
                 index = Index.load(folder, verify=False)
                 index.search(np.eye(1, {width}, dtype=np.float32), "m", 5)
                 counts[0] += 1
             except StoreError:
                 counts[1] += 1
-    path.write_bytes(whole)
+    path.write_bytes(content)
 print("done", *counts)
 """
 
 
-def fuzz(folder: Path, *places: str) -> tuple[int, int]:
+def fuzz(folder: Path, *ranges: str) -> tuple[int, int]:
     """Change single bytes of files, and count how often the index was searched, and how often refused.
 
     Args:
         folder: Directory of the index.
-        places: Suffix of a file, first byte, last byte, and step.
+        ranges: Suffix of a file, first byte, last byte, and step.
     """
     code = FUZZ.format(root=str(ROOT), width=WIDTH)
-    argv = [sys.executable, "-c", code, str(folder), *places]
+    argv = [sys.executable, "-c", code, str(folder), *ranges]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=500, cwd=ROOT)
     assert done.returncode == 0, f"after byte {done.stdout.splitlines()[-1:]}: {done.stderr[-800:]}"
     _, searched, wrong = done.stdout.splitlines()[-1].split()
     return int(searched), int(wrong)
 
 
-def test_changed_bytes_of_a_header_are_refused_or_mean_nothing(index: Path, kind: str) -> None:
-    """Without checksums, which would find all of them."""
+def test_changed_header_bytes_are_refused_or_unused(index: Path, kind: str) -> None:
+    """Checksums, which would detect all changes, are not verified."""
     searched, wrong = fuzz(index, f"{'faiss' if kind == 'flat' else kind} 0 45 3")
     assert wrong > searched > 0  # 16 bytes are not used
 
 
 @pytest.mark.slow
-def test_no_changed_byte_crashes_the_search(index: Path, kind: str) -> None:
+def test_changed_bytes_do_not_crash_the_search(index: Path, kind: str) -> None:
     suffix = "faiss" if kind == "flat" else kind
     body = f"{suffix} 300 1000000000 {6000 if kind == 'hnsw' else 600}"
     assert sum(fuzz(index, f"{suffix} 0 300 4", body, "parquet 0 1000000000 120")) > 300
 
 
 def own(folder: Path, **columns: Any) -> Path:
-    """Embeddings as somebody else writes them: one Parquet file."""
+    """Write embeddings like a user: one Parquet file."""
     usual = {
         "id": ["a", "b"],
         "path": ["/media/a.mp4", "clips/b.mp4"],
@@ -333,7 +333,7 @@ def own(folder: Path, **columns: Any) -> Path:
     ],
     ids=range(6),
 )
-def test_parquet_that_others_wrote_is_read(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_user_written_parquet_is_read(tmp_path: Path, columns: dict[str, Any]) -> None:
     index = Index.build([own(tmp_path / "own", **columns)])
     hits = index.search(np.array([[0.0, 2.0]], np.float32), "m")[0]
     assert [hit.score for hit in hits] == [1.0, 0.0]
@@ -361,12 +361,12 @@ def test_parquet_that_others_wrote_is_read(tmp_path: Path, columns: dict[str, An
     ],
     ids=range(14),
 )
-def test_parquet_of_others_that_cannot_be_used_is_named(tmp_path: Path, columns: dict[str, Any], match: str) -> None:
+def test_invalid_user_written_parquet_is_reported(tmp_path: Path, columns: dict[str, Any], match: str) -> None:
     with pytest.raises(StoreError, match=rf"mine.parquet.*{match}"):
         Index.build([own(tmp_path / "own", **columns)])
 
 
-def test_notes_of_embeddings_are_checked(tmp_path: Path) -> None:
+def test_embeddings_json_is_checked(tmp_path: Path) -> None:
     write_shard(tmp_path, "m", [row("v", "video", "video_text", [1.0, 0.0])])
     notes = {"plan": {"shards": 1}, "complete": True, "roots": [str(tmp_path)], "folder": str(tmp_path), "model": "m"}
     notes["model_folder"] = "/models/m"

@@ -1,4 +1,4 @@
-"""A tiny module of every kind of training, and a batch for it that lies in memory."""
+"""Tiny modules of every kind of training, and batches in memory."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ CLASSES = ("a", "b", "c")
 def make_module(
     kind: str, optimization: Optimization | None = None, tuning: Tuning | None = None, **objective: Any
 ) -> TrainingModule:
-    """A module, always with the same weights; ``tuning`` is for fine-tuning, ``objective`` for that of pretraining."""
+    """Return a module with fixed weights. ``tuning`` is used for fine-tuning, ``objective`` for pretraining."""
     torch.manual_seed(0)
     optimization = optimization or Optimization(lr=1e-3, warmup_steps=1)
     if kind == "finetune":
         tuning = tuning or Tuning(dropout=0.0)
         backbone = tiny_backbone().tower("video")
         return FinetuneModule(CLASSES, TINY, backbone=backbone, tuning=tuning, optimization=optimization)
-    backbone, made = _pretraining(kind, objective)
-    return PretrainModule(backbone, made, optimization)
+    backbone, pretraining = _pretraining(kind, objective)
+    return PretrainModule(backbone, pretraining, optimization)
 
 
 def make_batch(kind: str, clips: int = 4, complete: bool = True) -> dict[str, Any]:
-    """Random clips, always the same ones; not ``complete``: of some a modality is missing."""
+    """Return a fixed batch of random clips. If not ``complete``, some clips lack a modality."""
     torch.manual_seed(1)
     batch = tiny_batch(clips)
     if not complete:
@@ -92,12 +92,12 @@ def fit(
     checkpoint: Path | None = None,
     **trainer: Any,
 ) -> L.Trainer:
-    """Train a module by Lightning on one batch again and again, and log every step; ``checkpoint`` is resumed from."""
+    """Train a module on copies of one batch, and log every step. Training resumes from ``checkpoint``."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    given = {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, "enable_model_summary": False, **quiet}
+    kwargs = {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, "enable_model_summary": False, **quiet}
     with tempfile.TemporaryDirectory() as folder:
-        given |= {"default_root_dir": folder, **trainer}
-        trained = L.Trainer(max_steps=steps, callbacks=list(callbacks), **given)
+        kwargs |= {"default_root_dir": folder, **trainer}
+        trained = L.Trainer(max_steps=steps, callbacks=list(callbacks), **kwargs)
         batches = [
             {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
             for _ in range(steps * trained.accumulate_grad_batches)

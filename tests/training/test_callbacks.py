@@ -105,8 +105,8 @@ def test_every_clip_is_named_once_and_counted_each_time(tmp_path: Path) -> None:
     ]
 
 
-def test_the_bar_does_not_read_from_the_device_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the first step and in the last one, unless a while has passed in between."""
+def test_progress_bar_does_not_synchronize_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads in the first and in the last step only, if little time passes."""
     monkeypatch.setattr("vatt.training.callbacks.REFRESH_S", 1e6)
     bar, reads = StepBar(), []
     monkeypatch.setattr(bar, "get_metrics", lambda *args: reads.append(bar.train_progress_bar.n) or {})
@@ -116,9 +116,9 @@ def test_the_bar_does_not_read_from_the_device_in_every_step(monkeypatch: pytest
 
 
 def test_token_counts_are_numbers() -> None:
-    """A tensor would have to be read from the device in every step."""
-    clock = Throughput()
-    trainer = fit(make_module("masked"), make_batch("masked"), 2, [clock], log_every_n_steps=2)
+    """Tensors would have to be read from the device in every step."""
+    throughput = Throughput()
+    trainer = fit(make_module("masked"), make_batch("masked"), 2, [throughput], log_every_n_steps=2)
     assert trainer.callback_metrics["speed/tokens_per_s"] > 0
     for kind in PRETRAINING:
         module = make_module(kind)

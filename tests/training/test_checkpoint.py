@@ -110,7 +110,7 @@ def test_of_feature_prediction_the_target_encoder_is_exported(corpus: Path, tmp_
 
 
 class SendSignal(L.Callback):
-    """Sends a signal to the process in a step, right before the validation after it, or in that validation."""
+    """Sends a signal to the process during a step, before the next validation, or during that validation."""
 
     def __init__(self, number: signal.Signals, step: int, where: str) -> None:
         self.number, self.step, self.where = number, step, where
@@ -128,17 +128,17 @@ class SendSignal(L.Callback):
             signal.raise_signal(self.number)
 
 
-WholeRuns = dict[float | None, tuple[Path, dict[str, Any]]]
+Runs = dict[float | None, tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def whole_runs(
+def uninterrupted_runs(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[float | None, tuple[Path, dict[str, Any]]]:
-    """Directories and final weights of trainings of 10 steps that were never stopped, by their moving average."""
+    """Return directories and final weights of uninterrupted trainings of 10 steps, by decay of the average."""
     runs = {}
     for ema in (None, 0.5):
-        folder = tmp_path_factory.mktemp("whole")
+        folder = tmp_path_factory.mktemp("uninterrupted")
         _, module = train(corpus, folder, steps=10, ema=ema)
         runs[ema] = folder, {name: value.clone() for name, value in module.state_dict().items()}
     return runs
@@ -156,18 +156,18 @@ def whole_runs(
         (signal.SIGHUP, 5, "step"),
     ],
 )
-def test_a_signal_stops_a_training_with_a_checkpoint_that_resumes_exactly(
+def test_signal_saves_a_checkpoint_that_resumes_exactly(
     corpus: Path,
     tmp_path: Path,
-    whole_runs: WholeRuns,
+    uninterrupted_runs: Runs,
     number: signal.Signals,
     step: int,
     where: str,
     ema: float | None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    whole, weights = whole_runs[ema]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    uninterrupted, weights = uninterrupted_runs[ema]
     with pytest.raises(SystemExit) as stopped:
         train(corpus, tmp_path, steps=10, watch=SendSignal(number, step, where), ema=ema)
     assert stopped.value.code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}[number]
@@ -178,14 +178,14 @@ def test_a_signal_stops_a_training_with_a_checkpoint_that_resumes_exactly(
     for key, value in weights.items():
         torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0, msg=key)
     for key in ("train/loss", "val/rsum"):
-        assert logged(tmp_path, key) == logged(whole, key), key
-    assert {each: signal.getsignal(each) for each in handlers} == handlers
+        assert logged(tmp_path, key) == logged(uninterrupted, key), key
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
-def test_a_training_that_was_stopped_in_validation_can_be_stopped_again(
-    corpus: Path, tmp_path: Path, whole_runs: WholeRuns
+def test_training_can_be_stopped_repeatedly_in_validation(
+    corpus: Path, tmp_path: Path, uninterrupted_runs: Runs
 ) -> None:
-    whole, weights = whole_runs[None]
+    uninterrupted, weights = uninterrupted_runs[None]
     for step, where in ((4, "in validation"), (4, "before validation"), (7, "step"), (8, "in validation")):
         with pytest.raises(SystemExit):
             train(
@@ -195,11 +195,11 @@ def test_a_training_that_was_stopped_in_validation_can_be_stopped_again(
     _, resumed = train(corpus, tmp_path, steps=10, resume=True)
     for key, value in weights.items():
         torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0, msg=key)
-    assert logged(tmp_path, "val/rsum") == logged(whole, "val/rsum")
+    assert logged(tmp_path, "val/rsum") == logged(uninterrupted, "val/rsum")
 
 
-def test_a_last_checkpoint_is_written_at_the_end(corpus: Path, tmp_path: Path) -> None:
-    """Whatever the distance of the checkpoints; with a moving average it holds the raw weights as well."""
+def test_last_checkpoint_is_saved_at_the_end(corpus: Path, tmp_path: Path) -> None:
+    """The interval of checkpoints does not matter. With a moving average, it also has the raw weights."""
     train(corpus, tmp_path, steps=5, every=100, ema=0.5)
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 5
@@ -209,7 +209,7 @@ def test_a_last_checkpoint_is_written_at_the_end(corpus: Path, tmp_path: Path) -
     assert not torch.equal(raw, average)
 
 
-def test_early_stopping_ends_with_a_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
+def test_early_stopping_saves_a_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
             trainer.should_stop = trainer.global_step == 3
@@ -242,7 +242,7 @@ def test_there_may_be_no_other_one(tmp_path: Path) -> None:
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
-def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
+def test_changed_bytes_are_detected(tmp_path: Path) -> None:
     """`torch.load` does not compare checksums."""
     path, content = tmp_path / "last.ckpt", dict.fromkeys(KEYS, 0) | {"state_dict": {"x": torch.zeros(1000)}}
     for step in (1, 2):
@@ -259,7 +259,7 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("offset", "value"), [(6, 1), (8, 99), (40, 255)], ids=["encrypted", "method", "data"])
 def test_archives_that_cannot_be_unpacked_are_damaged(tmp_path: Path, offset: int, value: int) -> None:
-    """Flags and compression method stand in the header of the file and, two bytes further, in the directory."""
+    """Flags and compression method are in the local header and, two bytes later, in the central directory."""
     path = tmp_path / "best.ckpt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", bytes(range(256)) * 9)
@@ -280,7 +280,7 @@ def test_archives_that_cannot_be_unpacked_are_damaged(tmp_path: Path, offset: in
         ({"state_dict": Path("/")}, "it contains Python objects that are not loaded"),
     ],
 )
-def test_files_that_are_no_checkpoints_are_named(tmp_path: Path, content: Any, message: str) -> None:
+def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(DamagedCheckpoint, match=f"other.ckpt is not a training checkpoint: {message}"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
@@ -299,7 +299,7 @@ def test_files_cannot_always_be_linked(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("where", ["before validation", "in validation"])
 def test_no_worker_outlives_a_stopped_training(corpus: Path, tmp_path: Path, where: str) -> None:
-    """Python would wait for them without end when it exits."""
+    """Python would wait for them forever on exit."""
     with pytest.raises(SystemExit):
         train(corpus, tmp_path, steps=10, watch=SendSignal(signal.SIGINT, 8, where), num_workers=1)
     assert multiprocessing.active_children() == []

@@ -1,6 +1,6 @@
-"""Every way to clip sees gradients that are not scaled, and what is logged of them is from before.
+"""Clipping acts on unscaled gradients, and logged norms precede clipping.
 
-That they are those of the whole model where processes share it is tested in test_sharding.py.
+Clipping of sharded models is tested in test_sharding.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ("model.backbone", "model.head", "backbone", "objective")
 
 
 def half(scale: float = 1024.0, **scaler: Any) -> dict[str, Any]:
-    """Training in float16 with a scaler, on the CPU; Lightning itself has it for GPUs alone."""
+    """Return trainer options for float16 with a gradient scaler on the CPU, where Lightning has none."""
     return {"plugins": [MixedPrecision("16-mixed", "cpu", GradScaler("cpu", init_scale=scale, **scaler))]}
 
 
@@ -41,7 +41,7 @@ def module_for(kind: str, path: str) -> TrainingModule:
 
 
 class Watch(L.Callback):
-    """Keeps norms of the gradients before they are clipped and after it, and what is logged of them."""
+    """Records gradient norms before and after clipping, and the logged norms."""
 
     def __init__(self, module: TrainingModule) -> None:
         self.before: list[dict[str, float]] = []
@@ -62,28 +62,28 @@ class Watch(L.Callback):
 
 
 def norms(module: TrainingModule) -> dict[str, float]:
-    """Of the two parts, of all, and the largest entry."""
+    """Return the norms of the two parts and of all gradients, and the largest entry."""
     names = ("model.backbone", "model.head") if hasattr(module, "model") else ("backbone", "objective")
     parts = {name: [p.grad.flatten() for p in module.get_submodule(name).parameters() if p.grad is not None]
              for name in names}  # fmt: skip
-    found = {name: torch.cat(part).norm().item() for name, part in parts.items() if part}
-    every = torch.cat([gradient for part in parts.values() for gradient in part])
-    return found | {"all": every.norm().item(), "value": every.abs().max().item()}
+    by_part = {name: torch.cat(part).norm().item() for name, part in parts.items() if part}
+    gradients = torch.cat([gradient for part in parts.values() for gradient in part])
+    return by_part | {"all": gradients.norm().item(), "value": gradients.abs().max().item()}
 
 
 def run(kind: str, path: str, steps: int = 2, **trainer: Any) -> tuple[TrainingModule, Watch]:
     module = module_for(kind, path)
     watch = Watch(module)
     clip = {"norm": ALL, "value": VALUE, "parts": None}[path]
-    how = {"gradient_clip_val": clip, "gradient_clip_algorithm": None if path == "parts" else path}
-    fit(module, make_batch(kind), steps, [Health(), watch], **how, **trainer)
+    kwargs = {"gradient_clip_val": clip, "gradient_clip_algorithm": None if path == "parts" else path}
+    fit(module, make_batch(kind), steps, [Health(), watch], **kwargs, **trainer)
     return module, watch
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scaler_has_unscaled_the_gradients(kind: str, path: str) -> None:
-    """They are those of single precision, and so are the logged norms, which are from before."""
+def test_gradients_are_unscaled_before_clipping(kind: str, path: str) -> None:
+    """Gradients and logged norms equal those of single precision."""
     (_, single), (module, scaled) = run(kind, path), run(kind, path, **half())
     assert not any(group["fused"] for group in module.optimizers().optimizer.param_groups)
     for watch in (single, scaled):
@@ -93,15 +93,15 @@ def test_a_scaler_has_unscaled_the_gradients(kind: str, path: str) -> None:
         else:
             largest = watch.after[0]["all" if path == "norm" else "value"]
             assert largest == pytest.approx(ALL if path == "norm" else VALUE, rel=1e-3)
-        whole = sum(value**2 for value in watch.logged[0].values()) ** 0.5
-        assert whole == pytest.approx(watch.before[0]["all"], rel=1e-3)
+        total = sum(value**2 for value in watch.logged[0].values()) ** 0.5
+        assert total == pytest.approx(watch.before[0]["all"], rel=1e-3)
     for name, value in single.before[0].items():
         assert scaled.before[0][name] == pytest.approx(value, rel=0.1), name
     assert module.guard.skipped == module.guard.overflowed == 0
 
 
-def test_a_step_that_overflows_is_left_out_by_the_scaler() -> None:
-    """It is counted, changes neither weights nor running statistics, and the scale falls until a step can be done."""
+def test_overflowing_step_is_skipped_by_the_scaler() -> None:
+    """It is counted and changes neither weights nor running statistics. The scale falls until a step succeeds."""
     module = module_for("contrastive", "norm")
     before = {name: value.clone() for name, value in module.state_dict().items()}
     states: list[dict[str, torch.Tensor]] = []
@@ -124,8 +124,8 @@ def test_a_step_that_overflows_is_left_out_by_the_scaler() -> None:
 
 
 @pytest.mark.parametrize("scale", [1024.0, 0.5])
-def test_a_loss_that_is_not_finite_is_no_overflow(scale: float) -> None:
-    """It is named and counted as without a scaler, and so are infinite gradients where the scale is no cause."""
+def test_non_finite_loss_is_not_an_overflow(scale: float) -> None:
+    """It is reported and counted as without a scaler, as are infinite gradients that the scale has not caused."""
     module, batch = module_for("contrastive", "norm"), make_batch("contrastive")
     if scale > 1:
         batch["audio"][1] = torch.nan
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_is_no_overflow(scale: float) -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_logged_norms_are_from_before_clipping() -> None:
+def test_logged_norms_precede_clipping() -> None:
     module = module_for("contrastive", "norm")
     watch = Watch(module)
     fit(module, make_batch("contrastive"), 1, [Health(), watch], gradient_clip_val=ALL)

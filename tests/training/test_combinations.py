@@ -1,4 +1,4 @@
-"""Every kind of training does three steps with every pair of options, in single precision and in bf16."""
+"""Every kind of training runs three steps with every pair of options, in single precision and in bf16."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vatt.training.optim import Optimization
 from vatt.training.run import Run, run_callbacks
 
 Options = dict[str, Any]
-NORM, VALUE, PART = 0.02, 0.001, 0.01  # below what gradients have that are not clipped
+NORM, VALUE, PART = 0.02, 0.001, 0.01  # below the norms and values of gradients without clipping
 
 COMMON: dict[str, list[Any]] = {
     "gradient_clip": [None, "norm", "value"],
@@ -39,7 +39,7 @@ OWN: dict[str, dict[str, list[Any]]] = {
 
 
 def pairwise(options: dict[str, list[Any]]) -> list[Options]:
-    """Few combinations in which every two values of two options come together, found greedily."""
+    """Return a small set of combinations that covers every pair of values of two options, by greedy search."""
 
     def pairs(values: tuple[Any, ...]) -> set[tuple[int, Any, int, Any]]:
         numbered = itertools.combinations(enumerate(values), 2)
@@ -58,7 +58,7 @@ CASES = [(kind, options) for kind in KINDS for options in pairwise(COMMON | OWN.
 
 
 class Watch(L.Callback):
-    """Keeps losses, and looks at the gradients that the optimizer was given."""
+    """Records losses, and checks the gradients that the optimizer gets."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -66,22 +66,22 @@ class Watch(L.Callback):
         self.steps = 0
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: TrainingModule, outputs: Options, batch: Any, *place: int
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Options, batch: Any, *_: int
     ) -> None:
         self.losses.append(outputs["loss"].item() * trainer.accumulate_grad_batches)
         if trainer.global_step == self.steps:
             return
         self.steps = trainer.global_step
-        every = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        assert torch.cat(every).isfinite().all()
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        assert torch.cat(gradients).isfinite().all()
         if self.options["gradient_clip"] is None and not self.options["clip_parts"]:
-            assert torch.cat(every).norm() > max(NORM, PART)
-            assert torch.cat(every).abs().max() > VALUE
+            assert torch.cat(gradients).norm() > max(NORM, PART)
+            assert torch.cat(gradients).abs().max() > VALUE
         if self.options["gradient_clip"] == "value":
-            assert torch.cat(every).abs().max() <= VALUE * 1.0001
+            assert torch.cat(gradients).abs().max() <= VALUE * 1.0001
         if self.options["gradient_clip"] == "norm":
-            assert torch.cat(every).norm() <= NORM * 1.0001
-        if self.options["clip_parts"] and self.steps > 1:  # of pretraining after the warm-up
+            assert torch.cat(gradients).norm() <= NORM * 1.0001
+        if self.options["clip_parts"] and self.steps > 1:  # pretraining clips parts after the warm-up
             names = ("model.backbone", "model.head") if hasattr(module, "model") else ("backbone", "objective")
             for part in map(module.get_submodule, names):
                 own = [p.grad.flatten() for p in part.parameters() if p.grad is not None]
@@ -130,9 +130,9 @@ def test_three_steps(kind: str, options: Options, tmp_path: Path) -> None:
         changed = [name for name, p in trained.items() if not torch.equal(p, before[name])]
         assert changed
         assert all(math.isfinite(loss) for loss in watch.losses)
-    # The contrastive loss divides similarities by 0.07, and so their errors.
-    near = 0.1 if kind == "contrastive" else 0.02
-    assert losses["bf16-mixed"][0] == pytest.approx(losses["32-true"][0], rel=near)
+    # The contrastive loss divides similarities and their errors by 0.07.
+    tolerance = 0.1 if kind == "contrastive" else 0.02
+    assert losses["bf16-mixed"][0] == pytest.approx(losses["32-true"][0], rel=tolerance)
 
 
 def test_every_pair_of_options_is_tried() -> None:

@@ -1,4 +1,4 @@
-"""What `vatt.training.device_skip` takes for granted of PyTorch's optimizers; a new version may change it."""
+"""Assumptions of `vatt.training.device_skip` about PyTorch's optimizers, which new versions may change."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def set_gradients(weights: list[nn.Parameter], value: float | None = None) -> No
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_flag_leaves_weights_and_state_as_they_are(name: str) -> None:
-    """In the first step (not with momentum) and in a later one; without it the step is as ever."""
+def test_flag_skips_the_step(name: str) -> None:
+    """The first step (without momentum) and a later one are skipped; the other steps do not change."""
     weights, reference = parameters(), parameters()
     skipping, plain = MAKE[name](weights), MAKE[name](reference)
     for number in range(5):
@@ -57,7 +57,7 @@ def test_a_flag_leaves_weights_and_state_as_they_are(name: str) -> None:
     skip_where(skipping, None)
 
 
-def test_other_optimizers_cannot() -> None:
+def test_other_optimizers_cannot_skip_on_the_device() -> None:
     weights = parameters()
     for optimizer in (AdamW(weights), AdamW(weights, foreach=True), SGD(weights, lr=0.1)):
         set_gradients(weights)
@@ -65,7 +65,7 @@ def test_other_optimizers_cannot() -> None:
         skip_where(optimizer, torch.tensor(True))
     refusing = AdamW(weights, foreach=True)
     refusing.found_inf = torch.ones(())
-    with pytest.raises(AssertionError):  # and it must not be tried
+    with pytest.raises(AssertionError):  # the flag must not be set
         refusing.step()
     first = SGD(weights, lr=0.1, momentum=0.9, fused=True)
     assert not can_skip_on_device(first)

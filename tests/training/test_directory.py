@@ -11,7 +11,7 @@ from vatt.training.directory import RunDirectory, find_checkpoint
 
 
 def save(path: Path, score: float | None = None, age_s: float = 0.0) -> Path:
-    """A checkpoint that knows the best score of its training."""
+    """Save a checkpoint with the best score of its training."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = None if score is None else torch.tensor(score)
     torch.save({"callbacks": {"BestCheckpoint{'monitor': 'val/rsum'}": {"best_model_score": state}}}, path)
@@ -20,7 +20,7 @@ def save(path: Path, score: float | None = None, age_s: float = 0.0) -> Path:
 
 
 @pytest.mark.parametrize("keyword", ["last", "best", "hpc", "there/none.ckpt"])
-def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path: Path, keyword: str) -> None:
+def test_missing_checkpoint_is_an_error(tmp_path: Path, keyword: str) -> None:
     with pytest.raises(InputError, match=rf"--ckpt_path {keyword}: "):
         find_checkpoint(tmp_path, keyword)
     assert find_checkpoint(tmp_path, "auto") is None
@@ -41,7 +41,7 @@ def test_keywords_are_checkpoints_of_the_run(tmp_path: Path, monkeypatch: pytest
 def test_a_requeued_slurm_job_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
     requeued = {"SLURM_RESTART_COUNT": "1"}
     last = save(tmp_path / "checkpoints" / "last.ckpt", age_s=5)
-    assert find_checkpoint(tmp_path, None, requeued) is None  # without a checkpoint of its own it starts anew
+    assert find_checkpoint(tmp_path, None, requeued) is None  # without an hpc checkpoint, a new training starts
     hpc = save(tmp_path / "hpc_ckpt_1.ckpt", age_s=1)
     assert find_checkpoint(tmp_path, None, requeued) == hpc
     assert find_checkpoint(tmp_path, None, {"SLURM_RESTART_COUNT": "0"}) is None
@@ -49,7 +49,7 @@ def test_a_requeued_slurm_job_resumes_from_the_newest_checkpoint(tmp_path: Path)
     assert find_checkpoint(tmp_path, None, requeued) == last
 
 
-def test_a_new_training_moves_everything_of_an_earlier_one(tmp_path: Path) -> None:
+def test_new_training_moves_files_of_an_earlier_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for attempt in (1, 2):
         save(run / "checkpoints" / "last.ckpt", attempt)
@@ -65,7 +65,7 @@ def test_a_new_training_moves_everything_of_an_earlier_one(tmp_path: Path) -> No
         assert (run / "earlier" / str(attempt) / "checkpoints/last.ckpt").is_file()
 
 
-def test_what_an_attempt_without_a_checkpoint_has_left_stays(tmp_path: Path) -> None:
+def test_files_of_a_run_without_a_checkpoint_are_kept(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("run: {}")
     (tmp_path / "checkpoints").mkdir()
     directory = RunDirectory(tmp_path)
@@ -87,9 +87,7 @@ class Trainer:
         ("../other.ckpt", ["best.ckpt", "last.ckpt"]),
     ],
 )
-def test_checkpoints_of_other_trainings_are_moved_when_one_is_resumed(
-    tmp_path: Path, resumed: str, moved: list[str]
-) -> None:
+def test_resume_moves_checkpoints_of_other_trainings(tmp_path: Path, resumed: str, moved: list[str]) -> None:
     run = tmp_path / "run"
     scores = {"checkpoints/last.ckpt": 7.0, "checkpoints/previous.ckpt": 5.0, "checkpoints/best.ckpt": 7.0}
     for name, score in (scores | {"../other.ckpt": 1.0}).items():
@@ -115,7 +113,7 @@ def test_a_second_training_in_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_what_was_moved_comes_back_if_no_step_was_trained(tmp_path: Path, trained: bool) -> None:
+def test_moved_files_are_restored_if_no_step_was_trained(tmp_path: Path, trained: bool) -> None:
     old = {
         "checkpoints/last.ckpt": "c",
         "model/config.json": "m",

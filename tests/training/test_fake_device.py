@@ -1,6 +1,6 @@
-"""Steps and forward passes on a GPU that is not there: tensors on the wrong device, and reads from the device, fail.
+"""Steps and forward passes on a fake GPU, where tensors on the wrong device and reads from the device fail.
 
-A read, such as ``bool(x.all())``, makes the host wait for the GPU in every step.
+A read, such as ``bool(x.all())``, synchronizes the GPU in every step.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(autouse=True)
-def _seams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is read on the host on purpose: sizes of masks, drawn on the CPU, and which views of a clip are valid."""
+def _allowed_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replace the intended reads on the host: sizes of masks, drawn on the CPU, and flags of valid views."""
     monkeypatch.setattr(jepa, "draw_blocks", outside(jepa.draw_blocks))
     monkeypatch.setattr(finetune, "read_flags", lambda flags: [True] * len(flags))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # no pinned memory and events, where there is one
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # no pinned memory or events on a real GPU
     yield
     positions._spline_at.cache_clear()
 
@@ -64,14 +64,14 @@ Prepared = tuple[TrainingModule, dict[str, Any]]
 
 @pytest.fixture
 def prepared(request: pytest.FixtureRequest) -> Prepared:
-    """A module and a batch with gaps, built before `fake_gpu` is entered, since codebooks and tables need values."""
+    """Return a module and an incomplete batch, built outside `fake_gpu`, since codebooks and tables need values."""
     kind, options = request.param
     optimization = Optimization(warmup_steps=1, clip_each=0.1)
     return make_module(kind, optimization, **options), make_batch(kind, complete=False)
 
 
 def on_gpu(prepared: Prepared) -> Prepared:
-    """The same without content on the fake GPU, in a trainer that has done three steps; call within `fake_gpu`."""
+    """Move module and batch to the fake GPU, with a trainer after three steps. Call this inside `fake_gpu`."""
     module, batch = prepared
     without_scaler = SimpleNamespace(scaler=None)
     counts = {"global_step": 3, "global_rank": 0, "max_steps": 10, "accumulate_grad_batches": 1}
@@ -89,7 +89,7 @@ every_variant = pytest.mark.parametrize("prepared", VARIANTS, indirect=True, ids
 
 @every_variant
 def test_a_training_step(prepared: Prepared) -> None:
-    """Forward and backward pass, judgement of the gradients, clipping, the optimizer's step and what follows it."""
+    """Forward and backward pass, check of the gradients, clipping, the step of the optimizer, and `after_step`."""
     with fake_gpu():
         module, batch = on_gpu(prepared)
         optimizer, _ = make_optimizer(module, module.optimization, 10)
@@ -104,14 +104,14 @@ def test_a_training_step(prepared: Prepared) -> None:
         assert gradients
         assert all(gradient.device == DEVICE for gradient in gradients)
         module.on_before_optimizer_step(optimizer)
-        assert optimizer.found_inf.device == DEVICE  # decided there, and read later
+        assert optimizer.found_inf.device == DEVICE  # computed on the device, and read later
         assert module.guard._pending.broken.device.type == "cpu"
         for algorithm in ("norm", "value"):
             module.configure_gradient_clipping(optimizer, 1.0, algorithm)
         optimizer.step()
         if hasattr(module, "objective"):
             module.objective.after_step(module.backbone)
-            assert all(sign.numel() == 1 for sign in module.objective.health.values())
+            assert all(value.numel() == 1 for value in module.objective.health.values())
 
 
 @every_variant
@@ -124,7 +124,7 @@ def test_a_validation_step(prepared: Prepared) -> None:
 
 @pytest.mark.parametrize("prepared", [(kind, {}) for kind in PRETRAINING], indirect=True, ids=named)
 def test_features_for_probes(prepared: Prepared) -> None:
-    """Those of every layer, and probes and readouts on top of them, trained a step."""
+    """Features of every layer, and a training step of probes and readouts on them."""
     width = prepared[0].backbone.width("video")
     pooled = LowRankClassifier(width, 3), LinearClassifier(width, 3)
     of_tokens = AttentiveClassifier(width, 3, heads=2), ReadoutClassifier(width, 3, times=2, inner=8, heads=2)
@@ -162,7 +162,7 @@ def test_readouts_of_scenes(task: str) -> None:
 
 
 def test_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole model and a classifier; windows as they come from the loader, also of another size."""
+    """A model and classifiers, on windows from the loader and of another size."""
     model = tiny_model()
     video, audio = (tiny_model().backbone.tower(modality) for modality in ("video", "audio"))
     classifier = Classifier(video, LinearClassifier(16, 3), TINY, drop_token=0.5)
@@ -186,7 +186,7 @@ def test_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("max_logits", [None, 7])
-def test_losses_in_parts(max_logits: int | None) -> None:
+def test_losses_in_chunks(max_logits: int | None) -> None:
     with fake_gpu():
         x, y = (torch.empty(*shape, 4, device=DEVICE, requires_grad=True) for shape in ((5,), (5, 2)))
         valid = torch.empty(5, dtype=torch.bool, device=DEVICE), torch.empty(5, 2, dtype=torch.bool, device=DEVICE)
@@ -195,7 +195,7 @@ def test_losses_in_parts(max_logits: int | None) -> None:
 
 
 def test_a_tensor_on_the_wrong_device_fails() -> None:
-    """What these tests are for: a weight, a part of the batch, and a new tensor on the CPU."""
+    """Check the tests themselves with a weight, a part of the batch, and a new tensor on the CPU."""
     module, batch = make_module("contrastive"), make_batch("contrastive")
 
     def plant_weight() -> None:
@@ -206,8 +206,8 @@ def test_a_tensor_on_the_wrong_device_fails() -> None:
 
     def plant_new_tensor() -> None:
         encode = module.backbone.encode
-        module.backbone.encode = lambda modality, tokens, **how: encode(  # type: ignore[method-assign]
-            modality, replace(tokens, x=tokens.x + torch.zeros(tokens.x.shape[1], 1)), **how
+        module.backbone.encode = lambda modality, tokens, **kwargs: encode(  # type: ignore[method-assign]
+            modality, replace(tokens, x=tokens.x + torch.zeros(tokens.x.shape[1], 1)), **kwargs
         )
 
     def step() -> None:
@@ -234,15 +234,15 @@ def test_a_read_from_the_device_fails(read: Callable[[torch.Tensor], Any]) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_backward_pass_is_that_of_pytorch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`backward` on real tensors."""
+def test_backward_equals_that_of_pytorch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare `backward` on real tensors."""
     monkeypatch.undo()
-    found = []
+    gradients = []
     for differentiate in (torch.Tensor.backward, backward):
         module, batch = make_module(kind), make_batch(kind, complete=False)
         module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
         if hasattr(module, "objective"):
             module.objective.draws = torch.Generator().manual_seed(0)
         differentiate(module.training_step(batch, 0)["loss"])
-        found.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+        gradients.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)

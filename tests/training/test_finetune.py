@@ -333,7 +333,7 @@ class Draws(L.Callback):
         self.seen.append(torch.rand(()).item())
 
 
-def test_it_is_trained_on_clips_that_come_otherwise(tmp_path: Path) -> None:
+def test_finetuning_on_batches_of_a_loader(tmp_path: Path) -> None:
     """A module without configuration, data module or manifest: a loader of batches is enough."""
     batch = {"id": ["a", "b"], "video": torch.randn(2, 8, 3, 32, 32), "target": torch.eye(2), "events": []}
     batch["video_valid"] = torch.tensor([True, True])

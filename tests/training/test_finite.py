@@ -93,8 +93,8 @@ def test_a_step_without_gradients_can_be_clipped(algorithm: str) -> None:
     assert module.guard.skipped == 1
 
 
-class Late(Spoil):
-    """Notes in which step each warning comes."""
+class RecordSkipped(Spoil):
+    """Records the number of skipped steps after every step."""
 
     def __init__(self, spoil: dict[int, Callable[[PretrainModule, dict[str, Any]], None]]) -> None:
         super().__init__(set(spoil), lambda module, batch: spoil[module.global_step](module, batch))
@@ -105,7 +105,7 @@ class Late(Spoil):
 
 
 def run(deferred: bool, watch: L.Callback, steps: int = 6, **options: Any) -> tuple[TrainingModule, list[str]]:
-    """A training on a CPU whose steps are judged as on a GPU, or as on a CPU; and what was warned of."""
+    """Train on the CPU with deferred checks, as on a GPU, or immediate ones; return the module and the warnings."""
     module = make_module("contrastive", Optimization(lr=1e-3, warmup_steps=1, **options))
     module.guard = FiniteGuard(deferred=deferred)
     with warnings.catch_warnings(record=True) as caught:
@@ -115,10 +115,10 @@ def run(deferred: bool, watch: L.Callback, steps: int = 6, **options: Any) -> tu
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_a_step_judged_on_the_device_is_as_one_judged_on_the_host(optimizer: str) -> None:
-    """The same weights, state of the optimizer, running statistics, counts and messages, which come a step later."""
-    spoil = {2: no_sound, 3: no_gradient}
-    now, then = Late(spoil), Late(spoil)
+def test_checks_on_the_device_equal_checks_on_the_host(optimizer: str) -> None:
+    """Weights, optimizer state, running statistics, counts and messages are equal. Messages come a step later."""
+    spoil = {2: no_audio, 3: no_gradient}
+    now, then = RecordSkipped(spoil), RecordSkipped(spoil)
     host, at_once = run(False, now, name=optimizer)
     device, later = run(True, then, name=optimizer)
     assert at_once == later
@@ -131,22 +131,22 @@ def test_a_step_judged_on_the_device_is_as_one_judged_on_the_host(optimizer: str
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-def no_sound(module: PretrainModule, batch: dict[str, Any]) -> None:
+def no_audio(module: PretrainModule, batch: dict[str, Any]) -> None:
     batch["audio"] = batch["audio"].clone()
     batch["audio"][2] = torch.nan
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_first_and_the_last_step_are_judged_too(optimizer: str) -> None:
-    """A first step with momentum cannot be left out on the device. Of the last step one hears in the end."""
-    module, later = run(True, Late({0: no_sound, 5: no_sound}), name=optimizer)
+def test_first_and_last_step_are_checked(optimizer: str) -> None:
+    """SGD cannot skip its first step on the device. The last step is reported at the end of training."""
+    module, later = run(True, RecordSkipped({0: no_audio, 5: no_audio}), name=optimizer)
     assert [message.partition(":")[0] for message in later] == ["step 0", "step 5"]
     assert module.guard.skipped == 2
-    _, at_once = run(False, Late({0: no_sound, 5: no_sound}), name=optimizer)
+    _, at_once = run(False, RecordSkipped({0: no_audio, 5: no_audio}), name=optimizer)
     assert later == at_once
 
 
-def test_a_checkpoint_counts_the_step_before_it() -> None:
+def test_checkpoint_counts_the_previous_step() -> None:
     counted: list[int] = []
 
     class Save(L.Callback):
@@ -158,20 +158,20 @@ def test_a_checkpoint_counts_the_step_before_it() -> None:
     module = make_module("contrastive")
     module.guard = FiniteGuard(deferred=True)
     with pytest.warns(UserWarning, match=r"step 1: .*\(1 of at most"):
-        fit(module, make_batch("contrastive"), 3, [Late({1: no_sound}), Save()])
+        fit(module, make_batch("contrastive"), 3, [RecordSkipped({1: no_audio}), Save()])
     assert counted == [0, 1, 1]
 
 
-def test_too_many_steps_and_lost_weights_end_a_training_that_is_judged_on_the_device() -> None:
+def test_deferred_checks_end_a_training_after_too_many_steps_or_lost_weights() -> None:
     with pytest.raises(NonFiniteLoss, match=f"step {MAX_SKIPPED}: .*This is step {MAX_SKIPPED + 1} without"):
-        run(True, Spoil(set(range(20)), no_sound), steps=20)
+        run(True, Spoil(set(range(20)), no_audio), steps=20)
     with pytest.raises(NonFiniteLoss, match=r"step 1: .*Parameter backbone.agg.video is not finite: resume"):
         run(True, Spoil({1}, no_weight), steps=4)
 
 
 @pytest.mark.parametrize("deferred", [True, False])
-def test_batches_are_not_kept(deferred: bool) -> None:
-    """On a GPU not even until the step is done: flags take their place."""
+def test_batches_are_not_kept_in_memory(deferred: bool) -> None:
+    """With deferred checks, only flags are kept until the end of the step."""
     guard, batch = FiniteGuard(deferred=deferred), make_batch("contrastive")
     guard.begin(torch.nn.Linear(1, 1))
     guard.watch({"loss": torch.ones(())}, batch)

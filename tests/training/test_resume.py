@@ -36,8 +36,8 @@ def module_with(optimization: Optimization, seed: int = 0) -> PretrainModule:
     return PretrainModule(tiny_backbone(), objective, optimization, seed=seed)
 
 
-def test_a_changed_optimization_applies_from_the_next_step_on(corpus: Path, tmp_path: Path) -> None:
-    """Rates and decays of the checkpoint count no more: they are those of a training that always had the new ones."""
+def test_changed_optimization_applies_from_the_next_step(corpus: Path, tmp_path: Path) -> None:
+    """Learning rates and weight decay equal those of a training that always had the new settings."""
     changed = Optimization(
         lr=1e-4, final_lr=1e-6, warmup_steps=1, weight_decay=0.5, final_weight_decay=0.7, betas=(0.8, 0.95), eps=1e-7
     )
@@ -56,9 +56,7 @@ def test_a_changed_optimization_applies_from_the_next_step_on(corpus: Path, tmp_
     assert last(tmp_path)["lr_schedulers"] == last(tmp_path / "new")["lr_schedulers"]
 
 
-def test_an_unchanged_optimization_warns_of_nothing(
-    corpus: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_unchanged_optimization_does_not_warn(corpus: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     train(corpus, tmp_path, steps=6, stop_after=4, optimization=FIRST)
     train(corpus, tmp_path, steps=6, resume=True, optimization=FIRST)
     assert not [warning for warning in recwarn if "resumed" in str(warning.message)]
@@ -72,7 +70,7 @@ def test_an_unchanged_optimization_warns_of_nothing(
         (Optimization(lr=1e-3, final_lr=1e-5, warmup_steps=2, layer_decay=0.5), 0, r"layer_decay 1.0 -> 0.5"),
     ],
 )
-def test_what_cannot_be_changed_is_refused(
+def test_incompatible_changes_are_refused(
     corpus: Path, tmp_path: Path, optimization: Optimization, seed: int, message: str
 ) -> None:
     train(corpus, tmp_path, steps=4, stop_after=2, optimization=FIRST)
@@ -80,7 +78,7 @@ def test_what_cannot_be_changed_is_refused(
         train(corpus, tmp_path, steps=4, resume=True, module=module_with(optimization, seed))
 
 
-def test_a_training_is_not_resumed_beyond_its_length_or_from_weights_alone(corpus: Path, tmp_path: Path) -> None:
+def test_resume_beyond_max_steps_or_from_weights_only_is_refused(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, steps=4, optimization=FIRST)
     with pytest.raises(ConfigMismatch, match=r"is of step 4, and trainer.max_steps is 3: raise"):
         train(corpus, tmp_path, steps=3, resume=True, optimization=FIRST)
@@ -93,10 +91,10 @@ def test_a_training_is_not_resumed_beyond_its_length_or_from_weights_alone(corpu
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, 0.5), (0.5, None)])
-def test_exported_weights_are_named_as_those_of_the_best_checkpoint(
+def test_provenance_of_exported_weights_is_that_of_the_best_checkpoint(
     corpus: Path, tmp_path: Path, first: float | None, second: float | None
 ) -> None:
-    """Also if the average is turned on or off after it."""
+    """Also if averaging is turned on or off afterwards."""
     train(corpus, tmp_path, steps=4, ema=first)
     train(corpus, tmp_path, steps=4, resume=True, ema=second)
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
@@ -107,7 +105,7 @@ def test_exported_weights_are_named_as_those_of_the_best_checkpoint(
     assert torch.equal(best["state_dict"][f"backbone.{name}"], value)
 
 
-def test_without_its_moving_average_a_training_continues_from_the_raw_weights(corpus: Path, tmp_path: Path) -> None:
+def test_resume_without_ema_continues_from_the_raw_weights(corpus: Path, tmp_path: Path) -> None:
     _, never = train(corpus, tmp_path / "never", steps=6)
     train(corpus, tmp_path / "averaged", steps=6, stop_after=4, ema=0.5)
     with pytest.warns(UserWarning, match="continues from the raw ones"):
@@ -132,7 +130,7 @@ def test_a_moved_run_keeps_its_best_score(corpus: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
 
 
-def test_a_best_checkpoint_of_another_training_does_not_count(corpus: Path, tmp_path: Path) -> None:
+def test_best_checkpoint_of_another_training_is_ignored(corpus: Path, tmp_path: Path) -> None:
     """The last checkpoint is older than the best one, as after `previous.ckpt` was restored by hand."""
     train(corpus, tmp_path, steps=12, stop_after=9, lr=1e-2)
     checkpoints = tmp_path / "checkpoints"
@@ -168,7 +166,7 @@ def other_words(corpus: Path, folder: Path) -> Path:
     return copy
 
 
-def test_another_vocabulary_is_refused_when_a_training_is_resumed_or_started_from_a_model(
+def test_another_vocabulary_is_refused_on_resume_and_for_a_pretrained_model(
     corpus: Path, trained: Path, tmp_path: Path
 ) -> None:
     other = other_words(corpus, tmp_path)
@@ -180,7 +178,7 @@ def test_another_vocabulary_is_refused_when_a_training_is_resumed_or_started_fro
         train(other, tmp_path / "new", steps=4, module=module)
 
 
-def test_a_vocabulary_that_was_exchanged_in_a_model_is_refused(corpus: Path, trained: Path) -> None:
+def test_replaced_vocabulary_of_a_model_is_refused(corpus: Path, trained: Path) -> None:
     model = VATT.from_pretrained(trained / "model")
     assert model_vocabulary(model).words == load_vocabulary(corpus / "vocabulary").words
     assert model.encode_text("a red ring").isfinite().all()
@@ -189,7 +187,7 @@ def test_a_vocabulary_that_was_exchanged_in_a_model_is_refused(corpus: Path, tra
         model.encode_text("a red ring")
 
 
-def test_ids_that_are_not_known_are_not_compared() -> None:
+def test_unknown_hashes_are_not_compared() -> None:
     check_ids({}, {"vocabulary": "a"}, "x", "y")
     check_ids({"vocabulary": None, "codebook": "b"}, {"vocabulary": "a", "codebook": None}, "x", "y")
     with pytest.raises(ConfigMismatch, match="another codebook"):

@@ -97,7 +97,7 @@ def compare_steps(module: PretrainModule, whole: PretrainModule, rank: int, half
         dist.all_reduce(wanted[name].grad)
         wanted[name].grad /= WORLD
         torch.testing.assert_close(gradient, wanted[name].grad, **bounds, msg=lambda m, n=name: f"{n}: {m}")
-    for algorithm, largest in (("value", 1e-2), ("norm", 1e-2)):  # by the norm of the whole
+    for algorithm, largest in (("value", 1e-2), ("norm", 1e-2)):  # the norm is that of the complete gradient
         for model in (module, whole):
             clip_gradients(model.parameters(), largest, algorithm)
         for name in found:

@@ -79,12 +79,12 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
         ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must be at least 0, not -1"),
     ],
 )
-def test_options_that_no_training_can_have_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_trainer_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_trainer(SimpleNamespace(**options))  # type: ignore[arg-type]
 
 
-def test_every_validation_is_printed_with_gallery_and_chance(
+def test_validation_metrics_are_printed_with_gallery_and_chance(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(corpus, tmp_path, steps=4)
@@ -98,7 +98,7 @@ def test_every_validation_is_printed_with_gallery_and_chance(
     assert printed.count("step 4: validation: ") == 4  # text and audio, both directions
 
 
-def test_a_resumed_progress_bar_has_its_total_and_begins_where_it_was(
+def test_resumed_progress_bar_starts_at_its_step(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(corpus, tmp_path, steps=6, stop_after=3, val_fraction=0.0)
@@ -115,7 +115,7 @@ def test_a_resumed_progress_bar_has_its_total_and_begins_where_it_was(
     assert not [line for line in bars if "/3 " in line or "[-" in line]
 
 
-def test_a_metric_that_is_not_logged_is_an_error(tmp_path: Path) -> None:
+def test_unlogged_metric_is_an_error(tmp_path: Path) -> None:
     best = BestCheckpoint(tmp_path, "val/R1")
     trainer: Any = SimpleNamespace(callback_metrics={"val/rsum": 1.0, "train/loss": 2.0}, sanity_checking=False)
     with pytest.raises(InputError, match=r"run.best_by val/R1 is not logged; validation logs val/rsum$"):

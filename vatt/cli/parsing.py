@@ -81,7 +81,13 @@ def expand_user(config: Namespace) -> None:
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], key: str = "") -> list[str]:
-    """List the options of a configuration that differ from an earlier one, as ``data.batch_size 4 -> 8``."""
+    """List the options of a configuration that differ from an earlier one, as ``data.batch_size 4 -> 8``.
+
+    Args:
+        before: Earlier configuration.
+        now: Present configuration.
+        key: Prefix of the keys, for recursion.
+    """
     changed = []
     for name in before.keys() | now.keys():
         old, new, path = before.get(name), now.get(name), f"{key}.{name}" if key else name
@@ -99,7 +105,12 @@ def format_value(value: Any) -> str:
 
 
 def strings_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield all strings of a configuration with their keys, such as ``model.pretrained``."""
+    """Yield all strings of a configuration with their keys, such as ``model.pretrained``.
+
+    Args:
+        value: Configuration, or a value in it.
+        key: Key of the value, for recursion.
+    """
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Namespace | dict):

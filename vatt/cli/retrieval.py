@@ -99,7 +99,12 @@ def embed(
 
 
 def print_events(events: Sequence[Event], output: str) -> None:
-    """Print the events of each kind, up to `SHOWN_EVENTS`, and their total numbers."""
+    """Print the events of each kind, up to `SHOWN_EVENTS`, and their total numbers.
+
+    Args:
+        events: Events of `vatt.retrieval.embeddings.embed`.
+        output: Directory of the embeddings, which has all events.
+    """
     counts: Counter[str] = Counter()
     for event in events:
         counts[event["kind"]] += 1
@@ -252,7 +257,7 @@ def app(
     roots: list[str] | None = None,
     urls: bool = False,
 ) -> int:
-    """A web page on which to search an index.
+    """Serve a web page that searches an index.
 
     Media files of the index are served to everyone who can reach the address. 127.0.0.1 is this machine only.
 

@@ -250,7 +250,15 @@ class BuildCLI(VattCLI):
 
 
 def build_pretraining(argv: list[str], prog: str = "vatt pretrain") -> VattCLI:
-    """Build everything that a configuration describes, without running it."""
+    """Build everything that a configuration describes, without running it.
+
+    Args:
+        argv: Options, such as ``--config FILE``.
+        prog: Name of the command in messages.
+
+    Returns:
+        The CLI, with the attributes ``model``, ``datamodule`` and ``trainer``.
+    """
     quiet()
     return BuildCLI(
         PretrainModule,

@@ -158,6 +158,10 @@ def read_format(values: Any) -> ClipFormat:
 def copy_directory(source: Path, target: Path) -> None:
     """Copy the files of a vocabulary. Links to other directories are refused, since the copy may be published.
 
+    Args:
+        source: Directory of a vocabulary.
+        target: New directory.
+
     Raises:
         InputError: A file is a link to another directory, not a regular file, or too large.
         WriteError: The disk is full or read-only.
@@ -173,7 +177,12 @@ def copy_directory(source: Path, target: Path) -> None:
 
 
 def read_page(folder: Path, name: str) -> str | None:
-    """Return the text of the model card in a model directory, or None if it cannot be read."""
+    """Return the text of the model card in a model directory, or None if it cannot be read.
+
+    Args:
+        folder: Model directory.
+        name: Name of the file.
+    """
     try:
         path = inner_file(folder, name)
         return path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_PAGE else None

@@ -17,7 +17,12 @@ RowSelection = Callable[[Tensor], Tensor]
 
 
 def to_device(x: Tensor, device: torch.device | None) -> Tensor:
-    """Move a tensor without synchronizing a GPU: it is pinned first, and copied asynchronously."""
+    """Move a tensor without synchronizing a GPU: it is pinned first, and copied asynchronously.
+
+    Args:
+        x: Tensor.
+        device: Target device; None leaves the tensor where it is.
+    """
     if device is not None and device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)

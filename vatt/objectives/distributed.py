@@ -67,6 +67,9 @@ def shared_log_sums(
     """Compute `vatt.objectives.losses.log_sums` of vectors that all processes have, split over the processes.
 
     Each of N processes computes 2 / N of the similarities. All get the complete result, with a gradient as in `gather`.
+
+    Args:
+        x, y, temperature, max_logits, x_valid, y_valid: See `vatt.objectives.losses.log_sums`.
     """
     if world_size() == 1:
         return log_sums(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)

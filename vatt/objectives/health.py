@@ -24,6 +24,13 @@ def effective_rank(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
     exp of the entropy of the singular values, normalized to sum to 1 (Roy & Vetterli 2007; Garrido et al. 2023,
     "RankMe", equation 1), of the centered unit vectors. Only ``valid`` rows (N,) count.
+
+    Args:
+        x: (N, E).
+        valid: (N,) bool; None: all rows are valid.
+
+    Returns:
+        () effective rank.
     """
     centered, _ = _centered(x, valid)
     small = centered @ centered.T if len(centered) < centered.shape[1] else centered.T @ centered
@@ -40,6 +47,14 @@ def similarities(x: Tensor, y: Tensor, valid: Tensor | None = None) -> tuple[Ten
     """Return the mean cosine of positive pairs of vectors (N, E), and of negative pairs (0 without any).
 
     Only ``valid`` pairs (N,) count; without any, both are NaN.
+
+    Args:
+        x: (N, E).
+        y: (N, E), the partners of ``x``.
+        valid: (N,) bool; None: all pairs are valid.
+
+    Returns:
+        () mean cosine of positive pairs and () of negative pairs.
     """
     x, y = (F.normalize(_zeros_unless(vectors.float(), valid), dim=-1) for vectors in (x, y))
     positive, n = (x * y).sum(), _count(x, valid)
@@ -52,6 +67,14 @@ def of_vectors(name: str, x: Tensor, valid: Tensor | None = None) -> dict[str, T
     """Return count, spread and effective rank of vectors (N, E) for `Objective.health`.
 
     Only ``valid`` rows (N,) count. With fewer than two, spread and rank are NaN.
+
+    Args:
+        name: Prefix of the keys.
+        x: (N, E).
+        valid: (N,) bool; None: all rows are valid.
+
+    Returns:
+        ``<name>_count``, ``<name>_spread`` and ``<name>_rank``.
     """
     count = _count(x, valid)
     metrics = {f"{name}_spread": spread(x, valid), f"{name}_rank": effective_rank(x, valid)}

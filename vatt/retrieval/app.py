@@ -200,7 +200,13 @@ class Searcher:
 
 
 def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) -> str:
-    """Return results as HTML, with notes and the number of missing files above them."""
+    """Return results as HTML, with notes and the number of missing files above them.
+
+    Args:
+        library: Index and media files.
+        hits: Results, best first.
+        notes: Sentences to show above the results.
+    """
     problems = [library.problem(library.numbers[hit.path]) for hit in hits]
     counts = Counter(problem for problem in problems if problem is not None)
     if counts:

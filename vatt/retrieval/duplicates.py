@@ -138,6 +138,12 @@ class _Lists:
 def read_groups(file: Path, rows: pa.Table, vectors: int, representatives: int) -> Groups:
     """Return the groups that are stored with the rows of an index.
 
+    Args:
+        file: File of the rows, for messages.
+        rows: Rows with the columns ``vector`` and ``representative``.
+        vectors: Number of stored vectors.
+        representatives: Number of vectors in the graph or the clusters.
+
     Raises:
         StoreError: The groups are inconsistent, or do not match the numbers of vectors and representatives.
     """
@@ -202,7 +208,12 @@ def first_equal(vectors: np.ndarray) -> np.ndarray:
 
 
 def find_equal(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return (N,) int64: for each row one of ``known`` (U, E) that has the same bytes, or -1."""
+    """Return (N,) int64: for each row one of ``known`` (U, E) that has the same bytes, or -1.
+
+    Args:
+        vectors: (N, E) float32, contiguous.
+        known: (U, E) float32, contiguous.
+    """
     if not len(known):
         return np.full(len(vectors), -1)
     hashes, queries = _hashes(known), _hashes(vectors)

@@ -81,7 +81,13 @@ def view(flat: Any) -> np.ndarray:
 
 
 def inner_products(vectors: np.ndarray, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return (M,) inner products of a query (E,) with some of (U, E) vectors, bitwise equal to `IndexFlatIP`."""
+    """Return (M,) inner products of a query (E,) with some of (U, E) vectors, bitwise equal to `IndexFlatIP`.
+
+    Args:
+        vectors: (U, E) float32, contiguous.
+        query: (E,) float32.
+        numbers: (M,) rows of ``vectors``.
+    """
     faiss, products = import_faiss(), np.empty(len(numbers), np.float32)
     numbers = np.ascontiguousarray(numbers, np.int64)
     pointers = (faiss.swig_ptr(x) for x in (products, np.ascontiguousarray(query), vectors, numbers))
@@ -261,6 +267,10 @@ class _Parser:
 
 def check_graph(graph: Any, count: int) -> None:
     """Check that a search of the graph stays inside its arrays.
+
+    Args:
+        graph: The ``hnsw`` attribute of an `IndexHNSW`.
+        count: Number of its nodes.
 
     Raises:
         FileMismatch: An offset or id is out of range.

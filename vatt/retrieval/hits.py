@@ -115,7 +115,16 @@ class RelativePattern:
 
 
 def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.ndarray:
-    """(N,) bool: whether a column matches a pattern: ``*`` is anything, ``?`` any one character."""
+    """Return which rows match a pattern in a column.
+
+    Args:
+        rows: Rows of an index.
+        column: Name of a column of strings.
+        pattern: ``*`` matches any text, ``?`` any character.
+
+    Returns:
+        (N,) bool.
+    """
     if isinstance(pattern, RelativePattern):
         glob = _escaped(pattern.text).replace("*", "%").replace("?", "_")
         likes = [f"{_escaped(root.rstrip('/'))}/{glob}" for root in pattern.roots]
@@ -248,7 +257,13 @@ def describe_filters(
 
 
 def allowed_rows(rows: pa.Table, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
-    """Return (N,) bool: rows that match both filters; None without filters."""
+    """Return (N,) bool: rows that match both filters; None without filters.
+
+    Args:
+        rows: Rows of an index.
+        path: Pattern of the paths, or None.
+        where: Condition ``COLUMN=VALUE``, or None.
+    """
     if path is None and where is None:
         return None
     masks = [] if path is None else [matches(rows, "path", path)]

@@ -204,7 +204,7 @@ class Index:
         return part.exact(np.flatnonzero(part.kept)), self.rows(kind)
 
     def rows(self, kind: tuple[str, str]) -> pa.Table:
-        """The rows of `vectors`."""
+        """Return the rows of `vectors`."""
         part = self.parts[kind]
         return part.rows.filter(pa.array(part.kept))
 

@@ -117,6 +117,11 @@ def write_index(folder: Path, record: IndexRecord, parts: dict[tuple[str, str], 
 
     The caller holds the lock of the directory.
 
+    Args:
+        folder: Directory of the index.
+        record: Record without number and parts.
+        parts: Vectors by modality and space.
+
     Returns:
         ``record``, completed with its number and parts.
 
@@ -141,7 +146,12 @@ def write_index(folder: Path, record: IndexRecord, parts: dict[tuple[str, str], 
 
 
 def is_changed(folder: Path, record: IndexRecord) -> bool:
-    """Return whether an index has changed since its record was read; False if it is missing or damaged."""
+    """Return whether an index has changed since its record was read; False if it is missing or damaged.
+
+    Args:
+        folder: Directory of the index.
+        record: Record that was read from it before.
+    """
     try:
         return read_record(folder) != record
     except StoreError:
@@ -150,6 +160,12 @@ def is_changed(folder: Path, record: IndexRecord) -> bool:
 
 def load_part(folder: Path, record: PartRecord, mapped: bool, verify: bool) -> Vectors:
     """Read the files of a part.
+
+    Args:
+        folder: Directory of the index.
+        record: Record of the part.
+        mapped: Map the files into memory.
+        verify: Compare the files with their checksums.
 
     Raises:
         StoreError: A file is missing or damaged; the message names it.

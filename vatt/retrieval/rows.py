@@ -101,6 +101,10 @@ def replaced_clips(
 
     Files are the same if their names are, and their directories once symbolic links are followed. Segments are the same
     if both their ends differ by 10 ms at most.
+
+    Args:
+        old: Segments of the clips of an index, by clip.
+        new: Segments of the clips that are added, by clip.
     """
     identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
     names: set[ClipKey] = set()
@@ -125,7 +129,12 @@ def replaced_clips(
 
 
 def is_clip(rows: pa.Table, clips: Collection[ClipKey]) -> np.ndarray:
-    """Return (N,) bool: whether rows belong to the given clips."""
+    """Return (N,) bool: whether rows belong to the given clips.
+
+    Args:
+        rows: Rows with the columns ``id`` and ``path``.
+        clips: Ids and paths of clips.
+    """
     if not clips:
         return np.zeros(len(rows), bool)
     names = pc.binary_join_element_wise(rows.column("id"), rows.column("path"), "\0")

@@ -110,6 +110,10 @@ def _shortened(text: str, length: int) -> str:
 def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
     """Write an extended M3U playlist of the segments. VLC plays each from its start to its end.
 
+    Args:
+        hits: Results.
+        output: Path of the M3U file.
+
     Returns:
         Missing files, which are left out of the playlist.
 

@@ -49,7 +49,13 @@ def read_rows(file: Path, schema: pa.Schema, optional: Collection[str] = ("text"
 
 
 def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) -> pa.Table:
-    """Read the columns of a schema from a Parquet file, cast to their types. See `read_rows`."""
+    """Read the columns of a schema from a Parquet file, cast to their types. Raises like `read_rows`.
+
+    Args:
+        file: Parquet file.
+        schema: Columns and types to return.
+        optional: Columns that may be missing.
+    """
     try:
         _check_size(expanded_bytes(file), file)
         with pq.ParquetFile(file) as parquet:

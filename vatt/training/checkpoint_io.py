@@ -56,6 +56,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint, always with ``weights_only=True``.
 
+        Args:
+            path: Checkpoint file.
+            map_location: Device of the tensors, see `torch.load`.
+            weights_only: Ignored.
+
+        Returns:
+            Contents of the checkpoint.
+
         Raises:
             FileNotFoundError: There is no such file.
             DamagedCheckpoint: The file is damaged (see `intact_checkpoint`), or is not a training checkpoint.

@@ -308,7 +308,7 @@ def read_flags(flags: Tensor) -> list[bool]:
 
 
 def _clips_of(ids: Sequence[str]) -> Iterator[range]:
-    """The rows of each clip, whose views follow each other."""
+    """Yield the rows of each clip. The views of a clip follow each other."""
     begin = 0
     for end in range(1, len(ids) + 1):
         if end == len(ids) or ids[end] != ids[begin]:

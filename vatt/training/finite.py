@@ -97,7 +97,12 @@ class FiniteGuard:
         self._passes = []
 
     def watch(self, losses: dict[str, Tensor | int], batch: Batch) -> dict[str, Tensor | int]:
-        """Return the losses. If one is not finite, ``loss`` has non-finite gradients, which all processes share."""
+        """Return the losses. If one is not finite, ``loss`` has non-finite gradients, which all processes share.
+
+        Args:
+            losses: Loss and its terms by name.
+            batch: Batch that they were computed from.
+        """
         terms = {name: value.detach().float() for name, value in losses.items() if isinstance(value, Tensor)}
         values = torch.stack(list(terms.values()))
         signals = {m: batch[m] for m in MODALITIES if m in batch}  # type: ignore[literal-required]
@@ -222,7 +227,7 @@ def _finite_clips(signals: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _source(step_pass: ForwardPass) -> str:
-    """The clips whose raw signal is not finite, or, if all are, the clips of the batch."""
+    """Name the clips with a non-finite raw signal, or all clips of the batch if there are none."""
     ids = step_pass.ids
     bad = [
         f"{modality} of {name}"

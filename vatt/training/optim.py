@@ -200,7 +200,7 @@ def norm_of(tensors: list[Tensor]) -> Tensor:
 def make_optimizer(
     module: nn.Module, how: Optimization, steps: int, scaled: bool = False
 ) -> tuple[Optimizer, LRScheduler]:
-    """The optimizer of all parameters of a module and its schedule over ``steps`` steps.
+    """Return an optimizer of all parameters of a module, and its schedule over ``steps`` steps.
 
     Args:
         module: Module to train.

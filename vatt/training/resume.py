@@ -54,6 +54,12 @@ def check_parameter_groups(
 ) -> None:
     """Check that the saved state of the optimizer belongs to the optimizer of the configuration.
 
+    Args:
+        saved: Settings in the checkpoint.
+        checkpoint: Contents of the checkpoint.
+        module: Module that is trained.
+        optimization: Settings of the configuration.
+
     Raises:
         ConfigMismatch: The state is missing, or is that of another optimizer or of other parameter groups.
     """
@@ -82,7 +88,12 @@ def check_parameter_groups(
 
 
 def changed_values(saved: Mapping[str, Any], optimization: Optimization) -> list[str]:
-    """List the settings that differ from those in a checkpoint, as ``lr 0.0001 -> 1e-05``."""
+    """List the settings that differ from those in a checkpoint, as ``lr 0.0001 -> 1e-05``.
+
+    Args:
+        saved: Settings in the checkpoint.
+        optimization: Settings of the configuration.
+    """
     current = asdict(optimization)
     return [
         f"{field.name} {_plain(saved[field.name])} -> {_plain(current[field.name])}"

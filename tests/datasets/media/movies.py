@@ -14,12 +14,12 @@ def box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def full(kind: bytes, flags: int, *numbers: int, tail: bytes = b"") -> bytes:
-    """A box with version 0, flags and 32-bit numbers."""
+    """Return a box with version 0, flags and 32-bit numbers."""
     return box(kind, struct.pack(f">{1 + len(numbers)}I", flags, *numbers), tail)
 
 
 def external(kind: bytes = b"alis", path: bytes = b"/tmp/canary.ts") -> bytes:
-    """A data reference to another file: a URL as in MP4, or an alias record of QuickTime with an absolute path."""
+    """Return a data reference to another file: a URL (MP4), or an alias record with an absolute path (QuickTime)."""
     if kind == b"url ":
         return box(b"url ", bytes(4), path + b"\0")
     name = path.rpartition(b"/")[2][:63]
@@ -32,7 +32,7 @@ def external(kind: bytes = b"alis", path: bytes = b"/tmp/canary.ts") -> bytes:
 def tables(
     samples: int = 25, size: int = 100, ticks: int = 1, sizes: bytes | None = None, chunk: int | None = None
 ) -> list[bytes]:
-    """The tables of ``samples`` samples that all are ``size`` bytes long and last ``ticks`` ticks."""
+    """Return the tables of ``samples`` samples of ``size`` bytes and ``ticks`` ticks each."""
     return [
         full(b"stts", 0, 1, samples, ticks),
         full(b"stsc", 0, 1, 1, chunk or samples, 1),
@@ -86,7 +86,7 @@ MVHD = full(
 
 
 def movie(*tracks: bytes, data: bytes = bytes(4096), compressed: bool = False, extra: bytes = b"") -> bytes:
-    """A file of a header and data, which begin at byte 48."""
+    """Return a file with a header and data. The data start at byte 48."""
     header = box(b"moov", MVHD, *tracks, extra)
     if compressed:
         packed = box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", len(header)), zlib.compress(header))
@@ -95,7 +95,7 @@ def movie(*tracks: bytes, data: bytes = bytes(4096), compressed: bool = False, e
 
 
 def fragments(count: int, samples: int, number: int = 1) -> bytes:
-    """A fragmented file, whose ``count`` fragments declare so many samples without a byte for each of them."""
+    """Return a file of ``count`` fragments, each of which declares ``samples`` samples without data."""
     empty = [full(kind, 0, 0) for kind in (b"stts", b"stsc", b"stco")] + [full(b"stsz", 0, 0, 0)]
     mvex = box(b"mvex", full(b"trex", 0, number, 1, 1, 1, 0))
     content = box(b"ftyp", b"isom", bytes(4), b"isomiso5") + box(b"moov", MVHD, track(number, table=empty), mvex)
@@ -106,6 +106,6 @@ def fragments(count: int, samples: int, number: int = 1) -> bytes:
 
 
 def reference_movie(path: bytes = b"file:///tmp/canary.ts") -> bytes:
-    """A QuickTime reference movie, which names another movie to be played in its place."""
+    """Return a QuickTime reference movie, which refers to another movie."""
     location = box(b"rdrf", struct.pack(">I4sI", 0, b"url ", len(path) + 1), path + b"\0")
     return movie(extra=box(b"rmra", box(b"rmda", location)))

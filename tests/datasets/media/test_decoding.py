@@ -243,7 +243,7 @@ def test_damaged_packets_are_skipped_and_counted(tmp_path: Path, video_file: Pat
 
 
 @pytest.mark.parametrize("channels", [7, 8, 16])
-def test_audio_of_many_channels_is_their_mean(tmp_path: Path, channels: int) -> None:
+def test_audio_with_many_channels_is_averaged(tmp_path: Path, channels: int) -> None:
     """PyAV crashes when it converts eight planes."""
     levels = np.arange(1, channels + 1) * 1000
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:

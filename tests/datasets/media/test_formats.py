@@ -1,4 +1,4 @@
-"""The list of formats that are read, and the suffixes of files that are taken for media."""
+"""Supported formats, and the suffixes of media files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEVICES = (
     "alsa android_camera avfoundation bktr caca decklink dshow fbdev gdigrab iec61883 jack kmsgrab libcdio libdc1394 "
     "openal oss pulse sndio v4l2 vfwcap video4linux2 x11grab"
 ).split()
-# Formats that FFmpeg 7.1, the oldest one that PyAV 15 can have, does not know, or that depend on how it was built.
+# Formats that FFmpeg 7.1 (the oldest one of PyAV 15) does not have, or that depend on build options.
 OPTIONAL = {
     "apv",
     "jpegxs_pipe",
@@ -47,11 +47,11 @@ FORMAT_OF_SUFFIX = {
 
 
 def demuxers() -> set[str]:
-    found = set()
+    names = set()
     for name in av.formats_available:
         with suppress(ValueError):
-            found.add(name) if av.ContainerFormat(name, "r").is_input else None
-    return found
+            names.add(name) if av.ContainerFormat(name, "r").is_input else None
+    return names
 
 
 def test_no_listed_format_opens_other_files() -> None:
@@ -59,7 +59,7 @@ def test_no_listed_format_opens_other_files() -> None:
     assert len(set(SELF_CONTAINED)) == len(SELF_CONTAINED)
 
 
-def test_the_list_names_formats_of_this_ffmpeg() -> None:
+def test_listed_formats_exist_in_this_ffmpeg() -> None:
     """A name that no longer exists was renamed: look for the new one. New formats are refused until they are listed."""
     assert set(SELF_CONTAINED) - demuxers() - OPTIONAL == set()
 
@@ -87,25 +87,24 @@ def write(path: Path, video: str | None, audio: str | None) -> None:
     with av.open(
         str(path), "w", format={".m2ts": "mpegts", ".mts": "mpegts", ".m4v": "mp4"}.get(path.suffix)
     ) as container:
-        pictures = container.add_stream(video, rate=25) if video else None
-        sound = container.add_stream(audio, rate=48_000, layout="mono", bit_rate=64_000) if audio else None
-        if pictures is not None:
-            pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
+        video_stream = container.add_stream(video, rate=25) if video else None
+        audio_stream = container.add_stream(audio, rate=48_000, layout="mono", bit_rate=64_000) if audio else None
+        if video_stream is not None:
+            video_stream.width, video_stream.height, video_stream.pix_fmt = 96, 64, "yuv420p"
             for _ in range(10):
                 frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 99, np.uint8), format="rgb24")
-                container.mux(pictures.encode(frame))
-            container.mux(pictures.encode())
+                container.mux(video_stream.encode(frame))
+            container.mux(video_stream.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 48_000, 0
-        for part in av.AudioResampler(sound.format, "mono", 48_000, frame_size=sound.frame_size or 1024).resample(
-            frame
-        ):
-            container.mux(sound.encode(part))
-        container.mux(sound.encode())
+        resampler = av.AudioResampler(audio_stream.format, "mono", 48_000, frame_size=audio_stream.frame_size or 1024)
+        for part in resampler.resample(frame):
+            container.mux(audio_stream.encode(part))
+        container.mux(audio_stream.encode())
 
 
 @pytest.mark.parametrize("suffix", sorted(MEDIA_SUFFIXES | PICTURE_SUFFIXES))
-def test_every_suffix_that_is_taken_for_media_is_read(suffix: str, tmp_path: Path) -> None:
+def test_files_with_every_media_suffix_are_read(suffix: str, tmp_path: Path) -> None:
     assert FORMAT_OF_SUFFIX[suffix] in SELF_CONTAINED
     path = tmp_path / f"a{suffix}"
     if suffix in PICTURE_SUFFIXES:

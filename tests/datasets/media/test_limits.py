@@ -1,4 +1,4 @@
-"""Bounds on time: files that are none, servers that hang, files without an end."""
+"""Time limits: special files, hanging servers and endless files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vatt.datasets.scan.file import scan_file
 EBML = bytes.fromhex("1a45dfa3 8f 4282 88") + b"matroska" + bytes.fromhex("4285 81 02")
 
 
-# ---- what is no regular file -----------------------------------------------------------------------------------------
+# ---- special files ---------------------------------------------------------------------------------------------------
 
 
 def special_files(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def special_files(folder: Path) -> list[str]:
     return [path for path in (*ours, *devices, *kernel) if os.path.lexists(path)]
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_files_are_refused_immediately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     paths = special_files(tmp_path)
     assert len(paths) > 4
@@ -70,7 +70,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     "url", ["file://{}", "simplecache::file://{}", "local://{}", "zip://a.mp4::{}", "file://{}#0+9"]
 )
-def test_behind_a_url_too(url: str, tmp_path: Path) -> None:
+def test_special_files_are_refused_in_urls(url: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     began = time.monotonic()
     with pytest.raises(MediaError, match="is not a regular file"):
@@ -78,7 +78,7 @@ def test_behind_a_url_too(url: str, tmp_path: Path) -> None:
     assert time.monotonic() - began < 2
 
 
-def test_a_file_in_memory_and_a_link_to_a_file_are_read(tmp_path: Path, video_file: Path) -> None:
+def test_files_in_shared_memory_and_symbolic_links_are_read(tmp_path: Path, video_file: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(video_file)
     with open_media(tmp_path / "link.mp4") as media:
         assert media.info.has_video
@@ -108,7 +108,7 @@ def test_files_are_closed(tmp_path: Path, video_file: Path) -> None:
     )
     for name, content in zip(names, contents, strict=True):
         (tmp_path / name).write_bytes(content)
-        errors = []  # their tracebacks hold what was open
+        errors = []  # their tracebacks refer to open files
         for read in (open_media, read_packets, lambda path: scan_file(str(path), 1, 5.0)):
             try:
                 result = read(tmp_path / name if read is open_media else str(tmp_path / name))
@@ -125,7 +125,7 @@ def test_files_are_closed(tmp_path: Path, video_file: Path) -> None:
 
 
 class SlowServer:
-    """Answers every request with a header and then a byte now and then, or with nothing at all."""
+    """Server that answers with a header and then slowly with single bytes, or does not answer."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer, self._socket = answer, socket.create_server(("127.0.0.1", 0))
@@ -162,7 +162,7 @@ def slow_server(request: pytest.FixtureRequest) -> Iterator[SlowServer]:
 
 
 @pytest.mark.parametrize("name", ["{}", "{}#512+9000"])
-def test_a_server_that_hangs_ends_within_the_limit(name: str, slow_server: SlowServer) -> None:
+def test_opening_from_a_hanging_server_times_out(name: str, slow_server: SlowServer) -> None:
     began = time.monotonic()
     with pytest.raises(MediaError, match=r"no complete answer within|reading took longer than") as caught:
         open_media(name.format(slow_server.url), time_limit_s=0.5)
@@ -170,7 +170,7 @@ def test_a_server_that_hangs_ends_within_the_limit(name: str, slow_server: SlowS
     assert time.monotonic() - began < 3
 
 
-def test_other_reads_of_a_server_that_hangs_end_too(slow_server: SlowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_from_a_hanging_server_times_out(slow_server: SlowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "ANSWER_LIMIT_S", 0.3)
     began = time.monotonic()
     with pytest.raises((OSError, MediaError), match=r"no complete answer within 0\.3 s"):
@@ -189,7 +189,7 @@ def test_other_reads_of_a_server_that_hangs_end_too(slow_server: SlowServer, mon
         (".ogg", b"OggS"),
     ],
 )
-def test_a_huge_file_of_nothing_ends_within_the_limit(
+def test_reading_a_huge_empty_file_times_out(
     suffix: str, begin: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for module in (demuxing, container):
@@ -216,7 +216,7 @@ class SlowFile(source.io.FileIO):
 
 @pytest.fixture
 def slow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of some megabytes, of which every read may take a while."""
+    """Return a file of some megabytes whose reads can be delayed."""
     noise = np.random.default_rng(0).integers(0, 255, (75, 96, 128, 3), np.uint8)
     write_media(tmp_path / "noise.mp4", noise, 25)
     monkeypatch.setattr(source, "_open_local", lambda file: (SlowFile(file), os.path.getsize(file)))
@@ -224,7 +224,7 @@ def slow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "noise.mp4"
 
 
-def test_every_step_is_bounded_in_time(slow_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_has_a_time_limit(slow_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = read_packets(str(slow_file)).video
     media = open_media(slow_file, time_limit_s=0.3)
     steps: list[Any] = [
@@ -243,15 +243,13 @@ def test_every_step_is_bounded_in_time(slow_file: Path, monkeypatch: pytest.Monk
             step()
         assert time.monotonic() - began < 2
     monkeypatch.setattr(SlowFile, "delay_s", 2.0)
-    with pytest.raises(MediaError, match="took longer than 1 s"):  # the shortest limit of opening
+    with pytest.raises(MediaError, match="took longer than 1 s"):  # the shortest time limit of opening
         open_media(slow_file, time_limit_s=0.3)
     monkeypatch.setattr(SlowFile, "delay_s", 0.0)
-    assert len(media.frames([0.1, 2.9]).times_s) == 2  # it can be read on
+    assert len(media.frames([0.1, 2.9]).times_s) == 2  # reading continues
 
 
-def test_a_file_that_could_not_be_opened_again_is_opened_at_the_next_call(
-    video_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_reopened_at_the_next_call_after_a_failure(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_media(video_file) as media:
         media.frames([2.0])
         with monkeypatch.context() as patch:

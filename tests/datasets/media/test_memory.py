@@ -1,4 +1,4 @@
-"""Bounds on memory: headers that declare too much."""
+"""Memory limits: headers that declare too much."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def test_no_header_fills_the_memory(tmp_path: Path) -> None:
+def test_no_header_exhausts_memory(tmp_path: Path) -> None:
     for name, content in bombs().items():
         (tmp_path / name).write_bytes(content)
     began = time.monotonic()
@@ -108,7 +108,7 @@ def test_large_frames_and_images_are_read(tmp_path: Path) -> None:
         assert (media.info.width, media.info.height) == (7680, 4320)
 
 
-def test_frames_that_are_too_large_are_named(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_frames_are_reported(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demuxing, "MAX_VIDEO_PIXELS", 64 * 48)
     open_media(video_file).close()
     monkeypatch.setattr(demuxing, "MAX_VIDEO_PIXELS", 64 * 48 - 1)
@@ -119,7 +119,7 @@ def test_frames_that_are_too_large_are_named(video_file: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
-def test_texts_of_usual_size_are_fine(kind: bytes, tmp_path: Path) -> None:
+def test_png_texts_are_accepted_up_to_the_limit(kind: bytes, tmp_path: Path) -> None:
     for size, is_fine in ((MAX_EXPANDED - 1000, True), (MAX_EXPANDED + 1000, False)):
         content = png(9, 9, chunk(kind, b"a\0\0" + zlib.compress(bytes(size))))
         assert (png_problem(io.BytesIO(content), len(content)) == "") == is_fine  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_texts_of_usual_size_are_fine(kind: bytes, tmp_path: Path) -> None:
         assert png_problem(io.BytesIO(content), len(content)) == ""  # type: ignore[arg-type]
 
 
-def test_what_a_call_returns_is_bounded(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_decoded_media_is_limited(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_media(video_file) as media:
         with pytest.raises(MediaError, match="of audio take more than 4 GiB"):
             media.waveform(0.0, 1e6, 48_000)

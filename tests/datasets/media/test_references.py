@@ -30,13 +30,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Canary:
-    """What no file may make a reader open: a file, a web server and a UDP port.
+    """A file, a web server and a UDP port that detect whether a media file made a reader open them.
 
     Attributes:
-        path: A named pipe: whoever opens it is noticed.
-        url, port: Of a TCP server.
-        udp_port: Free, and bound by nobody.
-        opened: Whether anything was opened.
+        path: Named pipe that detects when it is opened.
+        url, port: Address of a TCP server that detects connections.
+        udp_port: Free port that no process should bind.
+        opened: Whether any of them was opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Canary:
 
     def _wait_for_file(self) -> None:
         with suppress(OSError):
-            os.close(os.open(self.path, os.O_WRONLY))  # until somebody opens the other end
+            os.close(os.open(self.path, os.O_WRONLY))  # blocks until the other end is opened
             self._opened.set()
 
     def _wait_for_client(self) -> None:
@@ -99,11 +99,11 @@ def xml(text: str, before: str = "<?xml version='1.0'?>\n<!-- holiday -->\n") ->
 
 
 def mlv(parts: int) -> bytes:
-    """The header of a Magic Lantern video in so many files, whose names end in M00, M01, …"""
+    """Return the header of a Magic Lantern video in several files, whose names end in M00, M01, …"""
     return b"MLVI" + (52).to_bytes(4, "little") + b"v2.0\0\0\0\0" + bytes(10) + parts.to_bytes(2, "little") + bytes(24)
 
 
-# Name: what it says, and the content, given a canary.
+# By name: word in the error message, and function that returns the content.
 REFERENCES: dict[str, tuple[str, Callable[[Canary], bytes]]] = {
     "hls": ("playlist", lambda c: hls(f"file:{c.path}")),
     "hls, relative": ("playlist", lambda c: hls(c.path.name)),
@@ -156,7 +156,7 @@ REFERENCES: dict[str, tuple[str, Callable[[Canary], bytes]]] = {
         lambda c: movie(track(reference=external()), compressed=True),
     ),
 }
-SUFFIXES = {"mlv": ".mlv", "vobsub": ".idx", "sdp": ".sdp", "ffconcat": ".ffconcat"}  # of those not in other files
+SUFFIXES = {"mlv": ".mlv", "vobsub": ".idx", "sdp": ".sdp", "ffconcat": ".ffconcat"}  # other than the suffixes in NAMES
 NAMES = ("holiday.mp4", "holiday.mkv", "holiday.ts", "holiday.jpg", "holiday.mp3", "holiday.m3u8", "holiday")
 
 
@@ -172,15 +172,15 @@ def test_no_file_opens_another_one(name: str, tmp_path: Path, canary: Canary) ->
         with tarfile.open(tmp_path / "shard.tar") as tar:
             offset = tar.getmembers()[0].offset_data
         fsspec.filesystem("memory").pipe(f"/references/{file}", content)
-        for place in (
+        for location in (
             str(path),
             member(str(tmp_path / "shard.tar"), offset, len(content)),
             f"memory://references/{file}",
         ):
             for read in (open_media, read_packets):
                 with pytest.raises(MediaError, match=rf"{kind}.*refers? to other files") as caught:
-                    read(place)
-                assert str(caught.value).startswith(f"{place}: ")
+                    read(location)
+                assert str(caught.value).startswith(f"{location}: ")
                 assert "\n" not in str(caught.value)
         path.unlink()
     assert not canary.opened
@@ -188,7 +188,7 @@ def test_no_file_opens_another_one(name: str, tmp_path: Path, canary: Canary) ->
 
 
 @pytest.mark.parametrize("name", ["hls", "ffconcat", "sdp"])
-def test_the_canary_notices_what_ffmpeg_opens_by_itself(name: str, tmp_path: Path, canary: Canary) -> None:
+def test_canary_detects_files_that_ffmpeg_opens(name: str, tmp_path: Path, canary: Canary) -> None:
     path = tmp_path / {"hls": "a.m3u8", "ffconcat": "a.mp4", "sdp": "a.sdp"}[name]
     path.write_bytes(REFERENCES[name][1](canary))
 
@@ -210,14 +210,14 @@ def test_the_canary_notices_what_ffmpeg_opens_by_itself(name: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "name", ["im%d.jpg", "im%03d.jpg", "im*.jpg", "im[0-9].jpg", "im{0,1}.jpg", "%*.png", "im%d.png"]
 )
-def test_a_picture_is_read_from_the_file_of_that_name(name: str, tmp_path: Path) -> None:
+def test_image_names_are_not_patterns(name: str, tmp_path: Path) -> None:
     suffix = Path(name).suffix
     for number in range(3):
         for pattern in ("im{}", "im{:03d}"):
             Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / (pattern.format(number) + suffix))
     with pytest.raises(MediaError, match="No such file"):
         open_media(tmp_path / name)
-    noise = np.random.default_rng(0).integers(200, 255, (256, 256, 3), np.uint8)  # so large that FFmpeg takes image2
+    noise = np.random.default_rng(0).integers(200, 255, (256, 256, 3), np.uint8)  # large: FFmpeg detects image2
     Image.fromarray(noise).save(tmp_path / name)
     with open_media(tmp_path / name) as media:
         assert media.info.is_picture
@@ -241,7 +241,7 @@ def test_a_picture_is_read_from_the_file_of_that_name(name: str, tmp_path: Path)
         "udp:127.0.0.1",
     ],
 )
-def test_names_like_protocols_are_names_of_files(
+def test_names_like_protocols_are_file_names(
     name: str, tmp_path: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -94,10 +94,10 @@ def test_damage_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delta", [0x7FFFFFFF, 0x00FFFFFF])
-def test_times_that_no_file_of_that_size_can_have_are_damage(tmp_path: Path, video_file: Path, delta: int) -> None:
-    """The table of times in an MP4 file gives its pictures an impossible duration. Its header is right."""
+def test_implausible_timestamps_are_reported_as_damage(tmp_path: Path, video_file: Path, delta: int) -> None:
+    """The timestamp table of an MP4 file gives its frames an impossible duration. Its header is correct."""
     data = bytearray(video_file.read_bytes())
-    at = data.index(b"stts") + 16  # the duration of the pictures of its first entry
+    at = data.index(b"stts") + 16  # the duration of the frames of its first entry
     data[at : at + 4] = delta.to_bytes(4, "big")
     (tmp_path / "ages.mp4").write_bytes(data)
     facts = look(tmp_path / "ages.mp4")

@@ -1,4 +1,4 @@
-"""Nobody reads files of the server through the page, whatever a query, an upload or a route names."""
+"""Queries, uploads and routes of the page cannot read files of the server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, video_file: Path, sound_file
 
 @pytest.fixture(scope="module")
 def addresses(index: Path) -> Iterator[dict[str, str]]:
-    """The page, and the page without the guard, where Gradio's own check and the function's stand alone."""
+    """Serve the page with the guard and without it, where only the checks of Gradio and of `Searcher` apply."""
     bare = make_app(index)
     bare.user_middleware.clear()
     with serve(make_app(index)) as guarded, serve(bare) as unguarded:
@@ -43,7 +43,7 @@ def client(addresses: dict[str, str], request: pytest.FixtureRequest) -> Iterato
 
 @pytest.fixture
 def canary() -> Iterator[tuple[str, list[str]]]:
-    """An address on this machine that no query may reach, and what was asked there."""
+    """Start a server that no query may reach. Yield its address and the list of requested paths."""
     requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ def canary() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture
 def secrets(tmp_path: Path, canary: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of files of this machine, each as a visitor might try it."""
+    """Return names of server files that an attacker might try."""
     (tmp_path / "secret.mp4").write_text(SECRET)
     (tmp_path / ".secret").write_text(SECRET)
     monkeypatch.chdir(tmp_path)
@@ -97,7 +97,7 @@ def secrets(tmp_path: Path, canary: tuple[str, list[str]], monkeypatch: pytest.M
 
 
 def variants(name: str, host: str) -> list[Any]:
-    """A file name in all forms that Gradio might take for a file."""
+    """Return a file name in all forms that Gradio might treat as a file."""
     return [
         {"path": name, "meta": META},
         {"path": name, "url": name, "orig_name": name, "size": 1, "meta": META},
@@ -112,18 +112,18 @@ def variants(name: str, host: str) -> list[Any]:
 
 
 def leaked() -> list[Path]:
-    """Files of the upload directory with something secret."""
+    """Return the files in the upload directory that contain a secret."""
     files = [path for path in _uploads().folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return [path for path in files if any(s in path.read_bytes() for s in (SECRET.encode(), b"root:", b"PATH="))]
 
 
 @pytest.mark.parametrize("component", INPUTS)
-def test_no_component_takes_a_file_of_the_server(
+def test_no_component_accepts_a_file_of_the_server(
     client: httpx.Client, component: str, secrets: list[str], canary: tuple[str, list[str]]
 ) -> None:
     """Fails if a Gradio release stops checking paths, with and without the guard in front of it."""
     for name in secrets:
-        # Elsewhere than in these two, Gradio does the same with all components.
+        # Gradio treats all other components in the same way.
         forms = variants(name, str(client.base_url))[: None if component in ("text", "clip") else 2]
         for value in forms:
             answer, session = post(client, values(**{component: value}))
@@ -155,11 +155,11 @@ def test_no_route_serves_a_file_of_the_server(
 
 
 @pytest.mark.parametrize("route", ["run/answer", "api/answer", "call/answer", "call/v2/answer", "run/predict"])
-def test_there_is_no_way_around_the_queue(client: httpx.Client, route: str, secrets: list[str]) -> None:
+def test_queue_cannot_be_bypassed(client: httpx.Client, route: str, secrets: list[str]) -> None:
     for value in variants(secrets[0], str(client.base_url)):
         for name in ("clip", "text"):
             body = {"data": values(**{name: value}), "fn_index": 0, "session_hash": "abc"}
-            # Gradio breaks the connection after an error of its own.
+            # Gradio closes the connection after an internal error.
             answer = client.post(f"/gradio_api/{route}", json=body, headers={"Connection": "close"})
             assert answer.status_code >= 400 or "event_id" in answer.text
             assert SECRET not in answer.text
@@ -177,10 +177,10 @@ def test_uploads_still_work_and_are_deleted_after_the_query(client: httpx.Client
         assert "film &lt;b&gt;.mp4" in query(client, **{name: example})
         assert not path.exists()
         assert client.get(f"/gradio_api/file={path}").status_code == 404
-        assert "film &lt;b&gt;.mp4" in query(client, text="a red ring", **{name: example})  # its vectors are kept
+        assert "film &lt;b&gt;.mp4" in query(client, text="a red ring", **{name: example})  # its vectors are cached
 
 
-def test_an_upload_that_cannot_be_read_is_deleted_and_named_without_its_directory(
+def test_unreadable_upload_is_deleted_and_reported_without_its_directory(
     client: httpx.Client, tmp_path: Path, sound_file: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -201,7 +201,7 @@ def test_an_upload_that_cannot_be_read_is_deleted_and_named_without_its_director
     assert not Path(unused["path"]).exists()
 
 
-def test_uploads_that_no_query_uses_are_deleted(client: httpx.Client, video_file: Path) -> None:
+def test_unused_uploads_are_deleted(client: httpx.Client, video_file: Path) -> None:
     path = Path(upload(client, video_file, "unused.mp4")["path"])
     _uploads().delete_old()
     assert path.exists()

@@ -1,4 +1,4 @@
-"""What the guard of the search page admits: hosts, origins, tokens, routes, sizes, and what it serves of an index."""
+"""The guard of the search page (hosts, origins, tokens, routes and sizes), and the files that the page serves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def locked(index: Path) -> Iterator[str]:
         ("*", 421),
     ],
 )
-def test_only_known_hosts_are_answered(client: httpx.Client, host: str, status: int) -> None:
+def test_only_known_hosts_are_accepted(client: httpx.Client, host: str, status: int) -> None:
     headers = {"Host": host.format(port=client.base_url.port)}
     for path in ("/", "/media/0", "/frame/0", "/search.js", "/nothing"):
         answer = client.get(path, headers=headers)
@@ -94,7 +94,7 @@ def test_only_known_hosts_are_answered(client: httpx.Client, host: str, status: 
     assert client.post("/gradio_api/queue/join", json=body, headers=headers).status_code == status
 
 
-def test_a_second_host_counts_too(client: httpx.Client) -> None:
+def test_forwarded_and_repeated_hosts_are_checked(client: httpx.Client) -> None:
     assert client.get("/", headers={"X-Forwarded-Host": "evil.example.org"}).status_code == 421
     assert client.get("/", headers={"X-Forwarded-Host": "videos.example.org"}).status_code == 200
     port = client.base_url.port
@@ -104,8 +104,8 @@ def test_a_second_host_counts_too(client: httpx.Client) -> None:
             assert raw.recv(64).startswith(b"HTTP/1.1 400")
 
 
-def test_every_address_that_a_request_came_in_on_is_accepted(index: Path) -> None:
-    """What listening on 0.0.0.0 means: the address of the connection, and no name that leads there."""
+def test_address_of_the_connection_is_accepted(index: Path) -> None:
+    """With 0.0.0.0, the address of the connection is accepted, but not a host name that resolves to it."""
     app = make_app(index)
     for server, host, status in (
         ("10.1.2.3", "10.1.2.3", 200),
@@ -127,12 +127,12 @@ def test_every_address_that_a_request_came_in_on_is_accepted(index: Path) -> Non
 @pytest.mark.parametrize(
     "name", ["http://a.example", "a.example:80", "*", "*.example", "a/b", "", "a b", "[::1]:80", "::zz"]
 )
-def test_what_is_no_host_name_cannot_be_allowed(name: str) -> None:
+def test_invalid_allowed_hosts_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="an allowed host must be a host name or an address"):
         Guard(None, None, {}, [name])
 
 
-def test_addresses_have_one_form() -> None:
+def test_addresses_are_normalized() -> None:
     assert normal_host("[0:0::1]") == "::1"
     assert normal_host("::ffff:10.0.0.1") == "10.0.0.1"
     assert normal_host("Example.ORG") == "example.org"
@@ -199,7 +199,7 @@ def test_without_the_token_everything_is_refused(locked: str) -> None:
         assert client.post("/gradio_api/upload", files={"files": ("a.mp4", b"x")}).status_code == 401
 
 
-def test_the_token_comes_once_in_the_address_and_then_in_a_cookie(locked: str) -> None:
+def test_token_in_the_url_sets_a_cookie(locked: str) -> None:
     with httpx.Client(base_url=locked, timeout=30) as client:
         first = client.get(f"/?token={TOKEN}")
         assert first.status_code == 200
@@ -210,7 +210,7 @@ def test_the_token_comes_once_in_the_address_and_then_in_a_cookie(locked: str) -
         assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
 
 
-def test_the_token_may_come_in_a_header(locked: str) -> None:
+def test_token_in_a_header_is_accepted(locked: str) -> None:
     with httpx.Client(base_url=locked, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         answer = client.get("/media/0")
         assert answer.status_code == 200
@@ -218,7 +218,7 @@ def test_the_token_may_come_in_a_header(locked: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "two words", "semi;colon", "é", "new\nline"])
-def test_a_token_that_no_cookie_can_hold_is_refused(token: str) -> None:
+def test_tokens_that_are_invalid_in_cookies_are_refused(token: str) -> None:
     with pytest.raises(InputError, match="a token must consist of"):
         Guard(None, None, {}, token=token)
 
@@ -226,7 +226,7 @@ def test_a_token_that_no_cookie_can_hold_is_refused(token: str) -> None:
 # ---- routes and sizes ------------------------------------------------------------------------------------------------
 
 
-def test_only_routes_of_the_page_are_answered(client: httpx.Client) -> None:
+def test_only_routes_of_the_page_are_served(client: httpx.Client) -> None:
     for path in (
         "/config", "/gradio_api/info", "/gradio_api/openapi.json", "/gradio_api/startup-events", "/gradio_api/app_id",
         "/gradio_api/heartbeat/abc", "/gradio_api/proxy=http://127.0.0.1", "/gradio_api/stream/a/b/c/playlist.m3u8",
@@ -249,7 +249,7 @@ def test_only_routes_of_the_page_are_answered(client: httpx.Client) -> None:
 def test_a_large_query_is_refused(client: httpx.Client) -> None:
     answer, _ = post(client, values(text="x" * MB))
     assert answer.status_code == 413
-    chunks = iter([b'{"data": ["', *[b"x" * 2**16] * 32, b'"]}'])  # its length is not announced
+    chunks = iter([b'{"data": ["', *[b"x" * 2**16] * 32, b'"]}'])  # without Content-Length
     headers = {"Content-Type": "application/json"}
     answer = client.post("/gradio_api/queue/join", content=chunks, headers=headers)
     assert answer.status_code == 413
@@ -277,12 +277,12 @@ def test_a_large_query_is_refused(client: httpx.Client) -> None:
         json.dumps({"data": [{}] * 8, "fn_index": 0, "session_hash": "a"}).encode(),
     ],
 )
-def test_what_is_no_query_is_answered_in_one_sentence(client: httpx.Client, body: bytes) -> None:
+def test_invalid_queries_are_refused(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.text) == (400, "invalid query")
 
 
-def test_uploads_are_bounded(client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_uploads_is_limited(client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(_uploads().folder.rglob("*"))
     large = tmp_path / "large.mp4"
     large.write_bytes(bytes(MB + 1))
@@ -296,7 +296,7 @@ def test_uploads_are_bounded(client: httpx.Client, tmp_path: Path, monkeypatch: 
         yield b"\r\n--b--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    for count in (17, 200):  # its length is not announced
+    for count in (17, 200):  # without Content-Length
         assert client.post("/gradio_api/upload", content=parts(count), headers=headers).status_code == 413
     many = [("files", (f"{number}.mp4", bytes(2**18))) for number in range(12)]
     assert client.post("/gradio_api/upload", files=many).status_code == 413
@@ -306,7 +306,7 @@ def test_uploads_are_bounded(client: httpx.Client, tmp_path: Path, monkeypatch: 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
 
 
-def test_only_a_few_uploads_at_a_time(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_concurrent_uploads_is_limited(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vatt.retrieval.web.guard.MAX_UPLOADS_PER_CLIENT", 2)
     head = (
         b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -320,7 +320,7 @@ def test_only_a_few_uploads_at_a_time(client: httpx.Client, monkeypatch: pytest.
         if answer.status_code == 503:
             break
     assert answer.status_code == 503
-    assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")  # others are not held up
+    assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")  # other requests are not blocked
     for connection in slow:
         connection.close()
     for _ in range(100):
@@ -328,7 +328,7 @@ def test_only_a_few_uploads_at_a_time(client: httpx.Client, monkeypatch: pytest.
         if answer.status_code == 200:
             break
     assert answer.status_code == 200
-    assert [path for path in _uploads().folder.iterdir() if path.is_file()] == []  # nothing is left of the broken ones
+    assert [path for path in _uploads().folder.iterdir() if path.is_file()] == []  # aborted uploads leave no files
 
 
 def test_websockets_are_refused(index: Path) -> None:
@@ -363,7 +363,7 @@ POLYGLOTS = {
 }
 
 
-def test_only_media_are_served_whatever_their_names_are(
+def test_only_media_are_served_regardless_of_names(
     index: Path, tmp_path: Path, video_file: Path, sound_file: Path
 ) -> None:
     media = tmp_path / "media"
@@ -401,7 +401,7 @@ def test_only_files_in_the_indexed_directories_are_served(index: Path, tmp_path:
         str(root / "gone.mp4"): "file not found",
         str(root / "folder.mp4"): "file not found",
         str(root / "fifo.mp4"): "file not found",
-        str(root / "loop.mp4"): None,  # which of the two, Python versions see differently
+        str(root / "loop.mp4"): None,  # the reason depends on the Python version
         str(root / "link.mp4"): "outside the indexed directories",
         str(root / "../outside/film.mp4"): "outside the indexed directories",
         str(outside / "film.mp4"): "outside the indexed directories",
@@ -432,7 +432,7 @@ def test_only_files_in_the_indexed_directories_are_served(index: Path, tmp_path:
         assert str(tmp_path) not in media.text + frame.text
 
 
-def test_urls_are_opened_only_if_that_is_wanted(index: Path, tmp_path: Path, video_file: Path) -> None:
+def test_urls_are_opened_only_if_enabled(index: Path, tmp_path: Path, video_file: Path) -> None:
     paths = [
         "http://127.0.0.1:1/film.mp4",
         "file:///etc/passwd",
@@ -465,7 +465,7 @@ def test_urls_are_opened_only_if_that_is_wanted(index: Path, tmp_path: Path, vid
         ("lines=0-1", 400, None),
     ],
 )
-def test_parts_of_files_are_served(
+def test_byte_ranges_are_served(
     client: httpx.Client, video_file: Path, header: str, status: int, expected: slice | None
 ) -> None:
     answer = client.get("/media/0", headers={"Range": header})
@@ -475,7 +475,7 @@ def test_parts_of_files_are_served(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_several_parts_of_a_file_are_served(client: httpx.Client, video_file: Path) -> None:
+def test_multiple_byte_ranges_are_served(client: httpx.Client, video_file: Path) -> None:
     answer = client.get("/media/0", headers={"Range": "bytes=0-3,8-11"})
     assert answer.status_code == 206
     assert answer.headers["content-type"].startswith("multipart/byteranges")
@@ -487,13 +487,13 @@ def test_several_parts_of_a_file_are_served(client: httpx.Client, video_file: Pa
 
 
 @pytest.mark.parametrize("time_s", ["nan", "inf", "-inf", "-1", "1e999", "x", "", "9" * 1000])
-def test_a_time_that_is_none_is_refused(client: httpx.Client, time_s: str) -> None:
+def test_invalid_times_are_refused(client: httpx.Client, time_s: str) -> None:
     answer = client.get(f"/frame/0?time_s={time_s}")
     assert answer.status_code in (400, 404)
     assert len(answer.text) < 100
 
 
-def test_frames_are_of_the_file_and_of_its_time(client: httpx.Client) -> None:
+def test_frames_at_times_of_a_file(client: httpx.Client) -> None:
     answer = client.get("/frame/0?time_s=0.5")
     assert (answer.headers["content-type"], answer.content[:2]) == ("image/jpeg", b"\xff\xd8")
     assert client.get("/frame/0?time_s=2.5").content != answer.content
@@ -506,7 +506,7 @@ def test_frames_are_of_the_file_and_of_its_time(client: httpx.Client) -> None:
 # ---- headers ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_answer_has_the_headers(client: httpx.Client, video_file: Path) -> None:
+def test_every_response_has_security_headers(client: httpx.Client, video_file: Path) -> None:
     answers = [client.get(path) for path in ("/", "/media/0", "/frame/0", "/search.js", "/nothing", "/theme.css")]
     answers += [client.get("/", headers={"Host": "evil.example.org"}), client.post("/gradio_api/queue/join")]
     path = upload(client, video_file)["path"]
@@ -520,7 +520,7 @@ def test_every_answer_has_the_headers(client: httpx.Client, video_file: Path) ->
             assert answer.headers["content-security-policy"].startswith("default-src 'none'; sandbox")
 
 
-def test_the_policy_of_the_page_allows_no_other_scripts_and_no_other_hosts(client: httpx.Client) -> None:
+def test_page_policy_allows_only_its_own_scripts_and_host(client: httpx.Client) -> None:
     answer = client.get("/")
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"

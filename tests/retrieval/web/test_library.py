@@ -1,4 +1,4 @@
-"""Which files of an index are media, by their content."""
+"""Recognition of media files by their content."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_audio(file: Path, container: str, codec: str, options: dict[str, str])
 
 
 @pytest.mark.parametrize("container", VIDEO)
-def test_videos_are_known_by_their_content(tmp_path: Path, container: str) -> None:
+def test_videos_are_recognized_by_content(tmp_path: Path, container: str) -> None:
     codec, expected = VIDEO[container]
     write_video(tmp_path / "film.html", container, codec)
     assert media_type(tmp_path / "film.html") == expected
@@ -66,7 +66,7 @@ def test_videos_are_known_by_their_content(tmp_path: Path, container: str) -> No
 
 @pytest.mark.parametrize("container", AUDIO)
 @pytest.mark.parametrize("tags", [True, False])
-def test_audio_is_known_by_its_content(tmp_path: Path, container: str, tags: bool) -> None:
+def test_audio_is_recognized_by_content(tmp_path: Path, container: str, tags: bool) -> None:
     codec, expected = AUDIO[container]
     options = {} if tags or container != "mp3" else {"id3v2_version": "0", "write_xing": "0"}
     write_audio(tmp_path / "sound.svg", container, codec, options)
@@ -74,7 +74,7 @@ def test_audio_is_known_by_its_content(tmp_path: Path, container: str, tags: boo
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_images_are_known_by_their_content(tmp_path: Path, kind: str) -> None:
+def test_images_are_recognized_by_content(tmp_path: Path, kind: str) -> None:
     Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "image.txt", kind)
     assert media_type(tmp_path / "image.txt") == IMAGES[kind]
 
@@ -86,14 +86,14 @@ def test_images_are_known_by_their_content(tmp_path: Path, kind: str) -> None:
         "ftypisom<html>", "free<html>", "G" * 1000, "\ufeff<html>", "GIF", "\x89PNG", "%PDF-1.4", "{}", "",
     ],
 )  # fmt: skip
-def test_texts_are_no_media(tmp_path: Path, text: str) -> None:
+def test_texts_are_not_media(tmp_path: Path, text: str) -> None:
     for encoding in ("utf-8", "utf-16", "utf-16-be", "utf-32"):
         (tmp_path / "text.mp4").write_bytes(text.encode(encoding))
         kind = media_type(tmp_path / "text.mp4")
         assert kind is None or (set(text) == {"G"} and kind == "video/mp2t")  # every byte is a sync byte
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+def test_special_files_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.mp4")
     assert media_type(tmp_path / "fifo.mp4") is None
     assert media_type(Path("/dev/null")) is None

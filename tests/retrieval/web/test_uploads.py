@@ -56,7 +56,7 @@ def test_the_same_content_under_another_name_is_another_upload(uploads: Uploads,
         "{folder}x/0123/a.mp4", "{folder}/0123/\ud800", "{folder}/linked/a.mp4", "{folder}/0123/link.mp4",
     ],
 )  # fmt: skip
-def test_other_paths_are_no_uploads(uploads: Uploads, video_file: Path, path: Any) -> None:
+def test_other_paths_are_not_uploads(uploads: Uploads, video_file: Path, path: Any) -> None:
     known = put(uploads, video_file)
     (uploads.folder / "linked").symlink_to(known.parent)
     (known.parent / "link.mp4").symlink_to("/etc/passwd")
@@ -68,7 +68,7 @@ def test_other_paths_are_no_uploads(uploads: Uploads, video_file: Path, path: An
     assert uploads.check(str(known)) == known
 
 
-def test_workers_refuse_what_they_cannot_do() -> None:
+def test_workers_refuse_calls_if_the_queue_is_full() -> None:
     go_on = threading.Event()
     workers = Workers("test", 1, waiting=1)
     running, waiting = workers.submit(go_on.wait, 30), workers.submit(go_on.wait, 30)
@@ -117,7 +117,7 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
     assert len(calls) == 2
 
 
-def test_frames_of_more_pixels_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_frames_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 1000)
     examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
     with pytest.raises(InputError, match="its frames have more than 1000 pixels"):

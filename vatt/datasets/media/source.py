@@ -173,14 +173,14 @@ def _open_url(url: str, time_limit_s: float = ANSWER_LIMIT_S) -> Remote:
 
 
 def _ask(url: str, ask: Callable[[Any, str], Any], time_limit_s: float = ANSWER_LIMIT_S) -> Any:
-    """What ``ask``, given the file system and the name of the file in it, returns; see `_insist`."""
+    """Call ``ask`` with the file system and the name of the file in it, and return its result. See `_insist`."""
     import fsspec
 
     return _insist(url, lambda: ask(*fsspec.url_to_fs(url)), time_limit_s)
 
 
 def _insist(url: str, ask: Callable[[], Any], time_limit_s: float) -> Any:
-    """What ``ask`` returns. A server that fails is asked a few times.
+    """Call ``ask`` and return its result, with retries if a server fails.
 
     Raises:
         FileNotFoundError: there is no such file.

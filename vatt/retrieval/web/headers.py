@@ -64,7 +64,12 @@ class SecuredSend:
 
 
 def page_policy(page: bytes, remote_media: bool = False) -> str:
-    """Return the content security policy of a page, with hashes of its inline scripts."""
+    """Return the content security policy of a page, with hashes of its inline scripts.
+
+    Args:
+        page: HTML of the page.
+        remote_media: Allow media of other hosts.
+    """
     digests = [hashlib.sha256(script).digest() for script in SCRIPT.findall(page)]
     hashes = "".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in dict.fromkeys(digests))
     return PAGE_POLICY.format(scripts=hashes, media=" http: https:" if remote_media else "")

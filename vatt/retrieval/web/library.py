@@ -160,6 +160,10 @@ class Library:
     def frame(self, number: int, time_s: float) -> bytes:
         """Return the frame of a file at a time as JPEG.
 
+        Args:
+            number: Number of the file.
+            time_s: Time in seconds.
+
         Raises:
             LookupError: The file cannot be shown, or has no frame at that time.
         """

@@ -29,7 +29,7 @@ from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
 from vatt.training.run import Run, check_average, run_callbacks, run_loggers
 from vatt.training.sharding import Sharded, without_memory
-from vatt.training.validation import check_trainer
+from vatt.training.validation import check_best_by, check_trainer
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
 SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
@@ -126,6 +126,8 @@ class VattCLI(LightningCLI):
         checkpoint = find_checkpoint(self.run_folder, ckpt_path)
         check_average(self.trainer)
         check_trainer(self.trainer)
+        if not self._get(self.config_init, "trainer").callbacks:  # callbacks of the user may log other metrics
+            check_best_by(self._get(self.config_init, "run").best_by, self.model.validation_metrics())
         self.datamodule.setup("fit")  # before anything is moved or written
         if rank_zero_only.rank == 0:
             if checkpoint is None:

@@ -251,9 +251,17 @@ class FinetuneModule(TrainingModule):
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
+    def validation_metrics(self) -> list[str]:
+        return [f"val/{name}" for name in (*self._metric_names(), "missing")]
+
+    def _metric_names(self) -> tuple[str, ...]:
+        if self.multi_label:
+            return ("mAP", "AUC", "dprime")
+        return ("top1", "top5") if len(self.model.classes) > 5 else ("top1",)
+
     def on_validation_epoch_end(self) -> None:
         self.on_test_epoch_end()
-        for name in ("mAP", "AUC", "dprime") if self.multi_label else ("top1", "top5"):
+        for name in self._metric_names():
             if name in self.found:
                 self.log(f"val/{name}", self.found[name], prog_bar=name in ("mAP", "top1"))
         self.log("val/missing", float(len(self.missing)))

@@ -61,6 +61,10 @@ class TrainingModule(L.LightningModule):
         """Operations of a forward pass of the backbone, without what DropToken drops; None where it is not known."""
         return None
 
+    def validation_metrics(self) -> list[str]:
+        """Return the names of all metrics that validation can log; empty if there are none."""
+        return []
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(self.draws(batch_idx, self.global_rank))
         if batch_idx % self.trainer.accumulate_grad_batches == 0:

@@ -260,7 +260,8 @@ def test_there_may_be_no_other_one(tmp_path: Path) -> None:
 
 def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
     """`torch.load` does not compare checksums."""
-    path, content = tmp_path / "last.ckpt", dict.fromkeys(KEYS, 0) | {"state_dict": {"x": torch.zeros(1000)}}
+    path, version = tmp_path / "last.ckpt", {"pytorch-lightning_version": L.__version__}
+    content = dict.fromkeys(KEYS, 0) | version | {"state_dict": {"x": torch.zeros(1000)}}
     for step in (1, 2):
         AtomicCheckpointIO().save_checkpoint(content | {"global_step": step}, path)
     data = bytearray(path.read_bytes())

@@ -88,7 +88,9 @@ def test_the_names_of_all_validation_metrics_are_known(kind: str) -> None:
     assert sorted(module.validation_metrics()) == sorted(logged)
     check_best_by("val/rsum" if not logged else next(iter(logged)), module.validation_metrics())
     if logged:
-        with pytest.raises(InputError, match="run.best_by val/other is not a validation metric of this training: val/"):
+        with pytest.raises(
+            InputError, match=r"run.best_by val/other is not a validation metric of this training: val/"
+        ):
             check_best_by("val/other", module.validation_metrics())
 
 

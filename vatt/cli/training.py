@@ -23,7 +23,7 @@ from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
-from vatt.training.checkpoint_io import AtomicCheckpointIO
+from vatt.training.checkpoint_io import AtomicCheckpointIO, naming_checkpoint
 from vatt.training.directory import RunDirectory, find_checkpoint
 from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
@@ -138,7 +138,8 @@ class VattCLI(LightningCLI):
             if checkpoint is not None:
                 print(f"resuming from {checkpoint}")
         try:
-            self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
+            with naming_checkpoint(checkpoint):
+                self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
         except BaseException as error:
             if self.directory.restore():
                 print(f"files of the earlier training are back in {self.run_folder}")
@@ -167,11 +168,15 @@ class VattCLI(LightningCLI):
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Validate a checkpoint. See `fit`."""
-        self.trainer.validate(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+        checkpoint = self._evaluated(ckpt_path)
+        with naming_checkpoint(checkpoint):
+            self.trainer.validate(ckpt_path=checkpoint, **kwargs)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Test a checkpoint. See `fit`."""
-        self.trainer.test(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+        checkpoint = self._evaluated(ckpt_path)
+        with naming_checkpoint(checkpoint):
+            self.trainer.test(ckpt_path=checkpoint, **kwargs)
 
     def _evaluated(self, ckpt_path: str | None) -> str | None:
         """Return the path of the checkpoint to evaluate, or None for the current weights.

@@ -11,10 +11,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.structures import Batch
 from vatt.training.health import peak_flops
+from vatt.training.history import ConfigMismatch
 
 REFRESH_S = 0.2  # between two updates of the progress bar
 DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
@@ -58,6 +60,19 @@ class StepBar(TQDMProgressBar):
         """Do nothing: the bar covers the complete training."""
 
 
+def check_state(callback: Callback, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Check that a training is resumed from a checkpoint with the state of a callback that all trainings have.
+
+    Raises:
+        ConfigMismatch: It has none. Lightning would ignore that.
+    """
+    if trainer.state.fn == TrainerFn.FITTING and not checkpoint["callbacks"].get(callback.state_key):
+        raise ConfigMismatch(
+            f"the checkpoint has no state of the callback {callback.state_key}: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
+        )
+
+
 class Throughput(Callback):
     """Logs ``speed/data_wait`` (share of the time spent waiting for the loader), ``speed/tokens_per_s``,
     ``speed/clips_per_s`` and ``speed/steps_per_s``, over the steps since the last log and without validation.
@@ -82,7 +97,10 @@ class Throughput(Callback):
         return {"train_s": self.train_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.train_s = state_dict["train_s"]
+        self.train_s = float(state_dict["train_s"])
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_state(self, trainer, checkpoint)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._flops_per_clip, self._peak = pl_module.flops_per_clip(), peak_flops(trainer)
@@ -157,8 +175,11 @@ class DataReport(Callback):
         return {"counts": dict(self.counts), "named": sorted(list(pair) for pair in self._named)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counts = Counter(state_dict["counts"])
+        self.counts = Counter({str(kind): int(count) for kind, count in state_dict["counts"].items()})
         self._named = {(kind, name) for kind, name in state_dict["named"]}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_state(self, trainer, checkpoint)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -22,8 +22,10 @@ from vatt.training.optim import Optimization, clip_gradients, make_optimizer
 from vatt.training.resume import (
     apply_optimization,
     changed_values,
+    check_complete,
     check_ids,
     check_length,
+    check_optimizer_state,
     check_parameter_groups,
     check_same_ids,
     check_seed,
@@ -127,8 +129,8 @@ class TrainingModule(L.LightningModule):
         """Check that the checkpoint belongs to this configuration.
 
         Raises:
-            ConfigMismatch: The seed, the optimizer or the meaning of ids differs, or the checkpoint is beyond
-                ``trainer.max_steps``.
+            ConfigMismatch: The seed, the optimizer or the meaning of ids differs, entries are missing or have wrong
+                shapes, or the checkpoint is beyond ``trainer.max_steps``.
         """
         remedy = "Resume with the same one, or start a new training"
         check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)
@@ -136,11 +138,13 @@ class TrainingModule(L.LightningModule):
         self.guard.overflowed = checkpoint.get("overflowed_steps", 0)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
-        check_same_ids(checkpoint.get("ids", {}), self.ids())
-        saved = checkpoint.get("settings", {})
+        check_complete(checkpoint)
+        check_same_ids(checkpoint["ids"], self.ids())
+        saved = checkpoint["settings"]
         check_seed(saved, self.seed)
         check_length(checkpoint, self.trainer.max_steps)
         check_parameter_groups(saved, checkpoint, self, self.optimization)
+        check_optimizer_state(checkpoint, self, self.optimization)
         self._changed = changed_values(saved.get("optimization", {}), self.optimization)
         averaged = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
         if not averaged and take_raw_weights(checkpoint):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vatt.training.history import ConfigMismatch
@@ -49,13 +49,66 @@ def check_length(checkpoint: Mapping[str, Any], max_steps: int) -> None:
         )
 
 
+def check_complete(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a training can be resumed from a checkpoint, and not only evaluated.
+
+    Raises:
+        ConfigMismatch: Entries are missing.
+    """
+    if not (checkpoint.get("optimizer_states") and checkpoint.get("lr_schedulers")):
+        raise ConfigMismatch(
+            "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
+            "saved model (model.pretrained)"
+        )
+    if missing := [name for name in ("loops", "callbacks", "settings", "ids") if name not in checkpoint]:
+        raise ConfigMismatch(
+            f"the checkpoint has no {', '.join(missing)}, which resuming needs: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
+        )
+
+
+def check_optimizer_state(checkpoint: Mapping[str, Any], module: nn.Module, optimization: Optimization) -> None:
+    """Check the tensors of the optimizer: with wrong shapes, a fused optimizer would access invalid memory.
+
+    Args:
+        checkpoint: Contents of the checkpoint, with the parameter groups of the configuration.
+        module: Module that is trained.
+        optimization: Settings of the configuration.
+
+    Raises:
+        ConfigMismatch: A tensor is missing or has a wrong shape.
+    """
+    (state,) = checkpoint["optimizer_states"]
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    parameters = [parameter for group in parameter_groups(module, optimization) for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    expected = {"momentum_buffer"} if optimization.name == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        values = state["state"].get(number)
+        if values is None:  # a parameter without gradients
+            continue
+        shapes = {name: tuple(x.shape) if isinstance(x, Tensor) else None for name, x in sorted(values.items())}
+        right = {name: () if name == "step" else tuple(parameter.shape) for name in sorted(expected)}
+        if shapes != right and (optimization.name != "sgd" or any(shapes.values())):
+            raise ConfigMismatch(
+                f"the optimizer state of {names[id(parameter)]} in the checkpoint has shapes {shapes}, not {right}: "
+                "choose another checkpoint with --ckpt_path, or start a new training"
+            )
+    trained = checkpoint["global_step"] - checkpoint.get("skipped_steps", 0) - checkpoint.get("overflowed_steps", 0)
+    if optimization.name != "sgd" and trained > 0 and not state["state"]:
+        raise ConfigMismatch(
+            f"the optimizer state in the checkpoint is empty after {trained} steps: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
+        )
+
+
 def check_parameter_groups(
     saved: Mapping[str, Any], checkpoint: Mapping[str, Any], module: nn.Module, optimization: Optimization
 ) -> None:
     """Check that the saved state of the optimizer belongs to the optimizer of the configuration.
 
     Raises:
-        ConfigMismatch: The state is missing, or is that of another optimizer or of other parameter groups.
+        ConfigMismatch: The state is that of another optimizer or of other parameter groups.
     """
     name = saved.get("optimization", {}).get("name", optimization.name)
     if name != optimization.name:
@@ -64,13 +117,7 @@ def check_parameter_groups(
             f"{optimization.name}: resume with the same optimizer, or start a new training from the saved model "
             "(model.pretrained)"
         )
-    states = checkpoint.get("optimizer_states") or []
-    if not (states and checkpoint.get("lr_schedulers")):
-        raise ConfigMismatch(
-            "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
-            "saved model (model.pretrained)"
-        )
-    sizes = [len(group["params"]) for state in states for group in state.get("param_groups", ())]
+    sizes = [len(group["params"]) for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
     own = [len(group["params"]) for group in parameter_groups(module, optimization)]
     if sizes != own:
         changed = ", ".join(changed_values(saved.get("optimization", {}), optimization)) or "frozen parameters"

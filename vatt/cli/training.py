@@ -129,25 +129,29 @@ class VattCLI(LightningCLI):
         if not self._get(self.config_init, "trainer").callbacks:  # callbacks of the user may log other metrics
             check_best_by(self._get(self.config_init, "run").best_by, self.model.validation_metrics())
         self.datamodule.setup("fit")  # before anything is moved or written
-        if rank_zero_only.rank == 0:
-            if checkpoint is None:
-                self._check_inputs(self.directory.outputs())
-            moved = self.directory.open(checkpoint)
-            if moved is not None:
-                print(f"files of an earlier training in {self.run_folder} are now in {moved}")
-            if checkpoint is not None:
-                print(f"resuming from {checkpoint}")
         try:
+            if rank_zero_only.rank == 0:
+                self._open(checkpoint)
             with naming_checkpoint(checkpoint):
                 self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
         except BaseException as error:
-            if self.directory.restore():
-                print(f"files of the earlier training are back in {self.run_folder}")
+            if message := self.directory.restore():
+                print(message)
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None  # Lightning would exit with status 1
             raise
         finally:
             self.directory.close()
+
+    def _open(self, checkpoint: Path | None) -> None:
+        """Lock the directory of the run, and move the files of an earlier training."""
+        if checkpoint is None:
+            self._check_inputs(self.directory.outputs())
+        moved = self.directory.open(checkpoint)
+        if moved is not None:
+            print(f"files of an earlier training in {self.run_folder} are now in {moved}")
+        if checkpoint is not None:
+            print(f"resuming from {checkpoint}")
 
     def _check_inputs(self, outputs: Sequence[Path]) -> None:
         """Check that no option refers to outputs of an earlier training, which a new training moves.

@@ -18,12 +18,11 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from vatt.errors import InputError
 from vatt.evaluation.metrics import lower_is_better
 from vatt.io import short_hash
+from vatt.signals import EXIT_STATUS, detach, open_terminals
 from vatt.structures import Batch
 from vatt.training.checkpoint_io import BEST, LAST
 from vatt.training.private import restore_raw_weights, set_validation_progress, stop_workers, validation_follows
 
-# Exit status of a training that a signal stopped, as a shell reports it.
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
@@ -134,7 +133,7 @@ class LastCheckpoint(ModelCheckpoint):
         if threading.current_thread() is threading.main_thread():
             handled = [number for number in EXIT_STATUS if signal.getsignal(number) != signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, self._receive) for number in handled}
-            self._terminals = [number for number in (1, 2) if os.isatty(number)]
+            self._terminals = open_terminals()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -208,11 +207,8 @@ class LastCheckpoint(ModelCheckpoint):
                 os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
         elif received == signal.SIGINT:
             raise KeyboardInterrupt
-        elif received == signal.SIGHUP:  # writing to a closed terminal raises an error
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            for terminal in self._terminals:
-                os.dup2(devnull, terminal)
-            os.close(devnull)
+        elif received == signal.SIGHUP:
+            detach(self._terminals)
         self._signal = self._signal or received
 
     def _stop_before_validation(self, trainer: L.Trainer) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from vatt.errors import InputError
 from vatt.locks import DirectoryLock
+from vatt.signals import deferred_signals
 from vatt.training.checkpoint import best_score
 from vatt.training.checkpoint_io import BEST, LAST, PREVIOUS
 
@@ -88,7 +89,8 @@ class RunDirectory(Callback):
         self.folder = Path(folder)
         self._lock = DirectoryLock(self.folder)
         self._checkpoint: Path | None = None
-        self._moved: dict[Path, Path] = {}  # present and original paths of files that `open` has moved
+        self._moved: dict[Path, Path] = {}  # present and original paths of moved files
+        self._links: dict[Path, str] = {}  # original targets of the symbolic links among them, by original path
 
     def open(self, checkpoint: Path | None) -> Path | None:
         """Lock the directory. For a new training, also move the files of an earlier one.
@@ -116,24 +118,38 @@ class RunDirectory(Callback):
         """Forget the moved files: after the first step they are not moved back."""
         self._moved = {}
 
-    def restore(self) -> bool:
-        """Move the files of an earlier training back if no step was trained.
+    def restore(self) -> str | None:
+        """Move the files of an earlier training back if no step was trained. Signals are deferred meanwhile.
 
         Returns:
-            Whether files were moved back.
+            Sentence for the user about the files, or None if none were moved.
         """
-        was_moved = bool(self._moved)
-        for moved, path in self._moved.items():
-            if path.is_dir():  # of the failed training: logs without values
-                shutil.rmtree(path)
-            os.replace(moved, path)
-            with suppress(OSError):  # not empty
-                moved.parent.rmdir()
-        if was_moved:
-            with suppress(OSError):
-                (self.folder / EARLIER).rmdir()
-        self._moved = {}
-        return was_moved
+        left: dict[Path, OSError] = {}
+        with deferred_signals():
+            files, self._moved = self._moved, {}
+            for moved, path in files.items():
+                try:
+                    self._move_back(moved, path)
+                except OSError as error:
+                    left[moved] = error
+                with suppress(OSError):  # not empty
+                    moved.parent.rmdir()
+            if files:
+                with suppress(OSError):
+                    (self.folder / EARLIER).rmdir()
+        if left:
+            reason = next(iter(left.values())).strerror
+            return f"files of the earlier training could not be moved back ({reason}): {', '.join(map(str, left))}"
+        return f"files of the earlier training are back in {self.folder}" if files else None
+
+    def _move_back(self, moved: Path, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():  # of the failed training: logs without values
+            shutil.rmtree(path)
+        os.replace(moved, path)
+        for link, target in self._links.items():
+            if link.is_relative_to(path):
+                link.unlink()
+                link.symlink_to(target)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the checkpoints of other trainings. The checkpoint to resume from was loaded before."""
@@ -147,12 +163,32 @@ class RunDirectory(Callback):
             return None
         numbers = [int(path.name) for path in (self.folder / EARLIER).glob("*") if path.name.isdigit()]
         target = self.folder / EARLIER / str(max(numbers, default=0) + 1)
-        for path in paths:
-            moved = target / path.relative_to(self.folder)
-            moved.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, moved)
-            self._moved[moved] = path
+        with deferred_signals():  # a signal must not leave files that `restore` does not know
+            for path in paths:
+                moved = target / path.relative_to(self.folder)
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, moved)
+                self._moved[moved] = path
+                self._keep_targets(moved, path, [_real(other) for other in paths])
         return target
+
+    def _keep_targets(self, moved: Path, path: Path, paths: list[Path]) -> None:
+        """Adjust the relative symbolic links in a moved file or directory.
+
+        Args:
+            moved: Present path.
+            path: Original path.
+            paths: All paths that are moved. Links to them stay, since they are moved together.
+        """
+        inside = (Path(folder, name) for folder, *names in os.walk(moved) for name in (*names[0], *names[1]))
+        for link in [moved] if moved.is_symlink() else [item for item in inside if item.is_symlink()]:
+            original, target = path / link.relative_to(moved), os.readlink(link)
+            absolute = Path(os.path.normpath(_real(original).parent / target))
+            if os.path.isabs(target) or any(absolute.is_relative_to(other) for other in paths):
+                continue
+            self._links[original] = target
+            link.unlink()
+            link.symlink_to(os.path.relpath(absolute, os.path.realpath(link.parent)))
 
     def outputs(self) -> list[Path]:
         """Return the outputs of an earlier training; none if it has neither a checkpoint nor a model."""
@@ -168,6 +204,11 @@ class RunDirectory(Callback):
         paths = [last] if last.is_file() and last.resolve() != resumed else []
         is_other = best.is_file() and best.resolve() != resumed and best_score(best) != best_score(checkpoint)
         return [*paths, best] if is_other else paths
+
+
+def _real(path: Path) -> Path:
+    """Return the absolute path with links resolved, except for the last component."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _latest_hpc(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vatt.errors import DirectoryInUse, InputError
+from vatt.training.checkpoint_io import DamagedCheckpoint
 from vatt.training.directory import RunDirectory, find_checkpoint
 
 
@@ -38,6 +39,30 @@ def test_keywords_are_checkpoints_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert find_checkpoint("elsewhere", str(best), {}) == best
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_checkpoint("elsewhere", "~/checkpoints/best.ckpt", {}) == best
+
+
+def test_a_path_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--ckpt_path is empty: pass last, best"):
+        find_checkpoint(tmp_path, "")
+    with pytest.raises(InputError, match=f"--ckpt_path {tmp_path}: .* is a directory"):
+        find_checkpoint(tmp_path, str(tmp_path))
+
+
+def test_auto_is_the_newest_intact_checkpoint(tmp_path: Path) -> None:
+    last, previous, hpc = (
+        save(tmp_path / name, age_s=age)
+        for name, age in (("checkpoints/last.ckpt", 1), ("checkpoints/previous.ckpt", 9), ("hpc_ckpt_1.ckpt", 5))
+    )
+    assert find_checkpoint(tmp_path, "auto") == last
+    for damaged, expected in ((last, hpc), (hpc, previous)):
+        age = damaged.stat().st_mtime
+        os.truncate(damaged, 20)
+        os.utime(damaged, (age, age))
+        with pytest.warns(UserWarning, match=f"{damaged} cannot be read: {expected} is used instead"):
+            assert find_checkpoint(tmp_path, "auto") == expected
+    os.truncate(previous, 20)
+    with pytest.raises(DamagedCheckpoint, match=r"--ckpt_path auto: .*previous.ckpt.* cannot be read"):
+        find_checkpoint(tmp_path, "auto")
 
 
 def test_a_requeued_slurm_job_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -90,7 +115,7 @@ class Trainer:
     ],
 )
 def test_checkpoints_of_other_trainings_are_moved_when_one_is_resumed(
-    tmp_path: Path, resumed: str, moved: list[str]
+    tmp_path: Path, resumed: str, moved: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     scores = {"checkpoints/last.ckpt": 7.0, "checkpoints/previous.ckpt": 5.0, "checkpoints/best.ckpt": 7.0}
@@ -102,6 +127,9 @@ def test_checkpoints_of_other_trainings_are_moved_when_one_is_resumed(
     directory.close()
     assert sorted(path.name for path in run.glob("earlier/1/checkpoints/*")) == moved
     assert (run / resumed).is_file()
+    names = " and ".join(reversed(moved))
+    message = f"not part of the training that is resumed from {run / resumed}: {names}, now in {run / 'earlier' / '1'}"
+    assert capsys.readouterr().out == (f"{message}\n" if moved else "")
 
 
 def test_a_second_training_in_a_directory_is_refused(tmp_path: Path) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
 from vatt.locks import DirectoryLock
 from vatt.signals import deferred_signals
 from vatt.training.checkpoint import best_score
-from vatt.training.checkpoint_io import BEST, LAST, PREVIOUS
+from vatt.training.checkpoint_io import BEST, LAST, PREVIOUS, DamagedCheckpoint, is_intact
 
 CHECKPOINTS = "checkpoints"
 EARLIER = "earlier"  # directory in a run that keeps earlier runs
@@ -39,7 +40,7 @@ def find_checkpoint(
 
             - ``last``, ``best`` or ``hpc``: that checkpoint of this run. Lightning saves ``hpc`` when SLURM requeues a
               job;
-            - ``auto``: the newest of ``last`` (or the previous one) and ``hpc``; a new training if there is neither;
+            - ``auto``: the newest intact one of ``last``, the previous one and ``hpc``; a new training without any;
             - the path of a checkpoint;
             - None: a new training, or ``auto`` in a requeued job that has an ``hpc`` checkpoint.
         environment: Environment variables. ``SLURM_RESTART_COUNT`` is positive in a requeued job.
@@ -49,20 +50,23 @@ def find_checkpoint(
 
     Raises:
         InputError: The checkpoint does not exist.
+        DamagedCheckpoint: ``auto``, and all checkpoints are damaged.
     """
     folder = Path(folder)
     hpc = _latest_hpc(folder)
     requeued = hpc is not None and int(environment.get("SLURM_RESTART_COUNT") or 0) > 0
     if ckpt_path == "auto" or (ckpt_path is None and requeued):
-        last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
-        paths = [path for path in (last if last.is_file() else previous, hpc) if path is not None and path.is_file()]
-        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+        return _newest_intact([folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / PREVIOUS, hpc])
     if ckpt_path is None:
         return None
+    if not ckpt_path:
+        raise InputError("--ckpt_path is empty: pass last, best, hpc, auto or the path of a checkpoint")
     known = {"last": folder / CHECKPOINTS / LAST, "best": folder / CHECKPOINTS / BEST, "hpc": hpc}
     path = known.get(ckpt_path, Path(ckpt_path).expanduser())
     if path is None:
         raise InputError(f"--ckpt_path hpc: {folder} has no hpc_ckpt_*.ckpt")
+    if path.is_dir():
+        raise InputError(f"--ckpt_path {ckpt_path}: {path} is a directory, not a checkpoint file")
     if not path.is_file():
         if ckpt_path not in known:
             raise InputError(f"--ckpt_path {ckpt_path}: there is no such file")
@@ -78,8 +82,8 @@ class RunDirectory(Callback):
     """Locks a run directory for one training, and moves the files of other trainings to ``earlier``.
 
     A new training moves all files of an earlier one. If it fails before its first step, they are moved back. A training
-    that is resumed from a checkpoint other than ``last.ckpt`` moves ``last.ckpt``, and a ``best.ckpt`` of another
-    training, after its own checkpoint was loaded.
+    that is resumed from a checkpoint other than ``last.ckpt`` moves ``last.ckpt``, and a ``best.ckpt`` with another
+    score, after its own checkpoint was loaded.
 
     Args:
         folder: Directory of the run.
@@ -152,11 +156,13 @@ class RunDirectory(Callback):
                 link.symlink_to(target)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the checkpoints of other trainings. The checkpoint to resume from was loaded before."""
+        """Move the checkpoints that do not precede the resumed one, which was loaded before."""
         if trainer.is_global_zero and self._checkpoint is not None:
-            moved = self._move(self._foreign(self._checkpoint))
+            paths = self._foreign(self._checkpoint)
+            moved = self._move(paths)
             if moved is not None:
-                print(f"checkpoints of another training in {self.folder} are now in {moved}")
+                names = " and ".join(path.name for path in paths)
+                print(f"not part of the training that is resumed from {self._checkpoint}: {names}, now in {moved}")
 
     def _move(self, paths: list[Path]) -> Path | None:
         if not paths:
@@ -198,12 +204,34 @@ class RunDirectory(Callback):
         return [path for pattern in OUTPUTS for path in sorted(self.folder.glob(pattern))]
 
     def _foreign(self, checkpoint: Path) -> list[Path]:
-        """Return the checkpoints that do not belong to the resumed training."""
+        """Return the checkpoints that the resumed one does not continue: they are newer, or of another training."""
         last, best = (self.folder / CHECKPOINTS / name for name in (LAST, BEST))
         resumed = checkpoint.resolve()
         paths = [last] if last.is_file() and last.resolve() != resumed else []
         is_other = best.is_file() and best.resolve() != resumed and best_score(best) != best_score(checkpoint)
         return [*paths, best] if is_other else paths
+
+
+def _newest_intact(candidates: Sequence[Path | None]) -> Path | None:
+    """Return the newest intact checkpoint, or None if there are no files. Warns about newer ones that are damaged.
+
+    Raises:
+        DamagedCheckpoint: All are damaged.
+    """
+    paths = [path for path in candidates if path is not None and path.is_file()]
+    damaged = []
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_intact(path):
+            if damaged:
+                rank_zero_warn(f"{' and '.join(damaged)} cannot be read: {path} is used instead")
+            return path
+        damaged.append(str(path))
+    if damaged:
+        raise DamagedCheckpoint(
+            f"--ckpt_path auto: {' and '.join(damaged)} cannot be read: each is truncated, was modified, or is not a "
+            "checkpoint. Choose another one, or start a new training without --ckpt_path"
+        )
+    return None
 
 
 def _real(path: Path) -> Path:

@@ -142,7 +142,7 @@ class TrainingModule(L.LightningModule):
         check_same_ids(checkpoint["ids"], self.ids())
         saved = checkpoint["settings"]
         check_seed(saved, self.seed)
-        check_length(checkpoint, self.trainer.max_steps)
+        check_length(checkpoint, self.trainer.max_steps, self.trainer.ckpt_path)
         check_parameter_groups(saved, checkpoint, self, self.optimization)
         check_optimizer_state(checkpoint, self, self.optimization)
         self._changed = changed_values(saved.get("optimization", {}), self.optimization)

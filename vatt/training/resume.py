@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vatt.training.checkpoint_io import LAST
 from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization, Schedule, parameter_groups
 
@@ -31,21 +33,26 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
         )
 
 
-def check_length(checkpoint: Mapping[str, Any], max_steps: int) -> None:
-    """Check that a checkpoint is not beyond the last step of the configuration.
+def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path) -> None:
+    """Check that a checkpoint precedes the last step of the configuration.
+
+    The last checkpoint of a finished training may be resumed, which exports its model.
 
     Args:
         checkpoint: Contents of the checkpoint.
         max_steps: Number of steps of the configuration, or -1 for no limit.
+        path: Path of the checkpoint.
 
     Raises:
-        ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration.
+        ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration, or
+            no step would be trained.
     """
-    step = checkpoint["global_step"]
-    if 0 <= max_steps < step:
+    step, name = checkpoint["global_step"], Path(path).name
+    is_last = name == LAST or name.startswith("hpc_ckpt_")
+    if 0 <= max_steps < step + (not is_last):
         raise ConfigMismatch(
-            f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}: raise trainer.max_steps, or "
-            "start a new training"
+            f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}, so no step would be trained: "
+            "raise trainer.max_steps, or start a new training"
         )
 
 

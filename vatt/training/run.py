@@ -97,6 +97,16 @@ def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callbac
     ]
 
 
+def evaluation_callbacks(folder: str | None, bar: bool = True) -> list[Callback]:
+    """Return the callbacks of a validation or test without training.
+
+    Args:
+        folder: Directory of the list of clips that could not be read. None: they are printed.
+        bar: Show a progress bar.
+    """
+    return [*([StepBar()] if bar else []), DataReport(folder), PrintValidation()]
+
+
 def run_loggers(run: Run) -> list[Logger]:
     """CSV, and TensorBoard where it is installed."""
     loggers: list[Logger] = [CSVLogger(run.folder, name="logs")]

@@ -71,6 +71,14 @@ class BestCheckpoint(ModelCheckpoint):
                 + ("; set run.best_by to one of these, or to null, and resume with --ckpt_path last" if last else "")
             )
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Warn if the checkpoint has no best score of this metric, as after ``run.best_by`` was changed."""
+        if trainer.state.fn == TrainerFn.FITTING and not checkpoint["callbacks"].get(self.state_key):
+            rank_zero_warn(
+                f"the resumed training was without run.best_by {self.monitor}: the best checkpoint is selected from "
+                "later validations only"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path, score = Path(self.dirpath) / BEST, state_dict["best_model_score"]
         clips = state_dict.pop("clips", None)

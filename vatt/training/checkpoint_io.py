@@ -70,6 +70,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "settings": (lambda x: isinstance(x, dict) and isinstance(x.get("optimization"), dict), "a mapping"),
     "ids": (lambda x: isinstance(x, dict), "a mapping of hashes"),
+    "clips": (lambda x: isinstance(x, dict), "a mapping of hashes"),
     "finetuning": (lambda x: isinstance(x, dict), "a mapping"),
 }
 

@@ -29,7 +29,9 @@ from vatt.training.resume import (
     check_parameter_groups,
     check_same_ids,
     check_seed,
+    clip_hashes,
     take_raw_weights,
+    warn_of_changed_clips,
 )
 from vatt.training.sharding import shard
 
@@ -48,10 +50,12 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.optimization, self.seed, self.compute = optimization, seed, compute
         self.guard = FiniteGuard()
+        self._clip_hashes: dict[str, str] = {}
         self._changed: list[str] = []  # settings that differ from those of the checkpoint
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            self._clip_hashes = clip_hashes(self.trainer.datamodule)
             prepare(self, self.compute)
 
     def configure_model(self) -> None:
@@ -123,6 +127,7 @@ class TrainingModule(L.LightningModule):
         checkpoint["skipped_steps"] = self.guard.skipped
         checkpoint["settings"] = {"seed": self.seed, "optimization": asdict(self.optimization)}
         checkpoint["ids"] = self.ids()
+        checkpoint["clips"] = self._clip_hashes
         checkpoint["overflowed_steps"] = self.guard.overflowed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,6 +145,7 @@ class TrainingModule(L.LightningModule):
             return
         check_complete(checkpoint)
         check_same_ids(checkpoint["ids"], self.ids())
+        warn_of_changed_clips(checkpoint["clips"], self._clip_hashes)
         saved = checkpoint["settings"]
         check_seed(saved, self.seed)
         check_length(checkpoint, self.trainer.max_steps, self.trainer.ckpt_path)

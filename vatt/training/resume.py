@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vatt.io import short_hash
 from vatt.training.checkpoint_io import LAST
 from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization, Schedule, parameter_groups
@@ -67,7 +71,7 @@ def check_complete(checkpoint: Mapping[str, Any]) -> None:
             "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
             "saved model (model.pretrained)"
         )
-    if missing := [name for name in ("loops", "callbacks", "settings", "ids") if name not in checkpoint]:
+    if missing := [name for name in ("loops", "callbacks", "settings", "ids", "clips") if name not in checkpoint]:
         raise ConfigMismatch(
             f"the checkpoint has no {', '.join(missing)}, which resuming needs: choose another checkpoint with "
             "--ckpt_path, or start a new training"
@@ -183,6 +187,38 @@ def take_raw_weights(checkpoint: dict[str, Any]) -> bool:
     checkpoint["state_dict"] = checkpoint.pop("current_model_state")
     checkpoint.pop("averaging_state", None)
     return True
+
+
+def clip_hashes(data: Any) -> dict[str, str]:
+    """Return hashes of the ids, texts and labels of the training and the validation clips.
+
+    Args:
+        data: Data module. Without the splits of `vatt.datasets.datamodule.ClipDataModule` there are no hashes.
+    """
+    parts = getattr(data, "parts", {}).values()
+    splits = {"train": [train for train, _ in parts], "val": [val for _, val in parts]} if parts else {}
+    return {name: short_hash(*_contents(tables)) for name, tables in splits.items()}
+
+
+def _contents(tables: Iterable[Iterable[Any]]) -> Iterator[str]:
+    for clip in chain.from_iterable(tables):
+        yield json.dumps([clip.id, [text.text for text in clip.texts], list(clip.labels)])
+
+
+def warn_of_changed_clips(saved: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Warn if a training is resumed with other training clips.
+
+    Args:
+        saved: `clip_hashes` in the checkpoint.
+        own: `clip_hashes` of the configuration.
+    """
+    changed = [name for name in ("train", "val") if saved.get(name) != own.get(name)]
+    if not saved or not own or "train" not in changed:
+        return
+    message = "the training clips, or their texts or labels, differ from those that the checkpoint was trained on"
+    if "val" in changed:
+        message += ", and so do the validation clips, of which some may have been trained on"
+    rank_zero_warn(message)
 
 
 def check_same_ids(saved: Mapping[str, str | None], own: Mapping[str, str | None]) -> None:

@@ -116,8 +116,12 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accumulate_grad_batches": 0, "gradient_clip_val": 1.0}, "accumulate_grad_batches must be at least 1, not 0"),
-        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must be at least 0, not -1"),
+        (
+            {"accumulate_grad_batches": 0, "gradient_clip_val": 1.0},
+            "accumulate_grad_batches must be at least 1, not 0",
+        ),
+        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must lie in .0, inf., not -1"),
+        ({"accumulate_grad_batches": 1, "gradient_clip_val": float("nan")}, "gradient_clip_val must .* not nan"),
     ],
 )
 def test_options_that_no_training_can_have_are_refused(options: dict[str, Any], message: str) -> None:

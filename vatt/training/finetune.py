@@ -25,6 +25,7 @@ from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, depth_of
+from vatt.training.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,10 @@ class Tuning:
     freeze: int | None = None
 
     def __post_init__(self) -> None:
-        shares = {"dropout": self.dropout, "drop_token": self.drop_token, "label_smoothing": self.label_smoothing}
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise InputError(f"model.tuning.{name} is a share in [0, 1), not {share}")
-        if self.mixup < 0:
-            raise InputError(f"model.tuning.mixup is 0 or positive, not {self.mixup}")
+        intervals = dict.fromkeys(("dropout", "drop_token", "label_smoothing"), "[0, 1)") | {"mixup": "[0, inf)"}
+        intervals |= dict.fromkeys(("clip_backbone", "clip_head"), "(0, inf)")
+        for name, interval in intervals.items():
+            check_range(f"model.tuning.{name}", getattr(self, name), interval)
         if self.freeze is not None and self.freeze < -1:
             raise InputError(f"model.tuning.freeze is -1, 0 or a number of blocks, not {self.freeze}")
 

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
+from vatt.training.ranges import check_range
 
 FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoint is mostly chance
 
@@ -19,12 +20,11 @@ def check_trainer(trainer: L.Trainer) -> None:
     """Check trainer options that Lightning does not check.
 
     Raises:
-        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative.
+        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative or not finite.
     """
     if trainer.accumulate_grad_batches < 1:
         raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
-    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
-        raise InputError(f"trainer.gradient_clip_val must be at least 0, not {trainer.gradient_clip_val}")
+    check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, "[0, inf)")
 
 
 def check_best_by(best_by: str | None, names: Sequence[str]) -> None:

@@ -124,21 +124,22 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert done.stdout == f"vatt {__version__}\n"
 
 
-def test_sigterm_exits_with_status_143(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_exit_with_their_status(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int) -> None:
     """The handler raises SystemExit, so that temporary files are deleted. An existing handler is kept."""
     monkeypatch.setattr("vatt.cli.main._run", lambda *_: 0)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
         assert main(["flops"]) == 0
         with pytest.raises(SystemExit) as stopped:
-            signal.raise_signal(signal.SIGTERM)
-        assert stopped.value.code == 143
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.raise_signal(number)
+        assert stopped.value.code == status
+        signal.signal(number, signal.SIG_IGN)  # as under nohup
         assert main(["flops"]) == 0
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 def test_broken_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

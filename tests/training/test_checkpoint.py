@@ -21,6 +21,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
 from vatt.objectives.jepa import FeaturePrediction
+from vatt.training.checkpoint import BestCheckpoint, best_score
 from vatt.training.checkpoint_io import KEYS, AtomicCheckpointIO, DamagedCheckpoint, is_intact
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
@@ -44,6 +45,21 @@ def test_the_best_weights_are_exported(corpus: Path, tmp_path: Path) -> None:
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     for name, value in module.state_dict().items():
         torch.testing.assert_close(last["state_dict"][name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "best"),
+    [("val/rsum", 9.0), ("val/text_to_video_R@1", 9.0), ("val/text_to_video_MedR", 2.0), ("val/missing", 2.0)],
+)
+def test_the_best_checkpoint_has_the_lowest_value_of_metrics_that_are_better_when_low(
+    tmp_path: Path, monitor: str, best: float
+) -> None:
+    callback = BestCheckpoint(tmp_path, monitor)
+    for value in (5.0, 2.0, 9.0, 4.0):
+        if callback.check_monitor_top_k(L.Trainer(accelerator="cpu", logger=False), torch.tensor(value)):
+            callback.best_k_models = {"best.ckpt": torch.tensor(value)}
+            callback.kth_best_model_path = "best.ckpt"
+    assert callback.best_k_models["best.ckpt"] == best
 
 
 def test_no_model_is_exported_before_the_end(corpus: Path, tmp_path: Path) -> None:
@@ -244,7 +260,8 @@ def test_there_may_be_no_other_one(tmp_path: Path) -> None:
 
 def test_changed_bytes_are_detected(tmp_path: Path) -> None:
     """`torch.load` does not compare checksums."""
-    path, content = tmp_path / "last.ckpt", dict.fromkeys(KEYS, 0) | {"state_dict": {"x": torch.zeros(1000)}}
+    path, version = tmp_path / "last.ckpt", {"pytorch-lightning_version": L.__version__}
+    content = dict.fromkeys(KEYS, 0) | version | {"state_dict": {"x": torch.zeros(1000)}}
     for step in (1, 2):
         AtomicCheckpointIO().save_checkpoint(content | {"global_step": step}, path)
     data = bytearray(path.read_bytes())
@@ -284,6 +301,20 @@ def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path, content: Any
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(DamagedCheckpoint, match=f"other.ckpt is not a training checkpoint: {message}"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_a_damaged_best_checkpoint_has_no_score(tmp_path: Path) -> None:
+    path, key = tmp_path / "best.ckpt", "BestCheckpoint{'monitor': 'val/rsum'}"
+    states: list[Any] = [{}, {"best_model_score": "high"}, {"best_model_score": None}, [1]]
+    for content in ([1], {}, {"callbacks": [1]}, {"callbacks": {}}, *({"callbacks": {key: state}} for state in states)):
+        torch.save(content, path)
+        assert best_score(path) is None, content
+    torch.save({"callbacks": {key: {"best_model_score": torch.tensor(7.5)}}, "x": torch.zeros(9_999)}, path)
+    assert best_score(path) == 7.5
+    for size in (0, 10, 5_000):
+        os.truncate(path, size)
+        assert best_score(path) is None
+    assert best_score(tmp_path) is best_score(tmp_path / "none.ckpt") is None
 
 
 def test_files_cannot_always_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from vatt.errors import DirectoryInUse, InputError
+from vatt.training.checkpoint_io import DamagedCheckpoint
 from vatt.training.directory import RunDirectory, find_checkpoint
 
 
@@ -36,6 +39,30 @@ def test_keywords_are_checkpoints_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert find_checkpoint("elsewhere", str(best), {}) == best
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_checkpoint("elsewhere", "~/checkpoints/best.ckpt", {}) == best
+
+
+def test_a_path_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--ckpt_path is empty: pass last, best"):
+        find_checkpoint(tmp_path, "")
+    with pytest.raises(InputError, match=f"--ckpt_path {tmp_path}: .* is a directory"):
+        find_checkpoint(tmp_path, str(tmp_path))
+
+
+def test_auto_is_the_newest_intact_checkpoint(tmp_path: Path) -> None:
+    last, previous, hpc = (
+        save(tmp_path / name, age_s=age)
+        for name, age in (("checkpoints/last.ckpt", 1), ("checkpoints/previous.ckpt", 9), ("hpc_ckpt_1.ckpt", 5))
+    )
+    assert find_checkpoint(tmp_path, "auto") == last
+    for damaged, expected in ((last, hpc), (hpc, previous)):
+        age = damaged.stat().st_mtime
+        os.truncate(damaged, 20)
+        os.utime(damaged, (age, age))
+        with pytest.warns(UserWarning, match=f"{damaged} cannot be read: {expected} is used instead"):
+            assert find_checkpoint(tmp_path, "auto") == expected
+    os.truncate(previous, 20)
+    with pytest.raises(DamagedCheckpoint, match=r"--ckpt_path auto: .*previous.ckpt.* cannot be read"):
+        find_checkpoint(tmp_path, "auto")
 
 
 def test_a_requeued_slurm_job_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -87,7 +114,9 @@ class Trainer:
         ("../other.ckpt", ["best.ckpt", "last.ckpt"]),
     ],
 )
-def test_resume_moves_checkpoints_of_other_trainings(tmp_path: Path, resumed: str, moved: list[str]) -> None:
+def test_resume_moves_checkpoints_of_other_trainings(
+    tmp_path: Path, resumed: str, moved: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     scores = {"checkpoints/last.ckpt": 7.0, "checkpoints/previous.ckpt": 5.0, "checkpoints/best.ckpt": 7.0}
     for name, score in (scores | {"../other.ckpt": 1.0}).items():
@@ -98,6 +127,9 @@ def test_resume_moves_checkpoints_of_other_trainings(tmp_path: Path, resumed: st
     directory.close()
     assert sorted(path.name for path in run.glob("earlier/1/checkpoints/*")) == moved
     assert (run / resumed).is_file()
+    names = " and ".join(reversed(moved))
+    message = f"not part of the training that is resumed from {run / resumed}: {names}, now in {run / 'earlier' / '1'}"
+    assert capsys.readouterr().out == (f"{message}\n" if moved else "")
 
 
 def test_a_second_training_in_a_directory_is_refused(tmp_path: Path) -> None:
@@ -130,9 +162,93 @@ def test_moved_files_are_restored_if_no_step_was_trained(tmp_path: Path, trained
         (tmp_path / name).write_text("new")
     if trained:
         directory.on_train_batch_end(Trainer())  # type: ignore[arg-type]
-    assert directory.restore() is not trained
+    assert directory.restore() == (None if trained else f"files of the earlier training are back in {tmp_path}")
     directory.close()
     folder = tmp_path / "earlier" / "1" if trained else tmp_path
     assert {name: (folder / name).read_text() for name in old} == old
     assert (tmp_path / "earlier").exists() is trained
     assert (tmp_path / "logs/version_0/hparams.yaml").exists() is trained
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_files_are_moved_is_deferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    replace, before = os.replace, signal.getsignal(number)
+
+    def interrupted(source: Path, target: Path) -> None:
+        signal.raise_signal(number)
+        replace(source, target)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    save(tmp_path / "checkpoints" / "last.ckpt")
+    (tmp_path / "config.yaml").write_text("run: {}")
+    directory = RunDirectory(tmp_path)
+    try:
+        signal.signal(number, stop)
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            directory.open(None)
+        moved = {path.name for path in (tmp_path / "earlier" / "1").iterdir()}
+        with pytest.raises(KeyboardInterrupt):
+            directory.restore()
+        assert signal.getsignal(number) == stop
+    finally:
+        signal.signal(number, before)
+        directory.close()
+    assert moved == {"checkpoints", "config.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoints", "config.yaml"}
+
+
+def test_files_that_cannot_be_moved_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure in the middle is undone; where that fails, too, the message says where the files are."""
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if "checkpoints" in str(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+        replace(source, target)
+
+    (tmp_path / "config.yaml").write_text("run: {}")
+    save(tmp_path / "checkpoints" / "last.ckpt")
+    directory = RunDirectory(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="cross-device"):
+            directory.open(None)
+    assert directory.restore() == f"files of the earlier training are back in {tmp_path}"
+    assert not (tmp_path / "earlier").exists()
+    assert (tmp_path / "config.yaml").is_file()
+    directory.open(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        left = tmp_path / "earlier" / "1" / "checkpoints"
+        assert str(directory.restore()).endswith(f"could not be moved back (Invalid cross-device link): {left}")
+    directory.close()
+    assert (tmp_path / "config.yaml").is_file()
+
+
+def test_moved_links_keep_their_targets(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    save(tmp_path / "store" / "best.ckpt", 5.0)
+    save(run / "checkpoints" / "last.ckpt", 3.0)
+    (tmp_path / "logs").mkdir()
+    links = {
+        "checkpoints/best.ckpt": "../../store/best.ckpt",  # in a directory that is moved
+        "logs": "../logs",
+        "config.yaml": "checkpoints/last.ckpt",  # to a file that is moved as well
+        "model": str(tmp_path / "store"),
+    }
+    for name, target in links.items():
+        (run / name).symlink_to(target)
+    targets = {name: (run / name).resolve() for name in links}
+    directory = RunDirectory(run)
+    moved = directory.open(None)
+    assert moved is not None
+    targets["config.yaml"] = moved / "checkpoints" / "last.ckpt"
+    assert {name: (moved / name).resolve() for name in links} == targets
+    directory.restore()
+    directory.close()
+    assert {name: os.readlink(run / name) for name in links} == links

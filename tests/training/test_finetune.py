@@ -103,6 +103,27 @@ def test_a_test_does_not_depend_on_batches_and_workers(labelled: Path, pretraine
     assert found[1:] == found[:1] * 3
 
 
+def test_a_validation_names_its_weights_and_writes_nothing(
+    labelled: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(labelled, tmp_path, pretrained, steps=2)
+    assert main(["finetune", "fit", *given]) == 0
+    files = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    for options, weights in (([], "model"), (["--ckpt_path=last"], "checkpoints/last.ckpt")):
+        assert main(["finetune", "validate", *given, *options]) == 0
+        printed = capsys.readouterr().out
+        assert f"weights: {tmp_path / weights}\n" in printed
+        assert "validation: top-1" in printed
+        assert sorted(tmp_path.rglob("*")) == files
+    assert main(["finetune", "validate", *given, "--trainer.limit_val_batches=0"]) == 2
+    assert "trainer.limit_val_batches is 0, so there is nothing to evaluate" in capsys.readouterr().err
+    assert main(["finetune", "test", *given, "--trainer.limit_test_batches=0"]) == 2
+    assert "trainer.limit_test_batches is 0, so there is nothing to evaluate" in capsys.readouterr().err
+    assert main(["finetune", "test", *given]) == 0
+    assert len(list(tmp_path.glob("logs/version_*"))) == 1
+
+
 def test_what_was_not_trained_is_not_tested(labelled: Path, pretrained: Path, tmp_path: Path, capsys: Any) -> None:
     given = arguments(labelled, tmp_path, pretrained)
     assert main(["finetune", "test", *given]) == 2

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
-from tests.conftest import SMALL_HEAD, WORDS, tiny_backbone
+from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone
 from tests.training.runs import logged, train
+from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.text import load_vocabulary
 from vatt.datasets.words import WordVocabulary
 from vatt.models.encoding import model_vocabulary
@@ -22,7 +26,7 @@ from vatt.training.checkpoint import BestCheckpoint
 from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
-from vatt.training.resume import check_ids
+from vatt.training.resume import check_ids, clip_hashes, warn_of_changed_clips
 
 FIRST = Optimization(lr=1e-3, final_lr=1e-5, warmup_steps=2, weight_decay=0.05)
 
@@ -80,14 +84,65 @@ def test_incompatible_changes_are_refused(
 
 def test_resume_beyond_max_steps_or_from_weights_only_is_refused(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, steps=4, optimization=FIRST)
-    with pytest.raises(ConfigMismatch, match=r"is of step 4, and trainer.max_steps is 3: raise"):
+    with pytest.raises(ConfigMismatch, match=r"is of step 4, and trainer.max_steps is 3, .*: raise"):
         train(corpus, tmp_path, steps=3, resume=True, optimization=FIRST)
     with pytest.warns(UserWarning, match="no step was trained: the training had ended at step 4 of 4"):
         train(corpus, tmp_path, steps=4, resume=True, optimization=FIRST)
+    shutil.copyfile(tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/best.ckpt")
+    with pytest.raises(ConfigMismatch, match=r"of step 4, and trainer.max_steps is 4, so no step would be trained"):
+        train(corpus, tmp_path, steps=4, resume=tmp_path / "checkpoints/best.ckpt", optimization=FIRST)
     weights = {key: value for key, value in last(tmp_path).items() if key != "optimizer_states"}
     torch.save(weights, tmp_path / "weights.ckpt")
     with pytest.raises(ConfigMismatch, match="weights only, and no state of optimizer"):
         train(corpus, tmp_path, steps=6, resume=tmp_path / "weights.ckpt", optimization=FIRST)
+
+
+def test_changed_clips_are_reported_when_a_training_is_resumed(
+    corpus: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """By their ids, texts and labels, and also if validation clips may have been trained on."""
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+
+    def hashes(change: dict[str, Any], val: int = 2) -> dict[str, str]:
+        changed = [*rows[:5], rows[5] | change, *rows[6:10]]
+        for number, row in enumerate(changed):
+            row |= {"split": "val" if number < val else "train", "path": str(corpus / row["path"])}
+        (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, changed)))
+        data = ClipDataModule(str(tmp_path / "clips.jsonl"), TINY)
+        data.setup("fit")
+        return clip_hashes(data)
+
+    before = hashes({})
+    warn_of_changed_clips(before, hashes({}))
+    warn_of_changed_clips(before, before | {"val": "other"})
+    warn_of_changed_clips({}, before)
+    assert not recwarn
+    for change in ({"id": "other"}, {"texts": ["other"]}, {"label": "other"}):
+        with pytest.warns(UserWarning, match=r"training clips, or their texts or labels, differ from .*trained on$"):
+            warn_of_changed_clips(before, hashes(change))
+    with pytest.warns(UserWarning, match="so do the validation clips, of which some may have been trained on"):
+        warn_of_changed_clips(before, hashes({}, val=4))
+
+
+def test_a_resumed_training_has_the_hashes_of_its_clips(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, steps=4, stop_after=2)
+    checkpoint = last(tmp_path)
+    assert checkpoint["clips"].keys() == {"train", "val"}
+    checkpoint["clips"]["train"] = "other"
+    torch.save(checkpoint, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.warns(UserWarning, match="the training clips, or their texts or labels, differ"):
+        train(corpus, tmp_path, steps=4, resume=True)
+
+
+def test_a_changed_metric_is_reported_when_a_training_is_resumed(tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path, "val/rsum")
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    other = BestCheckpoint(tmp_path, "val/text_to_video_R@1")
+    with pytest.warns(UserWarning, match="without run.best_by val/rsum: the best checkpoint is selected from later"):
+        best.on_load_checkpoint(trainer, None, {"callbacks": {other.state_key: {"best_model_score": None}}})  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        best.on_load_checkpoint(trainer, None, {"callbacks": {best.state_key: {"best_model_score": None}}})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, 0.5), (0.5, None)])

@@ -1,24 +1,37 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
 
+from tests.training.kinds import KINDS, make_batch, make_module
 from tests.training.runs import logged, train
 from vatt.errors import InputError
-from vatt.training.checkpoint import BestCheckpoint
-from vatt.training.validation import FEW_CLIPS, CheckData, check_trainer
+from vatt.training.checkpoint import BestCheckpoint, LastCheckpoint
+from vatt.training.validation import FEW_CLIPS, CheckData, check_best_by, check_trainer
 
 
-def check(train_clips: int, val_clips: int, batch: int, contrastive: bool, best_by: str | None = "val/rsum") -> None:
+def check(
+    train_clips: int,
+    val_clips: int,
+    batch: int,
+    contrastive: bool,
+    best_by: str | None = "val/rsum",
+    metrics: Sequence[str] = ("val/rsum",),
+) -> None:
     data = SimpleNamespace(
         train_clips=range(train_clips), val_clips=range(val_clips), batch_size=batch, windows=1, val_fraction=0.1
     )
-    module = SimpleNamespace(objective=SimpleNamespace(compares_clips=contrastive))
-    trainer = SimpleNamespace(datamodule=data, world_size=1, enable_validation=True)
+    module = SimpleNamespace(
+        objective=SimpleNamespace(compares_clips=contrastive), validation_metrics=lambda: list(metrics)
+    )
+    trainer = SimpleNamespace(datamodule=data, world_size=1, enable_validation=True, is_global_zero=True)
     CheckData(best_by).on_fit_start(trainer, module)  # type: ignore[arg-type]
 
 
@@ -53,6 +66,34 @@ def test_enough_clips_are_not_reported(val_clips: int, best_by: str | None) -> N
         check(9, val_clips, 4, True, best_by)
 
 
+def test_an_objective_without_metrics_is_reported_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(9, 3, 4, False, metrics=())
+    assert capsys.readouterr().out == "the objective has no validation metrics: the last weights are exported\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_names_of_all_validation_metrics_are_known(kind: str) -> None:
+    """Those that `fit` logs, and no others are accepted by `run.best_by`."""
+    module = make_module(kind)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    logged: dict[str, Any] = {}
+    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
+    module.log_dict = logged.update  # type: ignore[method-assign,assignment]
+    module.eval().on_validation_epoch_start()
+    with torch.no_grad():
+        module.validation_step(make_batch(kind), 0)
+    module.on_validation_epoch_end()
+    assert sorted(module.validation_metrics()) == sorted(logged)
+    check_best_by("val/rsum" if not logged else next(iter(logged)), module.validation_metrics())
+    if logged:
+        with pytest.raises(
+            InputError, match=r"run.best_by val/other is not a validation metric of this training: val/"
+        ):
+            check_best_by("val/other", module.validation_metrics())
+
+
 @pytest.mark.parametrize(
     ("interval", "limit", "message"),
     [
@@ -75,8 +116,12 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accumulate_grad_batches": 0, "gradient_clip_val": 1.0}, "accumulate_grad_batches must be at least 1, not 0"),
-        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must be at least 0, not -1"),
+        (
+            {"accumulate_grad_batches": 0, "gradient_clip_val": 1.0},
+            "accumulate_grad_batches must be at least 1, not 0",
+        ),
+        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must lie in .0, inf., not -1"),
+        ({"accumulate_grad_batches": 1, "gradient_clip_val": float("nan")}, "gradient_clip_val must .* not nan"),
     ],
 )
 def test_invalid_trainer_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -117,8 +162,18 @@ def test_resumed_progress_bar_starts_at_its_step(
 
 def test_unlogged_metric_is_an_error(tmp_path: Path) -> None:
     best = BestCheckpoint(tmp_path, "val/R1")
-    trainer: Any = SimpleNamespace(callback_metrics={"val/rsum": 1.0, "train/loss": 2.0}, sanity_checking=False)
-    with pytest.raises(InputError, match=r"run.best_by val/R1 is not logged; validation logs val/rsum$"):
+    last, saved = LastCheckpoint(tmp_path, 100), []
+    trainer: Any = SimpleNamespace(
+        callback_metrics={"val/rsum": 1.0, "train/loss": 2.0},
+        sanity_checking=False,
+        checkpoint_callbacks=[best, last],
+        global_step=7,
+        save_checkpoint=saved.append,
+    )
+    with pytest.raises(
+        InputError, match=r"run.best_by val/R1 is not logged; validation logs val/rsum; set run.best_by"
+    ):
         best.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert saved == [tmp_path / "last.ckpt"]  # the steps since the last checkpoint are kept
     trainer.callback_metrics = {}  # nothing was validated
     best.on_validation_end(trainer, None)  # type: ignore[arg-type]

@@ -75,6 +75,9 @@ class FinetuneCLI(VattCLI):
         """Print what was found, and keep it in the folder of the run."""
         report(self, self._get(self.config_init, "run").folder)
 
+    def evaluated_weights(self, checkpoint: str | None) -> str:
+        return self.tested
+
     def _no_val(self) -> str:
         data = self.datamodule
         return f"no row of {data.manifest} has split {data.val_split!r}; set data.val_split or data.val_fraction"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vatt import __version__
 from vatt.errors import VattError
+from vatt.signals import exit_on_signals
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 for success, 1 if some input could not be used, 2 for invalid input, 130 after Ctrl-C, 141 if
-        the reader of the output has exited. SIGTERM exits with status 143.
+        the reader of the output has exited. SIGTERM and SIGHUP exit with status 143 and 129.
     """
     # By default, waiting OpenMP threads spin and slow down other processes. PyTorch reads the variable on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     warnings.formatwarning = _format_warning
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files and uploads are deleted
+    exit_on_signals()
     try:
         return _run(word, rest)
     except BrokenPipeError:  # the reader of the output, such as head, has exited

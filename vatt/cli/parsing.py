@@ -135,7 +135,7 @@ def _expanded(value: Any) -> Any:
 
 
 def _unknown_options(words: Iterable[str], parser: argparse.ArgumentParser) -> str:
-    names = [word.partition("=")[0] for word in words if word.startswith("-")]
+    names = [word.partition("=")[0] for word in words if re.match(r"--?[^\d.]", word)]  # negative numbers are values
     if not names:
         return f"unexpected arguments: {' '.join(words)}"
     known = list(parser._option_string_actions)

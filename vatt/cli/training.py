@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,13 +24,13 @@ from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
-from vatt.training.checkpoint_io import AtomicCheckpointIO
+from vatt.training.checkpoint_io import AtomicCheckpointIO, naming_checkpoint
 from vatt.training.directory import RunDirectory, find_checkpoint
 from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
-from vatt.training.run import Run, check_average, run_callbacks, run_loggers
+from vatt.training.run import Run, check_average, evaluation_callbacks, run_callbacks, run_loggers
 from vatt.training.sharding import Sharded, without_memory
-from vatt.training.validation import check_trainer
+from vatt.training.validation import check_best_by, check_trainer
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
 SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
@@ -126,25 +127,32 @@ class VattCLI(LightningCLI):
         checkpoint = find_checkpoint(self.run_folder, ckpt_path)
         check_average(self.trainer)
         check_trainer(self.trainer)
+        if not self._get(self.config_init, "trainer").callbacks:  # callbacks of the user may log other metrics
+            check_best_by(self._get(self.config_init, "run").best_by, self.model.validation_metrics())
         self.datamodule.setup("fit")  # before anything is moved or written
-        if rank_zero_only.rank == 0:
-            if checkpoint is None:
-                self._check_inputs(self.directory.outputs())
-            moved = self.directory.open(checkpoint)
-            if moved is not None:
-                print(f"files of an earlier training in {self.run_folder} are now in {moved}")
-            if checkpoint is not None:
-                print(f"resuming from {checkpoint}")
         try:
-            self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
+            if rank_zero_only.rank == 0:
+                self._open(checkpoint)
+            with naming_checkpoint(checkpoint):
+                self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)
         except BaseException as error:
-            if self.directory.restore():
-                print(f"files of the earlier training are back in {self.run_folder}")
+            if message := self.directory.restore():
+                print(message)
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None  # Lightning would exit with status 1
             raise
         finally:
             self.directory.close()
+
+    def _open(self, checkpoint: Path | None) -> None:
+        """Lock the directory of the run, and move the files of an earlier training."""
+        if checkpoint is None:
+            self._check_inputs(self.directory.outputs())
+        moved = self.directory.open(checkpoint)
+        if moved is not None:
+            print(f"files of an earlier training in {self.run_folder} are now in {moved}")
+        if checkpoint is not None:
+            print(f"resuming from {checkpoint}")
 
     def _check_inputs(self, outputs: Sequence[Path]) -> None:
         """Check that no option refers to outputs of an earlier training, which a new training moves.
@@ -164,12 +172,40 @@ class VattCLI(LightningCLI):
                 )
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """Validate a checkpoint. See `fit`."""
-        self.trainer.validate(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+        """Validate a checkpoint, or the current weights, without writing files.
+
+        Raises:
+            InputError: There is no such checkpoint, or there is nothing to validate.
+        """
+        self.datamodule.setup("validate")
+        if not len(self.datamodule.val_clips):
+            raise InputError('there are no validation clips: raise data.val_fraction, or give rows the split "val"')
+        if not self.model.validation_metrics():
+            raise InputError("the objective has no validation metrics")
+        self._evaluate(self.trainer.validate, "limit_val_batches", ckpt_path, **kwargs)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """Test a checkpoint. See `fit`."""
-        self.trainer.test(ckpt_path=self._evaluated(ckpt_path), **kwargs)
+        """Test a checkpoint, or the current weights. See `validate`."""
+        self._evaluate(self.trainer.test, "limit_test_batches", ckpt_path, **kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., Any], limit: str, ckpt_path: str | None, **kwargs: Any) -> None:
+        if getattr(self.trainer, limit) == 0:
+            raise InputError(f"trainer.{limit} is 0, so there is nothing to evaluate: raise it")
+        checkpoint = self._evaluated(ckpt_path)
+        if self.trainer.is_global_zero:
+            print(f"weights: {self.evaluated_weights(checkpoint)}")
+        try:
+            with naming_checkpoint(checkpoint):
+                evaluate(ckpt_path=checkpoint, **kwargs)
+        except MisconfigurationException as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def evaluated_weights(self, checkpoint: str | None) -> str:
+        """Return a description of the weights that are evaluated."""
+        if checkpoint is not None:
+            return checkpoint
+        pretrained = self.model.pretrained
+        return f"{pretrained} (model.pretrained)" if pretrained else "randomly initialized (no --ckpt_path)"
 
     def _evaluated(self, ckpt_path: str | None) -> str | None:
         """Return the path of the checkpoint to evaluate, or None for the current weights.
@@ -200,7 +236,16 @@ class VattCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: Run = self._get(self.config_init, "run")
         given = self._get(self.config_init, "trainer")
-        logger = given.logger if given.logger is not None else run_loggers(run)
+        bar = given.enable_progress_bar is not False
+        logger, callbacks = given.logger, _listed(given.callbacks)
+        if self.subcommand in ("validate", "test"):
+            logger = False if logger is None else logger
+            own = evaluation_callbacks(run.folder if self.subcommand == "test" else None, bar)
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+            kwargs["enable_checkpointing"] = False
+        else:
+            logger = run_loggers(run) if logger is None else logger
+            own = run_callbacks(run, logs=logger is not False, bar=bar)
         if given.precision is None:
             kwargs["precision"] = precision_for(given.accelerator)
         if given.accelerator in ("gpu", "cuda"):
@@ -211,8 +256,8 @@ class VattCLI(LightningCLI):
                 default_root_dir=run.folder,
                 callbacks=[
                     self.directory,
-                    *_listed(given.callbacks),
-                    *run_callbacks(run, logs=logger is not False, bar=given.enable_progress_bar is not False),
+                    *callbacks,
+                    *own,
                 ],
                 logger=logger,
                 plugins=[*_listed(given.plugins), AtomicCheckpointIO()],

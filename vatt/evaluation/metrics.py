@@ -13,7 +13,13 @@ from vatt.errors import InputError
 
 RECALLS = (1, 5, 10)
 CHUNK = 1024  # queries at a time
+LOWER_IS_BETTER = ("MedR", "MeanR", "missing", "loss")  # ends of metric names
 EQUAL = 1e-6  # cosines this close are equal: the same caption in two batches differs by less
+
+
+def lower_is_better(name: str) -> bool:
+    """Return whether lower values of a logged metric, such as ``val/text_to_video_MedR``, are better."""
+    return name.endswith(LOWER_IS_BETTER)
 
 
 def ranks(similarity: Tensor, right: Tensor, equal: float = 0.0) -> Tensor:

@@ -11,11 +11,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.structures import Batch
 from vatt.training.health import peak_flops
+from vatt.training.history import ConfigMismatch
 
+NAMED = 10  # clips that are named at most at the end of an evaluation
 REFRESH_S = 0.2  # between two updates of the progress bar
 DATA_BOUND = 0.3  # share of waiting from which on the log says so in words
 
@@ -58,6 +61,19 @@ class StepBar(TQDMProgressBar):
         """Do nothing: the bar covers the complete training."""
 
 
+def check_state(callback: Callback, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Check that a training is resumed from a checkpoint with the state of a callback that all trainings have.
+
+    Raises:
+        ConfigMismatch: It has none. Lightning would ignore that.
+    """
+    if trainer.state.fn == TrainerFn.FITTING and not checkpoint["callbacks"].get(callback.state_key):
+        raise ConfigMismatch(
+            f"the checkpoint has no state of the callback {callback.state_key}: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
+        )
+
+
 class Throughput(Callback):
     """Logs ``speed/data_wait`` (share of the time spent waiting for the loader), ``speed/tokens_per_s``,
     ``speed/clips_per_s`` and ``speed/steps_per_s``, over the steps since the last log and without validation.
@@ -82,7 +98,10 @@ class Throughput(Callback):
         return {"train_s": self.train_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.train_s = state_dict["train_s"]
+        self.train_s = float(state_dict["train_s"])
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_state(self, trainer, checkpoint)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._flops_per_clip, self._peak = pl_module.flops_per_clip(), peak_flops(trainer)
@@ -141,24 +160,27 @@ class DataReport(Callback):
     Processes beyond the first write ``data_events.<rank>.csv``; the counts said at the end are those of all.
 
     Args:
-        folder: of the run.
+        folder: Directory of the run. None: no file is written, and clips are named at the end of the evaluation.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.file = Path(folder) / "data_events.csv"
+    def __init__(self, folder: str | Path | None) -> None:
+        self.file = None if folder is None else Path(folder) / "data_events.csv"
         self.counts: Counter[str] = Counter()
         self._named: set[tuple[str, str]] = set()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if trainer.global_rank:
+        if trainer.global_rank and self.file is not None:
             self.file = self.file.with_name(f"data_events.{trainer.global_rank}.csv")
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), "named": sorted(list(pair) for pair in self._named)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counts = Counter(state_dict["counts"])
+        self.counts = Counter({str(kind): int(count) for kind, count in state_dict["counts"].items()})
         self._named = {(kind, name) for kind, name in state_dict["named"]}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_state(self, trainer, checkpoint)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -179,11 +201,27 @@ class DataReport(Callback):
         self._take(batch, "test")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        counts, named = self._of_all(trainer)
-        if counts and trainer.is_global_zero:
-            found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        self._print(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._print(trainer)
+
+    def _print(self, trainer: L.Trainer) -> None:
+        counts, pairs = self._of_all(trainer)
+        if not counts or not trainer.is_global_zero:
+            return
+        totals = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        names = sorted({name for _, name in pairs})
+        if self.file is None:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            print(f"data: {totals}; clips: {', '.join(names[:NAMED])}{more}")
+        else:
             files = self.file if trainer.world_size == 1 else self.file.with_name("data_events*.csv")
-            print(f"data: {found}; {len({name for _, name in named})} clips are named in {files}")
+            print(f"data: {totals}; {len(names)} clips are named in {files}")
 
     def _of_all(self, trainer: L.Trainer) -> tuple[Counter[str], set[tuple[str, str]]]:
         """The counts and names of all processes."""
@@ -201,7 +239,7 @@ class DataReport(Callback):
             if not known:
                 self._named.add((event["kind"], event["id"]))
                 new.append([when, event["kind"], event["id"], event["path"], event["reason"]])
-        if not new:
+        if not new or self.file is None:
             return
         first = not self.file.exists()
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,18 +16,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vatt.errors import InputError
+from vatt.evaluation.metrics import lower_is_better
 from vatt.io import short_hash
+from vatt.signals import EXIT_STATUS, detach, open_terminals
 from vatt.structures import Batch
 from vatt.training.checkpoint_io import BEST, LAST
 from vatt.training.private import restore_raw_weights, set_validation_progress, stop_workers, validation_follows
 
-# Exit status of a training that a signal stopped, as a shell reports it.
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint with the highest value of a metric as ``best.ckpt``.
+    """Keeps the checkpoint with the best value of a metric as ``best.ckpt``.
+
+    Whether higher or lower values are better follows from the metric (`vatt.evaluation.metrics.lower_is_better`).
 
     The best score is kept if the run directory is moved. On resume it is discarded if ``best.ckpt`` has another score,
     since it was written after the resumed checkpoint, or if the validation clips have changed.
@@ -40,7 +40,8 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: str | Path, monitor: str) -> None:
-        super().__init__(folder, filename=Path(BEST).stem, monitor=monitor, mode="max", enable_version_counter=False)
+        mode = "min" if lower_is_better(monitor) else "max"
+        super().__init__(folder, filename=Path(BEST).stem, monitor=monitor, mode=mode, enable_version_counter=False)
         self._clips: str | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -56,13 +57,27 @@ class BestCheckpoint(ModelCheckpoint):
         """Save the checkpoint if it is the best one. Without any metric, nothing is saved and the module warns.
 
         Raises:
-            InputError: There are metrics, but not the monitored one.
+            InputError: There are metrics, but not the monitored one. The last checkpoint is saved before.
         """
         metrics = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
         if self.monitor in metrics or trainer.sanity_checking:
             super().on_validation_end(trainer, pl_module)
         elif metrics:
-            raise InputError(f"run.best_by {self.monitor} is not logged; validation logs {', '.join(metrics)}")
+            last = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
+            for callback in last:
+                callback.save(trainer)
+            raise InputError(
+                f"run.best_by {self.monitor} is not logged; validation logs {', '.join(metrics)}"
+                + ("; set run.best_by to one of these, or to null, and resume with --ckpt_path last" if last else "")
+            )
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Warn if the checkpoint has no best score of this metric, as after ``run.best_by`` was changed."""
+        if trainer.state.fn == TrainerFn.FITTING and not checkpoint["callbacks"].get(self.state_key):
+            rank_zero_warn(
+                f"the resumed training was without run.best_by {self.monitor}: the best checkpoint is selected from "
+                "later validations only"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path, score = Path(self.dirpath) / BEST, state_dict["best_model_score"]
@@ -88,15 +103,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 def best_score(path: Path) -> float | None:
     """Return the best score that is stored in a checkpoint, or None if it has none, is missing or is damaged."""
-    if not path.is_file():
-        return None
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+        states = [state for key, state in callbacks.items() if key.startswith(BestCheckpoint.__name__)]
+        return float(states[0]["best_model_score"])
+    except Exception:  # reading a damaged file can raise anything
         return None
-    callbacks: Mapping[str, Any] = checkpoint.get("callbacks", {}) if isinstance(checkpoint, dict) else {}
-    scores = (state["best_model_score"] for key, state in callbacks.items() if key.startswith(BestCheckpoint.__name__))
-    return next((float(score) for score in scores if score is not None), None)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -129,7 +141,7 @@ class LastCheckpoint(ModelCheckpoint):
         if threading.current_thread() is threading.main_thread():
             handled = [number for number in EXIT_STATUS if signal.getsignal(number) != signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, self._receive) for number in handled}
-            self._terminals = [number for number in (1, 2) if os.isatty(number)]
+            self._terminals = open_terminals()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -161,9 +173,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save a training that has ended before its last step, as with early stopping."""
-        if trainer.global_step > self._saved_step:
-            self._due = True
-            self._save(trainer)
+        self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
@@ -184,6 +194,12 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
 
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the checkpoint, unless this step is already saved."""
+        if trainer.global_step > self._saved_step:
+            self._due = True
+            self._save(trainer)
+
     def _save(self, trainer: L.Trainer) -> None:
         if self._due:
             self._due, self._saved_step = False, trainer.global_step
@@ -199,11 +215,8 @@ class LastCheckpoint(ModelCheckpoint):
                 os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
         elif received == signal.SIGINT:
             raise KeyboardInterrupt
-        elif received == signal.SIGHUP:  # writing to a closed terminal raises an error
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            for terminal in self._terminals:
-                os.dup2(devnull, terminal)
-            os.close(devnull)
+        elif received == signal.SIGHUP:
+            detach(self._terminals)
         self._signal = self._signal or received
 
     def _stop_before_validation(self, trainer: L.Trainer) -> None:

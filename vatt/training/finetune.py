@@ -25,6 +25,7 @@ from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, depth_of
+from vatt.training.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,10 @@ class Tuning:
     freeze: int | None = None
 
     def __post_init__(self) -> None:
-        shares = {"dropout": self.dropout, "drop_token": self.drop_token, "label_smoothing": self.label_smoothing}
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise InputError(f"model.tuning.{name} is a share in [0, 1), not {share}")
-        if self.mixup < 0:
-            raise InputError(f"model.tuning.mixup is 0 or positive, not {self.mixup}")
+        intervals = dict.fromkeys(("dropout", "drop_token", "label_smoothing"), "[0, 1)") | {"mixup": "[0, inf)"}
+        intervals |= dict.fromkeys(("clip_backbone", "clip_head"), "(0, inf)")
+        for name, interval in intervals.items():
+            check_range(f"model.tuning.{name}", getattr(self, name), interval)
         if self.freeze is not None and self.freeze < -1:
             raise InputError(f"model.tuning.freeze is -1, 0 or a number of blocks, not {self.freeze}")
 
@@ -251,9 +250,17 @@ class FinetuneModule(TrainingModule):
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
+    def validation_metrics(self) -> list[str]:
+        return [f"val/{name}" for name in (*self._metric_names(), "missing")]
+
+    def _metric_names(self) -> tuple[str, ...]:
+        if self.multi_label:
+            return ("mAP", "AUC", "dprime")
+        return ("top1", "top5") if len(self.model.classes) > 5 else ("top1",)
+
     def on_validation_epoch_end(self) -> None:
         self.on_test_epoch_end()
-        for name in ("mAP", "AUC", "dprime") if self.multi_label else ("top1", "top5"):
+        for name in self._metric_names():
             if name in self.found:
                 self.log(f"val/{name}", self.found[name], prog_bar=name in ("mAP", "top1"))
         self.log("val/missing", float(len(self.missing)))

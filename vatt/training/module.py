@@ -22,12 +22,16 @@ from vatt.training.optim import Optimization, clip_gradients, make_optimizer
 from vatt.training.resume import (
     apply_optimization,
     changed_values,
+    check_complete,
     check_ids,
     check_length,
+    check_optimizer_state,
     check_parameter_groups,
     check_same_ids,
     check_seed,
+    clip_hashes,
     take_raw_weights,
+    warn_of_changed_clips,
 )
 from vatt.training.sharding import shard
 
@@ -46,10 +50,12 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.optimization, self.seed, self.compute = optimization, seed, compute
         self.guard = FiniteGuard()
+        self._clip_hashes: dict[str, str] = {}
         self._changed: list[str] = []  # settings that differ from those of the checkpoint
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            self._clip_hashes = clip_hashes(self.trainer.datamodule)
             prepare(self, self.compute)
 
     def configure_model(self) -> None:
@@ -60,6 +66,10 @@ class TrainingModule(L.LightningModule):
     def flops_per_clip(self) -> float | None:
         """Operations of a forward pass of the backbone, without what DropToken drops; None where it is not known."""
         return None
+
+    def validation_metrics(self) -> list[str]:
+        """Return the names of all metrics that validation can log; empty if there are none."""
+        return []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(self.draws(batch_idx, self.global_rank))
@@ -117,14 +127,15 @@ class TrainingModule(L.LightningModule):
         checkpoint["skipped_steps"] = self.guard.skipped
         checkpoint["settings"] = {"seed": self.seed, "optimization": asdict(self.optimization)}
         checkpoint["ids"] = self.ids()
+        checkpoint["clips"] = self._clip_hashes
         checkpoint["overflowed_steps"] = self.guard.overflowed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint belongs to this configuration.
 
         Raises:
-            ConfigMismatch: The seed, the optimizer or the meaning of ids differs, or the checkpoint is beyond
-                ``trainer.max_steps``.
+            ConfigMismatch: The seed, the optimizer or the meaning of ids differs, entries are missing or have wrong
+                shapes, or the checkpoint is beyond ``trainer.max_steps``.
         """
         remedy = "Resume with the same one, or start a new training"
         check_ids(checkpoint.get("ids", {}), self.ids(), "the checkpoint", remedy)
@@ -132,11 +143,14 @@ class TrainingModule(L.LightningModule):
         self.guard.overflowed = checkpoint.get("overflowed_steps", 0)
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
-        check_same_ids(checkpoint.get("ids", {}), self.ids())
-        saved = checkpoint.get("settings", {})
+        check_complete(checkpoint)
+        check_same_ids(checkpoint["ids"], self.ids())
+        warn_of_changed_clips(checkpoint["clips"], self._clip_hashes)
+        saved = checkpoint["settings"]
         check_seed(saved, self.seed)
-        check_length(checkpoint, self.trainer.max_steps)
+        check_length(checkpoint, self.trainer.max_steps, self.trainer.ckpt_path)
         check_parameter_groups(saved, checkpoint, self, self.optimization)
+        check_optimizer_state(checkpoint, self, self.optimization)
         self._changed = changed_values(saved.get("optimization", {}), self.optimization)
         averaged = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
         if not averaged and take_raw_weights(checkpoint):

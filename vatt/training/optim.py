@@ -14,6 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from vatt.errors import InputError
+from vatt.training.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,16 @@ class Optimization:
     width_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.schedule_length < 1:
-            raise InputError(f"schedule_length is 1 training or more, not {self.schedule_length}")
-        if self.first_lr is not None and not 0 <= self.first_lr <= self.lr:
-            raise InputError(f"first_lr must lie between 0 and lr {self.lr}, not {self.first_lr}")
-        if not (0 <= self.final_lr <= self.lr and self.lr > 0):
-            raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"betas must lie in [0, 1), not {tuple(self.betas)}")
-        for name in ("warmup_steps", "weight_decay", "final_weight_decay", "eps", "momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"{name} must be at least 0, not {value}")
-        for name in ("clip_each", "width_ratio"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be positive, not {value}")
+        up_to_lr = f"[0, {self.lr}]"
+        intervals = {"lr": "(0, inf)", "final_lr": up_to_lr, "first_lr": up_to_lr}
+        decays = ("weight_decay", "final_weight_decay")
+        intervals |= dict.fromkeys((*decays, "warmup_steps", "eps", "momentum"), "[0, inf)")
+        intervals |= {"layer_decay": "(0, 1]", "schedule_length": "[1, inf)"}
+        intervals |= dict.fromkeys(("clip_each", "width_ratio"), "(0, inf)")
+        for name, interval in intervals.items():
+            check_range(f"model.optimization.{name}", getattr(self, name), interval)
+        for beta in self.betas:
+            check_range("model.optimization.betas", beta, "[0, 1)")
 
 
 def depth_of(name: str) -> int | None:

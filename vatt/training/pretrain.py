@@ -186,6 +186,18 @@ class PretrainModule(TrainingModule):
                 "run.best_by to null, or validate on other clips"
             )
 
+    def validation_metrics(self) -> list[str]:
+        branches = self.objective.head().branches.values()
+        vectors = {name for steps in branches for name, _ in steps}
+        names = [
+            f"val/{query}_to_{gallery}_{key}"
+            for first, second, a, b in PAIRS.values()
+            if {first, second} <= vectors
+            for query, gallery in ((a, b), (b, a))
+            for key in (*RECALLS, "MedR", "gallery")
+        ]
+        return ["val/rsum", *names] if names else []
+
     def validation_summary(self) -> list[str]:
         """Return lines with the metrics of the last validation, one for each direction of retrieval."""
         return [

@@ -10,8 +10,29 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 VAL_PROGRESS = "epoch_loop.val_loop.batch_progress"
+# Lightning skips entries that are missing, and would count steps and batches from 0.
+FIT_PROGRESS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress")
+
+
+def has_progress(loops: Any) -> bool:
+    """Return whether the state of the loops in a checkpoint has the progress of a training."""
+    fit = loops.get("fit_loop") if isinstance(loops, dict) else None
+    return isinstance(fit, dict) and all(isinstance(fit.get(name), dict) for name in FIT_PROGRESS)
+
+
+def raised_while_restoring(error: BaseException) -> bool:
+    """Return whether an error was raised while Lightning, or a hook it calls, restored a checkpoint."""
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        is_restoring = code.co_name.startswith(("restore", "_restore", "resume_start"))
+        if is_restoring and code.co_filename == checkpoint_connector.__file__:
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def validation_follows(trainer: L.Trainer) -> bool:

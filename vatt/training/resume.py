@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vatt.io import short_hash
+from vatt.training.checkpoint_io import LAST
 from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization, Schedule, parameter_groups
 
@@ -31,21 +37,79 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
         )
 
 
-def check_length(checkpoint: Mapping[str, Any], max_steps: int) -> None:
-    """Check that a checkpoint is not beyond the last step of the configuration.
+def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path) -> None:
+    """Check that a checkpoint precedes the last step of the configuration.
+
+    The last checkpoint of a finished training may be resumed, which exports its model.
 
     Args:
         checkpoint: Contents of the checkpoint.
         max_steps: Number of steps of the configuration, or -1 for no limit.
+        path: Path of the checkpoint.
 
     Raises:
-        ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration.
+        ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration, or
+            no step would be trained.
     """
-    step = checkpoint["global_step"]
-    if 0 <= max_steps < step:
+    step, name = checkpoint["global_step"], Path(path).name
+    is_last = name == LAST or name.startswith("hpc_ckpt_")
+    if 0 <= max_steps < step + (not is_last):
         raise ConfigMismatch(
-            f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}: raise trainer.max_steps, or "
-            "start a new training"
+            f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}, so no step would be trained: "
+            "raise trainer.max_steps, or start a new training"
+        )
+
+
+def check_complete(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a training can be resumed from a checkpoint, and not only evaluated.
+
+    Raises:
+        ConfigMismatch: Entries are missing.
+    """
+    if not (checkpoint.get("optimizer_states") and checkpoint.get("lr_schedulers")):
+        raise ConfigMismatch(
+            "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
+            "saved model (model.pretrained)"
+        )
+    if missing := [name for name in ("loops", "callbacks", "settings", "ids", "clips") if name not in checkpoint]:
+        raise ConfigMismatch(
+            f"the checkpoint has no {', '.join(missing)}, which resuming needs: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
+        )
+
+
+def check_optimizer_state(checkpoint: Mapping[str, Any], module: nn.Module, optimization: Optimization) -> None:
+    """Check the tensors of the optimizer: with wrong shapes, a fused optimizer would access invalid memory.
+
+    Args:
+        checkpoint: Contents of the checkpoint, with the parameter groups of the configuration.
+        module: Module that is trained.
+        optimization: Settings of the configuration.
+
+    Raises:
+        ConfigMismatch: A tensor is missing or has a wrong shape.
+    """
+    (state,) = checkpoint["optimizer_states"]
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    parameters = [parameter for group in parameter_groups(module, optimization) for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    expected = {"momentum_buffer"} if optimization.name == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        values = state["state"].get(number)
+        if values is None:  # a parameter without gradients
+            continue
+        shapes = {name: tuple(x.shape) if isinstance(x, Tensor) else None for name, x in sorted(values.items())}
+        right = {name: () if name == "step" else tuple(parameter.shape) for name in sorted(expected)}
+        if shapes != right and (optimization.name != "sgd" or any(shapes.values())):
+            raise ConfigMismatch(
+                f"the optimizer state of {names[id(parameter)]} in the checkpoint has shapes {shapes}, not {right}: "
+                "choose another checkpoint with --ckpt_path, or start a new training"
+            )
+    trained = checkpoint["global_step"] - checkpoint.get("skipped_steps", 0) - checkpoint.get("overflowed_steps", 0)
+    if optimization.name != "sgd" and trained > 0 and not state["state"]:
+        raise ConfigMismatch(
+            f"the optimizer state in the checkpoint is empty after {trained} steps: choose another checkpoint with "
+            "--ckpt_path, or start a new training"
         )
 
 
@@ -61,7 +125,7 @@ def check_parameter_groups(
         optimization: Settings of the configuration.
 
     Raises:
-        ConfigMismatch: The state is missing, or is that of another optimizer or of other parameter groups.
+        ConfigMismatch: The state is that of another optimizer or of other parameter groups.
     """
     name = saved.get("optimization", {}).get("name", optimization.name)
     if name != optimization.name:
@@ -70,13 +134,7 @@ def check_parameter_groups(
             f"{optimization.name}: resume with the same optimizer, or start a new training from the saved model "
             "(model.pretrained)"
         )
-    states = checkpoint.get("optimizer_states") or []
-    if not (states and checkpoint.get("lr_schedulers")):
-        raise ConfigMismatch(
-            "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
-            "saved model (model.pretrained)"
-        )
-    sizes = [len(group["params"]) for state in states for group in state.get("param_groups", ())]
+    sizes = [len(group["params"]) for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
     own = [len(group["params"]) for group in parameter_groups(module, optimization)]
     if sizes != own:
         changed = ", ".join(changed_values(saved.get("optimization", {}), optimization)) or "frozen parameters"
@@ -140,6 +198,38 @@ def take_raw_weights(checkpoint: dict[str, Any]) -> bool:
     checkpoint["state_dict"] = checkpoint.pop("current_model_state")
     checkpoint.pop("averaging_state", None)
     return True
+
+
+def clip_hashes(data: Any) -> dict[str, str]:
+    """Return hashes of the ids, texts and labels of the training and the validation clips.
+
+    Args:
+        data: Data module. Without the splits of `vatt.datasets.datamodule.ClipDataModule` there are no hashes.
+    """
+    parts = getattr(data, "parts", {}).values()
+    splits = {"train": [train for train, _ in parts], "val": [val for _, val in parts]} if parts else {}
+    return {name: short_hash(*_contents(tables)) for name, tables in splits.items()}
+
+
+def _contents(tables: Iterable[Iterable[Any]]) -> Iterator[str]:
+    for clip in chain.from_iterable(tables):
+        yield json.dumps([clip.id, [text.text for text in clip.texts], list(clip.labels)])
+
+
+def warn_of_changed_clips(saved: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Warn if a training is resumed with other training clips.
+
+    Args:
+        saved: `clip_hashes` in the checkpoint.
+        own: `clip_hashes` of the configuration.
+    """
+    changed = [name for name in ("train", "val") if saved.get(name) != own.get(name)]
+    if not saved or not own or "train" not in changed:
+        return
+    message = "the training clips, or their texts or labels, differ from those that the checkpoint was trained on"
+    if "val" in changed:
+        message += ", and so do the validation clips, of which some may have been trained on"
+    rank_zero_warn(message)
 
 
 def check_same_ids(saved: Mapping[str, str | None], own: Mapping[str, str | None]) -> None:

@@ -22,6 +22,7 @@ from vatt.training.checkpoint import BestCheckpoint, LastCheckpoint
 from vatt.training.directory import CHECKPOINTS
 from vatt.training.export import ExportModel
 from vatt.training.health import Health
+from vatt.training.ranges import check_range
 from vatt.training.validation import CheckData, PrintValidation
 
 
@@ -46,8 +47,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.checkpoint_steps < 1:
             raise InputError(f"run.checkpoint_steps must be at least 1, not {self.checkpoint_steps}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"run.ema must lie in [0, 1), not {self.ema}: at 1 the average would not change")
+        check_range("run.ema", self.ema, "[0, 1)")  # at 1 the average would not change
 
 
 class MovingAverage(EMAWeightAveraging):
@@ -95,6 +95,16 @@ def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callbac
         LastCheckpoint(checkpoints, run.checkpoint_steps),
         ExportModel(run.folder),
     ]
+
+
+def evaluation_callbacks(folder: str | None, bar: bool = True) -> list[Callback]:
+    """Return the callbacks of a validation or test without training.
+
+    Args:
+        folder: Directory of the list of clips that could not be read. None: they are printed.
+        bar: Show a progress bar.
+    """
+    return [*([StepBar()] if bar else []), DataReport(folder), PrintValidation()]
 
 
 def run_loggers(run: Run) -> list[Logger]:

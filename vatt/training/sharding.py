@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from vatt.errors import VattError
 from vatt.models.attention import Block
-from vatt.training.checkpoint_io import intact_checkpoint
+from vatt.training.checkpoint_io import intact_checkpoint, read_checkpoint
 from vatt.training.resume import take_raw_weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -49,7 +49,7 @@ class Sharded(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str, weights_only: bool | None = None) -> dict[str, Any]:
         """See `vatt.training.checkpoint_io.AtomicCheckpointIO.load_checkpoint`."""
         path = intact_checkpoint(self.broadcast(checkpoint_path))
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path, mmap=True)
         if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
             take_raw_weights(checkpoint)  # averaging of sharded weights is not supported
         set_model_state_dict(self.model, checkpoint["state_dict"], options=WHOLE)

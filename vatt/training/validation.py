@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
+from vatt.training.ranges import check_range
 
 FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoint is mostly chance
 
@@ -18,12 +20,25 @@ def check_trainer(trainer: L.Trainer) -> None:
     """Check trainer options that Lightning does not check.
 
     Raises:
-        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative.
+        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative or not finite.
     """
     if trainer.accumulate_grad_batches < 1:
         raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
-    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
-        raise InputError(f"trainer.gradient_clip_val must be at least 0, not {trainer.gradient_clip_val}")
+    check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, "[0, inf)")
+
+
+def check_best_by(best_by: str | None, names: Sequence[str]) -> None:
+    """Check that validation can log the metric that selects the best weights.
+
+    Args:
+        best_by: Name of the metric, or None.
+        names: Metrics that validation can log. Without any, the last weights are exported.
+
+    Raises:
+        InputError: Validation has metrics, but cannot log this one.
+    """
+    if best_by is not None and names and best_by not in names:
+        raise InputError(f"run.best_by {best_by} is not a validation metric of this training: {', '.join(names)}")
 
 
 class CheckData(Callback):
@@ -62,7 +77,7 @@ class CheckData(Callback):
                 "a batch has one clip, so that its gradients are noisy: raise data.batch_size, or "
                 "trainer.accumulate_grad_batches"
             )
-        self._check_validation(trainer, val)
+        self._check_validation(trainer, pl_module, val)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batches = trainer.max_steps * trainer.accumulate_grad_batches
@@ -97,7 +112,11 @@ class CheckData(Callback):
                 "trainer.val_check_interval, or set run.best_by to null"
             )
 
-    def _check_validation(self, trainer: L.Trainer, val: int) -> None:
+    def _check_validation(self, trainer: L.Trainer, pl_module: Any, val: int) -> None:
+        if self.best_by is not None and not pl_module.validation_metrics():
+            if trainer.is_global_zero:
+                print("the objective has no validation metrics: the last weights are exported")
+            self.best_by = None
         advice = 'raise data.val_fraction, or give rows the split "val"'
         if self.best_by is None or not trainer.enable_validation:
             return

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import torch
 
-from tests.retrieval.pages import CAPTION, make_site, query, serve, upload, values, with_files
+from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError
 from vatt.models.encoding import encode_file
@@ -27,11 +27,12 @@ from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.web.library import Library, _Cache
+from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
 
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from vatt.retrieval.app import Searcher, _uploads, card, make_app
+from vatt.retrieval.app import SLOTS, Searcher, _uploads, card, make_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -321,6 +322,30 @@ def test_a_slow_query_does_not_hold_up_others_and_ends(
         assert not any(Path(example["path"]).exists() for example in examples)
         monkeypatch.undo()
         assert "film &lt;b&gt;.mp4" in query(client, clip=upload(client, video_file, "again.mp4"))
+
+
+def test_queries_that_wait_for_one_upload_do_not_hold_up_others(
+    index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More queries than the queue has slots refer to a slow upload: all but a few end at once."""
+    go_on = threading.Event()
+
+    def slow(*args: Any, **options: Any) -> Any:
+        assert go_on.wait(60)
+        return encode_file(*args, **options)
+
+    monkeypatch.setattr("vatt.retrieval.web.uploads.encode_file", slow)
+    with serve(make_app(index, query_limit_s=60.0)) as address, httpx.Client(base_url=address, timeout=60) as client:
+        example = upload(client, video_file, "slow.mp4")
+        sessions = [post(client, values(audio=example))[1] for _ in range(SLOTS + 8)]
+        busy = '<p class="note error">The server is busy: try again in a moment.</p>'
+        later = sessions[MAX_WAITING_PER_UPLOAD:]
+        assert [result(client, session)["output"]["data"] for session in later] == [[busy]] * len(later)
+        assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
+        assert not go_on.is_set()
+        go_on.set()
+        for session in sessions[:MAX_WAITING_PER_UPLOAD]:
+            assert 'class="result"' in result(client, session)["output"]["data"][0]
 
 
 def test_of_a_long_example_some_windows_are_compared(

@@ -34,6 +34,7 @@ from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Work
 log = logging.getLogger(__name__)
 
 RESULTS, MAX_RESULTS = 12, 60
+SLOTS = 32  # concurrent queries; most are left to text queries, see `vatt.retrieval.web.uploads.MAX_WAITING`
 STRIP = 3  # thumbnails of a result
 MAX_TEXT, MAX_PATTERN = 2000, 300  # characters of a query and of a filter
 MAX_MESSAGE = 300  # characters of an error
@@ -367,7 +368,7 @@ def _page(gr: Any, library: Library, searcher: Searcher) -> Any:
         # error messages of Gradio's preprocessing contain them.
         gr.on(
             [button.click, text.submit], searcher.answer, inputs, output, trigger_mode="always_last", preprocess=False,
-            concurrency_limit=32, api_visibility="private",
+            concurrency_limit=SLOTS, api_visibility="private",
         )  # fmt: skip
     page.queue(max_size=64, api_open=False)
     return page

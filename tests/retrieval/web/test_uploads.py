@@ -117,6 +117,28 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
     assert len(calls) == 2
 
 
+def test_few_queries_wait_for_uploads(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_PER_UPLOAD", 2)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=9), limit_s=30)
+    paths, go_on = [put(uploads, video_file, f"{name}.mp4") for name in "abc"], threading.Event()
+    monkeypatch.setattr(module, "encode_file", lambda *_, **__: go_on.wait(30))
+
+    async def run() -> None:
+        waiting = [asyncio.create_task(examples.vectors(path)) for path in (paths[0], paths[0], paths[1])]
+        await asyncio.sleep(0)
+        for path in (paths[0], paths[1], paths[2]):
+            with pytest.raises(Busy, match="the server is busy"):
+                await examples.vectors(path)
+        go_on.set()
+        await asyncio.gather(*waiting)
+        assert (await examples.vectors(paths[2])) == (True, True)
+        monkeypatch.setattr(module, "MAX_WAITING", 0)
+        assert (await examples.vectors(paths[0])) == (True, True)  # its vectors are known
+
+    asyncio.run(run())
+
+
 def test_frames_of_more_pixels_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 1000)
     examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -566,8 +567,7 @@ def test_an_address_that_cannot_be_listened_on_is_one_sentence(index: Path, caps
     from vatt.cli.main import main
     from vatt.cli.retrieval import bound_socket
 
-    with bound_socket("127.0.0.1", 0) as used:
-        used.listen()
+    with bound_socket("127.0.0.1", 0) as used:  # as a first `vatt app` that is still loading
         for host, port in (
             ("127.0.0.1", used.getsockname()[1]), ("127.0.0.1", 99_999_999), ("127.0.0.1", -1), ("evil..host", 80),
             ("192.0.2.1", 0), ("\x1b[31m.example", 80),
@@ -589,7 +589,8 @@ def test_the_command_warns_and_prints_the_address(
     served: list[dict[str, Any]] = []
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append({"app": server.config.app}))
     monkeypatch.setattr(
-        "vatt.cli.retrieval.bound_socket", lambda host, port: SimpleNamespace(getsockname=lambda: (host, port))
+        "vatt.cli.retrieval.bound_socket",
+        lambda host, port: SimpleNamespace(getsockname=lambda: (socket.gethostbyname(host), port)),
     )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.delenv("VATT_APP_TOKEN", raising=False)
@@ -613,6 +614,17 @@ def test_the_command_warns_and_prints_the_address(
     out, err = capsys.readouterr()
     assert "http://192.0.2.1:7860/?token=from-the-environment" in out
     assert "with the token" in err
+    assert main(["app", str(index), "--host", "127.1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:7860/?token=")
+    assert "warning" not in err
+    assert main(["app", str(index), "--host", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:7860/?token=")
+    assert "everyone who can reach 0.0.0.0, port 7860" in err
+    for option, value in (("--max_upload_mb", "0"), ("--query_limit_s", "0"), ("--roots", "[/nope]")):
+        assert main(["app", str(index), option, value]) == 2
+        assert option in capsys.readouterr().err
     for option, value in (("--token", "a b"), ("--allowed_hosts", "[a/b]"), ("--max_upload_mb", "0")):
         assert main(["app", str(index), option, value]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

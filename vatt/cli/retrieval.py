@@ -274,25 +274,26 @@ def app(
 
     token = token or os.environ.get("VATT_APP_TOKEN") or None
     token = secrets.token_urlsafe(32) if token == "auto" else token
-    names = [*(allowed_hosts or ()), *([] if host in ("", "0.0.0.0", "::") else [host])]
     address = bound_socket(host, port)
+    name, port = host_name(host, address.getsockname()[0]), address.getsockname()[1]
+    is_wildcard = name in ("0.0.0.0", "::")
+    names = [*(allowed_hosts or ()), *([] if is_wildcard else [name])]
     served = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
     import uvicorn
 
     from vatt.retrieval.web.guard import is_loopback
 
-    port = address.getsockname()[1]
-    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    shown = "127.0.0.1" if is_wildcard else f"[{name}]" if ":" in name else name
     print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
     print("serving media in: " + (", ".join(map(printable, served.state.library.roots)) or "no directory"), flush=True)
-    if not is_loopback(host):
+    if not is_loopback(address.getsockname()[0]):
         advice = (
             "Put a TLS proxy in front: the token is sent unencrypted"
             if token
             else "Set --token auto, or listen on 127.0.0.1"
         )
         print(
-            f"warning: everyone who can reach {host}, port {port}, can search the index and see its media"
+            f"warning: everyone who can reach {name}, port {port}, can search the index and see its media"
             f"{' with the token' if token else ''}. {advice}.",
             file=sys.stderr,
             flush=True,
@@ -302,15 +303,24 @@ def app(
     return 0
 
 
+def host_name(host: str, address: str) -> str:
+    """Return the name of a server for URLs: ``host``, or its address if ``host`` is empty or numeric, such as 127.1."""
+    try:
+        socket.inet_aton(host or "0")
+    except (OSError, UnicodeError):
+        return address if ":" in host else host
+    return address
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Bind a socket to an address, so that an invalid address is reported before the index is loaded.
+    """Listen on an address, so that an invalid or used address is reported before the index is loaded.
 
     Args:
         host: Host name or IP address. Empty: all addresses of this machine.
         port: Port, from 0 (any free port) to 65535.
 
     Returns:
-        The bound socket.
+        The listening socket.
 
     Raises:
         InputError: The address does not exist or is in use, or the port is out of range.
@@ -324,6 +334,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # with SO_REUSEADDR, several sockets may be bound to one port until one listens
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot listen on {host}, port {port}: {reason}") from error

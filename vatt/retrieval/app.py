@@ -293,7 +293,7 @@ def make_app(
 
     for name, value in (("max_upload_mb", max_upload_mb), ("query_limit_s", query_limit_s)):
         if not 0 < value < math.inf:
-            raise InputError(f"{name} must be positive and finite, not {value}")
+            raise InputError(f"--{name} must be positive and finite, not {value}")
     uploads = _uploads()
     uploads.quota = int(QUOTA * max_upload_mb * MIB)
     library = Library(*opened(index, model), roots=roots, urls=urls)

@@ -67,7 +67,7 @@ class Library:
         if index.location.moved:
             self.numbers = {index.location.relocated(path): n for path, n in self.numbers.items()} | self.numbers
         if missing := [str(root) for root in roots or () if not Path(root).is_dir()]:
-            raise InputError(f"not a directory: {', '.join(missing)}")
+            raise InputError(f"--roots: not a directory: {', '.join(missing)}")
         roots = index.roots if roots is None else roots
         self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
         self._frames = _Cache(FRAME_BYTES)

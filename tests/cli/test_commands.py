@@ -79,12 +79,28 @@ def test_an_index_is_added_to_and_left_out_of(
     assert "4 video in video_text (flat)" in printed
     assert main(["index", index, "--output", index, "--remove", "*/a.mp4"]) == 0
     assert "removed 9 vectors" in capsys.readouterr().out
+    assert main(["index", index, "--output", index, "--remove", "*/nothing.mp4"]) == 1
+    printed = capsys.readouterr()
+    assert "removed 0 vectors" in printed.out
+    notice = (
+        f"the pattern '*/nothing.mp4' of --remove matches no path or id; paths are, for example, {media}/more/b.mp4"
+    )
+    assert printed.err == f"vatt index: {notice}\n"
     assert main(["index", index, "--output", index, "--compact", "true"]) == 0
     assert "index: " in capsys.readouterr().out
     assert main(["search", index, "a red ring"]) == 0
     printed = capsys.readouterr().out
     assert "b.mp4" in printed
     assert "a.mp4" not in printed
+    assert main(["index", index, "--output", index, "--remove", "*", "--compact", "true"]) == 0
+    assert f"index: {index} (empty; model " in capsys.readouterr().out
+    assert main(["index", index, "--output", index, "--remove", "*"]) == 1
+    assert "matches no path or id: the index is empty" in capsys.readouterr().err
+    assert main(["search", index, "a red ring", "--sheet", str(tmp_path / "sheet.png")]) == 2
+    assert capsys.readouterr().err == (
+        f"vatt search: error: {index}: the index is empty; build it again, or add embeddings with vatt index --add true\n"
+    )
+    assert main(["index", str(tmp_path / "b"), "--output", index, "--add", "true"]) == 0
 
 
 def test_a_search_tells_what_is_missing_unknown_or_filtered_away(

@@ -208,11 +208,13 @@ def test_the_page_itself_names_no_directory(client: httpx.Client, index: Path) -
         ({"where": "a=" + "b" * 1000}, "The filter is longer than 300 characters."),
         ({"where": "label"}, "A condition must be COLUMN=VALUE, not &#x27;label&#x27;."),
         ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; available columns: labels."),
-        ({"path": "/tmp/*"}, "matches none of 3 rows; paths are, for example, film"),
-        ({"path": "/*"}, "matches none of 3 rows; paths are, for example, film"),
-        (
-            {"path": "*.nothing"},
-            "The path pattern &#x27;*.nothing&#x27; matches none of 3 rows; paths are, for example,",
+        *(
+            (
+                {"path": pattern},
+                "The path pattern matches none of 3 rows; patterns are relative to the indexed directories; paths are, "
+                "for example, film",
+            )
+            for pattern in ("/tmp/*", "/*", "/tmp/film*", "*.nothing")
         ),
         ({"answers": "x" * 5000}, "Results must be one of video, audio, text."),
         ({"answers": ["video"]}, "Results must be one of video, audio, text."),
@@ -232,6 +234,16 @@ def test_what_is_wrong_is_said_in_one_short_sentence(library: Library, given: di
     assert message in html
     assert html.count("<p") == 1
     assert len(html) < 400
+
+
+def test_an_empty_index_has_no_page(index: Path, tmp_path: Path, video_file: Path) -> None:
+    with_files(index, [str(video_file)], tmp_path / "empty")
+    emptied = Index.load(tmp_path / "empty", mapped=False)
+    emptied.remove("*")
+    emptied.compact()
+    emptied.save(tmp_path / "empty")
+    with pytest.raises(StoreError, match="the index is empty"):
+        make_app(tmp_path / "empty")
 
 
 def test_an_empty_query_clears_the_results(library: Library) -> None:

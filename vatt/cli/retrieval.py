@@ -122,6 +122,8 @@ def index(
 ) -> int:
     """Build a searchable index (FAISS, cosine), put several together, or change one.
 
+    Exit status: 0, 1 if no clip matches --remove, 2 for invalid input.
+
     Args:
         sources: folders made by vatt embed with the same model, or indexes. The index of --output alone is changed as
             the other options say.
@@ -129,13 +131,14 @@ def index(
         kind: flat compares with every vector, hnsw walks a graph, ivfpq looks into clusters of compressed vectors and
             compares the best exactly; auto takes flat while that is fast enough.
         add: to the index that is in the folder, in place of making it anew; clips that it has already are replaced.
-        remove: leave out clips whose path or id matches this pattern (* and ?).
+        remove: Pattern of the absolute paths, or of the ids, of clips to remove (* and ?).
         compact: build it anew from what was not removed or replaced.
     """
     from vatt.locks import DirectoryLock
     from vatt.retrieval.index import Index
 
     changes: list[str] = []
+    notice = None
     same = [Path(source).resolve() for source in sources] == [Path(output).resolve()]
     # An update reads the index, changes it and writes it back. The lock is held for all of that.
     changed = (same or add) and Path(output).is_dir()
@@ -148,17 +151,23 @@ def index(
         else:
             result = Index.build(sources, kind)
         if remove is not None:
-            changes.append(f"removed {result.remove(remove)} vectors")
+            removed = result.remove(remove)
+            changes.append(f"removed {removed} vectors")
+            if not removed:
+                examples = f"; {result.example_paths()}" if len(result) else ": the index is empty"
+                notice = f"the pattern {remove!r} of --remove matches no path or id{examples}"
         if compact:
             result.compact(kind)
         result.save(output, locked=changed)
     print("\n".join(changes), end="\n" if changes else "")
     parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(result.parts.items()))
-    print(f"index: {output} ({parts}; model {result.model})")
+    print(f"index: {output} ({parts if len(result) else 'empty'}; model {result.model})")
     roots = result.declared_roots
     more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
     print(f"media: {', '.join(map(printable, roots[:SHOWN]))}{more}")
-    return 0
+    if notice:
+        print(f"vatt index: {printable(notice)}", file=sys.stderr)
+    return 1 if notice else 0
 
 
 def search(

@@ -75,7 +75,7 @@ class Library:
     @property
     def modalities(self) -> list[Answers]:
         """Modalities of the index."""
-        present = {modality for modality, _ in self.index.parts}
+        present = {modality for (modality, _), part in self.index.parts.items() if len(part)}
         return [modality for modality in ("video", "audio", "text") if modality in present]
 
     def counts(self) -> tuple[int, int]:

@@ -97,9 +97,8 @@ def test_an_index_is_added_to_and_left_out_of(
     assert main(["index", index, "--output", index, "--remove", "*"]) == 1
     assert "matches no path or id: the index is empty" in capsys.readouterr().err
     assert main(["search", index, "a red ring", "--sheet", str(tmp_path / "sheet.png")]) == 2
-    assert capsys.readouterr().err == (
-        f"vatt search: error: {index}: the index is empty; build it again, or add embeddings with vatt index --add true\n"
-    )
+    message = f"{index}: the index is empty; build it again, or add embeddings with vatt index --add true"
+    assert capsys.readouterr().err == f"vatt search: error: {message}\n"
     assert main(["index", str(tmp_path / "b"), "--output", index, "--add", "true"]) == 0
 
 
@@ -115,7 +114,8 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
     assert main(["search", index, "a roter ring", "--k", "5", *options]) == 1
     printed = capsys.readouterr()
     assert "(missing)" in printed.out.replace("\n", "")
-    assert f"playlist: {tmp_path / 'list.m3u'} (missing files left out: 1)" in printed.out
+    assert f"playlist: {tmp_path / 'list.m3u'}\n" in printed.out
+    assert "vatt search: playlist: 1 of 2 results is missing: left out\n" in printed.err
     assert f"vatt search: 1 of the 2 result files is missing: {media / 'a.mp4'}; " in printed.err
     assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
@@ -130,7 +130,7 @@ def test_a_search_tells_what_is_missing_unknown_or_filtered_away(
     for option, output, message in (
         ("--sheet", "sheet.jpg", "--sheet writes a PNG file"),
         ("--play", "list.mp3", "--play writes an M3U playlist"),
-        ("--sheet", f"{video_name(media)}/sheet.png", "is not a writable directory"),
+        ("--sheet", f"{video_name(media)}/sheet.png", "broken.mp4 is not a directory"),
     ):
         assert main(["search", index, "a red ring", option, str(tmp_path / output)]) == 2
         assert message in capsys.readouterr().err

@@ -120,6 +120,9 @@ def test_a_result_names_the_file_and_no_directory_and_names_are_no_markup(librar
     assert [f'src="frame/0?time_s={time_s}"' in html for time_s in ("0.50", "1.00", "1.50")] == [True] * 3
     assert str(library.roots[0]) not in html
     assert "score 0.500</p>" in html  # the id is the name of the file
+    html = card(library, Hit(1, 0.5, film, film, 0.0, 0.0, "a caption without a time"))
+    assert 'src="media/0"' in html
+    assert '<p class="score">score 0.500</p>' in html
     html = card(library, Hit(2, 0.5, "<i>" + "x" * 1000, sound, 0.0, 2.0), captions=["<u>"])
     assert "♪ audio" in html
     assert "frame/1" not in html

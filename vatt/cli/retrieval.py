@@ -189,7 +189,8 @@ def search(
 ) -> int:
     """Find videos, sounds or captions by words, a video, a sound, or several of them together.
 
-    Exit status: 0, 1 if there are no results or files of results are missing, 2 for invalid input.
+    Exit status: 0, 1 if there are no results, files of results are missing, or the playlist leaves out results, 2 for
+    invalid input.
 
     Args:
         index: folder of an index.
@@ -227,7 +228,7 @@ def search(
             (
                 hit.rank,
                 f"{hit.score:.3f}",
-                f"{hit.start_s:.2f}–{hit.end_s:.2f}",
+                f"{hit.start_s:.2f}–{hit.end_s:.2f}" if hit.has_span else "",
                 f"{hit.path} (missing)" if hit.missing else hit.path,
                 *((hit.text,) if columns else ()),
             )
@@ -237,16 +238,18 @@ def search(
             print_table(title, ("rank", "score", "span (s)", "file", *columns), rows)
     if sheet:
         draw_sheet(title, hits, sheet, right_id)
-    left_out = write_playlist(hits, play) if play else []
+    left_out = write_playlist(hits, play) if play else Counter[str]()
     if format == "table":
         if sheet:
             print(f"contact sheet: {sheet}")
         if play:
-            missing = f" (missing files left out: {len(left_out)})" if left_out else ""
-            print(f"playlist: {play}{missing}")
-    for notice in filter(None, (*hits.notices, hits.describe_missing())):
+            print(f"playlist: {play}")
+    notices = [*hits.notices, hits.describe_missing()]
+    for reason, count in left_out.items():
+        notices.append(f"playlist: {count} of {len(hits)} results {'is' if count == 1 else 'are'} {reason}: left out")
+    for notice in filter(None, notices):
         print(f"vatt search: {printable(notice)}", file=sys.stderr)
-    return 1 if hits.missing or not hits else 0
+    return 1 if hits.missing or left_out or not hits else 0
 
 
 def app(

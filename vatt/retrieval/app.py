@@ -234,14 +234,15 @@ def card(library: Library, hit: Hit, problem: str | None = None, captions: Seque
     if problem or kind is None:
         top = f'<div class="strip none">{escape(problem or "")}{"" if problem else preview}</div>'
     else:
-        source = f"media/{number}#t={hit.start_s:.2f},{hit.end_s:.2f}"
+        source = f"media/{number}" + (f"#t={hit.start_s:.2f},{hit.end_s:.2f}" if hit.has_span else "")
         top = (
             f'<button class="strip" title="Play">{preview}</button><video controls playsinline hidden preload="none" '
             f'class="{"frames" if has_frames else "audio"}" src="{source}"></video>'
         )
     texts = [shortened(hit.text)] if hit.text else captions
     name, clip = library.name(hit.path), library.short(hit.id)
-    facts = [f"{hit.start_s:.1f} to {hit.end_s:.1f} s", f"score {hit.score:.3f}"]
+    facts = [f"{hit.start_s:.1f} to {hit.end_s:.1f} s"] if hit.has_span else []
+    facts.append(f"score {hit.score:.3f}")
     if clip not in (name, Path(name).stem):
         facts.append(escape(shortened(clip, 120)))
     quoted = "".join(f'<p class="caption">“{escape(text)}”</p>' for text in texts)

@@ -43,6 +43,11 @@ class Hit(NamedTuple):
     text: str | None = None
     missing: bool = False
 
+    @property
+    def has_span(self) -> bool:
+        """Whether the segment is known: captions without times have the segment from 0 to 0."""
+        return self.end_s > self.start_s
+
     def to_dict(self) -> dict[str, Any]:
         return self._asdict()
 

@@ -28,7 +28,7 @@ from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit, RelativePattern
 from vatt.retrieval.search import Answers, opened, search
-from vatt.retrieval.web.library import Library, shortened
+from vatt.retrieval.web.library import Library, shortened, summary
 from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Searcher:
         Unexpected exceptions are logged and reported as an internal error.
         """
         if not isinstance(error, VattError | FileNotFoundError):
-            log.error("a query failed", exc_info=error)
+            log.error("a query failed: %s", summary(error))
             return "internal error; see the server log"
         text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
         if isinstance(error, MediaError):
@@ -315,6 +315,8 @@ def make_app(
     page = _page(gr, library, Searcher(library, uploads, query_limit_s))
     guard = {
         "uploads": uploads, "functions": {f["id"]: len(f["inputs"]) for f in page.get_config_file()["dependencies"]},
+        # Private, checked with Gradio 6.31. A browser joins the queue, which makes the session, and then reads from it.
+        "has_session": lambda session: session in page._queue.pending_messages_per_session,
         "allowed_hosts": allowed_hosts, "token": token, "max_upload_mb": max_upload_mb, "remote_media": urls,
     }  # fmt: skip
     Guard(app, **guard)  # raises for invalid values now; Starlette constructs middleware at the first request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
@@ -115,6 +116,35 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
 
     asyncio.run(run())
     assert len(calls) == 2
+
+
+def test_an_error_after_the_query_has_timed_out_is_not_logged(
+    uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    path, go_on = put(uploads, video_file), threading.Event()
+
+    def encode(*_: Any, **__: Any) -> Any:
+        assert go_on.wait(30)
+        raise InputError("cannot be read")
+
+    monkeypatch.setattr(module, "encode_file", encode)
+    problems: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await examples.vectors(path)
+        go_on.set()
+        while examples.is_busy(path):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(run())
+    gc.collect()
+    assert problems == []
 
 
 def test_few_queries_wait_for_uploads(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -281,6 +282,13 @@ ADTS = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")
 def shortened(text: str, length: int = CAPTION_LENGTH) -> str:
     """Return a text of at most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def summary(error: BaseException) -> str:
+    """Return the type, the message and the line of code of an exception in one line of a log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return shortened(f"{type(error).__name__}: {' '.join(str(error).split())}") + line
 
 
 class _Cache:

@@ -172,7 +172,10 @@ class Examples:
             future = self._submit(path)
         self._waiting[path] += 1
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))  # other queries may wait for it
+            result = asyncio.wrap_future(future)
+            # If this query has timed out until then, asyncio would log an error as one that nobody retrieved.
+            result.add_done_callback(lambda result: result.cancelled() or result.exception())
+            return await asyncio.shield(result)  # other queries may wait for it
         except Exception:
             self._known.pop(path, None)  # retried after the next upload
             raise

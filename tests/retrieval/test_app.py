@@ -28,12 +28,13 @@ from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.web.library import Library, _Cache
+from vatt.retrieval.web.results import card
 from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
 
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from vatt.retrieval.app import SLOTS, Searcher, _uploads, card, make_app
+from vatt.retrieval.app import SLOTS, Searcher, _uploads, make_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -599,7 +600,7 @@ def test_an_address_that_cannot_be_listened_on_is_one_sentence(index: Path, caps
 
 
 def test_the_command_warns_and_prints_the_address(
-    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vatt.cli.main import main
 
@@ -616,6 +617,9 @@ def test_the_command_warns_and_prints_the_address(
     assert out.startswith("http://127.0.0.1:1234/  ")
     assert f"serving media in: {index.parent / 'media'}" in out
     assert "warning" not in err
+    (tmp_path / "roots").mkdir()
+    assert main(["app", str(index), "--roots", f"[{tmp_path / 'roots'}]"]) == 0
+    assert f"not shown: to show them, set --roots [{index.parent / 'media'}," in capsys.readouterr().err
     assert main(["app", str(index), "--host", "0.0.0.0", "--allowed_hosts", "[a.example,b.example]"]) == 0
     assert "everyone who can reach 0.0.0.0, port 7860, can search" in capsys.readouterr().err
     client = TestClient(served[-1]["app"], base_url="http://10.0.0.1")

@@ -297,7 +297,10 @@ def app(
 
     shown = "127.0.0.1" if is_wildcard else f"[{name}]" if ":" in name else name
     print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
-    print("serving media in: " + (", ".join(map(printable, served.state.library.roots)) or "no directory"), flush=True)
+    library = served.state.library
+    print("serving media in: " + (", ".join(map(printable, library.roots)) or "no directory"), flush=True)
+    if outside := library.describe_outside():
+        print(f"warning: {printable(outside)}", file=sys.stderr, flush=True)
     if not is_loopback(address.getsockname()[0]):
         advice = (
             "Put a TLS proxy in front: the token is sent unencrypted"

@@ -79,12 +79,27 @@ def test_an_index_is_added_to_and_left_out_of(
     assert "4 video in video_text (flat)" in printed
     assert main(["index", index, "--output", index, "--remove", "*/a.mp4"]) == 0
     assert "removed 9 vectors" in capsys.readouterr().out
+    assert main(["index", index, "--output", index, "--remove", "*/nothing.mp4"]) == 1
+    printed = capsys.readouterr()
+    assert "removed 0 vectors" in printed.out
+    notice = (
+        f"the pattern '*/nothing.mp4' of --remove matches no path or id; paths are, for example, {media}/more/b.mp4"
+    )
+    assert printed.err == f"vatt index: {notice}\n"
     assert main(["index", index, "--output", index, "--compact", "true"]) == 0
     assert "index: " in capsys.readouterr().out
     assert main(["search", index, "a red ring"]) == 0
     printed = capsys.readouterr().out
     assert "b.mp4" in printed
     assert "a.mp4" not in printed
+    assert main(["index", index, "--output", index, "--remove", "*", "--compact", "true"]) == 0
+    assert f"index: {index} (empty; model " in capsys.readouterr().out
+    assert main(["index", index, "--output", index, "--remove", "*"]) == 1
+    assert "matches no path or id: the index is empty" in capsys.readouterr().err
+    assert main(["search", index, "a red ring", "--sheet", str(tmp_path / "sheet.png")]) == 2
+    message = f"{index}: the index is empty; build it again, or add embeddings with vatt index --add true"
+    assert capsys.readouterr().err == f"vatt search: error: {message}\n"
+    assert main(["index", str(tmp_path / "b"), "--output", index, "--add", "true"]) == 0
 
 
 def test_search_reports_missing_files_unknown_words_and_empty_filters(
@@ -99,7 +114,8 @@ def test_search_reports_missing_files_unknown_words_and_empty_filters(
     assert main(["search", index, "a roter ring", "--k", "5", *options]) == 1
     printed = capsys.readouterr()
     assert "(missing)" in printed.out.replace("\n", "")
-    assert f"playlist: {tmp_path / 'list.m3u'} (missing files left out: 1)" in printed.out
+    assert f"playlist: {tmp_path / 'list.m3u'}\n" in printed.out
+    assert "vatt search: playlist: 1 of 2 results is missing: left out\n" in printed.err
     assert f"vatt search: 1 of the 2 result files is missing: {media / 'a.mp4'}; " in printed.err
     assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
@@ -114,7 +130,7 @@ def test_search_reports_missing_files_unknown_words_and_empty_filters(
     for option, output, message in (
         ("--sheet", "sheet.jpg", "--sheet writes a PNG file"),
         ("--play", "list.mp3", "--play writes an M3U playlist"),
-        ("--sheet", f"{video_name(media)}/sheet.png", "is not a writable directory"),
+        ("--sheet", f"{video_name(media)}/sheet.png", "broken.mp4 is not a directory"),
     ):
         assert main(["search", index, "a red ring", option, str(tmp_path / output)]) == 2
         assert message in capsys.readouterr().err

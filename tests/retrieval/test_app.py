@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,9 @@ import httpx
 import pytest
 import torch
 
-from tests.retrieval.pages import CAPTION, make_site, query, serve, upload, values, with_files
+from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
 from vatt.datasets.media.facts import MediaError
-from vatt.errors import InputError
+from vatt.errors import InputError, VattError
 from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
@@ -27,11 +28,13 @@ from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.web.library import Library, _Cache
+from vatt.retrieval.web.results import card
+from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
 
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from vatt.retrieval.app import Searcher, _uploads, card, make_app
+from vatt.retrieval.app import SLOTS, Searcher, _uploads, make_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -118,6 +121,9 @@ def test_results_show_escaped_file_names_without_directories(library: Library) -
     assert [f'src="frame/0?time_s={time_s}"' in html for time_s in ("0.50", "1.00", "1.50")] == [True] * 3
     assert str(library.roots[0]) not in html
     assert "score 0.500</p>" in html  # the id is the name of the file
+    html = card(library, Hit(1, 0.5, film, film, 0.0, 0.0, "a caption without a time"))
+    assert 'src="media/0"' in html
+    assert '<p class="score">score 0.500</p>' in html
     html = card(library, Hit(2, 0.5, "<i>" + "x" * 1000, sound, 0.0, 2.0), captions=["<u>"])
     assert "♪ audio" in html
     assert "frame/1" not in html
@@ -206,11 +212,13 @@ def test_page_does_not_contain_directories(client: httpx.Client, index: Path) ->
         ({"where": "a=" + "b" * 1000}, "The filter is longer than 300 characters."),
         ({"where": "label"}, "A condition must be COLUMN=VALUE, not &#x27;label&#x27;."),
         ({"where": "nothing=1"}, "No clip has a column &#x27;nothing&#x27;; available columns: labels."),
-        ({"path": "/tmp/*"}, "matches none of 3 rows; paths are, for example, film"),
-        ({"path": "/*"}, "matches none of 3 rows; paths are, for example, film"),
-        (
-            {"path": "*.nothing"},
-            "The path pattern &#x27;*.nothing&#x27; matches none of 3 rows; paths are, for example,",
+        *(
+            (
+                {"path": pattern},
+                "The path pattern matches none of 3 rows; patterns are relative to the indexed directories; paths are, "
+                "for example, film",
+            )
+            for pattern in ("/tmp/*", "/*", "/tmp/film*", "*.nothing")
         ),
         ({"answers": "x" * 5000}, "Results must be one of video, audio, text."),
         ({"answers": ["video"]}, "Results must be one of video, audio, text."),
@@ -230,6 +238,16 @@ def test_invalid_queries_are_reported_in_one_sentence(library: Library, given: d
     assert message in html
     assert html.count("<p") == 1
     assert len(html) < 400
+
+
+def test_an_empty_index_has_no_page(index: Path, tmp_path: Path, video_file: Path) -> None:
+    with_files(index, [str(video_file)], tmp_path / "empty")
+    emptied = Index.load(tmp_path / "empty", mapped=False)
+    emptied.remove("*")
+    emptied.compact()
+    emptied.save(tmp_path / "empty")
+    with pytest.raises(StoreError, match="the index is empty"):
+        make_app(tmp_path / "empty")
 
 
 def test_an_empty_query_clears_the_results(library: Library) -> None:
@@ -274,7 +292,9 @@ def test_errors_do_not_contain_directories_of_the_server(
     assert root not in html
     assert "/x/" not in html
     assert len(html) < 500
-    assert ("Internal error" in html) == any(record.exc_info is not None for record in caplog.records)
+    is_internal = not isinstance(error, VattError | FileNotFoundError)
+    assert ("Internal error" in html) == is_internal == (f"a query failed: {type(error).__name__}: " in caplog.text)
+    assert "Traceback" not in caplog.text
 
 
 def _arguments(error: Exception) -> tuple[Any, ...]:
@@ -321,6 +341,30 @@ def test_slow_query_times_out_and_does_not_block_others(
         assert not any(Path(example["path"]).exists() for example in examples)
         monkeypatch.undo()
         assert "film &lt;b&gt;.mp4" in query(client, clip=upload(client, video_file, "again.mp4"))
+
+
+def test_queries_that_wait_for_one_upload_do_not_hold_up_others(
+    index: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More queries than the queue has slots refer to a slow upload: all but a few end at once."""
+    go_on = threading.Event()
+
+    def slow(*args: Any, **options: Any) -> Any:
+        assert go_on.wait(60)
+        return encode_file(*args, **options)
+
+    monkeypatch.setattr("vatt.retrieval.web.uploads.encode_file", slow)
+    with serve(make_app(index, query_limit_s=60.0)) as address, httpx.Client(base_url=address, timeout=60) as client:
+        example = upload(client, video_file, "slow.mp4")
+        sessions = [post(client, values(audio=example))[1] for _ in range(SLOTS + 8)]
+        busy = '<p class="note error">The server is busy: try again in a moment.</p>'
+        later = sessions[MAX_WAITING_PER_UPLOAD:]
+        assert [result(client, session)["output"]["data"] for session in later] == [[busy]] * len(later)
+        assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
+        assert not go_on.is_set()
+        go_on.set()
+        for session in sessions[:MAX_WAITING_PER_UPLOAD]:
+            assert 'class="result"' in result(client, session)["output"]["data"][0]
 
 
 def test_long_examples_are_subsampled(client: httpx.Client, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,8 +583,7 @@ def test_invalid_addresses_are_reported_in_one_sentence(index: Path, capsys: pyt
     from vatt.cli.main import main
     from vatt.cli.retrieval import bound_socket
 
-    with bound_socket("127.0.0.1", 0) as used:
-        used.listen()
+    with bound_socket("127.0.0.1", 0) as used:  # as a first `vatt app` that is still loading
         for host, port in (
             ("127.0.0.1", used.getsockname()[1]), ("127.0.0.1", 99_999_999), ("127.0.0.1", -1), ("evil..host", 80),
             ("192.0.2.1", 0), ("\x1b[31m.example", 80),
@@ -555,14 +598,15 @@ def test_invalid_addresses_are_reported_in_one_sentence(index: Path, capsys: pyt
 
 
 def test_the_command_warns_and_prints_the_address(
-    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vatt.cli.main import main
 
     served: list[dict[str, Any]] = []
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append({"app": server.config.app}))
     monkeypatch.setattr(
-        "vatt.cli.retrieval.bound_socket", lambda host, port: SimpleNamespace(getsockname=lambda: (host, port))
+        "vatt.cli.retrieval.bound_socket",
+        lambda host, port: SimpleNamespace(getsockname=lambda: (socket.gethostbyname(host), port)),
     )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.delenv("VATT_APP_TOKEN", raising=False)
@@ -571,6 +615,9 @@ def test_the_command_warns_and_prints_the_address(
     assert out.startswith("http://127.0.0.1:1234/  ")
     assert f"serving media in: {index.parent / 'media'}" in out
     assert "warning" not in err
+    (tmp_path / "roots").mkdir()
+    assert main(["app", str(index), "--roots", f"[{tmp_path / 'roots'}]"]) == 0
+    assert f"not shown: to show them, set --roots [{index.parent / 'media'}," in capsys.readouterr().err
     assert main(["app", str(index), "--host", "0.0.0.0", "--allowed_hosts", "[a.example,b.example]"]) == 0
     assert "everyone who can reach 0.0.0.0, port 7860, can search" in capsys.readouterr().err
     client = TestClient(served[-1]["app"], base_url="http://10.0.0.1")
@@ -586,6 +633,17 @@ def test_the_command_warns_and_prints_the_address(
     out, err = capsys.readouterr()
     assert "http://192.0.2.1:7860/?token=from-the-environment" in out
     assert "with the token" in err
+    assert main(["app", str(index), "--host", "127.1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:7860/?token=")
+    assert "warning" not in err
+    assert main(["app", str(index), "--host", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://127.0.0.1:7860/?token=")
+    assert "everyone who can reach 0.0.0.0, port 7860" in err
+    for option, value in (("--max_upload_mb", "0"), ("--query_limit_s", "0"), ("--roots", "[/nope]")):
+        assert main(["app", str(index), option, value]) == 2
+        assert option in capsys.readouterr().err
     for option, value in (("--token", "a b"), ("--allowed_hosts", "[a/b]"), ("--max_upload_mb", "0")):
         assert main(["app", str(index), option, value]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -205,6 +206,25 @@ def test_directory_with_media_and_index_can_be_moved(run: Path, corpus: Path, tm
     new.rename(again)
     hits = search(again / "run" / "index", "a red ring")
     assert [hit.path for hit in hits] == [str(again / "corpus" / "clips" / "a.mp4")]
+
+
+def test_filters_of_a_moved_index_are_of_present_paths(run: Path, corpus: Path, tmp_path: Path) -> None:
+    """For the removal of clips, and for the reason why a filter matches nothing."""
+    old, new = corpus.parent, tmp_path / "elsewhere"
+    old.rename(new)
+    index = Index.load(new / "run" / "index")
+    (notice,) = search(index, "a red ring", path="*/nothing/*").notices
+    assert f"paths are, for example, {new}/corpus/clips/a.mp4 and {new}/corpus/clips/b.mp4" in notice
+    rows = index.parts["video", "video_text"].rows
+    extra = pa.array(['{"split": "test"}'] * len(rows), pa.string())
+    index.parts["video", "video_text"].relabel(rows.set_column(rows.schema.get_field_index("extra"), "extra", extra))
+    (notice,) = search(index, "a red ring", path=f"{new}/*", where="split=train").notices
+    assert notice.startswith("the condition 'split=train' matches none of ")
+    before = len(index)
+    assert index.remove(f"{new}/nothing/*") == 0
+    assert index.remove(f"{new}/*/a.mp4") > 0
+    assert index.remove(f"{old}/*/b.mp4") > 0
+    assert (before > 0, len(index)) == (True, 0)
 
 
 def test_a_moved_index_is_found_through_a_link(run: Path, tmp_path: Path) -> None:

@@ -77,6 +77,38 @@ def test_unknown_words_are_reported(index: Path, model_folder: Path) -> None:
         model.encode_text("a red ring moves left a blue")
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_an_empty_index_is_named(index: Path, model_folder: Path, compact: bool) -> None:
+    changed = Index.load(index, mapped=False)
+    changed.remove("*")
+    if compact:
+        changed.compact()
+    vectors = {"video_text": np.ones(8, np.float32)}
+    with pytest.raises(StoreError, match="the index is empty"):
+        changed.search_spaces(vectors, changed.model)
+    changed.save(index)
+    with pytest.raises(StoreError, match=f"^{index}: the index is empty; build it again"):
+        search(index, "a red ring", model=model_folder)
+
+
+def test_a_modality_without_vectors_is_named(many: Path, video_file: Path) -> None:
+    index = Index.load(many)
+    for name, part in index.parts.items():
+        if name[0] == "audio":
+            part.keep(np.zeros(part.total, bool))
+    with pytest.raises(IndexMismatch, match="no audio in the video_audio space; it has text in video_text, video in"):
+        search(index, video=video_file, answers="audio")
+    del index.parts["audio", "video_audio"], index.parts["video", "video_audio"]
+    with pytest.raises(IndexMismatch, match="the index has no audio in the video_"):
+        search(index, video=video_file, answers="audio")
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_the_number_of_results_is_named_as_it_was_given(index: Path, k: int) -> None:
+    with pytest.raises(InputError, match=f"^k must be at least 1, not {k}$"):
+        search(index, "a red ring", k=k)
+
+
 def test_an_empty_query_is_refused(index: Path) -> None:
     with pytest.raises(ValueError, match="no word"):
         search(index, "   ")

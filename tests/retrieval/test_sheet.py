@@ -46,11 +46,17 @@ def test_unwritable_outputs_are_reported_before_the_search(tmp_path: Path) -> No
     for check, output, match in (
         (check_sheet, tmp_path / "sheet.jpg", "--sheet writes a PNG file, not "),
         (check_playlist, tmp_path / "list.txt", "--play writes an M3U playlist, not "),
-        (check_sheet, tmp_path / "file" / "sheet.png", "file is not a writable directory"),
+        (check_sheet, tmp_path / "file" / "sheet.png", "file is not a directory"),
         (check_sheet, tmp_path / "folder.png", "it is a directory"),
+        (check_sheet, tmp_path / ("x" * 296 + ".png"), "File name too long"),
+        (check_playlist, tmp_path / ("x" * 240 + ".m3u8"), "File name too long"),  # as its temporary file
+        (check_sheet, tmp_path / "new" / ("x" * 300) / "sheet.png", "File name too long"),
+        (check_sheet, "/proc/sheet.png", "No such file or directory"),
+        (check_playlist, "/proc/new/list.m3u", "No such file or directory"),
     ):
-        with pytest.raises(InputError, match=match):
+        with pytest.raises(InputError, match=match) as caught:
             check(output)
+        assert ".part" not in str(caught.value)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "folder.png"]
 
 
@@ -59,11 +65,31 @@ def test_playlist_skips_missing_files_and_escapes_names(tmp_path: Path) -> None:
         Hit(1, 0.5, "a", "/videos/gone.mp4", 0.0, 1.0, missing=True),
         Hit(2, 0.5, "b", "/videos/two\n#EXTINF:1,lines.mp4", 0.0, 1.0),
     ]
-    assert write_playlist(hits, tmp_path / "list.m3u") == ["/videos/gone.mp4"]
+    assert write_playlist(hits, tmp_path / "list.m3u") == {"missing": 1}
     lines = (tmp_path / "list.m3u").read_text().splitlines()
     assert len(lines) == 5
     assert lines[1] == "#EXTINF:1,2. two #EXTINF:1,lines.mp4 (0.500)"
     assert lines[4] == "file:///videos/two%0A%23EXTINF%3A1%2Clines.mp4"
+
+
+def test_a_list_has_what_players_can_open(tmp_path: Path) -> None:
+    (tmp_path / "file#1+2").touch()
+    paths = [
+        "/videos/0.tar#512+90", "https://host/0.tar#512+90", "s3://bucket/a.mp4", "zip://a.mp4::https://host/a.zip",
+        "https://host/a.mp4?key=b%20c", "https://host/two\nlines/ä b.mp4?x=1&y=%41", str(tmp_path / "file#1+2"),
+    ]  # fmt: skip
+    hits = [Hit(rank, 0.5, "a", path, 0.0, 1.0) for rank, path in enumerate(paths, start=1)]
+    assert write_playlist(hits, tmp_path / "list.m3u") == {
+        "inside shards, which players cannot open": 2,
+        "at URLs that players cannot open": 2,
+    }
+    lines = (tmp_path / "list.m3u").read_text().splitlines()
+    assert lines[4::4] == [paths[4], "https://host/two%0Alines/%C3%A4%20b.mp4?x=1&y=%41", paths[6]]
+
+
+def test_an_unknown_span_is_left_out(tmp_path: Path) -> None:
+    write_playlist([Hit(1, 0.5, "a", "/videos/a.mp4", 0.0, 0.0, "a caption")], tmp_path / "list.m3u")
+    assert (tmp_path / "list.m3u").read_text() == "#EXTM3U\n#EXTINF:-1,1. a.mp4 (0.500)\n/videos/a.mp4\n"
 
 
 def test_a_list_plays_every_span(tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def index(
 ) -> int:
     """Build a searchable index (FAISS, cosine), put several together, or change one.
 
+    Exit status: 0, 1 if no clip matches --remove, 2 for invalid input.
+
     Args:
         sources: folders made by vatt embed with the same model, or indexes. The index of --output alone is changed as
             the other options say.
@@ -134,13 +136,14 @@ def index(
         kind: flat compares with every vector, hnsw walks a graph, ivfpq looks into clusters of compressed vectors and
             compares the best exactly; auto takes flat while that is fast enough.
         add: to the index that is in the folder, in place of making it anew; clips that it has already are replaced.
-        remove: leave out clips whose path or id matches this pattern (* and ?).
+        remove: Pattern of the absolute paths, or of the ids, of clips to remove (* and ?).
         compact: build it anew from what was not removed or replaced.
     """
     from vatt.locks import DirectoryLock
     from vatt.retrieval.index import Index
 
     changes: list[str] = []
+    notice = None
     same = [Path(source).resolve() for source in sources] == [Path(output).resolve()]
     # An update reads the index, changes it and writes it back. The lock is held for all of that.
     changed = (same or add) and Path(output).is_dir()
@@ -153,17 +156,23 @@ def index(
         else:
             result = Index.build(sources, kind)
         if remove is not None:
-            changes.append(f"removed {result.remove(remove)} vectors")
+            removed = result.remove(remove)
+            changes.append(f"removed {removed} vectors")
+            if not removed:
+                examples = f"; {result.example_paths()}" if len(result) else ": the index is empty"
+                notice = f"the pattern {remove!r} of --remove matches no path or id{examples}"
         if compact:
             result.compact(kind)
         result.save(output, locked=changed)
     print("\n".join(changes), end="\n" if changes else "")
     parts = ", ".join(f"{len(part)} {' in '.join(name)} ({part.kind})" for name, part in sorted(result.parts.items()))
-    print(f"index: {output} ({parts}; model {result.model})")
+    print(f"index: {output} ({parts if len(result) else 'empty'}; model {result.model})")
     roots = result.declared_roots
     more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
     print(f"media: {', '.join(map(printable, roots[:SHOWN]))}{more}")
-    return 0
+    if notice:
+        print(f"vatt index: {printable(notice)}", file=sys.stderr)
+    return 1 if notice else 0
 
 
 def search(
@@ -185,7 +194,8 @@ def search(
 ) -> int:
     """Find videos, sounds or captions by words, a video, a sound, or several of them together.
 
-    Exit status: 0, 1 if there are no results or files of results are missing, 2 for invalid input.
+    Exit status: 0, 1 if there are no results, files of results are missing, or the playlist leaves out results, 2 for
+    invalid input.
 
     Args:
         index: folder of an index.
@@ -223,7 +233,7 @@ def search(
             (
                 hit.rank,
                 f"{hit.score:.3f}",
-                f"{hit.start_s:.2f}–{hit.end_s:.2f}",
+                f"{hit.start_s:.2f}–{hit.end_s:.2f}" if hit.has_span else "",
                 f"{hit.path} (missing)" if hit.missing else hit.path,
                 *((hit.text,) if columns else ()),
             )
@@ -233,16 +243,18 @@ def search(
             print_table(title, ("rank", "score", "span (s)", "file", *columns), rows)
     if sheet:
         draw_sheet(title, hits, sheet, right_id)
-    left_out = write_playlist(hits, play) if play else []
+    left_out = write_playlist(hits, play) if play else Counter[str]()
     if format == "table":
         if sheet:
             print(f"contact sheet: {sheet}")
         if play:
-            missing = f" (missing files left out: {len(left_out)})" if left_out else ""
-            print(f"playlist: {play}{missing}")
-    for notice in filter(None, (*hits.notices, hits.describe_missing())):
+            print(f"playlist: {play}")
+    notices = [*hits.notices, hits.describe_missing()]
+    for reason, count in left_out.items():
+        notices.append(f"playlist: {count} of {len(hits)} results {'is' if count == 1 else 'are'} {reason}: left out")
+    for notice in filter(None, notices):
         print(f"vatt search: {printable(notice)}", file=sys.stderr)
-    return 1 if hits.missing or not hits else 0
+    return 1 if hits.missing or left_out or not hits else 0
 
 
 def app(
@@ -279,25 +291,29 @@ def app(
 
     token = token or os.environ.get("VATT_APP_TOKEN") or None
     token = secrets.token_urlsafe(32) if token == "auto" else token
-    names = [*(allowed_hosts or ()), *([] if host in ("", "0.0.0.0", "::") else [host])]
     address = bound_socket(host, port)
+    name, port = host_name(host, address.getsockname()[0]), address.getsockname()[1]
+    is_wildcard = name in ("0.0.0.0", "::")
+    names = [*(allowed_hosts or ()), *([] if is_wildcard else [name])]
     served = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
     import uvicorn
 
     from vatt.retrieval.web.guard import is_loopback
 
-    port = address.getsockname()[1]
-    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    shown = "127.0.0.1" if is_wildcard else f"[{name}]" if ":" in name else name
     print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
-    print("serving media in: " + (", ".join(map(printable, served.state.library.roots)) or "no directory"), flush=True)
-    if not is_loopback(host):
+    library = served.state.library
+    print("serving media in: " + (", ".join(map(printable, library.roots)) or "no directory"), flush=True)
+    if outside := library.describe_outside():
+        print(f"warning: {printable(outside)}", file=sys.stderr, flush=True)
+    if not is_loopback(address.getsockname()[0]):
         advice = (
             "Put a TLS proxy in front: the token is sent unencrypted"
             if token
             else "Set --token auto, or listen on 127.0.0.1"
         )
         print(
-            f"warning: everyone who can reach {host}, port {port}, can search the index and see its media"
+            f"warning: everyone who can reach {name}, port {port}, can search the index and see its media"
             f"{' with the token' if token else ''}. {advice}.",
             file=sys.stderr,
             flush=True,
@@ -307,15 +323,24 @@ def app(
     return 0
 
 
+def host_name(host: str, address: str) -> str:
+    """Return the name of a server for URLs: ``host``, or its address if ``host`` is empty or numeric, such as 127.1."""
+    try:
+        socket.inet_aton(host or "0")
+    except (OSError, UnicodeError):
+        return address if ":" in host else host
+    return address
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Bind a socket to an address, so that an invalid address is reported before the index is loaded.
+    """Listen on an address, so that an invalid or used address is reported before the index is loaded.
 
     Args:
         host: Host name or IP address. Empty: all addresses of this machine.
         port: Port, from 0 (any free port) to 65535.
 
     Returns:
-        The bound socket.
+        The listening socket.
 
     Raises:
         InputError: The address does not exist or is in use, or the port is out of range.
@@ -329,6 +354,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # with SO_REUSEADDR, several sockets may be bound to one port until one listens
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot listen on {host}, port {port}: {reason}") from error

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,52 +19,24 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
 from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Hit, RelativePattern
+from vatt.retrieval.hits import RelativePattern
 from vatt.retrieval.search import Answers, opened, search
-from vatt.retrieval.web.library import Library, shortened
+from vatt.retrieval.web.library import Library, shortened, summary
+from vatt.retrieval.web.results import SCRIPT, STYLE, results
 from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
 
 log = logging.getLogger(__name__)
 
 RESULTS, MAX_RESULTS = 12, 60
-STRIP = 3  # thumbnails of a result
+SLOTS = 32  # concurrent queries; most are left to text queries, see `vatt.retrieval.web.uploads.MAX_WAITING`
 MAX_TEXT, MAX_PATTERN = 2000, 300  # characters of a query and of a filter
 MAX_MESSAGE = 300  # characters of an error
 QUOTA = 5  # size of the upload directory, in uploads of the maximum size
 NAMES = {"video": "Videos", "audio": "Audio", "text": "Captions"}
-STYLE = """
-.results {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem;
-    align-items: start}
-.result {border: 1px solid #8884; border-radius: 8px; overflow: hidden; padding-bottom: .6rem}
-.result .strip {display: flex; gap: 2px; width: 100%; padding: 0; border: 0; background: #8882; cursor: pointer;
-    min-height: 3rem; align-items: center; justify-content: center; color: inherit; font-size: .9rem}
-.result .strip img {width: 33.33%; aspect-ratio: 1; object-fit: cover; min-width: 0}
-.result .strip.none {cursor: default; height: 6rem; opacity: .8}
-.result video {width: 100%; height: 14rem; display: block; background: #000}
-.result video.audio {height: 4rem}
-.result video[hidden] {display: none}
-.result p {margin: .4rem .8rem 0; overflow-wrap: anywhere; font-size: .9rem}
-.result .score {opacity: .7}
-.note {margin: .2rem 0 .8rem; opacity: .85; overflow-wrap: anywhere}
-.error {opacity: 1; border-left: 4px solid #d33; padding: .3rem .7rem}
-"""
-# A click on the thumbnails replaces them by the player. The token is removed from the address bar.
-SCRIPT = """
-document.addEventListener("click", event => {
-  const strip = event.target.closest(".result button.strip");
-  if (!strip) return;
-  const player = strip.nextElementSibling;
-  player.hidden = false; player.play(); strip.style.display = "none";
-});
-const url = new URL(location.href);
-if (url.searchParams.has("token")) { url.searchParams.delete("token"); history.replaceState(null, "", url); }
-"""
 
 
 @dataclass(frozen=True)
@@ -178,7 +149,7 @@ class Searcher:
         Unexpected exceptions are logged and reported as an internal error.
         """
         if not isinstance(error, VattError | FileNotFoundError):
-            log.error("a query failed", exc_info=error)
+            log.error("a query failed: %s", summary(error))
             return "internal error; see the server log"
         text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
         if isinstance(error, MediaError):
@@ -197,63 +168,6 @@ class Searcher:
                 text = text.replace(folder.rstrip("/") + "/", "").replace(folder, "…")
         text = re.sub(r"(?<![\w.])(?:/[^\s/'\":;,()]+)+/(?=[^\s/'\":;,()])", "", text)
         return shortened(text, MAX_MESSAGE)
-
-
-def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) -> str:
-    """Return results as HTML, with notes and the number of missing files above them.
-
-    Args:
-        library: Index and media files.
-        hits: Results, best first.
-        notes: Sentences to show above the results.
-    """
-    problems = [library.problem(library.numbers[hit.path]) for hit in hits]
-    counts = Counter(problem for problem in problems if problem is not None)
-    if counts:
-        reasons = ", ".join(f"{problem} ({count})" for problem, count in counts.items())
-        notes = [*notes, f"{counts.total()} of {len(hits)} results cannot be shown: {reasons}."]
-    captions = library.captions([hit for hit in hits if not hit.text])
-    cards = [
-        card(library, hit, problem, captions.get((hit.id, library.numbers[hit.path]), ()))
-        for hit, problem in zip(hits, problems, strict=True)
-    ]
-    head = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    return head + (f'<div class="results">{"".join(cards)}</div>' if cards else "")
-
-
-def card(library: Library, hit: Hit, problem: str | None = None, captions: Sequence[str] = ()) -> str:
-    """Return one result as HTML.
-
-    Args:
-        library: Index and media files.
-        hit: The result.
-        problem: Why the file cannot be shown.
-        captions: Captions of the clip.
-    """
-    number = library.numbers[hit.path]
-    has_frames = number in library.with_frames
-    times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
-    images = "".join(f'<img loading="lazy" alt="" src="frame/{number}?time_s={time_s:.2f}">' for time_s in times_s)
-    kind = None if problem else library.player(number)
-    preview = images if has_frames else "♪ audio"
-    if problem or kind is None:
-        top = f'<div class="strip none">{escape(problem or "")}{"" if problem else preview}</div>'
-    else:
-        source = f"media/{number}#t={hit.start_s:.2f},{hit.end_s:.2f}"
-        top = (
-            f'<button class="strip" title="Play">{preview}</button><video controls playsinline hidden preload="none" '
-            f'class="{"frames" if has_frames else "audio"}" src="{source}"></video>'
-        )
-    texts = [shortened(hit.text)] if hit.text else captions
-    name, clip = library.name(hit.path), library.short(hit.id)
-    facts = [f"{hit.start_s:.1f} to {hit.end_s:.1f} s", f"score {hit.score:.3f}"]
-    if clip not in (name, Path(name).stem):
-        facts.append(escape(shortened(clip, 120)))
-    quoted = "".join(f'<p class="caption">“{escape(text)}”</p>' for text in texts)
-    return (
-        f'<div class="result">{top}<p><b>{hit.rank}. {escape(shortened(name, 120))}</b></p>{quoted}'
-        f'<p class="score">{" · ".join(facts)}</p></div>'
-    )
 
 
 def make_app(
@@ -298,7 +212,7 @@ def make_app(
 
     for name, value in (("max_upload_mb", max_upload_mb), ("query_limit_s", query_limit_s)):
         if not 0 < value < math.inf:
-            raise InputError(f"{name} must be positive and finite, not {value}")
+            raise InputError(f"--{name} must be positive and finite, not {value}")
     uploads = _uploads()
     uploads.quota = int(QUOTA * max_upload_mb * MIB)
     library = Library(*opened(index, model), roots=roots, urls=urls)
@@ -319,6 +233,8 @@ def make_app(
     page = _page(gr, library, Searcher(library, uploads, query_limit_s))
     guard = {
         "uploads": uploads, "functions": {f["id"]: len(f["inputs"]) for f in page.get_config_file()["dependencies"]},
+        # Private, checked with Gradio 6.31. A browser joins the queue, which makes the session, and then reads from it.
+        "has_session": lambda session: session in page._queue.pending_messages_per_session,
         "allowed_hosts": allowed_hosts, "token": token, "max_upload_mb": max_upload_mb, "remote_media": urls,
     }  # fmt: skip
     Guard(app, **guard)  # raises for invalid values now; Starlette constructs middleware at the first request
@@ -373,7 +289,7 @@ def _page(gr: Any, library: Library, searcher: Searcher) -> Any:
         # error messages of Gradio's preprocessing contain them.
         gr.on(
             [button.click, text.submit], searcher.answer, inputs, output, trigger_mode="always_last", preprocess=False,
-            concurrency_limit=32, api_visibility="private",
+            concurrency_limit=SLOTS, api_visibility="private",
         )  # fmt: skip
     page.queue(max_size=64, api_open=False)
     return page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -42,6 +42,11 @@ class Hit(NamedTuple):
     end_s: float
     text: str | None = None
     missing: bool = False
+
+    @property
+    def has_span(self) -> bool:
+        """Whether the segment is known: captions without times have the segment from 0 to 0."""
+        return self.end_s > self.start_s
 
     def to_dict(self) -> dict[str, Any]:
         return self._asdict()
@@ -109,9 +114,6 @@ class RelativePattern:
 
     text: str
     roots: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return repr(self.text)
 
 
 def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.ndarray:
@@ -226,7 +228,12 @@ def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 
 def describe_filters(
-    rows: pa.Table, kept: np.ndarray, path: str | RelativePattern | None, where: str | None
+    rows: pa.Table,
+    kept: np.ndarray,
+    path: str | RelativePattern | None,
+    by_path: np.ndarray,
+    where: str | None,
+    present: Callable[[str], str] = str,
 ) -> str | None:
     """Describe the filter that matches no row, with examples of existing values.
 
@@ -234,41 +241,34 @@ def describe_filters(
         rows: Rows of an index.
         kept: (N,) bool; rows that were not removed.
         path, where: See `vatt.retrieval.index.Index.search`.
+        by_path: (N,) bool; rows that match ``path``.
+        present: Returns the present path of a file.
 
     Returns:
         A sentence, or None if some row matches both filters.
     """
-    allowed = allowed_rows(rows, path, where)
-    if allowed is None or (allowed & kept).any():
+    by_column = np.ones(rows.num_rows, bool) if where is None else chosen(rows, where)
+    if (by_path & by_column & kept).any():
         return None
-    count = int(kept.sum())
-    if path is not None and not (matches(rows, "path", path) & kept).any():
-        paths = pc.unique(rows.column("path").filter(pa.array(kept)).slice(0, SHOWN_ROWS)).to_pylist()[:2]
-        return (
-            f"the path pattern {path!r} matches none of {count:,} rows; paths are, for example, {' and '.join(paths)}"
-        )
-    if where is not None and not (chosen(rows, where) & kept).any():
+    count, relative = int(kept.sum()), isinstance(path, RelativePattern)
+    # A relative pattern is not repeated: messages are shown without directories, which it may contain.
+    pattern = "the path pattern" if relative else f"the path pattern {path!r}"
+    if not (by_path & kept).any():
+        hint = "patterns are relative to the indexed directories; " if relative else ""
+        return f"{pattern} matches none of {count:,} rows; {hint}{example_paths(rows, kept, present)}"
+    if where is not None and not (by_column & kept).any():
         column, _ = _condition(where)
         values = sorted({value for extra in _extras(rows)[0] for value in _values(extra.get(column))})
         more = f" and {len(values) - SHOWN_VALUES:,} more" if len(values) > SHOWN_VALUES else ""
         shown = ", ".join(value[:40] for value in values[:SHOWN_VALUES])
         return f"the condition {where!r} matches none of {count:,} rows; values of {column!r} are {shown}{more}"
-    return f"none of {count:,} rows matches both the path pattern {path!r} and the condition {where!r}"
+    return f"none of {count:,} rows matches both {pattern} and the condition {where!r}"
 
 
-def allowed_rows(rows: pa.Table, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
-    """Return (N,) bool: rows that match both filters; None without filters.
-
-    Args:
-        rows: Rows of an index.
-        path: Pattern of the paths, or None.
-        where: Condition ``COLUMN=VALUE``, or None.
-    """
-    if path is None and where is None:
-        return None
-    masks = [] if path is None else [matches(rows, "path", path)]
-    masks += [] if where is None else [chosen(rows, where)]
-    return np.logical_and.reduce(masks)
+def example_paths(rows: pa.Table, kept: np.ndarray, present: Callable[[str], str] = str) -> str:
+    """Return a clause that names the first paths of an index; for the arguments see `describe_filters`."""
+    paths = pc.unique(rows.column("path").filter(pa.array(kept)).slice(0, SHOWN_ROWS)).to_pylist()[:2]
+    return f"paths are, for example, {' and '.join(map(present, paths))}"
 
 
 def _values(given: Any) -> list[str]:

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from vatt.errors import DirectoryInUse, InputError
 from vatt.locks import DirectoryLock
-from vatt.retrieval.hits import Hit, RelativePattern, allowed_rows, describe_filters, hits_of, matches
+from vatt.retrieval.hits import Hit, RelativePattern, chosen, describe_filters, example_paths, hits_of, matches
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import check_paths, clips_of, distinct_paths, is_clip, map_paths, moved_rows, replaced_clips
-from vatt.retrieval.store import Embeddings
+from vatt.retrieval.store import Embeddings, StoreError
 from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
 
 Choice = Kind | Literal["auto"]
@@ -100,12 +100,15 @@ class Index:
     def remove(self, path: str) -> int:
         """Remove all clips whose file or id matches a pattern (``*``, ``?``).
 
+        Args:
+            path: Pattern of old or present paths, or of ids.
+
         Returns:
             Number of removed vectors.
         """
         removed = 0
         for part in self.parts.values():
-            mask = part.kept & (matches(part.rows, "path", path) | matches(part.rows, "id", path))
+            mask = part.kept & (self._matches(part, path) | matches(part.rows, "id", path))
             part.keep(~mask)
             removed += int(mask.sum())
         return removed
@@ -238,6 +241,7 @@ class Index:
             For each query its hits, best first.
 
         Raises:
+            EmptyIndex: The index has no vectors.
             IndexMismatch: the vectors are another model's, or the index has no such part or width.
             InputError: k is below 1, or the condition is invalid.
         """
@@ -269,7 +273,7 @@ class Index:
             model, k, modality, distinct, path, where: see `search`.
 
         Raises:
-            IndexMismatch, InputError: See `search`.
+            EmptyIndex, IndexMismatch, InputError: See `search`.
         """
         parts = {space: self._part(model, modality, space, k) for space in vectors}
         if len(vectors) == 1:
@@ -289,11 +293,19 @@ class Index:
         return self._located(hits_of(first.columns, scores[order], places[order], k, distinct))
 
     def _allowed(self, part: Vectors, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
-        """Return (N,) bool: rows that match the filters. Patterns match old and present paths of files."""
-        allowed = allowed_rows(part.rows, path, where)
-        if allowed is None or path is None or not self.location.moved:
-            return allowed
-        return allowed | allowed_rows(map_paths(part.rows, self.location.relocated), path, where)
+        """Return (N,) bool: rows that match the filters; None without filters."""
+        masks = [] if path is None else [self._matches(part, path)]
+        masks += [] if where is None else [chosen(part.rows, where)]
+        return np.logical_and.reduce(masks) if masks else None
+
+    def _matches(self, part: Vectors, path: str | RelativePattern | None) -> np.ndarray:
+        """Return (N,) bool: rows whose old or present path matches a pattern; all rows without a pattern."""
+        if path is None:
+            return np.ones(part.total, bool)
+        mask = matches(part.rows, "path", path)
+        if self.location.moved:
+            mask |= matches(map_paths(part.rows, self.location.relocated), "path", path)
+        return mask
 
     def _located(self, hits: list[Hit]) -> list[Hit]:
         """Return results with the present paths of their files, and mark those whose file is missing."""
@@ -308,17 +320,31 @@ class Index:
     ) -> str | None:
         """Describe why a filter matches nothing, or return None. See `search` for the arguments."""
         part = self.parts[modality, space]
-        return describe_filters(part.rows, part.kept, path, where)
+        return describe_filters(part.rows, part.kept, path, self._matches(part, path), where, self.media)
+
+    def example_paths(self) -> str:
+        """Return a clause that names some paths of the index, for messages."""
+        part = max(self.parts.values(), key=len)
+        return example_paths(part.rows, part.kept, self.media)
 
     def _part(self, model: str, modality: str, space: str, k: int) -> Vectors:
         if model != self.model:
             raise IndexMismatch(f"the index has vectors of model {self.model}, but the query is of model {model}")
-        if (modality, space) not in self.parts:
-            available = ", ".join(f"{m} in {s}" for m, s, _ in self.kinds())
+        if not len(self.parts.get((modality, space), ())):
+            available = ", ".join(f"{m} in {s}" for m, s, count in self.kinds() if count)
+            if not available:
+                raise EmptyIndex(self.name)
             raise IndexMismatch(f"the index has no {modality} in the {space} space; it has {available}")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         return self.parts[modality, space]
+
+
+class EmptyIndex(StoreError):
+    """An index without vectors, or one from which all vectors were removed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: the index is empty; build it again, or add embeddings with vatt index --add true")
 
 
 class _Source:

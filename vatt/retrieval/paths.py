@@ -82,6 +82,11 @@ def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) 
     return path if is_url(path) else os.path.join(realpath(os.path.dirname(path)), os.path.basename(path))
 
 
+def is_member(path: str) -> bool:
+    """Return whether a path is a member of a shard, and not a file or a URL whose name looks like one."""
+    return _MEMBER.fullmatch(path) is not None and not os.path.exists(path)
+
+
 def is_missing(path: str) -> bool:
     """Return whether there is no file at a path. URLs are not requested."""
     if os.path.exists(path):

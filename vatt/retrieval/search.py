@@ -14,7 +14,7 @@ from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.hits import Hit, RelativePattern, merged
-from vatt.retrieval.index import Index
+from vatt.retrieval.index import EmptyIndex, Index
 from vatt.retrieval.store import StoreError
 from vatt.retrieval.vectors import unit
 
@@ -86,10 +86,12 @@ def search(
         Results, best first, with `Results.notices`.
 
     Raises:
-        StoreError: The model is missing, or the index cannot be read.
+        StoreError: The model is missing, or the index cannot be read or is empty.
         IndexMismatch: The index was made with another model, or has no vectors of the modality.
-        InputError: The query is empty or has no word of the vocabulary, or a file cannot be read.
+        InputError: The query is empty or has no word of the vocabulary, ``k`` is below 1, or a file cannot be read.
     """
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}")
     index, model = opened(index, model)
     vocabulary = None if query is None else model_vocabulary(model)
     vectors, notices = _vectors(index, model, query, vocabulary, video, audio, answers), list[str]()
@@ -116,10 +118,12 @@ def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: b
         verify: see `vatt.retrieval.index.Index.load`.
 
     Raises:
-        StoreError: The index cannot be read, or the model is missing.
+        StoreError: The index cannot be read or is empty, or the model is missing.
     """
     if not isinstance(index, Index):
         index = Index.load(index, verify=verify)
+    if not len(index):
+        raise EmptyIndex(index.name)
     if model is None:
         if index.model_folder is None or not index.model_folder.is_dir():
             raise StoreError(
@@ -151,9 +155,10 @@ def _vectors(
         queries["video_audio"] = [encoded.pooled("audio", "video_audio").numpy()]
     if video is not None:
         encoded = _encoded(model, video)
-        spaces = [space for space in SPACES if (answers, space) in index.parts and ("video", space) in encoded.vectors]
-        if not any(("video", space) in encoded.vectors for space in SPACES):
+        encoded_in = [space for space in SPACES if ("video", space) in encoded.vectors]
+        if not encoded_in:
             raise InputError(f"{_name(video)} has no video track")
+        spaces = [space for space in encoded_in if (answers, space) in index.parts] or encoded_in[:1]
         for space in [space for space in spaces if required[space]] or spaces:
             queries.setdefault(space, []).append(encoded.pooled("video", space).numpy())
     if not queries:

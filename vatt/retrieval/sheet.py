@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,13 +15,16 @@ from PIL import Image, ImageDraw, ImageFont
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
+from vatt.datasets.media.source import is_url
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
 from vatt.retrieval.hits import Hit
-from vatt.retrieval.paths import is_missing
+from vatt.retrieval.paths import is_member, is_missing
 
 FRAME = 144  # pixels of a picture in a contact sheet
 STRIP = 4  # pictures for each answer
+PLAYED = ("http://", "https://", "ftp://", "file://")  # URLs that players open
+URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # have a meaning in a URL, or are quoted already
 INK, PAPER, RIGHT, DIM, RED = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110), (170, 30, 30)
 
 
@@ -52,7 +57,8 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         good = hit.id == right_id
         if good:
             draw.rectangle((x - 5, y - 5, x + STRIP * FRAME + 4, y + FRAME + 4), outline=RIGHT, width=5)
-        head = f"{hit.rank}.  score {hit.score:.3f}   {hit.start_s:.1f} to {hit.end_s:.1f} s"
+        span = f"   {hit.start_s:.1f} to {hit.end_s:.1f} s" if hit.has_span else ""
+        head = f"{hit.rank}.  score {hit.score:.3f}{span}"
         draw.text((x, y + FRAME + 7), head + ("   right answer" if good else ""), RIGHT if good else INK, small)
         draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
     with atomic_path(output) as path:
@@ -63,7 +69,7 @@ def check_sheet(output: str | Path) -> None:
     """Check that a contact sheet can be written, before the search.
 
     Raises:
-        InputError: The name does not end in .png, or the directory is not writable.
+        InputError: The name does not end in .png, or no such file can be written.
     """
     _check(output, (".png",), "--sheet writes a PNG file")
 
@@ -72,19 +78,36 @@ def check_playlist(output: str | Path) -> None:
     """Check that a playlist can be written, before the search.
 
     Raises:
-        InputError: The name does not end in .m3u or .m3u8, or the directory is not writable.
+        InputError: The name does not end in .m3u or .m3u8, or no such file can be written.
     """
     _check(output, (".m3u", ".m3u8"), "--play writes an M3U playlist")
 
 
+class _Writable(Exception):
+    """Ends the test of `_check`."""
+
+
 def _check(output: str | Path, suffixes: Sequence[str], kind: str) -> None:
+    """Create a temporary file beside ``output``, and delete it together with the directories that were created."""
     path = Path(output).absolute()
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{kind}, not {output}")
-    parent = next(parent for parent in path.parents if parent.exists())
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        reason = "it is a directory" if path.is_dir() else f"{parent} is not a writable directory"
-        raise InputError(f"cannot write {output}: {reason}")
+    created: list[Path] = []
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write {output}: it is a directory")
+        created = [parent for parent in path.parents if not parent.exists()]
+        if not (parent := path.parents[len(created)]).is_dir():
+            raise InputError(f"cannot write {output}: {parent} is not a directory")
+        with suppress(_Writable), atomic_path(path) as temporary:
+            temporary.touch()
+            raise _Writable
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        for folder in created:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _frames(hit: Hit) -> list[Image.Image]:
@@ -107,7 +130,7 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
+def write_playlist(hits: Sequence[Hit], output: str | Path) -> Counter[str]:
     """Write an extended M3U playlist of the segments. VLC plays each from its start to its end.
 
     Args:
@@ -115,22 +138,43 @@ def write_playlist(hits: Sequence[Hit], output: str | Path) -> list[str]:
         output: Path of the M3U file.
 
     Returns:
-        Missing files, which are left out of the playlist.
+        Number of results that are left out, by the reason: a missing file, a clip inside a shard, or a URL that players
+        cannot open.
 
     Raises:
         InputError: see `check_playlist`.
         WriteError: The disk is full or read-only.
     """
     check_playlist(output)
-    lines = ["#EXTM3U"]
+    lines, left_out = ["#EXTM3U"], Counter[str]()
     for hit in hits:
-        if hit.missing:
+        if reason := _obstacle(hit):
+            left_out[reason] += 1
             continue
         name = "".join(letter if letter.isprintable() else " " for letter in Path(hit.path).name)
-        # A line break in a name would begin another entry.
-        path = hit.path if hit.path.isprintable() else Path(hit.path).as_uri()
-        lines.append(f"#EXTINF:{math.ceil(hit.end_s - hit.start_s)},{hit.rank}. {name} ({hit.score:.3f})")
-        lines += [f"#EXTVLCOPT:start-time={hit.start_s:.2f}", f"#EXTVLCOPT:stop-time={hit.end_s:.2f}", path]
+        duration = math.ceil(hit.end_s - hit.start_s) if hit.has_span else -1  # unknown
+        lines.append(f"#EXTINF:{duration},{hit.rank}. {name} ({hit.score:.3f})")
+        if hit.has_span:
+            lines += [f"#EXTVLCOPT:start-time={hit.start_s:.2f}", f"#EXTVLCOPT:stop-time={hit.end_s:.2f}"]
+        lines.append(_entry(hit.path))
     with atomic_write(output, "w", errors="surrogateescape") as file:
         file.write("\n".join(lines) + "\n")
-    return list(dict.fromkeys(hit.path for hit in hits if hit.missing))
+    return left_out
+
+
+def _obstacle(hit: Hit) -> str | None:
+    """Return why players cannot open a result, or None if they can."""
+    if hit.missing:
+        return "missing"
+    if is_member(hit.path):
+        return "inside shards, which players cannot open"
+    if is_url(hit.path) and (not hit.path.startswith(PLAYED) or "::" in hit.path):
+        return "at URLs that players cannot open"
+    return None
+
+
+def _entry(path: str) -> str:
+    """Return a path for a playlist. A line break in it would begin another entry."""
+    if path.isprintable():
+        return path
+    return quote(path, safe=URL_CHARACTERS) if is_url(path) else Path(path).as_uri()

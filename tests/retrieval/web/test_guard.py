@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -129,7 +130,7 @@ def test_address_of_the_connection_is_accepted(index: Path) -> None:
 )
 def test_invalid_allowed_hosts_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="an allowed host must be a host name or an address"):
-        Guard(None, None, {}, [name])
+        Guard(None, None, {}, bool, [name])
 
 
 def test_addresses_are_normalized() -> None:
@@ -220,7 +221,7 @@ def test_token_in_a_header_is_accepted(locked: str) -> None:
 @pytest.mark.parametrize("token", ["", "two words", "semi;colon", "é", "new\nline"])
 def test_tokens_that_are_invalid_in_cookies_are_refused(token: str) -> None:
     with pytest.raises(InputError, match="a token must consist of"):
-        Guard(None, None, {}, token=token)
+        Guard(None, None, {}, bool, token=token)
 
 
 # ---- routes and sizes ------------------------------------------------------------------------------------------------
@@ -280,6 +281,55 @@ def test_a_large_query_is_refused(client: httpx.Client) -> None:
 def test_invalid_queries_are_refused(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.text) == (400, "invalid query")
+
+
+def test_a_session_without_a_query_is_refused(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    url = "/gradio_api/queue/data"
+    for parameters in ("", "?session_hash=", "?session_hash=unknown", "?session_hash=a&session_hash=b"):
+        answer = client.get(url + parameters)
+        assert (answer.status_code, answer.text) == (404, "unknown session")
+    assert "film &lt;b&gt;.mp4" in query(client, text="a red ring")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+DISPOSITION = b"--b\r\nContent-Disposition: form-data; name=files"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (DISPOSITION + b"\r\n\r\nx\r\n--b--\r\n", FORM),
+        (DISPOSITION + b"; filename=a\r\n\r\nx\r\n--b--\r\n", {"Content-Type": "multipart/form-data"}),
+        (DISPOSITION + b"; filename=a\r\n\r\nx\r\n--b--\r\n", {}),
+        (DISPOSITION + b"; filename=a\r\nContent-Disposition: \xff\r\n\r\nx\r\n--b--\r\n", FORM),
+        (DISPOSITION + b"; filename=..\r\n\r\nx\r\n--b--\r\n", FORM),
+        (b"--b\r\n\r\nx\r\n--b--\r\n", FORM),
+        (b"x", FORM),
+        (b"{}", {"Content-Type": "application/json"}),
+    ],
+)
+def test_a_malformed_upload_is_refused_without_a_traceback(
+    client: httpx.Client, content: bytes, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/gradio_api/upload", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert len(answer.text) < 200
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_an_unexpected_exception_is_one_line_of_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("vatt.retrieval.web.library.Library.frame", broken)
+    answer = client.get("/frame/0")
+    assert (answer.status_code, answer.text) == (500, "internal error; see the server log")
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage().startswith("GET '/frame/0' failed: RuntimeError: two lines (test_guard.py, line ")
+    assert record.exc_info is None
 
 
 def test_size_of_uploads_is_limited(client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Recognition of media files by their content."""
+"""Recognition of media files by their content, and of files outside the roots."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from vatt.retrieval.web.library import media_type
+from vatt.retrieval.index import Index
+from vatt.retrieval.vectors import Vectors
+from vatt.retrieval.web.library import Library, media_type
 
 VIDEO = {  # container: codec and type
     "mp4": ("mpeg4", "video/mp4"),
@@ -99,3 +102,25 @@ def test_special_files_are_not_read(tmp_path: Path) -> None:
     assert media_type(Path("/dev/null")) is None
     with pytest.raises(OSError, match="No such file"):
         media_type(tmp_path / "gone.mp4")
+
+
+def test_media_behind_links_that_lead_outside_are_counted(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    for name in ("links", "films", "more"):
+        (tmp_path / name).mkdir()
+    for name in ("films/a.mp4", "more/b.mp4", "links/c.mp4"):
+        (tmp_path / name).write_bytes(b"film")
+    (tmp_path / "links" / "a.mp4").symlink_to(tmp_path / "films" / "a.mp4")
+    (tmp_path / "links" / "b.mp4").symlink_to(tmp_path / "more" / "b.mp4")
+    (tmp_path / "links" / "gone.mp4").symlink_to(tmp_path / "gone.mp4")
+    paths = [f"{tmp_path}/links/{name}.mp4" for name in ("a", "b", "c", "gone")]
+    texts, times_s = pa.nulls(5, pa.string()), np.zeros(5)
+    columns = {"id": list("abcde"), "path": [*paths, "https://host/a.mp4"], "start_s": times_s, "end_s": times_s}
+    vectors = Vectors.build(np.ones((5, 2), np.float32), pa.table({**columns, "text": texts, "extra": texts}))
+    index = Index({("video", "video_text"): vectors}, "m", None, roots=[f"{tmp_path}/links", "https://host"])
+    roots = [str(tmp_path / name) for name in ("films", "links", "more")]
+    assert Library(index, None).roots == (tmp_path / "links",)
+    description = Library(index, None).describe_outside()
+    assert description.startswith("2 of 4 media files lie outside these directories after resolving symbolic links")
+    assert description.endswith(f"set --roots [{','.join(roots)}]")
+    assert Library(index, None, roots=roots).describe_outside() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
@@ -115,6 +116,57 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
 
     asyncio.run(run())
     assert len(calls) == 2
+
+
+def test_an_error_after_the_query_has_timed_out_is_not_logged(
+    uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    path, go_on = put(uploads, video_file), threading.Event()
+
+    def encode(*_: Any, **__: Any) -> Any:
+        assert go_on.wait(30)
+        raise InputError("cannot be read")
+
+    monkeypatch.setattr(module, "encode_file", encode)
+    problems: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await examples.vectors(path)
+        go_on.set()
+        while examples.is_busy(path):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        examples._known.clear()  # asyncio logs an error when the future is deleted
+        gc.collect()
+
+    asyncio.run(run())
+    assert problems == []
+
+
+def test_few_queries_wait_for_uploads(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_PER_UPLOAD", 2)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=9), limit_s=30)
+    paths, go_on = [put(uploads, video_file, f"{name}.mp4") for name in "abc"], threading.Event()
+    monkeypatch.setattr(module, "encode_file", lambda *_, **__: go_on.wait(30))
+
+    async def run() -> None:
+        waiting = [asyncio.create_task(examples.vectors(path)) for path in (paths[0], paths[0], paths[1])]
+        await asyncio.sleep(0)
+        for path in (paths[0], paths[1], paths[2]):
+            with pytest.raises(Busy, match="the server is busy"):
+                await examples.vectors(path)
+        go_on.set()
+        await asyncio.gather(*waiting)
+        assert (await examples.vectors(paths[2])) == (True, True)
+        monkeypatch.setattr(module, "MAX_WAITING", 0)
+        assert (await examples.vectors(paths[0])) == (True, True)  # its vectors are known
+
+    asyncio.run(run())
 
 
 def test_too_large_frames_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -24,7 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vatt.errors import InputError
 from vatt.retrieval.web.headers import SecuredSend, page_policy
+from vatt.retrieval.web.library import shortened, summary
 from vatt.retrieval.web.uploads import MIB, Uploads
+
+log = logging.getLogger(__name__)
 
 # Requests of a browser that uses the page, recorded with Gradio 6.31.
 ROUTES = {
@@ -57,6 +61,7 @@ class Guard:
         app: The application.
         uploads: Upload directory.
         functions: Number of inputs of each Gradio function, by its id.
+        has_session: Returns whether Gradio knows a session.
         allowed_hosts: Host names and addresses that are accepted besides the address of the connection.
         token: Secret that every request needs. None means no token.
         max_upload_mb: Maximum size of an upload, in MiB.
@@ -71,12 +76,14 @@ class Guard:
         app: ASGIApp,
         uploads: Uploads,
         functions: Mapping[int, int],
+        has_session: Callable[[str], bool],
         allowed_hosts: Sequence[str] = (),
         token: str | None = None,
         max_upload_mb: float = 200,
         remote_media: bool = False,
     ) -> None:
         self.app, self.uploads, self.functions, self.remote_media = app, uploads, functions, remote_media
+        self.has_session = has_session
         self.allowed_hosts = {_allowed_host(name) for name in allowed_hosts}
         self.token = None if token is None else _checked_token(token)
         self.max_upload = int(max_upload_mb * MIB)
@@ -94,7 +101,9 @@ class Guard:
         scope = dict(scope, headers=list(scope["headers"]), state=dict(scope.get("state", {})))
         try:
             secured.cookie = self._admit(scope)
-            if scope["path"] == "/gradio_api/queue/join":
+            if scope["path"] == "/gradio_api/queue/data":
+                self._check_session(scope)
+            elif scope["path"] == "/gradio_api/queue/join":
                 receive = await self._checked_job(scope, receive)
             elif scope["path"] == "/gradio_api/upload":
                 await self._upload(scope, receive, secured)
@@ -109,6 +118,10 @@ class Guard:
                 await response(scope, receive, secured)
         except ClientDisconnect:
             pass
+        except Exception as error:  # one line, since visitors may cause it as often as they like
+            log.error("%s %s failed: %s", scope["method"], shortened(repr(scope["path"])), summary(error))
+            if not secured.started:
+                await PlainTextResponse("internal error; see the server log", 500)(scope, receive, secured)
 
     def _admit(self, scope: Scope) -> str | None:
         """Check everything but the body, and remove headers that Gradio must not see.
@@ -196,6 +209,12 @@ class Guard:
         own = (headers.get("host"), headers.get("x-forwarded-host"))
         return bool(parts.netloc) and parts.netloc.lower() in [host.lower() for host in own if host]
 
+    def _check_session(self, scope: Scope) -> None:
+        """Check that a query of the session was accepted. Gradio would begin a response and then fail."""
+        sessions = HTTPConnection(scope).query_params.getlist("session_hash")
+        if len(sessions) != 1 or not self.has_session(sessions[0]):
+            raise HTTPException(404, "unknown session")
+
     # ---- bodies ----------------------------------------------------------------------------------------------
 
     async def _checked_job(self, scope: Scope, receive: Receive) -> Receive:
@@ -280,14 +299,19 @@ class Guard:
         self._uploading[client] += 1
         try:
             async with asyncio.timeout(UPLOAD_LIMIT_S):
-                await self.app(scope, counted, secured)
+                start, body = await self._collected(scope, counted)
         except TimeoutError:
             raise HTTPException(408, "the upload took too long") from None
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            log.warning("an upload was refused: %s", summary(error))
+            raise HTTPException(400, "invalid upload: it must be a form with named files") from None
         finally:
             self._uploading[client] -= 1
             self._uploading += Counter()  # removes zeros
             if not self._uploading:
                 self.uploads.delete_partial()
+        await secured(start)
+        await secured({"type": "http.response.body", "body": body})
 
     @property
     def _too_large(self) -> str:
@@ -295,6 +319,15 @@ class Guard:
 
     async def _page(self, scope: Scope, receive: Receive, secured: SecuredSend) -> None:
         """Send the page with a policy that allows its inline scripts."""
+        start, body = await self._collected(scope, receive)
+        headers = MutableHeaders(raw=list(start["headers"]))
+        headers["Content-Security-Policy"] = page_policy(body, self.remote_media)
+        headers["Cache-Control"] = "no-store"
+        await secured({**start, "headers": headers.raw})
+        await secured({"type": "http.response.body", "body": body})
+
+    async def _collected(self, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+        """Return the start and the body of the response of the application."""
         start: Message = {}
         body = b""
 
@@ -306,11 +339,7 @@ class Guard:
                 body += message.get("body", b"")
 
         await self.app(scope, receive, collect)
-        headers = MutableHeaders(raw=list(start["headers"]))
-        headers["Content-Security-Policy"] = page_policy(body, self.remote_media)
-        headers["Cache-Control"] = "no-store"
-        await secured({**start, "headers": headers.raw})
-        await secured({"type": "http.response.body", "body": body})
+        return start, body
 
 
 def normal_host(host: str) -> str:

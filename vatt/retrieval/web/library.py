@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from vatt.errors import InputError
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index
+from vatt.retrieval.paths import roots_of
 from vatt.retrieval.search import Answers
 
 FRAME = 180  # pixels of a thumbnail
@@ -32,6 +34,7 @@ MAX_PIXELS = 2**26  # of a video frame
 FRAME_BYTES = 2**26  # of cached thumbnails
 REMOTE = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "abfs://", "hf://")
 CAPTIONS, CAPTION_LENGTH = 2, 300  # number per result, and characters
+CHECKED, SHOWN_ROOTS = 10_000, 8  # files that are checked at the start, and directories in a message
 HEAD = 4096  # bytes that are read to determine the type of a file
 
 
@@ -67,15 +70,15 @@ class Library:
         if index.location.moved:
             self.numbers = {index.location.relocated(path): n for path, n in self.numbers.items()} | self.numbers
         if missing := [str(root) for root in roots or () if not Path(root).is_dir()]:
-            raise InputError(f"not a directory: {', '.join(missing)}")
-        roots = index.roots if roots is None else roots
+            raise InputError(f"--roots: not a directory: {', '.join(missing)}")
+        roots = [root for root in index.roots if not is_url(root)] if roots is None else roots
         self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
         self._frames = _Cache(FRAME_BYTES)
 
     @property
     def modalities(self) -> list[Answers]:
         """Modalities of the index."""
-        present = {modality for modality, _ in self.index.parts}
+        present = {modality for (modality, _), part in self.index.parts.items() if len(part)}
         return [modality for modality in ("video", "audio", "text") if modality in present]
 
     def counts(self) -> tuple[int, int]:
@@ -127,6 +130,22 @@ class Library:
             return "unsupported URL" if self.urls else "URLs are disabled; start with --urls true"
         return "outside the indexed directories" if self._inside(_member(path)[0]) is None else "file not found"
 
+    def describe_outside(self) -> str | None:
+        """Describe the existing media outside the roots after resolving symbolic links, or return None.
+
+        Of a large index, about `CHECKED` evenly spaced files are checked.
+        """
+        local = [path for path in self.paths[:: len(self.paths) // CHECKED + 1] if not is_url(path)]
+        files = [_resolved(_member(self.index.media(path))[0]) for path in local]
+        outside = [file for file in files if file and _is_regular(file) and not self._inside(file)]
+        if not outside:
+            return None
+        roots = roots_of([*map(str, self.roots), *(str(file.parent) for file in outside)], SHOWN_ROOTS)
+        return (
+            f"{len(outside):,} of {len(local):,} media files lie outside these directories after resolving symbolic "
+            f"links, and are not shown: to show them, set --roots [{','.join(roots)}]"
+        )
+
     def player(self, number: int) -> str | None:
         """Return the media type of a file for a player, or None for images, members of shards and other files."""
         path = self.paths[number]
@@ -150,7 +169,7 @@ class Library:
                 return text[len(root.rstrip("/")) + 1 :]
         return self.name(text) if text.startswith("/") else text
 
-    def _inside(self, path: str) -> Path | None:
+    def _inside(self, path: str | Path) -> Path | None:
         """Return a path without symbolic links if it lies inside a root, else None."""
         resolved = _resolved(path)
         return resolved if resolved is not None and any(root in resolved.parents for root in self.roots) else None
@@ -285,6 +304,13 @@ ADTS = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")
 def shortened(text: str, length: int = CAPTION_LENGTH) -> str:
     """Return a text of at most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def summary(error: BaseException) -> str:
+    """Return the type, the message and the line of code of an exception in one line of a log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return shortened(f"{type(error).__name__}: {' '.join(str(error).split())}") + line
 
 
 class _Cache:

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +26,9 @@ SWEEP_S = 60.0  # interval of deleting unused uploads
 MAX_WINDOWS = 64  # encoded windows of an upload
 MAX_PIXELS = 2**26  # of a frame
 REMEMBERED = 128  # uploads whose vectors are kept for further queries
+# Queries that wait for uploads, in total and for the same upload. They occupy slots of Gradio's queue.
+MAX_WAITING, MAX_WAITING_PER_UPLOAD = 10, 3
+BUSY = "the server is busy: try again in a moment"
 
 
 class Busy(InputError):
@@ -52,7 +55,7 @@ class Workers:
             Busy: Too many calls are waiting.
         """
         if not self._free.acquire(blocking=False):
-            raise Busy("the server is busy: try again in a moment")
+            raise Busy(BUSY)
         future = self._pool.submit(function, *args, **kwargs)
         future.add_done_callback(lambda _: self._free.release())
         return future
@@ -149,32 +152,50 @@ class Examples:
     def __init__(self, model: VATT, uploads: Uploads, workers: Workers, limit_s: float) -> None:
         self.model, self.uploads, self.workers, self.limit_s = model, uploads, workers, limit_s
         self._known: OrderedDict[Path, Future[tuple[FileVectors, bool]]] = OrderedDict()
+        self._waiting: Counter[Path] = Counter()  # queries by upload
 
     async def vectors(self, path: Path) -> tuple[FileVectors, bool]:
         """Return the vectors of an upload, and whether they cover all of its windows and not only `MAX_WINDOWS`.
 
         Raises:
             InputError: The upload cannot be read, takes too long, or was deleted.
-            Busy: Too many uploads are waiting.
+            Busy: Too many uploads are waiting, or too many queries wait for them.
         """
         future = self._known.get(path)
-        if future is None or (future.done() and future.exception() is not None):
-            if self.uploads.file(str(path)) is None:
-                raise InputError(f"the upload {path.name} has expired: upload it again")
-            try:
-                future = self.workers.submit(self._encode, path, time.monotonic() + self.limit_s)
-            except Busy:
-                self.uploads.delete(path)
-                raise
-            self._known[path] = future
-        self._known.move_to_end(path)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        is_done = future is not None and future.done()
+        if future is not None and is_done and future.exception() is None:
+            self._known.move_to_end(path)
+            return future.result()
+        if self._waiting.total() >= MAX_WAITING or self._waiting[path] >= MAX_WAITING_PER_UPLOAD:
+            raise Busy(BUSY)
+        if future is None or is_done:
+            future = self._submit(path)
+        self._waiting[path] += 1
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))  # other queries may wait for it
+            result = asyncio.wrap_future(future)
+            # If this query has timed out until then, asyncio would log an error as one that nobody retrieved.
+            result.add_done_callback(lambda result: result.cancelled() or result.exception())
+            return await asyncio.shield(result)  # other queries may wait for it
         except Exception:
             self._known.pop(path, None)  # retried after the next upload
             raise
+        finally:
+            self._waiting[path] -= 1
+            self._waiting += Counter()  # removes zeros
+
+    def _submit(self, path: Path) -> Future[tuple[FileVectors, bool]]:
+        """Start to encode an upload."""
+        if self.uploads.file(str(path)) is None:
+            raise InputError(f"the upload {path.name} has expired: upload it again")
+        try:
+            future = self.workers.submit(self._encode, path, time.monotonic() + self.limit_s)
+        except Busy:
+            self.uploads.delete(path)
+            raise
+        self._known[path] = future
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return future
 
     def is_busy(self, path: Path) -> bool:
         """Return whether an upload is waiting or being encoded. It is deleted after that."""
@@ -186,7 +207,7 @@ class Examples:
             # A read may start just before the limit and take as long as the limit, so the limit is half of the time.
             limit_s = (deadline - time.monotonic()) / 2
             if limit_s <= 0:
-                raise Busy("the server is busy: try again in a moment")
+                raise Busy(BUSY)
             with open_media(path, time_limit_s=limit_s) as media:
                 if media.info.width * media.info.height > MAX_PIXELS:
                     raise InputError(f"{path.name}: its frames have more than {MAX_PIXELS} pixels")

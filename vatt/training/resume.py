@@ -37,7 +37,7 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
         )
 
 
-def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path) -> None:
+def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path | None) -> None:
     """Check that a checkpoint precedes the last step of the configuration.
 
     The last checkpoint of a finished training may be resumed, which exports its model.
@@ -45,13 +45,13 @@ def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path
     Args:
         checkpoint: Contents of the checkpoint.
         max_steps: Number of steps of the configuration, or -1 for no limit.
-        path: Path of the checkpoint.
+        path: Path of the checkpoint; None if it was not read from a file.
 
     Raises:
         ConfigMismatch: The checkpoint is beyond the last step, so its learning rates do not match the configuration, or
             no step would be trained.
     """
-    step, name = checkpoint["global_step"], Path(path).name
+    step, name = checkpoint["global_step"], Path(path or LAST).name
     is_last = name == LAST or name.startswith("hpc_ckpt_")
     if 0 <= max_steps < step + (not is_last):
         raise ConfigMismatch(

@@ -34,7 +34,8 @@ class Run:
         folder: of the run.
         checkpoint_steps: distance of the checkpoints that ``--ckpt_path last`` resumes from.
         best_by: the logged metric by which the best checkpoint is chosen. ``val/rsum`` is the sum of R@1, R@5 and
-            R@10 over all directions of retrieval on the validation clips. None keeps the last one only.
+            R@10 over all directions of retrieval on the validation clips. Median ranks and missing clips are better
+            when low. None keeps the last one only.
         ema: decay of a moving average of the weights, which is validated, kept and exported in their place; None has
             none.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import av
 
 from vatt.datasets.media import boxes, png
+from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile
@@ -32,7 +33,7 @@ STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.D
 class MediaInput:
     """A media file opened with PyAV. The file cannot make FFmpeg open other files.
 
-    A ``with`` statement yields the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
+    Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
 
     Args:
         path: See `vatt.datasets.media.source`.
@@ -54,6 +55,7 @@ class MediaInput:
         open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
         self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
+        self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
         except BaseException:
@@ -70,8 +72,37 @@ class MediaInput:
         self.container.close()
         self._file.close()
 
-    def __enter__(self) -> Any:
-        return self.container
+    def demux(self, *streams: Any) -> Iterator[av.Packet]:
+        """Yield the packets of these streams, or of all, to the end.
+
+        Raises:
+            av.FFmpegError, OSError: The file cannot be read any further.
+            MediaError: The time limit is exceeded, or a server fails.
+        """
+        packets = self.container.demux(*streams)
+        while True:
+            try:
+                with self._callbacks.raising():
+                    packet = next(packets)
+            except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
+                return
+            yield packet
+
+    def seek(self, offset: int, stream: Any = None) -> None:
+        """Seek to a key frame at or before a time.
+
+        Args:
+            offset: Time in units of the stream's time base, or in microseconds without a stream.
+            stream: Stream of the container.
+
+        Raises:
+            av.FFmpegError, OSError, MediaError: See `demux`.
+        """
+        with self._callbacks.raising():
+            self.container.seek(offset, stream=stream)
+
+    def __enter__(self) -> MediaInput:
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -107,14 +138,15 @@ class MediaInput:
             raise MediaError(self.path, "the file is empty (0 bytes)")
         is_still = self._file.seekable() and self._check()
         try:
-            return av.open(
-                self._file,
-                mode="r",
-                options={"max_pixels": str(self._max_pixels(is_still))},
-                container_options=CLOSED,
-                timeout=(time_limit_s, None),
-                **ANY_TAGS,
-            )
+            with self._callbacks.raising():
+                return av.open(
+                    self._callbacks,
+                    mode="r",
+                    options={"max_pixels": str(self._max_pixels(is_still))},
+                    container_options=CLOSED,
+                    timeout=(time_limit_s, None),
+                    **ANY_TAGS,
+                )
         except av.error.ExitError:
             raise MediaError(self.path, f"opening took longer than {time_limit_s:.3g} s") from None
         except av.FFmpegError as error:
@@ -138,21 +170,6 @@ class MediaInput:
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
-
-
-def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:
-    """The packets of these streams, or of all, to the end.
-
-    Raises:
-        av.FFmpegError, OSError: it cannot be read any further.
-        MediaError: The time limit of the file is exceeded, or a server fails.
-    """
-    packets = container.demux(*streams)
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
-            return
 
 
 def best_stream(container: Any, kind: str) -> Any:

@@ -56,8 +56,8 @@ def test_exceptions_of_signal_handlers_are_raised(
     handler = signal.signal(signal.SIGUSR1, interrupt)
     try:
         read(str(video_file))
-        for signal_at in range(1, calls + 1):
-            calls = 0
+        for number in range(1, calls + 1):
+            calls, signal_at = 0, number
             with pytest.raises(Interrupted):
                 read(str(video_file))
     finally:
@@ -81,8 +81,13 @@ def test_reads_and_seeks_are_those_of_the_file() -> None:
 
 def test_after_an_exception_the_file_ends_until_it_is_raised() -> None:
     callbacks = Callbacks(io.BytesIO(b"abcdef"), "media")
-    with pytest.raises(ValueError, match="negative seek"), callbacks.raising():
-        callbacks.seek(-1, io.SEEK_SET)
-        assert (callbacks.read(2), callbacks.tell(), callbacks.read(2)) == (b"", -1, b"")
-        raise av.FFmpegError(1, "invalid data")
+
+    def fail() -> None:
+        with callbacks.raising():
+            callbacks.seek(-1, io.SEEK_SET)
+            assert (callbacks.read(2), callbacks.tell(), callbacks.read(2)) == (b"", -1, b"")
+            raise av.FFmpegError(1, "invalid data")
+
+    with pytest.raises(ValueError, match="negative seek"):
+        fail()
     assert callbacks.read(2) == b"ab"

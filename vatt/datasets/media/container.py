@@ -239,7 +239,7 @@ class Container:
             packets = self._leave_out(packets, shown_s)
         for packet in packets:
             try:
-                frames = packet.decode()
+                frames = self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):
                 self.bad_packets += not torn
                 continue

@@ -142,7 +142,7 @@ def _decode(
                 continue
             ready, begin_s = True, max(begin_s, at_s)
         try:
-            frames = packet.decode()
+            frames = media.decode(packet)
         except (av.FFmpegError, OSError, ValueError):
             if begin_s <= at_s < end_s:
                 yield at_s, None

@@ -17,7 +17,21 @@ def test_format_survives_json() -> None:
     assert ClipFormat.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 0}, {"size": -1}, {"crop_box": (0.5, 0.0, 0.5, 1.0)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fps": 0},
+        {"size": -1},
+        {"crop_box": (0.5, 0.0, 0.5, 1.0)},
+        {"fps": 1e6},
+        {"fps": 1e-3},
+        {"fps": float("nan")},
+        {"sample_rate": 1},
+        {"sample_rate": 10**7},
+        {"audio_s": 1e-6},
+        {"audio_s": float("inf")},
+    ],
+)
 def test_format_refuses_nonsense(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ClipFormat(**wrong)

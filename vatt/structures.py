@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 MODALITIES = ("video", "audio", "text")
+LIMITS = {"fps": (0.01, 1000), "sample_rate": (100, 768_000), "audio_s": (0.01, 86_400)}  # of a format
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,10 @@ class ClipFormat:
         for name in ("num_frames", "fps", "size", "sample_rate", "num_words", "num_texts"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"ClipFormat.{name} must be positive, not {getattr(self, name)!r}")
-        if self.audio_s is not None and not self.audio_s > 0:
-            raise ValueError(f"ClipFormat.audio_s must be positive, not {self.audio_s!r}")
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"ClipFormat.{name} must be between {low:,} and {high:,}, not {value!r}")
         left, top, right, bottom = self.crop_box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"ClipFormat.crop_box must be fractions left < right, top < bottom: {self.crop_box}")

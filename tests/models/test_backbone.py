@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from tests.conftest import tiny_backbone, tiny_batch
-from vatt.models.backbone import Backbone
-from vatt.models.tokenizers import AudioTokenizer, TextTokenizer
+from vatt.errors import InputError
+from vatt.models.backbone import Backbone, check_format
+from vatt.models.codes import CodeTokenizer, PatchCodes
+from vatt.models.heads import LinearClassifier, NoProjection
+from vatt.models.spectrogram import SpectrogramTokenizer
+from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, Tokenizer, VideoTokenizer
 from vatt.models.transformer import Transformer
+from vatt.models.vatt import VATT, Classifier
+from vatt.structures import ClipFormat
 
 
 def raw(batch: dict, modality: str) -> torch.Tensor:
@@ -97,3 +103,46 @@ def test_an_agg_token_among_the_words_goes_through_their_projection() -> None:
     x = torch.cat([first.expand(1, 1, -1), words(ids).x], dim=1)
     valid = torch.tensor([[True, True, True, False, False, False, False]])
     assert torch.allclose(backbone("text", ids).pooled, backbone.encoder("text")(x, valid)[0][:, 0], atol=1e-6)
+
+
+def test_tokenizers_compute_the_grid_of_a_format_without_a_clip() -> None:
+    format = ClipFormat(num_frames=8, fps=8.0, size=32, sample_rate=16_000, num_words=6)
+    codebook = PatchCodes(codes=4, stride=8)
+    codebook.centres.normal_()
+    clips = {
+        "video": torch.zeros(1, 8, 3, 32, 32),
+        "audio": torch.zeros(1, 16_000),
+        "text": torch.zeros(1, 6, dtype=torch.int64),
+    }
+    for modality, tokenizer in (
+        ("video", VideoTokenizer(8, grid=(1, 1, 1))),
+        ("video", CodeTokenizer(8, codebook)),
+        ("audio", AudioTokenizer(8, length=5)),
+        ("audio", SpectrogramTokenizer(8, grid=(2, 16), patch=(4, 5), sample_rate=16_000)),
+        ("text", TextTokenizer(8, vocabulary_size=9, length=7)),
+    ):
+        assert tokenizer.grid_of(format) == tokenizer.patchify(clips[modality]).grid
+
+
+def test_formats_that_do_not_fit_the_tokenizers_are_refused() -> None:
+    def tower(modality: str, tokenizer: Tokenizer) -> Backbone:
+        return Backbone({modality: tokenizer}, Transformer(8, depth=1, heads=2))
+
+    joint = tower("video", VideoTokenizer(8, grid=(2, 2, 2), positions="joint"))
+    spectrogram = tower("audio", SpectrogramTokenizer(8, sample_rate=16_000))
+    check_format(joint, ClipFormat(num_frames=8, size=64))
+    check_format(spectrogram, ClipFormat(sample_rate=16_000))
+    for backbone, format, match in (
+        (joint, ClipFormat(num_frames=12, size=32), "format.num_frames or format.size .* cannot be read at .3, 2, 2."),
+        (
+            spectrogram,
+            ClipFormat(sample_rate=16_000, audio_s=0.5),
+            "format.audio_s does not fit .* at least 15361 samples",
+        ),
+    ):
+        with pytest.raises(InputError, match=match):
+            check_format(backbone, format)
+        with pytest.raises(InputError, match=match):
+            VATT(backbone, NoProjection(), format)
+        with pytest.raises(InputError, match=match):
+            Classifier(backbone, LinearClassifier(8, 3), format)

@@ -96,7 +96,16 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         (("format", "num_frames"), 10**8, "'format': a clip would have 307,200,000,000 values"),
         (("format", "fps"), float("nan"), "'format': 'fps' has an invalid value: 'nan'"),
         (("format", "fps"), float("inf"), "'format': 'fps' has an invalid value: 'inf'"),
-        (("format", "fps"), 1e-300, "'format'"),
+        (("format", "fps"), 1e-300, "'format': ClipFormat.fps must be between 0.01 and 1,000, not 1e-300"),
+        (("format", "fps"), 1e308, "'format': ClipFormat.fps must be between"),
+        (("format", "sample_rate"), 1, "'format': ClipFormat.sample_rate must be between 100 and 768,000, not 1"),
+        (("format", "sample_rate"), 1000, "format.sample_rate or format.audio_s does not fit the audio .* 128"),
+        (("format", "audio_s"), 1e-9, "'format': ClipFormat.audio_s must be between 0.01 and 86,400, not 1e-09"),
+        (("format", "audio_s"), 0.3, "format.sample_rate or format.audio_s does not fit the audio .* not 307"),
+        (("format", "num_frames"), 7, "format.num_frames or format.size does not fit the video tokenizer: 7 frames"),
+        (("format", "size"), 40, "format.num_frames or format.size does not fit the video tokenizer: 8 frames of 40"),
+        (("format", "num_words"), 7, "format.num_words does not fit the text .*: a text has up to 6 words, not 7"),
+        (("format", "num_texts"), 0, "'format': ClipFormat.num_texts must be positive, not 0"),
         (("format", "crop_box"), [0, 0, 1], "'format'"),
         (("format",), {}, "'format': 'num_frames' is missing"),
         (("projection",), "x", "'projection': expected Projection, got 'x'"),
@@ -111,7 +120,7 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         (("model",), "../x", "'model' is '../x'"),
         (("weights_sha256",), "0" * 64, "does not belong to config.json: its SHA-256 differs from 'weights_sha256'"),
     ],
-    ids=range(47),
+    ids=range(56),
 )  # fmt: skip
 def test_invalid_configuration_values_are_reported_with_file_and_key(
     folder: Path, path: tuple[Any, ...], value: Any, match: str, monkeypatch: pytest.MonkeyPatch

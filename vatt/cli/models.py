@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vatt.errors import InputError
-from vatt.models.backbone import grid_of
 
 if TYPE_CHECKING:
     from vatt.models.official.weights import Loaded
@@ -60,7 +59,7 @@ def convert(
     try:
         model.format = replace(model.format, **{name: value for name, value in given.items() if value is not None})
         for modality in model.backbone.modalities:
-            grid_of(model.backbone.tokenizers[modality], modality, model.format)
+            model.backbone.tokenizers[modality].grid_of(model.format)
     except ValueError as error:
         raise InputError(f"clips of this format do not fit the model: {error}") from error
     texts = isinstance(model, VATT) and not others

@@ -6,10 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vatt.errors import InputError
 from vatt.models.part import Part
 from vatt.models.tokenizers import Tokenizer
 from vatt.models.transformer import Encoder
 from vatt.structures import MODALITIES, ClipFormat, Features, Tokens
+
+KEYS = {  # of the format, that determine the size of an input
+    "video": "format.num_frames or format.size",
+    "audio": "format.sample_rate or format.audio_s",
+    "text": "format.num_words",
+}
 
 
 class Backbone(Part):
@@ -130,17 +137,14 @@ class Backbone(Part):
         return self.encode(modality, self.tokenize(modality, raw))
 
 
-def grid_of(tokenizer: Tokenizer, modality: str, format: ClipFormat) -> tuple[int, ...]:
-    """Places along each axis that a clip of a format has.
+def check_format(backbone: Backbone, format: ClipFormat) -> None:
+    """Check that a backbone takes clips of a format.
 
     Raises:
-        ValueError: it cannot be cut into patches.
+        InputError: It does not; the message names the keys.
     """
-    shapes = {
-        "video": (1, format.num_frames, 3, format.size, format.size),
-        "audio": (1, format.num_samples),
-        "text": (1, format.num_words),
-    }
-    device = next(tokenizer.parameters()).device
-    kind = torch.int64 if modality == "text" else torch.float32
-    return tokenizer.patchify(torch.zeros(shapes[modality], dtype=kind, device=device)).grid
+    for modality in backbone.modalities:
+        try:
+            backbone.tokenizers[modality].grid_of(format)
+        except ValueError as error:
+            raise InputError(f"{KEYS[modality]} does not fit the {modality} tokenizer: {error}") from error

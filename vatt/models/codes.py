@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from vatt.errors import InputError
 from vatt.io import atomic_path, short_hash
 from vatt.models.part import Part
-from vatt.models.positions import PositionKind, make_positions, places
+from vatt.models.positions import PositionKind, check_positions, make_positions, places
 from vatt.models.tokenizers import Tokenizer
-from vatt.structures import Patches
+from vatt.structures import ClipFormat, Patches
 
 DALLE_SQUEEZE = 0.1  # pixels of the DALL-E autoencoder lie in [0.1, 0.9]
 
@@ -253,12 +253,20 @@ class CodeTokenizer(Tokenizer):
         if not raw.is_floating_point() or raw.ndim != 5 or raw.shape[2] != 3:
             raise ValueError(f"a video is (B, T, 3, H, W), float in [-1, 1], not {tuple(raw.shape)} {raw.dtype}")
         frames, _, height, width = raw.shape[1:]
-        side = self.codebook.stride
-        if height % side or width % side or 0 in raw.shape:
-            raise ValueError(f"frames of {height} x {width} cannot be cut into codes of {side} x {side}")
+        grid = self._grid(frames, height, width)
         codes = self.codebook(raw.flatten(0, 1))
-        grid = (frames, *codes.shape[1:])
         return Patches(codes.reshape(len(raw), -1, 1), places(raw, grid), grid)
+
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        grid = self._grid(format.num_frames, format.size, format.size)
+        check_positions(self.positions, grid)
+        return grid
+
+    def _grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        side = self.codebook.stride
+        if height % side or width % side or 0 in (frames, height, width):
+            raise ValueError(f"frames of {height} x {width} cannot be cut into codes of {side} x {side}")
+        return frames, height // side, width // side
 
     def embed(self, patches: Patches) -> Tensor:
         x = self.codes(patches.x.squeeze(-1))

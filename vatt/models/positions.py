@@ -137,15 +137,26 @@ class JointPositions(nn.Module):
         if position.stride(0) == 0:
             position = position[:1]
         table, wanted = self.table, self.grid if grid is None else tuple(grid)
+        check_positions(self, wanted)
         if wanted != self.grid:
-            if len(wanted) != 3 or len(self.grid) != 3 or wanted[0] != self.grid[0]:
-                raise ValueError(f"a table of positions for {self.grid} places cannot be read at {wanted}")
             pictures = F.interpolate(table.movedim(-1, 1), wanted[1:], mode="bicubic", align_corners=False)
             table = pictures.movedim(1, -1)
         number = torch.zeros_like(position[..., 0])
         for axis, size in enumerate(wanted):
             number = number * size + position[..., axis]
         return F.embedding(number, table.flatten(0, -2))
+
+
+def check_positions(positions: nn.Module | None, grid: tuple[int, ...]) -> None:
+    """Check that positions can be computed for a grid.
+
+    Raises:
+        ValueError: A joint table has another number of axes or frames.
+    """
+    if not isinstance(positions, JointPositions) or grid == positions.grid:
+        return
+    if len(grid) != 3 or len(positions.grid) != 3 or grid[0] != positions.grid[0]:
+        raise ValueError(f"a table of positions for {positions.grid} places cannot be read at {grid}")
 
 
 def make_positions(kind: PositionKind, grid: Sequence[int], width: int, norm: bool = True) -> nn.Module | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vatt.models.positions import places
 from vatt.models.precision import single_precision
 from vatt.models.tokenizers import PatchTokenizer
-from vatt.structures import Patches
+from vatt.structures import ClipFormat, Patches
 
 
 class SpectrogramTokenizer(PatchTokenizer):
@@ -89,18 +89,27 @@ class SpectrogramTokenizer(PatchTokenizer):
             ValueError: another shape, or a sound that is shorter than a patch.
         """
         pt, pf = self.patch
-        if raw.ndim != 2 or math.ceil(raw.shape[1] / self.hop) < pt:
-            raise ValueError(
-                f"a waveform is (B, S) of at least {(pt - 1) * self.hop + 1} samples, not {tuple(raw.shape)}"
-            )
+        if raw.ndim != 2:
+            raise ValueError(f"a waveform is (B, S), not {tuple(raw.shape)}")
+        grid = gt, gf = self._grid(raw.shape[1])
         mel = self.spectrogram(raw)
-        grid = gt, gf = mel.shape[1] // pt, self.grid[1]
         x = mel[:, : gt * pt].reshape(mel.shape[0], gt, pt, gf, pf).permute(0, 1, 3, 2, 4)
         position = places(raw, grid)
         if self.official_order:
             by_frequency = places(raw[:1], (gf, gt))[..., [1, 0, 2]]
             position = by_frequency.expand(raw.shape[0], -1, -1)
         return Patches(x.reshape(mel.shape[0], gt * gf, pt * pf), position, grid)
+
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        return self._grid(format.num_samples)
+
+    def _grid(self, samples: int) -> tuple[int, int]:
+        frames = math.ceil(samples / self.hop)
+        if frames < self.patch[0]:
+            raise ValueError(
+                f"a waveform is (B, S) of at least {(self.patch[0] - 1) * self.hop + 1} samples, not {samples}"
+            )
+        return frames // self.patch[0], self.grid[1]
 
 
 def mel_filters(

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.part import Part
-from vatt.models.positions import PositionKind, Positions, make_positions, places
-from vatt.structures import Patches, Tokens
+from vatt.models.positions import PositionKind, Positions, check_positions, make_positions, places
+from vatt.structures import ClipFormat, Patches, Tokens
 
 
 class Tokenizer(Part, ABC):
@@ -39,6 +39,14 @@ class Tokenizer(Part, ABC):
     @abstractmethod
     def patchify(self, raw: Tensor) -> Patches:
         """Cut the raw signal."""
+
+    @abstractmethod
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        """Return the number of positions along each axis of a clip.
+
+        Raises:
+            ValueError: Clips of this format cannot be cut into patches, or have no positions.
+        """
 
     @abstractmethod
     def embed(self, patches: Patches) -> Tensor:
@@ -143,15 +151,24 @@ class VideoTokenizer(PatchTokenizer):
         if raw.ndim != 5 or raw.shape[2] != 3:
             raise ValueError(f"a video is (B, T, 3, H, W), not {tuple(raw.shape)}")
         b, frames, _, height, width = raw.shape
+        (pt, ph, pw), grid = self.patch, self._grid(frames, height, width)
+        gt, gh, gw = grid
+        x = raw.reshape(b, gt, pt, 3, gh, ph, gw, pw).permute(0, 1, 4, 6, 2, 5, 7, 3)
+        return Patches(x.reshape(b, gt * gh * gw, pt * ph * pw * 3), places(raw, grid), grid)
+
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        grid = self._grid(format.num_frames, format.size, format.size)
+        check_positions(self.positions, grid)
+        return grid
+
+    def _grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         pt, ph, pw = self.patch
-        if frames % pt or height % ph or width % pw or 0 in raw.shape:
+        if frames % pt or height % ph or width % pw or 0 in (frames, height, width):
             raise ValueError(
                 f"{frames} frames of {height} x {width} cannot be cut into patches of {pt} frames of {ph} x {pw}: "
                 "give whole multiples"
             )
-        grid = gt, gh, gw = frames // pt, height // ph, width // pw
-        x = raw.reshape(b, gt, pt, 3, gh, ph, gw, pw).permute(0, 1, 4, 6, 2, 5, 7, 3)
-        return Patches(x.reshape(b, gt * gh * gw, pt * ph * pw * 3), places(raw, grid), grid)
+        return frames // pt, height // ph, width // pw
 
 
 class AudioTokenizer(PatchTokenizer):
@@ -187,13 +204,20 @@ class AudioTokenizer(PatchTokenizer):
         Raises:
             ValueError: another shape, or a length that segments do not fill.
         """
-        if raw.ndim != 2 or raw.shape[1] % self.segment or raw.shape[1] == 0:
+        if raw.ndim != 2:
+            raise ValueError(f"a waveform is (B, S), not {tuple(raw.shape)}")
+        grid = self._grid(raw.shape[1])
+        return Patches(raw.reshape(raw.shape[0], *grid, self.segment), places(raw, grid), grid)
+
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        return self._grid(format.num_samples)
+
+    def _grid(self, samples: int) -> tuple[int]:
+        if samples % self.segment or samples == 0:
             raise ValueError(
-                f"a waveform is (B, S) with S a multiple of the {self.segment} samples of a segment, "
-                f"not {tuple(raw.shape)}"
+                f"a waveform is (B, S) with S a multiple of the {self.segment} samples of a segment, not {samples}"
             )
-        length = raw.shape[1] // self.segment
-        return Patches(raw.reshape(raw.shape[0], length, self.segment), places(raw, (length,)), (length,))
+        return (samples // self.segment,)
 
 
 class WordTokenizer(Tokenizer):
@@ -231,6 +255,11 @@ class WordTokenizer(Tokenizer):
         ):
             raise ValueError(f"ids run from 0 to {self.vocabulary_size - 1}, not from {raw.min()} to {raw.max()}")
         return Patches(raw.unsqueeze(-1), places(raw, raw.shape[1:]), self.grid, raw != self.pad_id)
+
+    def grid_of(self, format: ClipFormat) -> tuple[int, ...]:
+        if format.num_words > self.length:
+            raise ValueError(f"a text has up to {self.length} words, not {format.num_words}")
+        return self.grid
 
 
 class TextTokenizer(WordTokenizer):

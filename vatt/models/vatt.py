@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.errors import InputError
-from vatt.models.backbone import Backbone
+from vatt.models.backbone import Backbone, check_format
 from vatt.models.heads import Projection
 from vatt.models.hub import HubModel, read_saved
 from vatt.models.precision import single_precision
@@ -36,6 +36,7 @@ class VATT(HubModel):
 
     def __init__(self, backbone: Backbone, projection: Projection, format: ClipFormat) -> None:
         super().__init__()
+        check_format(backbone, format)
         self.backbone, self.projection, self.format = backbone, projection, format
 
     def forward(
@@ -145,6 +146,7 @@ class Classifier(HubModel):
             raise ValueError(f"{len(classes)} names for {head.classes} classes")
         if not 0 <= drop_token < 1:
             raise ValueError(f"drop_token must lie in [0, 1), not {drop_token!r}")
+        check_format(backbone, format)
         self.backbone, self.head, self.format, self.classes = backbone, head, format, classes
         self.drop_token, self.per_sample, self.keep_rule = drop_token, per_sample, keep_rule
         self.drop_in_use = drop_in_use

@@ -14,7 +14,7 @@ from vatt.errors import InputError
 from vatt.evaluation.classification import ClassificationMetrics
 from vatt.io import short_hash
 from vatt.models.attention import Block
-from vatt.models.backbone import Backbone, grid_of
+from vatt.models.backbone import Backbone
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.heads import LinearClassifier
 from vatt.models.selection import KeepRule
@@ -287,7 +287,7 @@ def check_format(tower: Backbone, modality: str, format: ClipFormat) -> None:
     """
     tokenizer = tower.tokenizers[modality]
     try:
-        grid_of(tokenizer, modality, format)
+        tokenizer.grid_of(format)
     except ValueError as error:
         raise ConfigMismatch(f"data.format does not fit the {modality} tokenizer: {error}") from error
     if modality == "audio" and tokenizer.sample_rate not in (None, format.sample_rate):

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.io import current_directory
-from vatt.models.backbone import Backbone, grid_of
+from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.vatt import VATT, load_model
@@ -243,7 +243,7 @@ def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) ->
         tokenizer = backbone.tokenizers[modality]
         where = f"data.format does not fit model.backbone.init_args.tokenizers.{modality}"
         try:
-            grid = grid_of(tokenizer, modality, format)
+            grid = tokenizer.grid_of(format)
         except ValueError as error:
             raise ConfigMismatch(f"{where}: {error}") from error
         if modality == "audio" and tokenizer.sample_rate not in (None, format.sample_rate):

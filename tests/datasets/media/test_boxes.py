@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from tests.datasets.media.movies import SELF, box, external, fragments, full, movie, reference_movie, tables, track
@@ -57,6 +58,22 @@ def meta(*parts: bytes) -> bytes:
     return box(b"meta", bytes(4), full(b"hdlr", 0, 0, tail=b"pict" + bytes(13)), *parts)
 
 
+def pcm(chunks: int, samples: int, number: int = 1, runs: list[tuple[int, int]] | None = None) -> bytes:
+    """A track of uncompressed audio with runs of chunks: first chunk and samples of each of its chunks."""
+    entries = [value for first, count in runs or [(1, samples)] for value in (first, count, 1)]
+    table = [
+        full(b"stts", 0, 1, samples, 1),
+        full(b"stsc", 0, len(entries) // 3, *entries),
+        full(b"stsz", 0, 2, samples),
+        full(b"stco", 0, chunks, *[48] * min(chunks, 99)),
+    ]
+    return track(number, b"soun", codec=b"sowt", table=table)
+
+
+def groups(samples: int, version: int = 0) -> bytes:
+    return box(b"sbgp", bytes([version, 0, 0, 0]), b"sync", bytes(4 * version), struct.pack(">III", 1, samples, 1))
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "samples of one size": lambda: movie(track(table=tables(MANY, 1))),
     "samples of several sizes": lambda: movie(track(table=tables(MANY, sizes=full(b"stz2", 4, 4, MANY)))),
@@ -70,6 +87,13 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "many fragments": lambda: fragments(MANY // 2**15 + 1, 2**15),
     "a table in a fragment": lambda: fragments(1, 5).replace(b"tfdt\0\0\0\0\0\0\0\0", full(b"senc", 0, 2**31)[4:]),
     "edits": lambda: movie(track(table=tables(2**17), edits=300)),
+    "uncompressed audio in many chunks": lambda: movie(*(pcm(3, 2**31 - 1, number) for number in (1, 2))),
+    "uncompressed audio in small chunks": lambda: movie(pcm(MANY, 1)),
+    "uncompressed audio in runs of chunks": lambda: movie(pcm(9, 2, runs=[(1, 1), (3, 2**31 - 1), (9, 1)])),
+    "uncompressed audio in runs out of order": lambda: movie(pcm(9, 2, runs=[(8, 2**30), (3, 1)])),
+    "time offsets": lambda: movie(track(codec=b"hvc1", table=[*tables(), full(b"ctts", 0, 1, 10 * MANY, 0)])),
+    "groups": lambda: movie(track(codec=b"hvc1", table=[*tables(), groups(10 * MANY)])),
+    "groups of version 1": lambda: movie(track(codec=b"hvc1", table=[*tables(), groups(10 * MANY, version=1)])),
     "encryption": lambda: movie(track(table=[*tables(), full(b"senc", 0, 2**31)])),
     "encryption of PIFF": lambda: movie(
         track(table=[*tables(), box(b"uuid", boxes.ENCRYPTION, struct.pack(">II", 0, 2**31))])
@@ -110,6 +134,20 @@ def test_hours_of_uncompressed_audio_are_accepted(tmp_path: Path) -> None:
     with av.open(io.BytesIO(content)) as container:
         assert container.streams.audio[0].frames == 10 * MANY
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+
+
+def test_packets_of_uncompressed_audio_are_counted_by_chunk() -> None:
+    """FFmpeg makes packets of 160 to 1,024 samples, and at least one for each chunk."""
+    table = np.array([(1, 100), (3, 1600), (4, 161)])
+    assert boxes._packets(table, 6) == 2 * 1 + 10 + 3 * 1
+    assert boxes._packets(np.array([(2, 1600), (2, 5)]), 6) == 6 * 10  # FFmpeg replaces invalid entries by others
+    assert boxes._packets(np.zeros((0, 2), int), 6) == 0
+
+
+def test_time_offsets_and_groups_of_a_day_of_video_are_fine() -> None:
+    count = 24 * 3600 * 60
+    table = [*tables(count), full(b"ctts", 0, 2, count - 9, 0, 9, 1), groups(count)]
+    assert check(movie(track(codec=b"hvc1", table=table))) == ""
 
 
 def test_small_numbers_of_items_have_16_bits() -> None:

@@ -18,7 +18,6 @@ from vatt.datasets.media.demuxing import (
     SHORTEST_OPEN_S,
     MediaInput,
     best_stream,
-    demux,
     first_line,
     is_still_format,
 )
@@ -127,9 +126,9 @@ class Container:
             return said_s
         if is_unclear:
             with suppress(av.FFmpegError, OSError):
-                self._container.seek(self._container.duration or 0)
+                self._input.seek(self._container.duration or 0)
         end_s = 0.0
-        for packet in self._demux(tuple(self._container.streams)):
+        for packet in self._demux(*self._container.streams):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
         if end_s > self._longest_s:
@@ -147,7 +146,7 @@ class Container:
         self._begin_call(self.time_limit_s)
         self._go_to("video", None)
         streams, times_s = [stream for stream in (self._video, self._audio) if stream is not None], array("d")
-        for packet in self._demux(streams):
+        for packet in self._demux(*streams):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
                 times_s.append(float(stamp * packet.time_base) - self._origin_s)
@@ -164,10 +163,10 @@ class Container:
         if time.monotonic() >= self._until:
             raise MediaError(self.path, f"reading took longer than {self.time_limit_s:g} s")
 
-    def _demux(self, streams: Any) -> Iterator[av.Packet]:
+    def _demux(self, *streams: Any) -> Iterator[av.Packet]:
         """Packets until the end, or until the container cannot be read any further."""
         self._fresh = False
-        packets = demux(self._container, streams)
+        packets = self._input.demux(*streams)
         while True:
             self._check_time()
             try:
@@ -212,7 +211,7 @@ class Container:
         if start_s is not None and self._container.format.name not in UNSEEKABLE and not self._must_reopen:
             stream = self._stream(kind)
             try:
-                self._container.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
+                self._input.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
             except (av.FFmpegError, OSError):
                 pass  # a container that cannot seek is read from its beginning
             else:
@@ -240,7 +239,7 @@ class Container:
             packets = self._leave_out(packets, shown_s)
         for packet in packets:
             try:
-                frames = packet.decode()
+                frames = self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):
                 self.bad_packets += not torn
                 continue

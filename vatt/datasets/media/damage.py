@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from vatt.datasets.media.demuxing import MediaInput, demux
+from vatt.datasets.media.demuxing import MediaInput
 from vatt.datasets.media.source import read_bytes
 
 if TYPE_CHECKING:
@@ -68,19 +68,18 @@ def decode_pictures(
     found = Pictures()
     mended = failed = lost = 0
     fields = False  # two packets may make one picture
-    opened = MediaInput(path, time_limit_s)
-    with opened as container:
-        stream = container.streams[video.index]
-        opened.prepare(stream)
+    with MediaInput(path, time_limit_s) as media:
+        stream = media.container.streams[video.index]
+        media.prepare(stream)
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + video.begin_s for at_s in span)
             if number:
                 try:
-                    container.seek(round(begin_s / stream.time_base), stream=stream)
+                    media.seek(round(begin_s / stream.time_base), stream=stream)
                 except (av.FFmpegError, OSError):
                     break  # a container that cannot seek: its beginning is all that is looked at
             times_s = []
-            for at_s, frame in _decode(container, stream, begin_s, end_s, bool(video.keys_s)):
+            for at_s, frame in _decode(media, stream, begin_s, end_s, bool(video.keys_s)):
                 if frame is None:
                     failed += 1
                 else:
@@ -127,11 +126,11 @@ def counted_samples(path: str, first_at: int) -> int:
 
 
 def _decode(
-    container: Any, stream: Any, begin_s: float, end_s: float, has_keys: bool
+    media: MediaInput, stream: Any, begin_s: float, end_s: float, has_keys: bool
 ) -> Iterator[tuple[float, Any | None]]:
     """Pictures of a span with their times; None for a packet that gives none but an error."""
     base_s, ready = float(stream.time_base), not has_keys
-    packets = demux(container, stream)
+    packets = media.demux(stream)
     while True:
         try:
             packet = next(packets)
@@ -143,7 +142,7 @@ def _decode(
                 continue
             ready, begin_s = True, max(begin_s, at_s)
         try:
-            frames = packet.decode()
+            frames = media.decode(packet)
         except (av.FFmpegError, OSError, ValueError):
             if begin_s <= at_s < end_s:
                 yield at_s, None

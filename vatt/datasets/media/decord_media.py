@@ -65,9 +65,9 @@ class DecordMedia(Media):
 @lru_cache(maxsize=100_000)
 def _has_open_groups(path: str, size: int, changed_ns: int) -> bool:
     """Whether pictures refer to others before their key frame."""
-    with MediaInput(path) as container:
-        stream, key = container.streams.video[0], None
-        for packet in container.demux(stream):
+    with MediaInput(path) as media:
+        stream, key = media.container.streams.video[0], None
+        for packet in media.demux(stream):
             if packet.pts is None:
                 continue
             if packet.is_keyframe:

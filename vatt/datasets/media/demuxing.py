@@ -9,7 +9,8 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, png
+from vatt.datasets.media import boxes, packets, png
+from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile
@@ -24,6 +25,8 @@ SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # bounds of the time limit of opening
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
+# JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
+CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
@@ -32,7 +35,7 @@ STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.D
 class MediaInput:
     """A media file opened with PyAV. The file cannot make FFmpeg open other files.
 
-    A ``with`` statement yields the PyAV container. Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
+    Tags that are not UTF-8, as in old AVI and WAV files, are accepted.
 
     Args:
         path: See `vatt.datasets.media.source`.
@@ -54,6 +57,7 @@ class MediaInput:
         open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
         self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
+        self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
         except BaseException:
@@ -70,8 +74,48 @@ class MediaInput:
         self.container.close()
         self._file.close()
 
-    def __enter__(self) -> Any:
-        return self.container
+    def demux(self, *streams: Any) -> Iterator[av.Packet]:
+        """Yield the packets of these streams, or of all, to the end.
+
+        Raises:
+            av.FFmpegError, OSError: The file cannot be read any further.
+            MediaError: The time limit is exceeded, or a server fails.
+        """
+        remaining = self.container.demux(*streams)
+        while True:
+            try:
+                with self._callbacks.raising():
+                    packet = next(remaining)
+            except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
+                return
+            yield packet
+
+    def decode(self, packet: av.Packet) -> list[Any]:
+        """Return the frames of a packet.
+
+        Raises:
+            av.FFmpegError, OSError, ValueError: The packet is damaged.
+            MediaError: Decoding would take too much memory.
+        """
+        if packet.size and (reason := packets.problem(packet.stream.codec_context.name, packet)):
+            raise MediaError(self.path, reason)
+        return packet.decode()
+
+    def seek(self, offset: int, stream: Any = None) -> None:
+        """Seek to a key frame at or before a time.
+
+        Args:
+            offset: Time in units of the stream's time base, or in microseconds without a stream.
+            stream: Stream of the container.
+
+        Raises:
+            av.FFmpegError, OSError, MediaError: See `demux`.
+        """
+        with self._callbacks.raising():
+            self.container.seek(offset, stream=stream)
+
+    def __enter__(self) -> MediaInput:
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -90,7 +134,7 @@ class MediaInput:
         decoder = stream.codec_context
         decoder.thread_count = 1
         if stream.type == "video":
-            limit = self._max_pixels(is_still_format(self.container.format.name))
+            limit = self._max_pixels(is_still_format(self.container.format.name), decoder.name)
             size = f"{decoder.width} x {decoder.height}"
             if decoder.width * decoder.height > limit:
                 raise MediaError(
@@ -98,23 +142,24 @@ class MediaInput:
                 )
             decoder.options = {"max_pixels": str(limit)}
 
-    def _max_pixels(self, is_still: bool) -> int:
-        limit = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS
-        return limit if self.size is None else min(limit, max(SMALL_PIXELS, self.size * PIXELS_PER_BYTE))
+    def _max_pixels(self, is_still: bool, codec: str = "") -> int:
+        limit, per_byte = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS, CODEC_PIXELS_PER_BYTE.get(codec)
+        return limit if self.size is None else min(limit, max(SMALL_PIXELS, self.size * (per_byte or PIXELS_PER_BYTE)))
 
     def _open(self, time_limit_s: float) -> Any:
         if self.size == 0:
             raise MediaError(self.path, "the file is empty (0 bytes)")
         is_still = self._file.seekable() and self._check()
         try:
-            return av.open(
-                self._file,
-                mode="r",
-                options={"max_pixels": str(self._max_pixels(is_still))},
-                container_options=CLOSED,
-                timeout=(time_limit_s, None),
-                **ANY_TAGS,
-            )
+            with self._callbacks.raising():
+                return av.open(
+                    self._callbacks,
+                    mode="r",
+                    options={"max_pixels": str(self._max_pixels(is_still))},
+                    container_options=CLOSED,
+                    timeout=(time_limit_s, None),
+                    **ANY_TAGS,
+                )
         except av.error.ExitError:
             raise MediaError(self.path, f"opening took longer than {time_limit_s:.3g} s") from None
         except av.FFmpegError as error:
@@ -138,21 +183,6 @@ class MediaInput:
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
-
-
-def demux(container: Any, *streams: Any) -> Iterator[av.Packet]:
-    """The packets of these streams, or of all, to the end.
-
-    Raises:
-        av.FFmpegError, OSError: it cannot be read any further.
-        MediaError: The time limit of the file is exceeded, or a server fails.
-    """
-    packets = container.demux(*streams)
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
-            return
 
 
 def best_stream(container: Any, kind: str) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 import av
 
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
-from vatt.datasets.media.demuxing import MediaInput, best_stream, demux, first_line
+from vatt.datasets.media.demuxing import MediaInput, best_stream, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.source import is_url, read_bytes
 
@@ -207,14 +207,15 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         opened = MediaInput(path, time_limit_s)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _not_opened(path, error) from None
-    with opened as container:
+    with opened as media:
+        container = media.container
         streams = (best_stream(container, kind) for kind in ("video", "audio"))
         video, audio = (None if stream is None else Track(stream) for stream in streams)
         found = Packets(container.format.name, len(container.streams), video, audio, longest_s(opened.size))
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")
-        _read(container, found)
+        _read(media, found)
         found.video, found.audio = (track if track and track.packets else None for track in (video, audio))
         if not found.tracks:
             raise MediaError(path, "no packet of picture or sound is in it")
@@ -222,12 +223,12 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
     return found
 
 
-def _read(container: Any, found: Packets) -> None:
+def _read(media: MediaInput, found: Packets) -> None:
     tracks = {track.index: track for track in found.tracks}
     torn: list[float] = []  # times of packets that are not whole
     end_s, last_is_torn = 0.0, False
     try:
-        for packet in demux(container):
+        for packet in media.demux():
             if packet.dts is None and packet.pts is None and not packet.size:
                 continue  # PyAV's mark for the end of a stream
             if packet.pts is not None and packet.time_base is not None:

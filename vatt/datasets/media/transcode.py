@@ -230,7 +230,7 @@ class _Input(Media):
             if packet.dts is None:
                 continue
             try:
-                packet.decode()
+                self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):
                 self.bad_packets += 1
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,13 +76,22 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accumulate_grad_batches": 0, "gradient_clip_val": 1.0}, "accumulate_grad_batches must be at least 1, not 0"),
-        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must be at least 0, not -1"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be at least 1, not 0"),
+        ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch must be at least 1, not 0"),
+        ({"log_every_n_steps": 0}, "log_every_n_steps must be at least 1, not 0"),
+        ({"val_check_interval": 0}, "val_check_interval must be above 0, not 0. Set trainer.limit_val_batches to 0"),
+        ({"gradient_clip_val": -1.0}, "gradient_clip_val must be finite and at least 0, not -1.0"),
+        ({"gradient_clip_val": math.nan}, "gradient_clip_val must be finite and at least 0, not nan"),
     ],
 )
 def test_options_that_no_training_can_have_are_refused(options: dict[str, Any], message: str) -> None:
+    valid = {
+        "accumulate_grad_batches": 1, "check_val_every_n_epoch": None, "log_every_n_steps": 50,
+        "val_check_interval": 1.0, "gradient_clip_val": None,
+    }  # fmt: skip
+    check_trainer(SimpleNamespace(**valid))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        check_trainer(SimpleNamespace(**options))  # type: ignore[arg-type]
+        check_trainer(SimpleNamespace(**valid | options))  # type: ignore[arg-type]
 
 
 def test_every_validation_is_printed_with_gallery_and_chance(

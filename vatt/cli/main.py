@@ -135,10 +135,13 @@ def _run(word: str, rest: list[str]) -> int:
     if word in ("pretrain", "finetune"):
         return function(rest)
     from vatt.cli.parsing import expand_user
+    from vatt.cli.ranges import check_ranges
 
     values = make_parser(word, function, positional).parse_args(rest)
     expand_user(values)
-    return function(**values.as_dict())
+    options = values.as_dict()
+    check_ranges(function, options)
+    return function(**options)
 
 
 def make_parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:

@@ -97,7 +97,7 @@ class VattCLI(LightningCLI):
             super().instantiate_classes()
         except VattError:
             raise
-        except ValueError as error:
+        except (ValueError, ArithmeticError, RuntimeError) as error:  # such as a negative width
             raise InputError(" ".join(str(error).split())) from error
 
     def before_instantiate_classes(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,8 +63,12 @@ class Tuning:
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise InputError(f"model.tuning.{name} is a share in [0, 1), not {share}")
-        if self.mixup < 0:
-            raise InputError(f"model.tuning.mixup is 0 or positive, not {self.mixup}")
+        if not 0 <= self.mixup < math.inf:
+            raise InputError(f"model.tuning.mixup must be finite and at least 0, not {self.mixup}")
+        for name in ("clip_backbone", "clip_head"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"model.tuning.{name} must be finite and above 0, not {value}")
         if self.freeze is not None and self.freeze < -1:
             raise InputError(f"model.tuning.freeze is -1, 0 or a number of blocks, not {self.freeze}")
 

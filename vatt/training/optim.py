@@ -65,11 +65,11 @@ class Optimization:
     width_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.schedule_length < 1:
+        if not 1 <= self.schedule_length < math.inf:
             raise InputError(f"schedule_length is 1 training or more, not {self.schedule_length}")
         if self.first_lr is not None and not 0 <= self.first_lr <= self.lr:
             raise InputError(f"first_lr must lie between 0 and lr {self.lr}, not {self.first_lr}")
-        if not (0 <= self.final_lr <= self.lr and self.lr > 0):
+        if not (0 <= self.final_lr <= self.lr and 0 < self.lr < math.inf):
             raise InputError(f"final_lr must lie between 0 and lr {self.lr}, not {self.final_lr}")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -18,12 +19,20 @@ def check_trainer(trainer: L.Trainer) -> None:
     """Check trainer options that Lightning does not check.
 
     Raises:
-        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative.
+        InputError: An option is out of range.
     """
-    if trainer.accumulate_grad_batches < 1:
-        raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
-    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val < 0:
-        raise InputError(f"trainer.gradient_clip_val must be at least 0, not {trainer.gradient_clip_val}")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
+        value = getattr(trainer, name)
+        if value is not None and value < 1:
+            raise InputError(f"trainer.{name} must be at least 1, not {value}")
+    interval, clip = trainer.val_check_interval, trainer.gradient_clip_val
+    if isinstance(interval, int | float) and not interval > 0:
+        raise InputError(
+            f"trainer.val_check_interval must be above 0, not {interval}. Set trainer.limit_val_batches to 0 to train "
+            "without validation"
+        )
+    if clip is not None and not 0 <= clip < math.inf:
+        raise InputError(f"trainer.gradient_clip_val must be finite and at least 0, not {clip}")
 
 
 class CheckData(Callback):

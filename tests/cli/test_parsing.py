@@ -24,6 +24,17 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         ),
         ([*FIT, "--trainer.precision", "13"], "trainer.precision: '13' is not valid; choose from"),
         ([*FIT, "--trainer.max_steps", "many"], "trainer.max_steps: 'many' is not valid; expected a value of type int"),
+        ([*FIT, "--trainer.gradient_clip_val", "nan"], "val: 'nan' is not valid; expected int, float or null"),
+        ([*FIT, "--seed_everything", "foo"], "seed_everything: 'foo' is not valid; expected bool or int"),
+        ([*FIT, "--trainer.callbacks", "[{class_path: pathlib.Path}]"], "callbacks: pathlib.Path is not a subclass of"),
+        ([*FIT, "--trainer.logger", "3"], "'3' is not valid; expected Logger, Iterable[Logger], bool or null"),
+        (
+            [*FIT, "--model.backbone.init_args.transformers.video", "null"],
+            "model.backbone.transformers.video: 'None' is not valid; expected Encoder or dict[str, Encoder]",
+        ),
+        ([*FIT, "--model.backbone", "null"], "'None' is not valid; expected the import path of a subclass of Backbone"),
+        ([*FIT, "--data", "none.yaml"], "data: 'none.yaml' is neither a file nor a mapping"),
+        (["finetune", "fit", "--model.pretrained", "/none"], "error: no model in /none: there is no such folder"),
         ([*FIT, "--data.vocabulary=null", "--trainer.accelerator", "tpu"], "trainer: "),
         ([*FIT, "--data.vocabulary=null", "--trainer.devices", "0"], "trainer: "),
         ([*FIT, "--ckpt", "last"], "there is no option --ckpt; did you mean --ckpt_path?"),
@@ -92,6 +103,26 @@ def test_an_unknown_key_of_a_file_is_answered_with_the_closest_one(
         main(["pretrain", "fit", "--config", str(tmp_path / "mine.yaml")])
     assert stopped.value.code == 2
     assert "there is no option 'run.foldr'; did you mean run.folder?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [b\n", ", line 2: not valid YAML: expected ',' or ']'"),
+        (b"\xff\xfe\x00", " is not UTF-8 text: invalid start byte at byte 0"),
+        (b"run: {}\ndata: {format: {size: 3, size: 4}}\n", ", line 2: key 'size' is given twice"),
+        (b"run: {}\ndata: {}\nrun: {}\n", ", line 3: key 'run' is given twice"),
+    ],
+)
+@pytest.mark.parametrize("referred", [False, True])
+def test_a_damaged_file_of_a_configuration_is_named(
+    tmp_path: Path, content: bytes, message: str, referred: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged.yaml").write_bytes(content)
+    (tmp_path / "good.yaml").write_text("a: [damaged.yaml]\n")
+    name = "good.yaml" if referred else "damaged.yaml"
+    assert main(["pretrain", "fit", "--config", str(tmp_path / name)]) == 2
+    assert f"error: {tmp_path / 'damaged.yaml'}{message}" in capsys.readouterr().err
 
 
 def test_home_directories_are_expanded_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:

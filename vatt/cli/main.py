@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vatt: unknown command {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""), file=sys.stderr)
         print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning, threading.excepthook = _format_warning, _report_thread_error
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files and uploads are deleted
@@ -116,6 +116,20 @@ def _error_message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) if isinstance(error, (VattError, OSError, ImportError)) else None
+
+
+def _report_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Report a full disk in one sentence, and other errors of threads as Python does.
+
+    TensorBoard writes in a thread, and raises its error again when something else is logged.
+    """
+    from vatt.io import write_errno
+
+    code = None if args.exc_value is None else write_errno(args.exc_value)
+    if code is None:
+        threading.__excepthook__(args)
+    else:
+        print(f"warning: a background thread cannot write: {os.strerror(code)}", file=sys.stderr)
 
 
 def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

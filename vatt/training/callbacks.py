@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
+from vatt.io import write_errno
 from vatt.structures import Batch
 from vatt.training.health import peak_flops
 
@@ -56,6 +57,14 @@ class StepBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Do nothing: the bar covers the complete training."""
+
+
+class NameDirectory(Callback):
+    """Adds the directory of the run to errors of a full disk that name no file, such as those of TensorBoard."""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, OSError) and exception.filename is None and write_errno(exception) is not None:
+            exception.filename = trainer.default_root_dir
 
 
 class Throughput(Callback):

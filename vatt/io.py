@@ -24,6 +24,8 @@ from vatt.errors import DirectoryInUse, WriteError
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
 PENDING = ".pending"  # directory of complete files that are about to replace others
+UMASK = os.umask(0o077)  # can be read only by setting it, which other threads would notice later
+os.umask(UMASK)
 LOCK_TIMEOUT_S = 60.0
 LOCK_POLL_S = 0.01
 
@@ -209,10 +211,7 @@ def _permissions(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        new = path.with_name(f".{uuid.uuid4().hex[:12]}{UNFINISHED}")
-        with new.open("xb") as file:
-            new.unlink()
-            return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        return 0o666 & ~UMASK
 
 
 def _link(path: str | Path, target: str | Path) -> None:

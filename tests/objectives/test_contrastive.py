@@ -127,7 +127,7 @@ def test_pairs_are_learned_by_heart(shared: bool) -> None:
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Contrastive(video_audio_weight=0.0, video_text_weight=0.0)
-    with pytest.raises(ValueError, match="must be finite and at least 0, .* not -1.0 and 2.0"):
+    with pytest.raises(ValueError, match=r"must be finite and at least 0, .* not -1.0 and 2.0"):
         Contrastive(video_audio_weight=-1.0, video_text_weight=2.0)
     for drop in (1.0, 2.0, -1.0, math.nan):
         with pytest.raises(InputError, match=f"drop_audio must lie in \\[0, 1\\), not {drop}"):

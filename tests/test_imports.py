@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vatt"
-EVERYONE = {"structures", "errors", "io", "locks", "signals", "untrusted"}
+EVERYONE = {"structures", "errors", "io", "locks", "ranges", "signals", "untrusted"}
 MAY_IMPORT = {
     "errors": set(),
     "structures": set(),
     "io": {"errors"},
     "locks": {"errors", "io"},
+    "ranges": {"errors"},
     "signals": set(),
     "untrusted": {"errors"},
     "datasets": {"datasets"} | EVERYONE,

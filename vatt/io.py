@@ -7,9 +7,11 @@ interruption or on a full disk the previous file is intact, and no partial file 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,13 +24,18 @@ from vatt.errors import DirectoryInUse, WriteError
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
 PENDING = ".pending"  # directory of complete files that are about to replace others
+UMASK = os.umask(0o077)  # can be read only by setting it, which other threads would notice later
+os.umask(UMASK)
+LOCK_TIMEOUT_S = 60.0
+LOCK_POLL_S = 0.01
 
 
 @contextmanager
 def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to ``path``, for libraries that open files by name; rename it when the block ends.
 
-    The temporary file is removed if the block raises.
+    The temporary file is removed if the block raises. The file gets the permissions of the file that it replaces, or
+    those of an ordinary new file, whatever permissions the library gives it.
 
     Args:
         path: Final path. Missing parent directories are created.
@@ -52,8 +59,12 @@ def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
+            mode = _permissions(path)
+            if stat.S_IMODE(os.fstat(written.fileno()).st_mode) != mode:
+                os.fchmod(written.fileno(), mode)
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # replacing a file by a hard link to it has no effect
     except BaseException as error:
         try:
             temporary.unlink(missing_ok=True)
@@ -72,14 +83,15 @@ def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
     The directory is renamed to ``folder/.pending`` once all its files are on the disk. Then each of them gets a hard
     link in ``folder``, and ``.pending`` is removed. A process that is killed before the rename leaves the old files;
     after it, `current_directory` returns ``.pending`` with the new ones until the next call finishes the replacement.
-    Subdirectories are replaced completely. Other files in ``folder`` are kept.
+    Subdirectories are replaced completely. Other files in ``folder`` are kept. The directory is locked while its files
+    are replaced; programs that read several files of it hold a shared lock (`lock_directory`).
 
     Args:
         folder: Directory. It is created if it does not exist.
         last: Name of the file that gets its link last.
 
     Raises:
-        DirectoryInUse: Another process replaces files in the directory.
+        DirectoryInUse: Other processes read or replace files in the directory for more than a minute.
         WriteError: The disk is full or read-only.
 
     Example:
@@ -91,18 +103,20 @@ def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
         ['a.txt', 'b.txt']
     """
     folder = Path(folder)
-    _finish_replacement(folder, last)
     temporary = folder / f".{uuid.uuid4().hex[:12]}{UNFINISHED}"
     try:
         temporary.mkdir(parents=True)
+        with lock_directory(folder):
+            _finish_replacement(folder, last)  # of a process that was killed
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        if (folder / PENDING).exists():
-            raise DirectoryInUse(f"another process is writing to {folder}: wait until it has ended")
-        os.rename(temporary, folder / PENDING)
+        with lock_directory(folder):
+            _finish_replacement(folder, last)
+            os.rename(temporary, folder / PENDING)
+            _finish_replacement(folder, last)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         code = write_errno(error)
@@ -112,7 +126,51 @@ def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
         if path.is_relative_to(temporary):
             path = folder / path.relative_to(temporary)
         raise WriteError(code, os.strerror(code), str(path)) from error
-    _finish_replacement(folder, last)
+
+
+@contextmanager
+def lock_directory(folder: str | Path, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock (``flock``) on a directory until the block ends; no lock file is created.
+
+    Nothing is locked if the directory does not exist or cannot be opened, or if its file system has no such locks.
+
+    Args:
+        folder: Directory.
+        shared: Allow other shared locks, for reading. A process must not lock a directory exclusively while it holds
+            another lock on it.
+
+    Raises:
+        DirectoryInUse: Other processes hold the lock for more than a minute.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        descriptor = None
+    try:
+        if descriptor is not None:
+            _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int, folder: str | Path) -> None:
+    """Lock an open directory, unless its file system has no locks.
+
+    Raises:
+        DirectoryInUse: See `lock_directory`.
+    """
+    end = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise DirectoryInUse(f"another process is using {folder}: wait until it has ended") from None
+            time.sleep(LOCK_POLL_S)
+        except OSError:  # not supported
+            return None
 
 
 def current_directory(folder: str | Path) -> Path:
@@ -136,9 +194,8 @@ def _finish_replacement(folder: Path, last: str) -> None:
 def _replace_by_links(path: Path, target: Path) -> None:
     """Replace ``target`` by a hard link to the file ``path``, or by a directory of links to the files in it."""
     if not path.is_dir():
-        if not (target.exists() and path.samefile(target)):  # renaming one link of a file to another has no effect
-            with atomic_path(target) as temporary:
-                _link(path, temporary)
+        with atomic_path(target) as temporary:
+            _link(path, temporary)
         return
     if target.is_symlink() or target.is_file():
         target.unlink()
@@ -147,6 +204,14 @@ def _replace_by_links(path: Path, target: Path) -> None:
     for other in set(os.listdir(target)) - set(os.listdir(path)):
         old = target / other
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+
+
+def _permissions(path: Path) -> int:
+    """Return the permissions of a file, or of an ordinary new file if there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0o666 & ~UMASK
 
 
 def _link(path: str | Path, target: str | Path) -> None:

@@ -170,8 +170,11 @@ def test_exit_status_tells_what_came_of_it(
     ("argv", "said"),
     [
         (["search", "INDEX", ""], "no word"),
-        (["search", "INDEX", "a ring", "--k", "0"], "k must be at least 1"),
-        (["embed", "VIDEO", "--model", "MODEL", "--output", "OUT", "--hop_s", "-1"], "must be positive"),
+        (["search", "INDEX", "a ring", "--k", "0"], "--k must lie in [1, inf), not 0"),
+        (
+            ["embed", "VIDEO", "--model", "MODEL", "--output", "OUT", "--hop_s", "-1"],
+            "--hop_s must lie in (0, inf), not -1.0",
+        ),
         (["vocabulary", "VIDEO", "--output", "OUT"], "no text"),
         (["synth", "OUT", "--num_test", "9999"], "combinations"),
         (["index", "MODEL", "--output", "OUT"], "no embeddings"),

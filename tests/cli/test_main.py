@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -152,3 +153,18 @@ def test_broken_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(["flops"]) == 141
     assert replaced == [1]
     assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_in_a_thread_is_reported_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", front._report_thread_error)
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == "warning: a background thread cannot write: No space left on device\n"
+    front._report_thread_error(threading.ExceptHookArgs((KeyError, KeyError("a bug"), None, thread)))
+    assert "KeyError: 'a bug'" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_saved_configuration_of_a_run_is_read() -> None:
     [
         (["--classes", "x"], "no classes"),
         (["--size", "40"], "do not fit the model: 8 frames of 40 x 40 cannot be cut"),
-        (["--fps", "0"], "ClipFormat.fps must be positive, not 0"),
+        (["--fps", "0"], "--fps must lie in (0, inf), not 0.0"),
         (["--vocabulary", "."], ".: Is a directory"),
         (["--vocabulary", "latin.txt"], "latin.txt is not UTF-8"),
         (["--fps", "7"], "do not fit the model: a waveform is"),
@@ -137,9 +137,9 @@ def test_operations_of_a_configuration(capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--drop", "1"], "drop must lie in [0, 1), not 1"),
+        (["--drop", "1"], "--drop must lie in [0, 1), not 1.0"),
         (["--size", "100"], "16 frames of 100 x 100 cannot be cut"),
-        (["--num_frames", "0"], "ClipFormat.num_frames must be positive"),
+        (["--num_frames", "0"], "--num_frames must lie in [1, inf), not 0"),
     ],
 )
 def test_wrong_clips_are_refused(

@@ -25,6 +25,17 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         ),
         ([*FIT, "--trainer.precision", "13"], "trainer.precision: '13' is not valid; choose from"),
         ([*FIT, "--trainer.max_steps", "many"], "trainer.max_steps: 'many' is not valid; expected a value of type int"),
+        ([*FIT, "--trainer.gradient_clip_val", "nan"], "val: 'nan' is not valid; expected int, float or null"),
+        ([*FIT, "--seed_everything", "foo"], "seed_everything: 'foo' is not valid; expected bool or int"),
+        ([*FIT, "--trainer.callbacks", "[{class_path: pathlib.Path}]"], "callbacks: pathlib.Path is not a subclass of"),
+        ([*FIT, "--trainer.logger", "3"], "'3' is not valid; expected Logger, Iterable[Logger], bool or null"),
+        (
+            [*FIT, "--model.backbone.init_args.transformers.video", "null"],
+            "model.backbone.transformers.video: 'None' is not valid; expected Encoder or dict[str, Encoder]",
+        ),
+        ([*FIT, "--model.backbone", "null"], "'None' is not valid; expected the import path of a subclass of Backbone"),
+        ([*FIT, "--data", "none.yaml"], "data: 'none.yaml' is neither a file nor a mapping"),
+        (["finetune", "fit", "--model.pretrained", "/none"], "error: no model in /none: there is no such folder"),
         ([*FIT, "--data.vocabulary=null", "--trainer.accelerator", "tpu"], "trainer: Requirement 'torch_xla"),
         ([*FIT, "--data.vocabulary=null", "--trainer.devices", "0"], "trainer: `Trainer(devices='0')`"),
         ([*FIT, "--ckpt", "last"], "there is no option --ckpt; did you mean --ckpt_path?"),
@@ -37,6 +48,18 @@ FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
         ([*FIT, "--model.optimization.betas", "[0.9,1]"], "model.optimization.betas must lie in [0, 1), not 1"),
         ([*FIT, "--model.optimization.eps", "-1"], "model.optimization.eps must lie in [0, inf), not -1.0"),
         ([*FIT, "--model.optimization.clip_each", "0"], "model.optimization.clip_each must lie in (0, inf), not 0.0"),
+        ([*FIT, "--model.objective.init_args.drop_video", "1"], "drop_video must lie in [0, 1), not 1.0"),
+        ([*FIT, "--model.objective.init_args.drop_audio=.nan"], "drop_audio must lie in [0, 1), not nan"),
+        (
+            [*FIT, "--data.vocabulary=null", "--trainer.check_val_every_n_epoch=0"],
+            "n_epoch must lie in [1, inf), not 0",
+        ),
+        ([*FIT, "--data.vocabulary=null", "--trainer.log_every_n_steps=0"], "n_steps must lie in [1, inf), not 0"),
+        ([*FIT, "--data.vocabulary=null", "--trainer.val_check_interval=0"], "interval must be above 0, not 0"),
+        (
+            [*FIT, "--data.vocabulary=null", "--trainer.gradient_clip_val=.nan"],
+            "trainer.gradient_clip_val must lie in [0, inf), not nan",
+        ),
         ([*FIT, "--data.vocabulary=null", "--run.ema", "1"], "run.ema must lie in [0, 1), not 1.0"),
         ([*FIT, "--data.vocabulary=null", "--run.checkpoint_steps", "0"], "checkpoint_steps must be at least 1, not 0"),
         ([*FIT, "--data.vocabulary=null", "--data.batch_size", "0"], "data.batch_size must be at least 1, not 0"),
@@ -87,6 +110,26 @@ def test_unknown_key_in_a_file_suggests_the_closest_one(tmp_path: Path, capsys: 
         main(["pretrain", "fit", "--config", str(tmp_path / "mine.yaml")])
     assert stopped.value.code == 2
     assert "there is no option 'run.foldr'; did you mean run.folder?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [b\n", ", line 2: not valid YAML: expected ',' or ']'"),
+        (b"\xff\xfe\x00", " is not UTF-8 text: invalid start byte at byte 0"),
+        (b"run: {}\ndata: {format: {size: 3, size: 4}}\n", ", line 2: key 'size' is given twice"),
+        (b"run: {}\ndata: {}\nrun: {}\n", ", line 3: key 'run' is given twice"),
+    ],
+)
+@pytest.mark.parametrize("referred", [False, True])
+def test_a_damaged_file_of_a_configuration_is_named(
+    tmp_path: Path, content: bytes, message: str, referred: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged.yaml").write_bytes(content)
+    (tmp_path / "good.yaml").write_text("a: [damaged.yaml]\n")
+    name = "good.yaml" if referred else "damaged.yaml"
+    assert main(["pretrain", "fit", "--config", str(tmp_path / name)]) == 2
+    assert f"error: {tmp_path / 'damaged.yaml'}{message}" in capsys.readouterr().err
 
 
 def test_home_directories_are_expanded_in_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 
 import pytest
 
-from vatt.datasets.workers import leave_interrupts_to_main, leave_signals_to_main
+from vatt.datasets.workers import interrupts_blocked, leave_interrupts_to_main, leave_signals_to_main
 
 
 def work(initialize: Callable[[int], None], ready: Event) -> None:
@@ -36,3 +38,17 @@ def test_worker_exits_after_the_given_number_of_signals(initialize: Callable[[in
     worker.terminate()  # as Python does when it exits
     worker.join(30)
     assert worker.exitcode == (0 if terms == 1 else -signal.SIGTERM)
+
+
+def test_processes_that_are_started_while_interrupts_are_blocked_do_not_receive_them() -> None:
+    code, outputs = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('still alive')", []
+
+    def start() -> None:
+        with interrupts_blocked():
+            os.kill(os.getpid(), signal.SIGINT)
+            outputs.append(subprocess.check_output([sys.executable, "-c", code], text=True))
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert outputs == ["still alive\n"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ pytest.importorskip("faiss")
 from benchmarks.killing import killed_at
 from tests.conftest import WORDS, tiny_model
 from vatt.datasets.text import WordVocabulary, load_vocabulary
-from vatt.errors import DirectoryInUse, InputError, WriteError
+from vatt.errors import InputError, WriteError
 from vatt.models.encoding import model_vocabulary
 from vatt.models.vatt import VATT, load_model
 from vatt.training.history import history_of
@@ -134,15 +135,22 @@ def test_a_model_is_not_saved_without_its_vocabulary(model_folder: Path, tmp_pat
     assert not (tmp_path / "copy" / "config.json").exists()
 
 
-def test_concurrent_save_is_refused(model_folder: Path) -> None:
-    before = VATT.from_pretrained(model_folder)
-    torch.manual_seed(5)
-    with pytest.raises(DirectoryInUse, match="another process is writing"):
-        tiny_model().save_pretrained(
-            model_folder, extra_files={"a": lambda path: (path.touch(), (model_folder / ".pending").mkdir())}
-        )
-    (model_folder / ".pending").rmdir()
-    assert VATT.from_pretrained(model_folder).fingerprint() == before.fingerprint()
+def test_a_model_can_be_loaded_and_saved_while_others_save_it(model_folder: Path) -> None:
+    models = [tiny_model() for _ in range(2)]
+    for value in models[1].state_dict().values():
+        value.add_(1)
+    expected = {model.fingerprint() for model in models}
+    models[0].save_pretrained(model_folder)
+    with ThreadPoolExecutor(3) as pool:
+        savers = [
+            pool.submit(lambda m: [m.save_pretrained(model_folder) for _ in range(20)], model) for model in models
+        ]
+        loaded = []
+        while not all(saver.done() for saver in savers):
+            loaded.append(VATT.from_pretrained(model_folder).fingerprint())
+    assert [saver.result() for saver in savers] == [[None] * 20] * 2
+    assert set(loaded) <= expected
+    assert not list(model_folder.glob(".*"))
 
 
 def test_saving_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

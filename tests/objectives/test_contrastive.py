@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import torch
 
 from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
+from vatt.errors import InputError
 from vatt.models.heads import HierarchicalProjection, JointProjection
 from vatt.objectives.contrastive import COLDEST, Contrastive
 from vatt.objectives.losses import mil_nce, nce
@@ -125,6 +127,11 @@ def test_pairs_are_learned_by_heart(shared: bool) -> None:
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Contrastive(video_audio_weight=0.0, video_text_weight=0.0)
+    with pytest.raises(ValueError, match=r"must be finite and at least 0, .* not -1.0 and 2.0"):
+        Contrastive(video_audio_weight=-1.0, video_text_weight=2.0)
+    for drop in (1.0, 2.0, -1.0, math.nan):
+        with pytest.raises(InputError, match=f"drop_audio must lie in \\[0, 1\\), not {drop}"):
+            Contrastive(drop_audio=drop)
     for option in ("statistics", "form", "mean", "keep_rule"):
         with pytest.raises(ValueError, match=f"{option} must be .* not 'best'"):
             Contrastive(**{option: "best"})

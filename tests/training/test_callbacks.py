@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -9,7 +10,7 @@ import pytest
 
 from tests.training.kinds import PRETRAINING, fit, make_batch, make_module
 from vatt.training import callbacks
-from vatt.training.callbacks import DataReport, StepBar, Throughput
+from vatt.training.callbacks import DataReport, NameDirectory, StepBar, Throughput
 
 
 @pytest.fixture
@@ -123,3 +124,11 @@ def test_token_counts_are_numbers() -> None:
     for kind in PRETRAINING:
         module = make_module(kind)
         assert type(module.objective(module.backbone, make_batch(kind))["tokens"]) is int
+
+
+def test_errors_of_a_full_disk_name_the_directory_if_they_name_no_file() -> None:
+    trainer, callback = MagicMock(default_root_dir="runs/x"), NameDirectory()
+    full, named, other = OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full", "file"), OSError("other")
+    for error in (full, named, other):
+        callback.on_exception(trainer, MagicMock(), error)
+    assert [error.filename for error in (full, named, other)] == ["runs/x", "file", None]

@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from tests.training.kinds import KINDS, fit, make_batch, make_module
+from vatt.models.backbone import Backbone
+from vatt.models.positions import make_positions
 from vatt.training.callbacks import DataReport, Throughput
 from vatt.training.finetune import Tuning
 from vatt.training.health import Health
@@ -133,6 +135,22 @@ def test_three_steps(kind: str, options: Options, tmp_path: Path) -> None:
     # The contrastive loss divides similarities and their errors by 0.07.
     tolerance = 0.1 if kind == "contrastive" else 0.02
     assert losses["bf16-mixed"][0] == pytest.approx(losses["32-true"][0], rel=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*have no .val_dataloader.*")
+def test_all_weights_may_be_in_half_precision(kind: str, precision: str) -> None:
+    module, dtype = make_module(kind), torch.bfloat16 if precision == "bf16-true" else torch.float16
+    for backbone in module.modules():
+        if isinstance(backbone, Backbone):  # the target of V-JEPA is one, too
+            grid, width = backbone.tokenizers["video"].grid, backbone.encoder("video").width
+            backbone.tokenizers["video"].positions = make_positions("fixed", grid, width)  # in single precision
+    watch = Watch({"gradient_clip": "none", "clip_parts": False})
+    fit(module, make_batch(kind), steps=2, callbacks=[watch], precision=precision)
+    assert {p.dtype for p in module.parameters()} == {dtype}
+    assert len(watch.losses) == 2
+    assert all(map(math.isfinite, watch.losses))
 
 
 def test_every_pair_of_options_is_tried() -> None:

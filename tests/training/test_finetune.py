@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -367,3 +368,11 @@ def test_finetuning_on_batches_of_a_loader(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     tuner.on_load_checkpoint(torch.load(tmp_path / "kept.ckpt", weights_only=True))
     assert tuner.origin["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mixup", math.nan), ("drop_token", 1.0), ("clip_head", 0.0), ("clip_backbone", math.inf)]
+)
+def test_numbers_that_no_tuning_can_have_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"model.tuning.{name} .* not {value}"):
+        Tuning(**{name: value})

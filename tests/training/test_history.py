@@ -17,8 +17,10 @@ from vatt.errors import InputError
 from vatt.evaluation.report import config_hash
 from vatt.models.heads import HierarchicalProjection, LinearClassifier
 from vatt.models.vatt import VATT, Classifier
+from vatt.objectives.masked import MaskedAutoencoding
 from vatt.training.finetune import FinetuneModule, Tuning
-from vatt.training.history import changes
+from vatt.training.history import HISTORY, OBJECTIVE, changes, history_of
+from vatt.training.pretrain import load_objective
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +205,14 @@ def test_what_is_frozen_has_no_dropout() -> None:
     assert [block.training for block in blocks] == [False, True]
     assert not module.model.backbone.tokenizers["video"].training
     assert module.model.training
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
+def test_damaged_files_of_a_training_beside_a_model_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / HISTORY).write_bytes(content)
+    with pytest.raises(InputError, match=f"{tmp_path / HISTORY} is damaged"):
+        history_of(tmp_path)
+    (tmp_path / OBJECTIVE).write_bytes(content)
+    objective = MaskedAutoencoding()
+    with pytest.raises(InputError, match=f"{tmp_path / OBJECTIVE} is damaged: .*Delete it"):
+        load_objective(objective, tiny_model(), tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,17 +117,22 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"accumulate_grad_batches": 0, "gradient_clip_val": 1.0},
-            "accumulate_grad_batches must be at least 1, not 0",
-        ),
-        ({"accumulate_grad_batches": 1, "gradient_clip_val": -1.0}, "gradient_clip_val must lie in .0, inf., not -1"),
-        ({"accumulate_grad_batches": 1, "gradient_clip_val": float("nan")}, "gradient_clip_val must .* not nan"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must lie in .1, inf., not 0"),
+        ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch must lie in .1, inf., not 0"),
+        ({"log_every_n_steps": 0}, "log_every_n_steps must lie in .1, inf., not 0"),
+        ({"val_check_interval": 0}, "val_check_interval must be above 0, not 0. Set trainer.limit_val_batches to 0"),
+        ({"gradient_clip_val": -1.0}, "gradient_clip_val must lie in .0, inf., not -1"),
+        ({"gradient_clip_val": math.nan}, "gradient_clip_val must .* not nan"),
     ],
 )
 def test_invalid_trainer_options_are_refused(options: dict[str, Any], message: str) -> None:
+    valid = {
+        "accumulate_grad_batches": 1, "check_val_every_n_epoch": None, "log_every_n_steps": 50,
+        "val_check_interval": 1.0, "gradient_clip_val": None,
+    }  # fmt: skip
+    check_trainer(SimpleNamespace(**valid))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        check_trainer(SimpleNamespace(**options))  # type: ignore[arg-type]
+        check_trainer(SimpleNamespace(**valid | options))  # type: ignore[arg-type]
 
 
 def test_validation_metrics_are_printed_with_gallery_and_chance(

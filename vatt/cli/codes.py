@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader
 
+from vatt.cli.ranges import Count, CountOrZero, Seed
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
 from vatt.datasets.manifest import of_split, read_manifest
@@ -16,15 +17,15 @@ from vatt.structures import ClipFormat
 def codes(
     manifest: str,
     output: str,
-    codes: int = 512,
-    stride: int = 8,
-    size: int = 128,
-    clips: int = 1_000,
-    frames: int = 4,
+    codes: Count = 512,
+    stride: Count = 8,
+    size: Count = 128,
+    clips: Count = 1_000,
+    frames: Count = 4,
     split: str | None = "train",
-    rounds: int = 20,
-    num_workers: int = 2,
-    seed: int = 0,
+    rounds: Count = 20,
+    num_workers: CountOrZero = 2,
+    seed: Seed = 0,
 ) -> int:
     """Learn which patches pictures are best made of, by k-means, for autoregression without a pretrained codebook.
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vatt.cli.ranges import Count, CountOrZero, Seed
+
 
 def synth(
     output: str,
-    clips_per_combination: int = 3,
-    num_test: int = 216,
-    num_val: int = 60,
-    num_train: int | None = None,
-    seed: int = 0,
-    num_workers: int | None = None,
+    clips_per_combination: Count = 3,
+    num_test: CountOrZero = 216,
+    num_val: CountOrZero = 60,
+    num_train: CountOrZero | None = None,
+    seed: Seed = 0,
+    num_workers: Count | None = None,
 ) -> int:
     """Write the demonstration corpus: drawn shapes that move, with a sound that follows them, as MP4 files.
 
@@ -37,7 +39,7 @@ def vocabulary(
     manifest: str,
     output: str,
     kind: Literal["sentencepiece", "words", "list", "huggingface"] = "sentencepiece",
-    size: int = 8000,
+    size: Count = 8000,
     split: str | None = None,
     tokenizer: str | None = None,
 ) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vatt.cli.commands import print_table
 from vatt.cli.measures import ATTENTIVE, LINEAR, NEAREST, collapsed, key, probed, retrieved, tracked
+from vatt.cli.ranges import Fraction, Positive, Seed
 from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command, train
 from vatt.errors import InputError
 from vatt.io import atomic_write
@@ -67,12 +68,12 @@ def compare(
     output: str = "runs/compare",
     corpus: str = "runs/shapes",
     data: str | None = None,
-    tflops: float | None = None,
+    tflops: Positive | None = None,
     labels: tuple[str, ...] = ("shape", "motion"),
-    shares: tuple[float, ...] = (0.05, 0.1, 0.5),
+    shares: tuple[Fraction, ...] = (0.05, 0.1, 0.5),
     equal: Equal = "operations",
     scenes: str | None = "runs/scenes",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> int:
     """Pretrain in several ways with equal operations, on the demonstration corpus or data of yours, probe all alike.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vatt.cli.commands import print_table
+from vatt.cli.ranges import Count, Positive
 
 if TYPE_CHECKING:
     from vatt.datasets.scan.report import ScanSummary
@@ -18,9 +19,9 @@ def scan(
     path: str,
     output: str,
     manifest: str | None = None,
-    num_workers: int | None = None,
-    time_limit_s: float = 60.0,
-    num_clips: int = 3,
+    num_workers: Count | None = None,
+    time_limit_s: Positive = 60.0,
+    num_clips: Count = 3,
     keep_damaged: bool = False,
     resume: bool = False,
 ) -> int:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from vatt.cli.commands import print_table
+from vatt.cli.ranges import Count, DropRate
 from vatt.cli.steps import claim, label_by, make_corpus, run_command, train_and_embed
 from vatt.errors import InputError
 from vatt.io import atomic_write
@@ -20,8 +21,8 @@ def droptoken(
     config: str = "configs/demo.yaml",
     output: str = "runs/droptoken",
     corpus: str = "runs/shapes",
-    rates: tuple[float, ...] = RATES,
-    max_steps: int | None = None,
+    rates: tuple[DropRate, ...] = RATES,
+    max_steps: Count | None = None,
 ) -> int:
     """Pretrain once for each rate of DropToken, measure, count operations, and draw both (VATT, table 5).
 

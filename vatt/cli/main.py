@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vatt: unknown command {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""), file=sys.stderr)
         print(f"Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning, threading.excepthook = _format_warning, _report_thread_error
     exit_on_signals()
     try:
         return _run(word, rest)
@@ -115,6 +116,20 @@ def _error_message(error: Exception) -> str | None:
     return str(error) if isinstance(error, (VattError, OSError, ImportError)) else None
 
 
+def _report_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Report a full disk in one sentence, and other errors of threads as Python does.
+
+    TensorBoard writes in a thread, and raises its error again when something else is logged.
+    """
+    from vatt.io import write_errno
+
+    code = None if args.exc_value is None else write_errno(args.exc_value)
+    if code is None:
+        threading.__excepthook__(args)
+    else:
+        print(f"warning: a background thread cannot write: {os.strerror(code)}", file=sys.stderr)
+
+
 def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """Format warnings of this package as one sentence, and other warnings as Python does."""
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
@@ -132,10 +147,13 @@ def _run(word: str, rest: list[str]) -> int:
     if word in ("pretrain", "finetune"):
         return function(rest)
     from vatt.cli.parsing import expand_user
+    from vatt.cli.ranges import check_ranges
 
     values = make_parser(word, function, positional).parse_args(rest)
     expand_user(values)
-    return function(**values.as_dict())
+    options = values.as_dict()
+    check_ranges(function, options)
+    return function(**options)
 
 
 def make_parser(word: str, function: Callable[..., int], positional: tuple[str, ...]) -> ArgumentParser:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vatt.cli.ranges import Count, DropRate, Positive
 from vatt.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 def convert(
     official: str,
     output: str,
-    head_width: int | None = None,
-    num_words: int | None = None,
-    num_frames: int | None = None,
-    size: int | None = None,
-    fps: float | None = None,
-    sample_rate: int | None = None,
+    head_width: Count | None = None,
+    num_words: Count | None = None,
+    num_frames: Count | None = None,
+    size: Count | None = None,
+    fps: Positive | None = None,
+    sample_rate: Count | None = None,
     vocabulary: str | None = None,
     classes: str | None = None,
 ) -> int:
@@ -156,9 +157,9 @@ def onnx(model: str, output: str) -> int:
 
 def flops(
     config: str,
-    num_frames: int | None = None,
-    size: int | None = None,
-    drop: float | None = None,
+    num_frames: Count | None = None,
+    size: Count | None = None,
+    drop: DropRate | None = None,
 ) -> int:
     """Count the operations of one clip's way through the towers of a pretraining configuration.
 

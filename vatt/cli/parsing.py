@@ -7,15 +7,20 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
+
+from vatt.errors import InputError
 
 MAX_PROPOSALS = 3  # names that are suggested for a misspelled one
 MAX_MESSAGE = 400  # characters of a message
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class OneLineErrors(ArgumentParser):
@@ -64,10 +69,25 @@ def explain(message: str, parser: argparse.ArgumentParser) -> str:
     if attribute:
         classes = [name for name, kind in vars(import_module(attribute[1])).items() if inspect.isclass(kind)]
         return f"{key}there is no class {attribute[2]!r} in {attribute[1]}{_proposal(attribute[2], classes)}"
+    failed = re.search(r"Call to compute_fn of link .*? failed: (.*)", message, re.DOTALL)
+    if failed:
+        return " ".join(failed[1].split())
+    subclass = re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", message)
+    if subclass:
+        return f"{key}{subclass[1]} is not a subclass of {subclass[2]}"
+    file = re.search(r"Unable to load config '([^']*)'", message)
+    if file:
+        return f"{key}{file[1]!r} is neither a file nor a mapping"
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     choices = [word.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", message) for word in group.split(",")]
     if value and choices:
         return f"{key}{value[1]!r} is not valid; choose from {', '.join(dict.fromkeys(choices))}"
+    if value and (kinds := re.findall(r"Subtypes: \[(.*)\]", message)):
+        nested = re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", value[1])
+        key, text = (f"{key[:-2]}.{nested[1]}: ", nested[2].strip("'")) if nested else (key, value[1])
+        return f"{key}{text!r} is not valid; expected {_type_names(kinds[-1])}"
+    if value and (kind := re.search(r"Not a valid subclass of (\w+)", message)):
+        return f"{key}{value[1]!r} is not valid; expected the import path of a subclass of {kind[1]}"
     if value and (kind := re.search(r"Expected a <class '([\w.]+)'>", message)):
         return f"{key}{value[1]!r} is not valid; expected a value of type {kind[1]}"
     text = " ".join(re.sub(r'Parser key "([^"]+)":', r"\1:", message).split())
@@ -78,6 +98,51 @@ def expand_user(config: Namespace) -> None:
     """Expand a leading ``~`` in all strings of a configuration, in place."""
     for key, value in config.items():
         config[key] = _expanded(value)
+
+
+def check_config_files(args: Sequence[str]) -> None:
+    """Check that the configuration files among arguments, and files that they refer to, are valid YAML.
+
+    Raises:
+        InputError: A file is not UTF-8, not YAML, or has a key twice; the message names the file.
+    """
+    checked: set[Path] = set()
+    for before, word in zip(["", *args], args, strict=False):
+        option, _, value = word.rpartition("=")
+        if Path(value).is_file() and ({option or before} & {"-c", "--config"} or value.endswith(YAML_SUFFIXES)):
+            _check_config_file(Path(value), checked)
+
+
+def _check_config_file(path: Path, checked: set[Path]) -> None:
+    """Check a file that is not among the checked ones. See `check_config_files`."""
+    if path in checked:
+        return
+    checked.add(path)
+    try:
+        nodes = [yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    visited: set[int] = set()  # aliases refer to nodes again
+    while nodes:
+        node = nodes.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for number, (key, _) in enumerate(node.value):
+                if key.value in keys[:number]:
+                    raise InputError(f"{path}, line {key.start_mark.line + 1}: key {key.value!r} is given twice")
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif node is not None and node.value.endswith(YAML_SUFFIXES) and (path.parent / node.value).is_file():
+            _check_config_file(path.parent / node.value, checked)
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], key: str = "") -> list[str]:
@@ -164,6 +229,14 @@ def _arguments(path: str) -> list[str]:
         return list(inspect.signature(getattr(import_module(module), name)).parameters)
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
+
+
+def _type_names(kinds: str) -> str:
+    """Return a list of types as text, such as "int, float or null", given as in ``str(list_of_types)``."""
+    kinds = re.sub(r"<class '([\w.]+)'>", r"\1", kinds)
+    kinds = re.sub(r"(?:\w+\.)+(\w+)", r"\1", kinds).replace("NoneType", "null")
+    *first, last = re.split(r", (?![^\[]*\])", kinds)  # not within brackets
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _program(prog: str) -> str:

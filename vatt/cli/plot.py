@@ -7,6 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from vatt.cli.ranges import Count, Seed
 from vatt.errors import InputError
 
 
@@ -18,8 +19,8 @@ def plot(
     column: str = "label",
     about: str = "",
     split: str | None = None,
-    clips: int = 32,
-    seed: int = 0,
+    clips: Count = 32,
+    seed: Seed = 0,
 ) -> int:
     """Draw a picture.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vatt.cli.ranges import Count, CountOrZero, Positive
 from vatt.errors import InputError
 
 SHOWN = 20  # rows left out that are named
@@ -12,13 +13,13 @@ SHOWN = 20  # rows left out that are named
 def prepare(
     path: str,
     output: str | None = None,
-    short_side: int = 256,
-    gop: int = 16,
-    crf: int = 23,
-    fps: float | None = None,
-    shard_mb: float = 512.0,
-    num_workers: int | None = None,
-    time_limit_s: float = 600.0,
+    short_side: Count = 256,
+    gop: Count = 16,
+    crf: CountOrZero = 23,
+    fps: Positive | None = None,
+    shard_mb: Positive = 512.0,
+    num_workers: Count | None = None,
+    time_limit_s: Positive = 600.0,
     verify: bool = False,
     overwrite: bool = False,
     retry: bool = False,

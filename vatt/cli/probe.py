@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vatt.cli.commands import print_table
+from vatt.cli.ranges import Count, CountOrZero, Fraction, Seed
 from vatt.datasets.clips import ClipReader, Views
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
@@ -86,14 +87,14 @@ def probe(
     folds: list[int] | None = None,
     test_split: str = "test",
     layers: Literal["final", "all", "4ds"] | list[int] = "final",
-    shares: list[float] | None = None,
-    windows: int = 4,
-    crops: int = 1,
+    shares: list[Fraction] | None = None,
+    windows: Count = 4,
+    crops: Count = 1,
     together: bool = False,
-    steps: int = 2_000,
-    batch_size: int = 32,
-    num_workers: int = 2,
-    seed: int = 0,
+    steps: Count = 2_000,
+    batch_size: Count = 32,
+    num_workers: CountOrZero = 2,
+    seed: Seed = 0,
     device: str | None = None,
 ) -> int:
     """Train small classifiers on frozen features, and test them.

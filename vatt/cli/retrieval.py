@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vatt.cli.commands import print_table, printable
+from vatt.cli.ranges import Count, CountOrZero, Port, Positive
 from vatt.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,17 +29,17 @@ def embed(
     model: str,
     output: str,
     split: str | None = None,
-    hop_s: float | None = None,
-    batch_size: int = 32,
-    num_workers: int = 2,
+    hop_s: Positive | None = None,
+    batch_size: Count = 32,
+    num_workers: CountOrZero = 2,
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = "auto",
     device: str | None = None,
-    windows: int | None = None,
+    windows: Count | None = None,
     overwrite: bool = False,
-    devices: int = 1,
-    nodes: int = 1,
+    devices: Count = 1,
+    nodes: Count = 1,
     part: str = "1/1",
-    shard_clips: int = 512,
+    shard_clips: Count = 512,
     modalities: list[Literal["video", "audio", "text"]] | None = None,
 ) -> int:
     """Turn videos, sounds and texts into vectors. What was stopped is gone on with.
@@ -178,7 +179,7 @@ def index(
 def search(
     index: str,
     query: str | None = None,
-    k: int = 10,
+    k: Count = 10,
     model: str | None = None,
     video: str | None = None,
     audio: str | None = None,
@@ -261,11 +262,11 @@ def app(
     index: str,
     model: str | None = None,
     host: str = "127.0.0.1",
-    port: int = 7860,
+    port: Port = 7860,
     allowed_hosts: list[str] | None = None,
     token: str | None = None,
-    max_upload_mb: float = 200.0,
-    query_limit_s: float = 30.0,
+    max_upload_mb: Positive = 200.0,
+    query_limit_s: Positive = 30.0,
     roots: list[str] | None = None,
     urls: bool = False,
 ) -> int:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vatt.cli.commands import print_table
+from vatt.cli.ranges import Count, CountOrZero, Seed
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
 from vatt.datasets.manifest import read_manifest
@@ -33,7 +34,11 @@ WITHOUT_EFFECT = ("output", "batch_size", "num_workers", "device")
 
 
 def scenes(
-    output: str, num_train: int = 1_500, num_test: int = 200, seed: int = 0, num_workers: int | None = None
+    output: str,
+    num_train: CountOrZero = 1_500,
+    num_test: CountOrZero = 200,
+    seed: Seed = 0,
+    num_workers: Count | None = None,
 ) -> int:
     """Write scenes of flat shapes that move in space before a moving camera, and what is known of them.
 
@@ -59,10 +64,10 @@ def readout(
     layer: str = "final",
     frozen: bool = True,
     untrained: bool = True,
-    steps: int = 1_500,
-    batch_size: int = 32,
-    num_workers: int = 2,
-    seed: int = 0,
+    steps: Count = 1_500,
+    batch_size: Count = 32,
+    num_workers: CountOrZero = 2,
+    seed: Seed = 0,
     device: str | None = None,
 ) -> int:
     """Train attention readouts of depth, camera, points and boxes on a video tower, and carry labels by its features.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vatt.cli.parsing import OneLineErrors, changed_options, expand_user, strings_of
+from vatt.cli.parsing import OneLineErrors, changed_options, check_config_files, expand_user, strings_of
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
@@ -49,15 +50,29 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         config, file = self.config.clone(), Path(trainer.default_root_dir) / self.config_filename
         config["ckpt_path"] = None  # not saved: training or testing with this file must not resume
-        before = yaml.safe_load(file.read_text()) if trainer.ckpt_path and file.is_file() else None
+        before = None
+        if trainer.ckpt_path and file.is_file():
+            try:
+                before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, yaml.YAMLError):
+                rank_zero_warn(f"{file} is damaged: changes of options since it was written are not reported")
         with atomic_path(file) as path:
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
-        if isinstance(before, dict) and (changed := changed_options(before, yaml.safe_load(file.read_text()))):
+        if isinstance(before, dict) and (changed := changed_options(before, yaml.safe_load(file.read_text("utf-8")))):
             print(f"changed since {file} was written: {', '.join(changed)}")
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """Parser for the options of ``vatt pretrain`` and ``vatt finetune``."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
+        """Read options and configuration files.
+
+        Raises:
+            InputError: A configuration file is damaged.
+        """
+        check_config_files(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, *more, **kwargs)
 
 
 class VattCLI(LightningCLI):
@@ -98,7 +113,7 @@ class VattCLI(LightningCLI):
             super().instantiate_classes()
         except VattError:
             raise
-        except ValueError as error:
+        except (ValueError, ArithmeticError, RuntimeError) as error:  # such as a negative width
             raise InputError(" ".join(str(error).split())) from error
 
     def before_instantiate_classes(self) -> None:

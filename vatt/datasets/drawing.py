@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from vatt.datasets.workers import interrupts_blocked
 from vatt.structures import Clip
 
 Job = TypeVar("Job")
@@ -23,7 +24,9 @@ def draw_all(draw: Callable[[Job], Clip], jobs: Sequence[Job], num_workers: int 
         return [draw(job) for job in tqdm(jobs, **show)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return list(tqdm(pool.map(draw, jobs, chunksize=8), **show))
+            with interrupts_blocked():
+                futures = [pool.submit(draw, job) for job in jobs]
+            return [future.result() for future in tqdm(futures, **show)]
         except BaseException:  # Ctrl-C or SIGTERM: cancel the remaining jobs
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise

@@ -18,6 +18,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.workers import interrupts_blocked
 from vatt.errors import VattError
 
 TRIES = 2  # of a task when the pool breaks
@@ -111,7 +112,8 @@ class Isolated(Generic[Task, Result]):
 
     def _schedule(self, pool: ProcessPool, task: Task) -> ProcessFuture:
         try:
-            return pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)
+            with interrupts_blocked():  # processes may be started
+                return pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)
         except RuntimeError as error:  # it is broken already: found out when the result is wanted
             future = ProcessFuture()
             future.set_exception(BrokenProcessPool(str(error)))

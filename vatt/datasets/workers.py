@@ -1,9 +1,26 @@
-"""Worker processes of data loaders."""
+"""Signals of worker processes."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT until the block ends, when it is delivered. Processes that are started meanwhile never receive it.
+
+    Ctrl-C reaches a whole process group: workers that are still importing modules would print tracebacks.
+    """
+    resource_tracker.ensure_running()  # starting it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_interrupts_to_main(worker: int) -> None:

@@ -270,4 +270,4 @@ class CodeTokenizer(Tokenizer):
 
     def embed(self, patches: Patches) -> Tensor:
         x = self.codes(patches.x.squeeze(-1))
-        return x if self.positions is None else x + self.positions(patches.position, patches.grid)
+        return x if self.positions is None else (x + self.positions(patches.position, patches.grid)).to(x.dtype)

@@ -23,6 +23,7 @@ from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.windows import Windows
 from vatt.errors import InputError
+from vatt.io import lock_directory
 from vatt.models.hub import VOCABULARY
 from vatt.models.vatt import VATT, Space
 from vatt.models.vocabulary import read_vocabulary
@@ -177,9 +178,11 @@ def model_vocabulary(model: VATT) -> Vocabulary:
     """
     if model.folder is None:
         raise FileNotFoundError("the model was not loaded from a directory, so its vocabulary is unknown")
-    if model.vocabulary_hash is None and not (model.folder / VOCABULARY).is_dir():
-        raise FileNotFoundError(f"{model.folder} has no vocabulary: trained without texts, or converted without one")
-    return read_vocabulary(model.folder / VOCABULARY, model.vocabulary_hash)
+    with lock_directory(model.directory, shared=True):
+        folder = model.folder
+        if model.vocabulary_hash is None and not (folder / VOCABULARY).is_dir():
+            raise FileNotFoundError(f"{folder} has no vocabulary: trained without texts, or converted without one")
+        return read_vocabulary(folder / VOCABULARY, model.vocabulary_hash)
 
 
 def encode_texts(model: VATT, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, int]:

@@ -18,7 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vatt.errors import InputError
-from vatt.io import PENDING, atomic_path, atomic_write, current_directory, file_hash, remove_leftovers, replace_files
+from vatt.io import (
+    PENDING,
+    atomic_path,
+    atomic_write,
+    current_directory,
+    file_hash,
+    lock_directory,
+    remove_leftovers,
+    replace_files,
+)
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.part import check_types, from_config, to_config
@@ -121,7 +130,8 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         """
         source = None if self.folder is None else self.folder / VOCABULARY
         if source is not None and source.is_dir() and source.resolve() != (folder / VOCABULARY).resolve():
-            copy_directory(source, folder / VOCABULARY)
+            with lock_directory(self.directory, shared=True):
+                copy_directory(self.folder / VOCABULARY, folder / VOCABULARY)
 
     def save_pretrained(
         self,
@@ -153,7 +163,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             repo_id, push_to_hub, options: See `huggingface_hub.ModelHubMixin.save_pretrained`.
 
         Raises:
-            DirectoryInUse: Another process is saving to the directory.
+            DirectoryInUse: Other processes load from the directory or save to it for more than a minute.
             InputError: The vocabulary is missing, damaged, or not the one that the model was trained with.
             WriteError: The disk is full or read-only.
         """
@@ -274,9 +284,17 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             FileNotFoundError: no model is there.
             InputError: it is damaged, a model of another kind, or weights and configuration do not fit; the message
                 names the tensors.
+            DirectoryInUse: Another process saves to the directory for more than a minute.
         """
         options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
-        folder, config = read_saved(pretrained_model_name_or_path, options, local_files_only, token)
+        folder = _local_directory(pretrained_model_name_or_path, options, local_files_only, token)
+        with lock_directory(folder, shared=True):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Self:
+        """Load the model in a directory. See `from_pretrained`."""
+        folder, config = read_saved(folder)
         kind, digest = config["model"], config.get(WEIGHTS_HASH)
         if kind != cls.__name__:
             raise InputError(f"{folder} holds a {kind}, not a {cls.__name__}: load it with vatt.{kind}.from_pretrained")
@@ -348,9 +366,20 @@ def read_saved(
         FileNotFoundError: no model is there.
         InputError: the configuration is damaged.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = _download(str(name), options or {}, local_files_only, token)
+    folder = _local_directory(name, options or {}, local_files_only, token)
+    with lock_directory(folder, shared=True):
+        return folder, _read_checked(folder)
+
+
+def _local_directory(
+    name: str | Path, options: dict[str, Any], local_files_only: bool, token: str | bool | None
+) -> Path:
+    """Return the directory of a model, downloaded if necessary. See `read_saved`."""
+    return Path(name) if Path(name).is_dir() else _download(str(name), options, local_files_only, token)
+
+
+def _read_checked(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the model in a directory. See `read_saved`."""
     files = current_directory(folder)
     for file in (CONFIG, WEIGHTS):
         if not (files / file).is_file():
@@ -359,7 +388,7 @@ def read_saved(
     config = {"model": "VATT", **read_config(files)}  # version 0.1 did not write 'model'
     if not isinstance(config["model"], str) or not config["model"].isidentifier():
         raise InputError(f"{folder / CONFIG} is damaged: 'model' is {str(config['model'])[:60]!r}")
-    return folder, config
+    return config
 
 
 def saved_format(name: str | Path) -> ClipFormat:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vatt.errors import InputError
 from vatt.structures import Tokens
 
 KeepRule = Literal["tokens", "table"]
@@ -86,14 +87,27 @@ def same_keep(num_tokens: int, drop: float, table: tuple[int, ...], rule: KeepRu
         return draw_keep(1, num_tokens, drop, table, rule=rule, generator=same)
 
 
-def num_kept(num_tokens: int, drop: float) -> int:
-    """max(1, floor(N (1 - drop))).
+def check_drop(drop: float, name: str = "drop") -> None:
+    """Check a fraction of dropped tokens.
+
+    Args:
+        drop: Fraction.
+        name: Name of the option, for the message.
 
     Raises:
-        ValueError: ``drop`` is not in [0, 1).
+        InputError: The fraction is not in [0, 1).
     """
     if not 0 <= drop < 1:
-        raise ValueError(f"drop must lie in [0, 1), not {drop}")
+        raise InputError(f"{name} must lie in [0, 1), not {drop}")
+
+
+def num_kept(num_tokens: int, drop: float) -> int:
+    """Return max(1, floor(N (1 - drop))).
+
+    Raises:
+        InputError: ``drop`` is not in [0, 1).
+    """
+    check_drop(drop)
     return max(1, int(num_tokens * (1 - drop) + 1e-9))
 
 
@@ -161,14 +175,15 @@ def draw_masked(
         (B, N) visible and (B, M) masked positions, int64, ascending; fewer than B rows with ``part``.
 
     Raises:
-        ValueError: All or no positions would be masked, or the kind is unknown.
+        InputError: All or no positions would be masked.
+        ValueError: The kind is unknown.
     """
     if kind not in get_args(MaskKind):
         raise ValueError(f"a mask is {' or '.join(get_args(MaskKind))}, not {kind!r}")
     times, size = (grid[0], math.prod(grid[1:])) if kind == "tube" else (1, math.prod(grid))
     count = int(size * hidden + 1e-9)
     if not 0 < count < size:
-        raise ValueError(f"{count} of {size} positions would be masked: at least one must be masked, and one visible")
+        raise InputError(f"{count} of {size} positions would be masked: at least one must be masked, and one visible")
     rng_device = torch.device("cpu") if generator is None else generator.device
     scores = torch.rand((batch, size), generator=generator, device=rng_device)
     order = (scores if part is None else part(scores)).argsort(dim=1)

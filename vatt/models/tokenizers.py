@@ -103,7 +103,10 @@ class PatchTokenizer(Tokenizer):
         x = self.project(x.to(self.project.weight.dtype))
         if self.pre_projection is not None:
             x = F.gelu(self.pre_projection(x))
-        return self.dropout(x if self.positions is None else x + self.positions(patches.position, patches.grid))
+        if self.positions is not None:
+            # Sines and cosines are in single precision, which later layers do not take if their weights are not.
+            x = (x + self.positions(patches.position, patches.grid)).to(self.project.weight.dtype)
+        return self.dropout(x)
 
 
 class VideoTokenizer(PatchTokenizer):

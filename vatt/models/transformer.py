@@ -115,10 +115,13 @@ class Transformer(Encoder):
         for name, given, known in (("norm", norm, Norm), ("activation", activation, Activation)):
             if given not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, not {given!r}")
-        positive = {"heads": heads, "rotary_base": rotary_base, "norm_eps": norm_eps, "init_std": init_std}
+        positive = {"width": width, "heads": heads, "mlp_width": mlp_width, "head_width": head_width}
+        positive |= {"rotary_base": rotary_base, "norm_eps": norm_eps, "init_std": init_std}
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
+        if depth < 0 or not 0 <= dropout < 1:
+            raise ValueError(f"depth must be at least 0 and dropout in [0, 1), not {depth} and {dropout}")
         if agg and rotary == "space":
             raise ValueError("an AGG token has no place in space: rotary='space' goes with agg=False")
         self.agg, self.causal = agg, causal

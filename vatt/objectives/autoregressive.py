@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -57,6 +58,8 @@ class Autoregression(Objective):
         if not 0 <= images <= 1:
             raise ValueError(f"images is a probability from 0 to 1, not {images}")
         self.images = images
+        if not 0 < width_ratio < math.inf:
+            raise ValueError(f"width_ratio must be finite and above 0, not {width_ratio}")
 
     def build(self, backbone: Backbone) -> None:
         encoder = backbone.encoder("video") if "video" in backbone.modalities else None

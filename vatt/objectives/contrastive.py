@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.precision import single_precision
-from vatt.models.selection import KeepRule, draw_keep
+from vatt.models.selection import KeepRule, check_drop, draw_keep
 from vatt.objectives.base import Losses, Objective
 from vatt.objectives.caching import in_micro_batches
 from vatt.objectives.distributed import agree, gather, own_part, shared_log_sums, world_size
@@ -72,8 +72,12 @@ class Contrastive(Objective):
         micro_batch: int | None = None,
     ) -> None:
         super().__init__()
-        if not video_audio_weight + video_text_weight > 0:
-            raise ValueError("one of video_audio_weight and video_text_weight must be above 0")
+        weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
+        if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+            raise ValueError(
+                "video_audio_weight and video_text_weight must be finite and at least 0, and one of them above 0, not "
+                f"{video_audio_weight} and {video_text_weight}"
+            )
         if not callable(head):
             raise ValueError(f"head must be a class of vatt.models.heads or a function that makes one, not {head!r}")
         for name, value, known in (
@@ -90,12 +94,14 @@ class Contrastive(Objective):
         self._present: tuple[str, ...] | None = None  # modalities of all batches
         self.make_head: Callable[[dict[str, int]], Projection] | None = head
         self.statistics = statistics
-        self.weights = {"video_audio": video_audio_weight, "video_text": video_text_weight}
+        self.weights = weights
         self.drop = {"video": drop_video, "audio": drop_audio, "text": 0.0}
+        for modality, drop in self.drop.items():
+            check_drop(drop, f"drop_{modality}")
         self.per_sample, self.keep_rule = per_sample, keep_rule
         self.form, self.mean, self.per_sentence = form, mean, per_sentence
         first = dict.fromkeys(PAIRS, temperature) if not isinstance(temperature, dict) else temperature
-        if set(first) != set(PAIRS) or not all(value > 0 for value in first.values()):
+        if set(first) != set(PAIRS) or not all(0 < value < math.inf for value in first.values()):
             raise ValueError(f"temperature must be above 0, one number or one each for {PAIRS}, not {temperature}")
         self.first_temperature = first
         # As a logarithm, so that a step changes it by a share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,7 @@ class FeaturePrediction(Objective):
         super().__init__()
         if not masks:
             raise ValueError("feature prediction needs a mask")
-        if not 0 <= momentum[0] <= momentum[1] <= 1 or schedule_length < 1:
+        if not 0 <= momentum[0] <= momentum[1] <= 1 or not 1 <= schedule_length < math.inf:
             raise ValueError(f"momentum grows within [0, 1] over 1 or more trainings: {momentum}, {schedule_length}")
         self.masks, self.truncate = tuple(masks), truncate
         places = {"positions": "none", "rotary": "space"} if rotary else {"positions": "fixed"}

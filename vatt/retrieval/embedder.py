@@ -212,12 +212,15 @@ def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) ->
 @contextmanager
 def _silence() -> Iterator[None]:
     """What Lightning says of devices, and PyTorch of what Lightning calls, is not asked for."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    names = ("utilities.rank_zero", "trainer.connectors.signal_connector")
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

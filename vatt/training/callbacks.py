@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from vatt.io import write_errno
 from vatt.structures import Batch
 from vatt.training.health import peak_flops
 from vatt.training.history import ConfigMismatch
@@ -72,6 +73,14 @@ def check_state(callback: Callback, trainer: L.Trainer, checkpoint: dict[str, An
             f"the checkpoint has no state of the callback {callback.state_key}: choose another checkpoint with "
             "--ckpt_path, or start a new training"
         )
+
+
+class NameDirectory(Callback):
+    """Adds the directory of the run to errors of a full disk that name no file, such as those of TensorBoard."""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, OSError) and exception.filename is None and write_errno(exception) is not None:
+            exception.filename = trainer.default_root_dir
 
 
 class Throughput(Callback):

@@ -20,12 +20,12 @@ from vatt.models.heads import LinearClassifier
 from vatt.models.selection import KeepRule
 from vatt.models.vatt import VATT, Classifier, load_model
 from vatt.objectives.classification import Weighting, classification_loss, mixup, rarity_weights
+from vatt.ranges import check_range
 from vatt.structures import Batch, ClipFormat
 from vatt.training.compute import Compute
 from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, depth_of
-from vatt.training.ranges import check_range
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from vatt.errors import VattError
-from vatt.io import current_directory
+from vatt.io import current_directory, lock_directory
+from vatt.untrusted import read_json
 
 HISTORY = "training.json"  # beside a model
+MAX_HISTORY = 2**24  # bytes
 OBJECTIVE = "objective.safetensors"  # what else was trained
 SHAPE = {"video": ("num_frames", "fps", "size", "crop_box"), "audio": ("sample_rate", "audio_s")}
 
@@ -22,9 +23,16 @@ class ConfigMismatch(VattError, ValueError):
 
 
 def history_of(folder: str | Path | None) -> dict[str, Any] | None:
-    """How a saved model came about; None where its folder does not say."""
-    file = current_directory(folder or "") / HISTORY
-    return json.loads(file.read_text(encoding="utf-8")) if folder and file.is_file() else None
+    """Return the provenance that was saved with a model, or None if there is none.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not folder:
+        return None
+    with lock_directory(folder, shared=True):
+        file = current_directory(folder) / HISTORY
+        return read_json(file, MAX_HISTORY) if file.is_file() else None
 
 
 def in_words(data: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from vatt.errors import InputError
-from vatt.training.ranges import check_range
+from vatt.ranges import check_range
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vatt.errors import InputError
 from vatt.evaluation.metrics import PairedRetrieval
-from vatt.io import current_directory
+from vatt.io import current_directory, lock_directory
 from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights
@@ -80,7 +82,8 @@ class PretrainModule(TrainingModule):
         with torch.device("meta") if empty else nullcontext():
             self.objective.build(backbone)
         if model is not None:
-            load_objective(self.objective, model, current_directory(pretrained))
+            with lock_directory(pretrained, shared=True):
+                load_objective(self.objective, model, current_directory(pretrained))
         self._retrieved: dict[str, dict[str, Any]] = {}  # metrics of the last validation, by direction
         self.retrieval = nn.ModuleDict({name: PairedRetrieval(pair[2:]) for name, pair in PAIRS.items()})
 
@@ -219,10 +222,18 @@ def codebook_hash(backbone: Backbone) -> str | None:
 
 
 def load_objective(objective: Objective, model: VATT, folder: Path) -> None:
-    """Begin with the head of a model and with what lies beside it of its objective; where that does not fit, say so."""
+    """Load the head of a model, and what was saved with it of its objective. Warn where they do not fit.
+
+    Raises:
+        InputError: The file of the objective is damaged.
+    """
     head, theirs, kept = objective.head(), getattr(model, "projection", None), folder / OBJECTIVE
     parts = [] if theirs is None else [("head", head, theirs.state_dict())]
-    parts += [("objective", objective, load_file(kept))] if kept.is_file() else []
+    if kept.is_file():
+        try:
+            parts.append(("objective", objective, load_file(kept)))
+        except (ValueError, OSError, SafetensorError) as error:
+            raise InputError(f"{kept} is damaged: {error}. Delete it to begin with a new objective") from error
     for name, part, weights in parts:
         own = {key: value.shape for key, value in part.state_dict().items()}
         other = sorted(key for key, value in weights.items() if own.get(key) != value.shape)

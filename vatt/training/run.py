@@ -17,12 +17,12 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
-from vatt.training.callbacks import DataReport, StepBar, Throughput
+from vatt.ranges import check_range
+from vatt.training.callbacks import DataReport, NameDirectory, StepBar, Throughput
 from vatt.training.checkpoint import BestCheckpoint, LastCheckpoint
 from vatt.training.directory import CHECKPOINTS
 from vatt.training.export import ExportModel
 from vatt.training.health import Health
-from vatt.training.ranges import check_range
 from vatt.training.validation import CheckData, PrintValidation
 
 
@@ -85,6 +85,7 @@ def run_callbacks(run: Run, logs: bool = True, bar: bool = True) -> list[Callbac
     checkpoints = Path(run.folder) / CHECKPOINTS
     return [
         CheckData(run.best_by),
+        NameDirectory(),
         *([StepBar()] if bar else []),
         PrintValidation(),
         Throughput(),

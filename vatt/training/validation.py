@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.errors import InputError
-from vatt.training.ranges import check_range
+from vatt.ranges import check_range
 
 FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoint is mostly chance
 
@@ -20,10 +20,16 @@ def check_trainer(trainer: L.Trainer) -> None:
     """Check trainer options that Lightning does not check.
 
     Raises:
-        InputError: ``accumulate_grad_batches`` is below 1, or ``gradient_clip_val`` is negative or not finite.
+        InputError: An option is out of range.
     """
-    if trainer.accumulate_grad_batches < 1:
-        raise InputError(f"trainer.accumulate_grad_batches must be at least 1, not {trainer.accumulate_grad_batches}")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
+        check_range(f"trainer.{name}", getattr(trainer, name), "[1, inf)")
+    interval = trainer.val_check_interval
+    if isinstance(interval, int | float) and not interval > 0:
+        raise InputError(
+            f"trainer.val_check_interval must be above 0, not {interval}. Set trainer.limit_val_batches to 0 to train "
+            "without validation"
+        )
     check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, "[0, inf)")
 
 

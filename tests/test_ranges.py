@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vatt.errors import InputError
+from vatt.ranges import check_range
 from vatt.training.finetune import Tuning
 from vatt.training.optim import Optimization
-from vatt.training.ranges import check_range
 from vatt.training.run import Run
 
 

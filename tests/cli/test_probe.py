@@ -98,7 +98,7 @@ def test_any_split_and_layer_whatever_the_batches(noises: Path, model_folder: Pa
     [
         (["--folds", "[4]"], "no row is to be tested in fold 4; found: 1, 2, 3"),
         ([], "choose a fold"),
-        (["--folds", "[1]", "--windows", "0"], r"must lie in \[1, inf\)"),
+        (["--folds", "[1]", "--windows", "0"], "--windows must lie in [1, inf), not 0"),
         (["--folds", "[1]", "--layers", "[3]"], "layers are numbers from 1 to 2, not [3]"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from vatt.models.vatt import VATT
 from vatt.structures import ClipFormat
 
 CUDA_TESTS = "VATT_CUDA_TESTS"  # environment variable with the device that replaces the GPU in tests
+
+
+# A shell starts background jobs with Ctrl-C ignored, and so would the commands of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
@@ -45,7 +46,7 @@ def test_processes_that_are_started_while_interrupts_are_blocked_do_not_receive_
 
     def start() -> None:
         with interrupts_blocked():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             outputs.append(subprocess.check_output([sys.executable, "-c", code], text=True))
 
     with pytest.raises(KeyboardInterrupt):

@@ -94,9 +94,12 @@ def test_filters_cover_their_band_and_leave_out_the_rest() -> None:
     assert filters.max() <= 1
 
 
-@pytest.mark.parametrize("wave", [torch.zeros(1, 15 * 1024), torch.zeros(2, 3, 4)])
-def test_wrong_shapes_are_named(wave: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="of at least 15361 samples"):
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [(torch.zeros(1, 15 * 1024), "of at least 15361 samples"), (torch.zeros(2, 3, 4), r"not \(2, 3, 4\)")],
+)
+def test_wrong_shapes_are_named(wave: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SpectrogramTokenizer(8)(wave)
 
 

@@ -591,7 +591,7 @@ def test_invalid_addresses_are_reported_in_one_sentence(index: Path, capsys: pyt
             assert main(["app", str(index), "--host", host, f"--port={port}"]) == 2
             error = capsys.readouterr().err
             assert error.startswith(
-                ("vatt app: error: cannot listen on ", "vatt app: error: --port must be between 0 and 65535")
+                ("vatt app: error: cannot listen on ", "vatt app: error: --port must lie in [0, 65535]")
             )
             assert len(error.splitlines()) == 1
             assert "\x1b" not in error

@@ -346,8 +346,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
     Raises:
         InputError: The address does not exist or is in use, or the port is out of range.
     """
-    if not 0 <= port < 2**16:
-        raise InputError(f"--port must be between 0 and 65535, not {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT until the block ends, when it is delivered. Processes that are started meanwhile never receive it.
+    """Block SIGINT in this thread until the block ends. Processes that are started meanwhile never receive it.
 
     Ctrl-C reaches a whole process group: workers that are still importing modules would print tracebacks.
     """

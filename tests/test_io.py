@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -132,7 +133,9 @@ def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "missing")
 
 
-def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
+def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual, path = tmp_path / "usual", tmp_path / "private"
     usual.touch()
     for expected in (stat.S_IMODE(usual.stat().st_mode), 0o640):
@@ -140,6 +143,9 @@ def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(t
             temporary.touch(mode=0o600)  # as safetensors does
         assert stat.S_IMODE(path.stat().st_mode) == expected
         path.chmod(0o640)
+    monkeypatch.setattr(os, "fchmod", Mock(side_effect=PermissionError))  # a file system with fixed permissions
+    with atomic_path(tmp_path / "private") as temporary:
+        temporary.touch(mode=0o600)
     assert {entry.name for entry in tmp_path.iterdir()} == {"usual", "private"}
 
 

@@ -15,7 +15,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,9 +59,7 @@ def atomic_path(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
-            mode = _permissions(path)
-            if stat.S_IMODE(os.fstat(written.fileno()).st_mode) != mode:
-                os.fchmod(written.fileno(), mode)
+            _set_permissions(written.fileno(), path)
             os.fsync(written.fileno())
         os.replace(temporary, path)
         temporary.unlink(missing_ok=True)  # replacing a file by a hard link to it has no effect
@@ -206,12 +204,19 @@ def _replace_by_links(path: Path, target: Path) -> None:
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
 
 
-def _permissions(path: Path) -> int:
-    """Return the permissions of a file, or of an ordinary new file if there is none."""
+def _set_permissions(descriptor: int, path: Path) -> None:
+    """Give an open file the permissions of the file at ``path``. Without one, make a private file an ordinary one.
+
+    Some libraries create private files. Nothing changes on file systems with fixed permissions.
+    """
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     try:
-        return stat.S_IMODE(path.stat().st_mode)
+        target = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return 0o666 & ~UMASK
+        target = mode if mode & 0o077 else 0o666 & ~UMASK
+    if target != mode:
+        with suppress(OSError):
+            os.fchmod(descriptor, target)
 
 
 def _link(path: str | Path, target: str | Path) -> None:

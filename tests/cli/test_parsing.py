@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from tests.conftest import ROOT
 from vatt.cli.main import main
-from vatt.cli.parsing import changed_options, expand_user, strings_of
+from vatt.cli.parsing import changed_options, check_config_files, expand_user, strings_of
 
 FIT = ["pretrain", "fit", "--config", str(ROOT / "configs/demo.yaml")]
 
@@ -130,6 +130,11 @@ def test_a_damaged_file_of_a_configuration_is_named(
     name = "good.yaml" if referred else "damaged.yaml"
     assert main(["pretrain", "fit", "--config", str(tmp_path / name)]) == 2
     assert f"error: {tmp_path / 'damaged.yaml'}{message}" in capsys.readouterr().err
+
+
+def test_arguments_that_are_not_paths_are_not_files() -> None:
+    long = "--model.backbone={class_path: " + 100 * "abc." + "yaml"
+    check_config_files([long, "--data", long.partition("=")[2], "--config=a\0b"])
 
 
 def test_home_directories_are_expanded_in_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import TINY
 from vatt.datasets.datamodule import ClipDataModule, Source
+from vatt.datasets.manifest import ManifestError
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError
 
@@ -38,6 +39,11 @@ def test_without_validation_rows_a_part_is_held_out_of_the_training_rows(tmp_pat
     assert not train & val
     assert train | val == {f"clip{i}" for i in range(40)}
     assert 5 <= len(val) <= 20
+
+
+def test_a_misspelled_validation_split_is_an_error(tmp_path: Path, video_file: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no row has split 'vall'; column 'split' holds train, val$"):
+        module(tmp_path, video_file, ["train", "train", "val"], val_split="vall")
 
 
 def test_without_a_split_column_everything_is_trained_on(tmp_path: Path, video_file: Path) -> None:

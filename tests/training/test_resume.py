@@ -134,6 +134,15 @@ def test_a_resumed_training_has_the_hashes_of_its_clips(corpus: Path, tmp_path: 
         train(corpus, tmp_path, steps=4, resume=True)
 
 
+def test_a_checkpoint_without_hashes_of_clips_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    train(corpus, tmp_path, steps=4, stop_after=2)
+    checkpoint = last(tmp_path)
+    del checkpoint["clips"]
+    torch.save(checkpoint, tmp_path / "checkpoints" / "last.ckpt")
+    train(corpus, tmp_path, steps=4, resume=True)
+    assert last(tmp_path)["global_step"] == 4
+
+
 def test_a_changed_metric_is_reported_when_a_training_is_resumed(tmp_path: Path) -> None:
     best = BestCheckpoint(tmp_path, "val/rsum")
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))

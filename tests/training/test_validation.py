@@ -109,9 +109,10 @@ def test_a_training_without_validation_is_reported(
         train(corpus, tmp_path, steps=3, val_check_interval=interval, limit_val_batches=limit)
 
 
-def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no step was trained: the model that is exported has the weights that"):
+def test_a_training_without_steps_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no step was trained, so no model is exported: raise"):
         train(corpus, tmp_path, steps=3, limit_train_batches=0)
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def test_a_training_without_steps_is_reported(corpus: Path, tmp_path: Path) -> N
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must lie in .1, inf., not 0"),
         ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch must lie in .1, inf., not 0"),
         ({"log_every_n_steps": 0}, "log_every_n_steps must lie in .1, inf., not 0"),
+        ({"val_check_interval": None}, "val_check_interval must be a number of batches or a fraction, not a duration"),
         ({"val_check_interval": 0}, "val_check_interval must be above 0, not 0. Set trainer.limit_val_batches to 0"),
         ({"gradient_clip_val": -1.0}, "gradient_clip_val must lie in .0, inf., not -1"),
         ({"gradient_clip_val": math.nan}, "gradient_clip_val must .* not nan"),

@@ -109,7 +109,7 @@ def check_config_files(args: Sequence[str]) -> None:
     checked: set[Path] = set()
     for before, word in zip(["", *args], args, strict=False):
         option, _, value = word.rpartition("=")
-        if Path(value).is_file() and ({option or before} & {"-c", "--config"} or value.endswith(YAML_SUFFIXES)):
+        if _is_file(value) and ({option or before} & {"-c", "--config"} or value.endswith(YAML_SUFFIXES)):
             _check_config_file(Path(value), checked)
 
 
@@ -134,15 +134,24 @@ def _check_config_file(path: Path, checked: set[Path]) -> None:
             continue
         visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for number, (key, _) in enumerate(node.value):
-                if key.value in keys[:number]:
+            keys = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in keys:
                     raise InputError(f"{path}, line {key.start_mark.line + 1}: key {key.value!r} is given twice")
+                keys.add(key.value)
             nodes += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
-        elif node is not None and node.value.endswith(YAML_SUFFIXES) and (path.parent / node.value).is_file():
+        elif node is not None and node.value.endswith(YAML_SUFFIXES) and _is_file(path.parent / node.value):
             _check_config_file(path.parent / node.value, checked)
+
+
+def _is_file(path: str | Path) -> bool:
+    """Return whether a file exists. A text that is not a possible path, such as a long one, is not a file."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], key: str = "") -> list[str]:

@@ -83,7 +83,8 @@ class ClipDataModule(L.LightningDataModule):
         windows: windows taken from each opened file; a batch has ``batch_size * windows`` clips.
         augment: how training clips are varied.
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
-        val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
+        val_split: rows to validate on. If it is "val" and there are none, ``val_fraction`` of the training rows is held
+            out.
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         balanced: every class of the manifest comes equally often (see `vatt.datasets.sampling.Balanced`).
         decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
@@ -186,7 +187,8 @@ class ClipDataModule(L.LightningDataModule):
         clips = read_manifest(manifest)
         splits = {clip.split for clip in clips.heads()}
         train = clips if splits == {None} else of_split(clips, self.train_split, manifest)
-        val = of_split(clips, self.val_split, manifest) if self.val_split in splits else clips.take([])
+        has_split = self.val_split in splits or (splits != {None} and self.val_split != "val")  # or it is misspelled
+        val = of_split(clips, self.val_split, manifest) if has_split else clips.take([])
         if not val and self.val_fraction:
             train, val = hold_out(train, self.val_fraction)
         prefix = f"{name}/" if name else ""

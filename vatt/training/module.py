@@ -145,7 +145,7 @@ class TrainingModule(L.LightningModule):
             return
         check_complete(checkpoint)
         check_same_ids(checkpoint["ids"], self.ids())
-        warn_of_changed_clips(checkpoint["clips"], self._clip_hashes)
+        warn_of_changed_clips(checkpoint.get("clips", {}), self._clip_hashes)
         saved = checkpoint["settings"]
         check_seed(saved, self.seed)
         check_length(checkpoint, self.trainer.max_steps, self.trainer.ckpt_path)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vatt.io import short_hash
-from vatt.training.checkpoint_io import LAST
+from vatt.training.checkpoint_io import LAST, PREVIOUS
 from vatt.training.history import ConfigMismatch
 from vatt.training.optim import Optimization, Schedule, parameter_groups
 
@@ -40,7 +40,8 @@ def check_seed(saved: Mapping[str, Any], seed: int) -> None:
 def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path | None) -> None:
     """Check that a checkpoint precedes the last step of the configuration.
 
-    The last checkpoint of a finished training may be resumed, which exports its model.
+    The last checkpoint of a finished training, or the previous one in its place, may be resumed, which exports the
+    model.
 
     Args:
         checkpoint: Contents of the checkpoint.
@@ -52,7 +53,7 @@ def check_length(checkpoint: Mapping[str, Any], max_steps: int, path: str | Path
             no step would be trained.
     """
     step, name = checkpoint["global_step"], Path(path or LAST).name
-    is_last = name == LAST or name.startswith("hpc_ckpt_")
+    is_last = name in (LAST, PREVIOUS) or name.startswith("hpc_ckpt_")
     if 0 <= max_steps < step + (not is_last):
         raise ConfigMismatch(
             f"the checkpoint is of step {step}, and trainer.max_steps is {max_steps}, so no step would be trained: "
@@ -71,7 +72,7 @@ def check_complete(checkpoint: Mapping[str, Any]) -> None:
             "the checkpoint has weights only, and no state of optimizer and schedule: start a new training from the "
             "saved model (model.pretrained)"
         )
-    if missing := [name for name in ("loops", "callbacks", "settings", "ids", "clips") if name not in checkpoint]:
+    if missing := [name for name in ("loops", "callbacks", "settings", "ids") if name not in checkpoint]:
         raise ConfigMismatch(
             f"the checkpoint has no {', '.join(missing)}, which resuming needs: choose another checkpoint with "
             "--ckpt_path, or start a new training"

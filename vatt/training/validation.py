@@ -24,7 +24,9 @@ def check_trainer(trainer: L.Trainer) -> None:
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
         check_range(f"trainer.{name}", getattr(trainer, name), "[1, inf)")
-    interval = trainer.val_check_interval
+    interval = getattr(trainer, "val_check_interval", None)  # Lightning does not set it to a duration
+    if interval is None:
+        raise InputError("trainer.val_check_interval must be a number of batches or a fraction, not a duration")
     if isinstance(interval, int | float) and not interval > 0:
         raise InputError(
             f"trainer.val_check_interval must be above 0, not {interval}. Set trainer.limit_val_batches to 0 to train "
@@ -102,14 +104,18 @@ class CheckData(Callback):
         self._validated = self._validated or not trainer.sanity_checking
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn if no step was trained or nothing was validated, before the model is exported."""
+        """Warn if nothing was validated, or if a resumed training had no step left, before the model is exported.
+
+        Raises:
+            InputError: A new training has trained no step.
+        """
         step = trainer.global_step
-        if not self._trained:
-            rank_zero_warn(
-                f"no step was trained: the training had ended at step {step} of {trainer.max_steps}"
-                if step
-                else "no step was trained: the model that is exported has the weights that the training began with"
+        if not self._trained and not step:
+            raise InputError(
+                "no step was trained, so no model is exported: raise trainer.limit_train_batches or trainer.max_time"
             )
+        if not self._trained:
+            rank_zero_warn(f"no step was trained: the training had ended at step {step} of {trainer.max_steps}")
         has_clips = trainer.datamodule is not None and len(trainer.datamodule.val_clips) > 0
         has_best = any(callback.monitor and callback.best_model_path for callback in trainer.checkpoint_callbacks)
         if self.best_by is not None and self._trained and has_clips and not self._validated and not has_best:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import torch
 
+from tests.conftest import tiny_model
 from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
@@ -248,6 +249,11 @@ def test_an_empty_index_has_no_page(index: Path, tmp_path: Path, video_file: Pat
     emptied.save(tmp_path / "empty")
     with pytest.raises(StoreError, match="the index is empty"):
         make_app(tmp_path / "empty")
+
+
+def test_a_page_with_another_model_than_that_of_the_index_is_refused(index: Path) -> None:
+    with pytest.raises(IndexMismatch, match=r"the index has vectors of model .*, but the query is of model"):
+        make_app(index, tiny_model(shared=True))
 
 
 def test_an_empty_query_clears_the_results(library: Library) -> None:

@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -166,6 +167,25 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(labelled: Path, pre
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
     assert logged(tmp_path / "parts", "train/loss") == logged(tmp_path / "whole", "train/loss")
+
+
+def test_the_best_checkpoint_stays_if_the_previous_one_replaces_a_damaged_last_one(
+    labelled: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*arguments(labelled, tmp_path, pretrained, steps=4), "--run.best_by=val/top1"]
+    given += ["--trainer.val_check_interval=2"]
+    assert main(["finetune", "fit", *given]) == 0
+    checkpoints = tmp_path / "checkpoints"
+    step = torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"]
+    os.truncate(checkpoints / "last.ckpt", 1000)
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read: .* The previous checkpoint is used instead"):
+        assert main(["finetune", "fit", *given, "--ckpt_path=last"]) == 0
+    assert f"resuming from {checkpoints / 'previous.ckpt'}" in capsys.readouterr().out
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"] == step
+    assert not list((tmp_path / "earlier").rglob("best.ckpt"))
+    training = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert training["weights"].startswith(f"of step {step}, best by val/top1")
 
 
 class Stop(BaseException):

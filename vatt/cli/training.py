@@ -25,7 +25,7 @@ from vatt.errors import InputError, VattError
 from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
-from vatt.training.checkpoint_io import AtomicCheckpointIO, naming_checkpoint
+from vatt.training.checkpoint_io import AtomicCheckpointIO, intact_checkpoint, naming_checkpoint
 from vatt.training.directory import RunDirectory, find_checkpoint
 from vatt.training.history import HISTORY
 from vatt.training.pretrain import PretrainModule
@@ -64,6 +64,17 @@ class SaveConfig(SaveConfigCallback):
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """Parser for the options of ``vatt pretrain`` and ``vatt finetune``."""
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the options of a method of the trainer, with our own help for ``--ckpt_path``."""
+        added = super().add_method_arguments(*args, **kwargs)
+        for action in self._actions:
+            if action.dest == "ckpt_path":
+                action.help = (
+                    "Checkpoint: last, best, hpc (of a requeued SLURM job), auto (the newest of last and hpc, or none "
+                    "if there is neither), or a path."
+                )
+        return added
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         """Read options and configuration files.
@@ -137,9 +148,11 @@ class VattCLI(LightningCLI):
 
         Raises:
             InputError: There is no such checkpoint.
+            DamagedCheckpoint: It is damaged, and there is no previous one.
             DirectoryInUse: Another training writes to the directory of the run.
         """
         checkpoint = find_checkpoint(self.run_folder, ckpt_path)
+        checkpoint = checkpoint and intact_checkpoint(checkpoint)
         check_average(self.trainer)
         check_trainer(self.trainer)
         if not self._get(self.config_init, "trainer").callbacks:  # callbacks of the user may log other metrics
@@ -234,7 +247,7 @@ class VattCLI(LightningCLI):
                 f"{self.run_folder} has a checkpoint of a requeued SLURM job, which Lightning would load: pass "
                 "--ckpt_path hpc to use it, or move it to another directory"
             )
-        return None if checkpoint is None else str(checkpoint)
+        return None if checkpoint is None else str(intact_checkpoint(checkpoint))
 
     def after_fit(self) -> None:
         """Print the path of the model and the next command."""

@@ -327,9 +327,20 @@ class Index:
         part = max(self.parts.values(), key=len)
         return example_paths(part.rows, part.kept, self.media)
 
-    def _part(self, model: str, modality: str, space: str, k: int) -> Vectors:
+    def check_model(self, model: str) -> None:
+        """Check that queries are encoded by the model of this index.
+
+        Args:
+            model: Hash of the model of the queries.
+
+        Raises:
+            IndexMismatch: It is another model.
+        """
         if model != self.model:
             raise IndexMismatch(f"the index has vectors of model {self.model}, but the query is of model {model}")
+
+    def _part(self, model: str, modality: str, space: str, k: int) -> Vectors:
+        self.check_model(model)
         if not len(self.parts.get((modality, space), ())):
             available = ", ".join(f"{m} in {s}" for m, s, count in self.kinds() if count)
             if not available:

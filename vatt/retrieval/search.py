@@ -119,6 +119,7 @@ def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: b
 
     Raises:
         StoreError: The index cannot be read or is empty, or the model is missing.
+        IndexMismatch: The index was made with another model.
     """
     if not isinstance(index, Index):
         index = Index.load(index, verify=verify)
@@ -130,7 +131,9 @@ def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: b
                 f"the model of this index is not at {index.model_folder}; give its directory with --model DIR"
             )
         model = index.model_folder
-    return index, model if isinstance(model, VATT) else VATT.from_pretrained(model)
+    model = model if isinstance(model, VATT) else VATT.from_pretrained(model)
+    index.check_model(model.fingerprint())
+    return index, model
 
 
 def _vectors(

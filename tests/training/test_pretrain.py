@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone, tiny_batch
@@ -124,6 +125,9 @@ def go_on(rank: int, world: int, corpus: Path, folder: Path, port: int, steps: i
         corpus, folder, steps=steps, resume=True, batch_size=4 // world, num_workers=rank, devices=world,
         strategy=strategy,
     )  # fmt: skip
+    if dist.is_initialized():
+        dist.barrier()
+    os._exit(0)  # threads of gloo sometimes abort an interpreter that shuts down
 
 
 def on_several(world: int, corpus: Path, folder: Path, steps: int, strategy: str) -> None:

@@ -37,7 +37,9 @@ from benchmarks.killing import killed_at
 from vatt.cli import retrieval
 from vatt.locks import LOCK
 from vatt.retrieval.index import FILE, Index
-from vatt.retrieval.store import Embeddings, StoreError, read_errors, write_shard
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.store import read_errors, write_shard
+from vatt.retrieval.tables import StoreError
 
 ROOT = Path(__file__).parents[1]
 LARGE, WIDTH = 50_000, 64  # vectors of the large index, of each of two kinds

@@ -28,8 +28,8 @@ from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.features import FINAL, extract
 from vatt.retrieval.index import Index
+from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
-from vatt.retrieval.store import Embeddings
 from vatt.training.compute import Compute
 from vatt.training.finetune import Tuning
 from vatt.training.module import TrainingModule

@@ -1,4 +1,4 @@
-"""The whole street by its commands, as a user types them: corpus, vocabulary, training, embedding, index, search."""
+"""All steps by their commands, as a user types them: corpus, vocabulary, training, embedding, index, search."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def vatt(*argv: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus of 24 clips and its vocabulary."""
-    folder = tmp_path_factory.mktemp("street")
+    folder = tmp_path_factory.mktemp("workspace")
     corpus = str(folder / "corpus")
     sizes = ("--clips_per_combination", "1", "--num_test", "6", "--num_val", "4", "--num_train", "14")
     vatt("synth", corpus, *sizes)
@@ -46,10 +46,10 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fit(street: Path, run: str, *more: str) -> list[str]:
-    corpus = street / "corpus"
+def fit(workspace: Path, run: str, *more: str) -> list[str]:
+    corpus = workspace / "corpus"
     return [
-        *("pretrain", "fit", "--config", "configs/demo.yaml", "--run.folder", str(street / run)),
+        *("pretrain", "fit", "--config", "configs/demo.yaml", "--run.folder", str(workspace / run)),
         *("--data.manifest", str(corpus / "manifest.jsonl"), "--data.vocabulary", str(corpus / "words")),
         *("--data.cache", str(corpus / "cache"), "--data.batch_size", "4", "--run.checkpoint_steps", "2"),
         *("--trainer.max_steps", "8", "--trainer.val_check_interval", "4", "--model.optimization.warmup_steps", "2"),
@@ -65,11 +65,11 @@ def losses(run: Path) -> dict[str, str]:
     return found
 
 
-def test_from_files_to_answers(street: Path) -> None:
-    vatt(*fit(street, "run"))
-    model, embeddings, index = (str(street / "run" / name) for name in ("model", "embeddings", "index"))
+def test_from_files_to_answers(workspace: Path) -> None:
+    vatt(*fit(workspace, "run"))
+    model, embeddings, index = (str(workspace / "run" / name) for name in ("model", "embeddings", "index"))
     printed = vatt(
-        *("embed", str(street / "corpus" / "manifest.jsonl"), "--split", "test", "--model", model),
+        *("embed", str(workspace / "corpus" / "manifest.jsonl"), "--split", "test", "--model", model),
         *("--output", embeddings),
     )
     assert "embedded 6 of 6 clips" in printed
@@ -77,11 +77,11 @@ def test_from_files_to_answers(street: Path) -> None:
     hits = json.loads(vatt("search", index, "a red circle moves left", "--k", "6", "--format", "json"))
     assert len({hit["id"] for hit in hits}) == 6
     assert Index.load(index).model == VATT.from_pretrained(model).fingerprint()
-    vatt("retrieve", embeddings, "--output", str(street / "report.json"))
-    report = json.loads((street / "report.json").read_text())
+    vatt("retrieve", embeddings, "--output", str(workspace / "report.json"))
+    report = json.loads((workspace / "report.json").read_text())
     assert report["text_to_video"]["gallery"] == 6
-    vatt("plot", "curves", str(street / "run"), "--output", str(street / "curves.png"))
-    assert (street / "curves.png").stat().st_size > 10_000
+    vatt("plot", "curves", str(workspace / "run"), "--output", str(workspace / "curves.png"))
+    assert (workspace / "curves.png").stat().st_size > 10_000
 
 
 def stop(argv: list[str], last: Path, number: signal.Signals) -> tuple[int, str, int]:
@@ -105,33 +105,33 @@ def stop(argv: list[str], last: Path, number: signal.Signals) -> tuple[int, str,
     return training.returncode, printed, torch.load(last, weights_only=True)["global_step"]
 
 
-def test_killed_and_interrupted_training_resumes_exactly(street: Path) -> None:
+def test_killed_and_interrupted_training_resumes_exactly(workspace: Path) -> None:
     """A run that is killed, interrupted and resumed has the losses of an uninterrupted one."""
-    last = street / "stopped" / "checkpoints" / "last.ckpt"
-    argv = fit(street, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "auto")
+    last = workspace / "stopped" / "checkpoints" / "last.ckpt"
+    argv = fit(workspace, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "auto")
     status, _, reached = stop(argv, last, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert 0 < reached < 20
-    assert not (street / "stopped" / "model").exists()
+    assert not (workspace / "stopped" / "model").exists()
     status, printed, further = stop(argv, last, signal.SIGINT)
     assert status == 130
     assert f"Ctrl-C: stopped after step {further}; resume with --ckpt_path last" in printed
     assert "Traceback" not in printed
     assert reached < further < 20
-    printed = vatt(*fit(street, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "last"))
+    printed = vatt(*fit(workspace, "stopped", "--trainer.max_steps", "20", "--ckpt_path", "last"))
     assert f"resuming from {last}" in printed
-    model = street / "stopped" / "model"
+    model = workspace / "stopped" / "model"
     assert f"model: {model}    next: vatt embed path/to/videos --model {model} --output " in printed
-    vatt(*fit(street, "whole", "--trainer.max_steps", "20"))
-    assert losses(street / "stopped") == losses(street / "whole")
-    assert len(losses(street / "whole")) == 20
+    vatt(*fit(workspace, "whole", "--trainer.max_steps", "20"))
+    assert losses(workspace / "stopped") == losses(workspace / "whole")
+    assert len(losses(workspace / "whole")) == 20
 
 
-def test_a_misspelt_key_stops_before_anything_is_written(street: Path) -> None:
+def test_a_misspelt_key_stops_before_anything_is_written(workspace: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "vatt", *fit(street, "misspelt", "--data.batchsize", "4")],
+        [sys.executable, "-m", "vatt", *fit(workspace, "misspelt", "--data.batchsize", "4")],
         capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "batchsize" in done.stderr
-    assert not (street / "misspelt").exists()
+    assert not (workspace / "misspelt").exists()

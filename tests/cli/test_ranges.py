@@ -57,5 +57,5 @@ def test_every_number_of_a_command_has_a_range() -> None:
 
 
 def test_a_command_checks_its_options_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["synth", "nowhere", "--clips_per_combination", "0"]) == 2
+    assert main(["synth", "missing", "--clips_per_combination", "0"]) == 2
     assert capsys.readouterr().err == "vatt synth: error: --clips_per_combination must lie in [1, inf), not 0\n"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vatt.cli.training import SaveConfig, TrainingParser
+from vatt.cli.training_options import SaveConfig, TrainingParser
 
 
 def save(folder: Path, batch_size: int) -> None:

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vatt.datasets.text import (
-    SentencePieceVocabulary,
-    Vocabulary,
-    WordVocabulary,
-    load_vocabulary,
-    make_vocabulary,
-)
+from vatt.datasets.sentencepiece_text import SentencePieceVocabulary
+from vatt.datasets.text import Vocabulary, WordVocabulary, load_vocabulary, make_vocabulary
 from vatt.datasets.vocabulary import Coverage
 from vatt.errors import InputError
 

@@ -8,7 +8,9 @@ import pytest
 
 from vatt.errors import InputError
 from vatt.evaluation.protocols import PROTOCOLS, evaluate
-from vatt.retrieval.store import Embeddings, StoreError, write_shard
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.store import write_shard
+from vatt.retrieval.tables import StoreError
 
 
 def row(name: str, modality: str, space: str, vector: list[float], text: str | None = None) -> dict:

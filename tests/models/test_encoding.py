@@ -20,7 +20,7 @@ from vatt.errors import InputError
 from vatt.models import encoding
 from vatt.models.encoding import BATCH, encode_file
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.store import Embeddings
+from vatt.retrieval.saved_embeddings import Embeddings
 
 
 @pytest.fixture

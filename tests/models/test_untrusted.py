@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import ROOT, TINY, WORDS, tiny_backbone, tiny_model
-from vatt.datasets.text import SentencePieceVocabulary, WordVocabulary, load_vocabulary
+from vatt.datasets.sentencepiece_text import SentencePieceVocabulary
+from vatt.datasets.text import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
+from vatt.models.directories import saved_format
 from vatt.models.heads import LinearClassifier
-from vatt.models.hub import saved_format
 from vatt.models.language import PretrainedText
 from vatt.models.part import check_types
 from vatt.models.vatt import VATT, Classifier, load_model
@@ -334,7 +335,7 @@ def test_damaged_vocabulary_file_is_reported(folder: Path, data: bytes) -> None:
 FUZZ = """
 import random, sys
 from pathlib import Path
-from vatt.datasets.text import SentencePieceVocabulary
+from vatt.datasets.sentencepiece_text import SentencePieceVocabulary
 from vatt.errors import InputError
 path, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
 content = path.read_bytes()

@@ -182,7 +182,7 @@ def test_a_model_is_pushed_to_the_hub_and_read_from_there(
         asked.update(options)
         return str(hub / name)
 
-    monkeypatch.setattr("vatt.models.hub.snapshot_download", snapshot)
+    monkeypatch.setattr("vatt.models.directories.snapshot_download", snapshot)
     again = VATT.from_pretrained("someone/tiny", revision="v1")
     assert asked["revision"] == "v1"
     assert "model.safetensors" in asked["allow_patterns"]
@@ -197,7 +197,7 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path: Path, monkeypatc
     def fails(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr("vatt.models.hub.snapshot_download", fails)
+    monkeypatch.setattr("vatt.models.directories.snapshot_download", fails)
     with pytest.raises(FileNotFoundError, match=r"no such folder here, and the Hugging Face Hub did not give it"):
         VATT.from_pretrained("someone/model")
 

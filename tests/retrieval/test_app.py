@@ -27,7 +27,7 @@ from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
-from vatt.retrieval.store import StoreError
+from vatt.retrieval.tables import StoreError
 from vatt.retrieval.web.library import Library, _Cache
 from vatt.retrieval.web.results import card
 from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
@@ -587,7 +587,7 @@ def test_a_browser_opens_the_page_with_a_token(index: Path) -> None:
 
 def test_invalid_addresses_are_reported_in_one_sentence(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from vatt.cli.main import main
-    from vatt.cli.retrieval import bound_socket
+    from vatt.retrieval.web.hosts import bound_socket
 
     with bound_socket("127.0.0.1", 0) as used:  # as a first `vatt app` that is still loading
         for host, port in (

@@ -23,7 +23,8 @@ from vatt.models.heads import HierarchicalProjection, NoProjection
 from vatt.models.vatt import VATT
 from vatt.retrieval.embedder import Embedder
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.tables import StoreError
 
 CORRUPTED = "corrupted.mp4"
 

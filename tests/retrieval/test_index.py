@@ -12,7 +12,8 @@ from tests.evaluation.test_protocols import row
 from vatt.errors import InputError
 from vatt.io import file_hash
 from vatt.retrieval.index import Index, IndexMismatch
-from vatt.retrieval.store import StoreError, write_shard
+from vatt.retrieval.store import write_shard
+from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import FLAT_UP_TO, HNSW_UP_TO, choose, unit
 
 pytest.importorskip("faiss")

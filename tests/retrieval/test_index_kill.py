@@ -17,8 +17,9 @@ pytest.importorskip("faiss")
 from benchmarks.killing import killed_at
 from tests.evaluation.test_protocols import row
 from vatt.locks import LOCK
+from vatt.retrieval.claims import claim
 from vatt.retrieval.index import FILE, Index
-from vatt.retrieval.store import claim, missing_shards, read_errors, read_notes, tidy, write_notes, write_shard
+from vatt.retrieval.store import missing_shards, read_errors, read_notes, tidy, write_notes, write_shard
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)

@@ -19,9 +19,12 @@ from tests.conftest import ROOT
 from tests.evaluation.test_protocols import row
 from vatt.cli.main import main
 from vatt.errors import DirectoryInUse
+from vatt.retrieval.claims import claim_part, is_being_written
 from vatt.retrieval.embedder import Embedder
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.store import Embeddings, StoreError, claim_part, is_being_written, missing_shards, write_shard
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.store import missing_shards, write_shard
+from vatt.retrieval.tables import StoreError
 
 pytest.importorskip("faiss")
 from vatt.retrieval.index import Index
@@ -48,7 +51,7 @@ def holding(code: str) -> Iterator[subprocess.Popen]:
 def part(folder: Path, number: int, parts: int, files: str = "a") -> str:
     plan = PLAN | {"files": files}
     return (
-        "from vatt.retrieval.store import claim_part\n"
+        "from vatt.retrieval.claims import claim_part\n"
         f"lock = claim_part({str(folder)!r}, ({number}, {parts}), {plan!r}, {{}})"
     )
 

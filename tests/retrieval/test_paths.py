@@ -26,8 +26,9 @@ from vatt.retrieval.paths import (
     roots_of,
 )
 from vatt.retrieval.rows import SAME_S, replaced_clips
+from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
-from vatt.retrieval.store import Embeddings, read_errors, read_notes, write_shard
+from vatt.retrieval.store import read_errors, read_notes, write_shard
 
 pytest.importorskip("faiss")
 from vatt.retrieval.index import Index

@@ -14,8 +14,9 @@ from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.index import Index, IndexMismatch
+from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
-from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.tables import StoreError
 
 pytest.importorskip("faiss")
 QUERIES = ["a red ring", "a blue bar moves left"]

@@ -8,16 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.evaluation.test_protocols import row
-from vatt.retrieval.store import (
-    SCHEMA,
-    Embeddings,
-    StoreError,
-    claim,
-    missing_shards,
-    read_errors,
-    read_notes,
-    write_shard,
-)
+from vatt.retrieval.claims import claim
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.store import SCHEMA, missing_shards, read_errors, read_notes, write_shard
+from vatt.retrieval.tables import StoreError
 
 UNREADABLE = {"kind": "unreadable", "id": "x", "path": "x.mp4", "reason": "no video"}
 

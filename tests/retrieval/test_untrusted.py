@@ -39,7 +39,9 @@ from tests.retrieval.hostile import (
 )
 from vatt.retrieval.faiss_files import FileMismatch, check_graph
 from vatt.retrieval.index import Index
-from vatt.retrieval.store import Embeddings, StoreError, read_notes, write_shard
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.store import read_notes, write_shard
+from vatt.retrieval.tables import StoreError
 
 QUERY = np.eye(1, WIDTH, dtype=np.float32)
 
@@ -248,7 +250,7 @@ sys.path.insert(0, {root!r})
 from tests.retrieval.hostile import file_of, sign
 from vatt.retrieval.faiss_files import FileMismatch, check_graph
 from vatt.retrieval.index import Index
-from vatt.retrieval.store import StoreError
+from vatt.retrieval.tables import StoreError
 resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
 folder, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
 for suffix, *numbers in map(str.split, sys.argv[2:]):

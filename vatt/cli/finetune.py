@@ -9,12 +9,13 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vatt.cli.commands import print_table
-from vatt.cli.training import TrainingParser, VattCLI, quiet, run_cli
+from vatt.cli.training import VattCLI, quiet, run_cli
+from vatt.cli.training_options import TrainingParser
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.labels import Classes
 from vatt.errors import InputError
 from vatt.evaluation.report import config_hash, write_per_class, write_report
-from vatt.models.hub import saved_format
+from vatt.models.directories import saved_format
 from vatt.models.vatt import Classifier
 from vatt.training.finetune import FinetuneModule
 from vatt.training.history import changes, check_classifier, check_clips, check_shapes, history_of, in_words

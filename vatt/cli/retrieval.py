@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from vatt.cli.commands import print_table, printable
 from vatt.cli.ranges import Count, CountOrZero, Port, Positive
 from vatt.errors import InputError
+from vatt.retrieval.web.hosts import bound_socket, host_name
 
 if TYPE_CHECKING:
     from vatt.structures import Event
@@ -299,7 +299,7 @@ def app(
     served = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
     import uvicorn
 
-    from vatt.retrieval.web.guard import is_loopback
+    from vatt.retrieval.web.hosts import is_loopback
 
     shown = "127.0.0.1" if is_wildcard else f"[{name}]" if ":" in name else name
     print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
@@ -322,40 +322,3 @@ def app(
     config = uvicorn.Config(served, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none")
     uvicorn.Server(config).run(sockets=[address])
     return 0
-
-
-def host_name(host: str, address: str) -> str:
-    """Return the name of a server for URLs: ``host``, or its address if ``host`` is empty or numeric, such as 127.1."""
-    try:
-        socket.inet_aton(host or "0")
-    except (OSError, UnicodeError):
-        return address if ":" in host else host
-    return address
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Listen on an address, so that an invalid or used address is reported before the index is loaded.
-
-    Args:
-        host: Host name or IP address. Empty: all addresses of this machine.
-        port: Port, from 0 (any free port) to 65535.
-
-    Returns:
-        The listening socket.
-
-    Raises:
-        InputError: The address does not exist or is in use, or the port is out of range.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen()  # with SO_REUSEADDR, several sockets may be bound to one port until one listens
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot listen on {host}, port {port}: {reason}") from error
-    bound.set_inheritable(True)
-    return bound

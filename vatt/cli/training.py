@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vatt.cli.parsing import OneLineErrors, changed_options, check_config_files, expand_user, strings_of
+from vatt.cli.parsing import expand_user, strings_of
+from vatt.cli.training_options import SaveConfig, TrainingParser
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.errors import InputError, VattError
-from vatt.io import atomic_path
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
 from vatt.training.checkpoint_io import AtomicCheckpointIO, intact_checkpoint, naming_checkpoint
@@ -35,55 +33,6 @@ from vatt.training.validation import check_best_by, check_trainer
 
 AnyCLI = TypeVar("AnyCLI", bound=LightningCLI)
 SHARDED = ("sharded", f"{Sharded.__module__}.{Sharded.__qualname__}")
-
-
-class SaveConfig(SaveConfigCallback):
-    """Saves the complete configuration in the run directory when training starts."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        pass
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        config, file = self.config.clone(), Path(trainer.default_root_dir) / self.config_filename
-        config["ckpt_path"] = None  # not saved: training or testing with this file must not resume
-        before = None
-        if trainer.ckpt_path and file.is_file():
-            try:
-                before = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except (UnicodeDecodeError, yaml.YAMLError):
-                rank_zero_warn(f"{file} is damaged: changes of options since it was written are not reported")
-        with atomic_path(file) as path:
-            self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
-        if isinstance(before, dict) and (changed := changed_options(before, yaml.safe_load(file.read_text("utf-8")))):
-            print(f"changed since {file} was written: {', '.join(changed)}")
-
-
-class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """Parser for the options of ``vatt pretrain`` and ``vatt finetune``."""
-
-    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the options of a method of the trainer, with our own help for ``--ckpt_path``."""
-        added = super().add_method_arguments(*args, **kwargs)
-        for action in self._actions:
-            if action.dest == "ckpt_path":
-                action.help = (
-                    "Checkpoint: last, best, hpc (of a requeued SLURM job), auto (the newest of last and hpc, or none "
-                    "if there is neither), or a path."
-                )
-        return added
-
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
-        """Read options and configuration files.
-
-        Raises:
-            InputError: A configuration file is damaged.
-        """
-        check_config_files(sys.argv[1:] if args is None else args)
-        return super().parse_args(args, *more, **kwargs)
 
 
 class VattCLI(LightningCLI):

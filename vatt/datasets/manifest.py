@@ -20,7 +20,8 @@ from operator import not_
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.media.source import is_url, open_source, parent
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import open_source, parent
 from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
 from vatt.datasets.table import ClipTable

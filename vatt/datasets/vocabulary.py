@@ -66,3 +66,13 @@ def write_description(folder: str | Path, values: dict[str, Any]) -> None:
     """
     with atomic_write(Path(folder) / FILE, "w") as file:
         json.dump(values, file, ensure_ascii=False, indent=1)
+
+
+MAX_BYTES = 2**26  # of each file of a vocabulary
+
+
+def coverage_of(pieces: Iterable[str], is_known: Iterable[bool]) -> Coverage:
+    """Return the coverage of a text, given its pieces. Pieces that only mark spaces do not count."""
+    marked = [(piece.strip("\u2581\u0120 "), known) for piece, known in zip(pieces, is_known, strict=True)]
+    unknown = dict.fromkeys(piece for piece, known in marked if piece and not known)
+    return Coverage(sum(known for piece, known in marked if piece), tuple(unknown))

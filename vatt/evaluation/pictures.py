@@ -13,7 +13,7 @@ from vatt.errors import InputError
 from vatt.evaluation.plots import import_pyplot, save
 from vatt.evaluation.protocols import means
 from vatt.evaluation.scaling import fit_power_law, frontier
-from vatt.retrieval.store import Embeddings
+from vatt.retrieval.saved_embeddings import Embeddings
 
 PROBED = re.compile(r"(\w+), layer (\w+), ([\d.]+)% of the labels")
 PROBED = re.compile(r"(\w+), layer (\w+), ([\d.]+)% of the labels")  # as vatt probe names its numbers

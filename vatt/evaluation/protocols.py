@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vatt.errors import InputError
 from vatt.evaluation.metrics import retrieval
-from vatt.retrieval.store import Embeddings, Rows, StoreError
+from vatt.retrieval.saved_embeddings import Embeddings, Rows
+from vatt.retrieval.tables import StoreError
 
 TEXT = ("text",)
 VIDEO, CAPTION = ("video", "video_text"), ("text", "video_text")

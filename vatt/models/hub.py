@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from vatt.io import (
 )
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
+from vatt.models.directories import local_directory, read_saved
 from vatt.models.part import check_types, from_config, to_config
 from vatt.models.saved import (
     CONFIG,
@@ -43,7 +44,6 @@ from vatt.models.saved import (
     read_weights,
 )
 from vatt.structures import ClipFormat
-from vatt.untrusted import inner_file
 
 INPUTS = {  # for readers of config.json
     "video": "(B, T, 3, H, W) RGB in [-1, 1] at format.fps: the middle square of format.crop_box, format.size wide",
@@ -287,7 +287,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
             DirectoryInUse: Another process saves to the directory for more than a minute.
         """
         options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
-        folder = _local_directory(pretrained_model_name_or_path, options, local_files_only, token)
+        folder = local_directory(pretrained_model_name_or_path, options, local_files_only, token)
         with lock_directory(folder, shared=True):
             return cls._load(folder)
 
@@ -346,74 +346,6 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
         model = cls(**{name: _decode(name, config[name]) for name in cls.parts})
         model.load_state_dict(weights)
         return model.eval()
-
-
-def read_saved(
-    name: str | Path,
-    options: dict[str, Any] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """The folder of a saved model, and its configuration, whose ``model`` is the name of its class.
-
-    If saving was interrupted, the files are read from a subdirectory of the folder (`vatt.io.current_directory`).
-
-    Args:
-        name: folder, or name on the Hugging Face Hub.
-        options, local_files_only, token: of the Hub.
-
-    Raises:
-        FileNotFoundError: no model is there.
-        InputError: the configuration is damaged.
-    """
-    folder = _local_directory(name, options or {}, local_files_only, token)
-    with lock_directory(folder, shared=True):
-        return folder, _read_checked(folder)
-
-
-def _local_directory(
-    name: str | Path, options: dict[str, Any], local_files_only: bool, token: str | bool | None
-) -> Path:
-    """Return the directory of a model, downloaded if necessary. See `read_saved`."""
-    return Path(name) if Path(name).is_dir() else _download(str(name), options, local_files_only, token)
-
-
-def _read_checked(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the model in a directory. See `read_saved`."""
-    files = current_directory(folder)
-    for file in (CONFIG, WEIGHTS):
-        if not (files / file).is_file():
-            raise FileNotFoundError(f"no model in {files}: {file} is missing")
-        inner_file(files, file)
-    config = {"model": "VATT", **read_config(files)}  # version 0.1 did not write 'model'
-    if not isinstance(config["model"], str) or not config["model"].isidentifier():
-        raise InputError(f"{folder / CONFIG} is damaged: 'model' is {str(config['model'])[:60]!r}")
-    return config
-
-
-def saved_format(name: str | Path) -> ClipFormat:
-    """How clips are read for a saved model. Raises as `read_saved`."""
-    folder, config = read_saved(name)
-    try:
-        return read_format(config.get("format"))
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG}, 'format': {error}") from error
-
-
-def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:
-    wanted = [CONFIG, WEIGHTS, PAGE, f"{VOCABULARY}/**"]
-    try:
-        where = snapshot_download(
-            name, allow_patterns=wanted, local_files_only=local_files_only, token=token, **options
-        )
-    except HFValidationError:
-        raise FileNotFoundError(f"no model in {name}: there is no such folder") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"no model in {name}: there is no such folder here, and the Hugging Face Hub did not give it "
-            f"({type(error).__name__})"
-        ) from error
-    return Path(where)
 
 
 def _encode(value: Any, brief: bool) -> Any:

@@ -25,7 +25,8 @@ from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import RelativePattern
 from vatt.retrieval.search import Answers, opened, search
-from vatt.retrieval.web.library import Library, shortened, summary
+from vatt.retrieval.web.library import Library
+from vatt.retrieval.web.messages import shortened, summary
 from vatt.retrieval.web.results import SCRIPT, STYLE, results
 from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
 

@@ -22,8 +22,9 @@ from vatt.errors import InputError, VattError
 from vatt.models.device import resolve_device
 from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
+from vatt.retrieval.claims import PartLock, claim_part
 from vatt.retrieval.paths import absolute
-from vatt.retrieval.store import PartLock, Row, claim_part, missing_shards, write_shard
+from vatt.retrieval.store import Row, missing_shards, write_shard
 from vatt.retrieval.tables import MAX_LENGTH
 from vatt.retrieval.texts import embed_texts
 from vatt.structures import Batch, Clip, Event
@@ -36,7 +37,7 @@ class Embedder(L.LightningModule):
         model: whose vectors they are.
         stream: of all clips.
         output: folder of the embeddings.
-        plan, notes, overwrite: see `vatt.retrieval.store.claim_part`.
+        plan, notes, overwrite: see `vatt.retrieval.claims.claim_part`.
         part: which of how many parts of the shards.
         num_workers: processes that read.
         bar: Existing progress bar to use; a new one by default.

@@ -16,7 +16,8 @@ from vatt.retrieval.hits import Hit, RelativePattern, chosen, describe_filters, 
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import check_paths, clips_of, distinct_paths, is_clip, map_paths, moved_rows, replaced_clips
-from vatt.retrieval.store import Embeddings, StoreError
+from vatt.retrieval.saved_embeddings import Embeddings
+from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
 
 Choice = Kind | Literal["auto"]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vatt.datasets.media.source import exists, is_url, join
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import exists, join
 
 MAX_ROOTS = 64  # maximum number of roots of an index
 _MEMBER = re.compile(r"(.+)#\d+\+\d+", re.DOTALL)

@@ -15,7 +15,7 @@ from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_v
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.hits import Hit, RelativePattern, merged
 from vatt.retrieval.index import EmptyIndex, Index
-from vatt.retrieval.store import StoreError
+from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import unit
 
 Answers = Literal["video", "audio", "text"]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Square
-from vatt.datasets.media.source import is_url
+from vatt.datasets.media.remote import is_url
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
 from vatt.retrieval.hits import Hit

@@ -18,36 +18,24 @@ the file. ``embeddings.json`` and ``index.json`` also record
   same position relative to the embeddings or the index, so that a directory that contains both can be moved;
 - the directories (``roots``) that contain all media: the folder that was embedded, or the directories of the files of a
   manifest. Rows with files outside are refused.
-
-Only one process at a time writes a part (``--part 3/8``) of embeddings, and all processes use the same number of parts
-of the same plan. Locks are files that begin with a dot; the operating system releases the locks of a process that ends.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vatt.errors import DirectoryInUse, InputError, WriteError
+from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
-from vatt.locks import DirectoryLock
-from vatt.retrieval.hits import ROWS
-from vatt.retrieval.paths import MAX_ROOTS, Location, absolute, is_absolute
-from vatt.retrieval.rows import check_paths, map_paths
-from vatt.retrieval.tables import StoreError, read_rows, read_table
+from vatt.retrieval.paths import MAX_ROOTS, is_absolute
+from vatt.retrieval.tables import StoreError, read_table
 from vatt.structures import Event
 from vatt.untrusted import inner_file, read_json
 
@@ -70,24 +58,6 @@ SCHEMA = pa.schema(
 POOLED_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("text")).insert(4, pa.field("windows", pa.int32()))
 ERROR_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "id", "path", "reason")])
 MAX_NOTES = 2**24  # bytes of embeddings.json
-CLAIM, WAIT_S = ".claim.lock", 60.0  # lock that is held during `claim`, and its timeout
-_PART_LOCK = re.compile(r"\.part-(\d+)-of-(\d+)\.lock")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a store.
-
-    Args:
-        table: every column but the vectors.
-        vectors: (N, E) float32, in the order of the table.
-    """
-
-    table: pa.Table
-    vectors: np.ndarray
-
-    def column(self, name: str) -> list[Any]:
-        return self.table.column(name).to_pylist()
 
 
 def write_shard(
@@ -124,146 +94,6 @@ def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
     for some in groups.values():
         mean = np.mean([row["vector"] for row in some], axis=0)
         yield some[0] | {"end_s": max(row["end_s"] for row in some), "windows": len(some), "vector": mean}
-
-
-def claim(
-    folder: str | Path, plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False, busy: bool = False
-) -> None:
-    """Prepare a directory for new embeddings, or resume interrupted ones.
-
-    Args:
-        folder: Directory of the embeddings.
-        plan: Everything that the vectors depend on, and the number of ``shards``.
-        notes: Other metadata.
-        overwrite: Delete existing embeddings.
-        busy: Other processes are writing parts of the same embeddings.
-
-    Raises:
-        StoreError: The directory has other embeddings.
-        DirectoryInUse: Other embeddings are being written to it.
-        WriteError: The disk is full or read-only.
-    """
-    folder = Path(folder)
-    known = read_notes(folder).get("plan", {})
-    other = sorted(key for key in {*known, *plan} if known.get(key) != plan.get(key))
-    if other and busy:
-        raise DirectoryInUse(
-            f"another process is writing other embeddings to {folder} ({', '.join(other)} differ): choose another "
-            "--output"
-        )
-    if other and not overwrite and (folder / FILE).exists():
-        raise StoreError(
-            f"{folder} has other embeddings ({', '.join(other)} differ): choose another --output, or give "
-            "--overwrite true"
-        )
-    if not busy:
-        tidy(folder)
-    if other or overwrite:
-        # Embeddings are deleted last: while some exist, no others are started in the directory.
-        for name in (NOTES, ERRORS, POOLED, FILE):
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
-        write_notes(folder, {"plan": plan, "complete": False, **notes})
-
-
-class PartLock:
-    """Exclusive right to write a part of embeddings, held until `release` or the end of the process.
-
-    Args:
-        folder: Directory of the embeddings.
-        part: (3, 8) is the third of eight parts.
-    """
-
-    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
-        self.folder, self.name = folder, f".part-{part[0]}-of-{part[1]}.lock"
-        self._lock = DirectoryLock(folder, self.name)
-
-    def acquire(self) -> None:
-        """Take the lock while the claim lock is held. Raises `DirectoryInUse` if another process has it."""
-        self._lock.acquire()
-
-    def release(self) -> None:
-        """Release the lock and delete its file."""
-        with _claim_lock(self.folder):
-            self.drop()
-
-    def drop(self) -> None:
-        """Release the lock while the claim lock is held, which protects its file."""
-        self._lock.release()
-        (self.folder / self.name).unlink(missing_ok=True)
-
-    def __enter__(self) -> PartLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def claim_part(
-    folder: str | Path, part: tuple[int, int], plan: dict[str, Any], notes: dict[str, Any], overwrite: bool = False
-) -> PartLock:
-    """Lock a part of the embeddings for this process, and prepare the directory as `claim` does.
-
-    Args:
-        folder: Directory of the embeddings.
-        part: (3, 8) is the third of eight parts; the other seven may be written at the same time.
-        plan, notes, overwrite: See `claim`.
-
-    Returns:
-        The lock, which is held until it is released or the process ends.
-
-    Raises:
-        DirectoryInUse: Another process is writing this part, or uses a different number of parts.
-        StoreError, WriteError: See `claim`.
-    """
-    folder = Path(folder)
-    lock = PartLock(folder, part)
-    with _claim_lock(folder):
-        others = [file for file in _part_locks(folder) if file.name != lock.name]
-        busy = [file for file in others if _is_held(file)]
-        if any(int(_PART_LOCK.fullmatch(file.name)[2]) != part[1] for file in busy):  # type: ignore[index]
-            raise DirectoryInUse(
-                f"another process is writing to {folder} with a different number of parts than {part[1]} (--part): "
-                "wait until it has ended, or choose another --output"
-            )
-        lock.acquire()
-        with ExitStack() as stack:
-            stack.callback(lock.drop)
-            claim(folder, plan, notes, overwrite, busy=bool(busy))
-            stack.pop_all()
-    return lock
-
-
-def is_being_written(folder: str | Path) -> bool:
-    """Return whether a process is writing embeddings to a directory."""
-    try:
-        with _claim_lock(Path(folder)):
-            return any(map(_is_held, _part_locks(Path(folder))))
-    except (WriteError, PermissionError):  # the directory is not writable
-        return False
-
-
-def _claim_lock(folder: Path) -> DirectoryLock:
-    """Take the lock for locking parts; others hold it only briefly."""
-    lock, end = DirectoryLock(folder, CLAIM), time.monotonic() + WAIT_S
-    while True:
-        try:
-            return lock.acquire()
-        except DirectoryInUse:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-
-
-def _part_locks(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob(".part-*.lock") if _PART_LOCK.fullmatch(file.name))
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        DirectoryLock(lock.parent, lock.name).acquire().release()
-    except DirectoryInUse:
-        return True
-    return False
 
 
 def missing_shards(folder: str | Path, count: int) -> list[int]:
@@ -329,102 +159,3 @@ def read_errors(folder: str | Path) -> list[Event]:
 
 def _shard(folder: str | Path, kind: str, shard: int) -> Path:
     return Path(folder) / kind / f"{shard:05d}.parquet"
-
-
-class Embeddings:
-    """Embeddings that are read from disk. The files are not trusted.
-
-    Args:
-        source: Directory of the embeddings, or a Parquet file.
-
-    Attributes:
-        table: All rows, with absolute paths.
-        model: Hash of the model that made them.
-        notes: Metadata in ``embeddings.json``.
-        location: Their directory, now and when they were written.
-
-    Raises:
-        StoreError: They are missing, incomplete, damaged, empty, or from several models.
-        DirectoryInUse: They are being written.
-    """
-
-    def __init__(self, source: str | Path) -> None:
-        source = Path(source)
-        self.file = source / FILE if (source / FILE).exists() else source
-        folder = self.file.parent
-        if self.file.is_symlink() and self.file.resolve().parent != folder.resolve():
-            raise StoreError(f"{self.file} is a link to {self.file.resolve()}, outside its directory: give that path")
-        self.notes, self.name = read_notes(folder), str(self.file)
-        self.location = Location(absolute(folder), self.notes.get("folder"))
-        files = sorted(self.file.glob("*.parquet")) if self.file.is_dir() else [self.file]
-        files = [file for file in files if not file.name.startswith(".")]
-        if not files or not files[0].is_file():
-            raise StoreError(f"no embeddings at {source}; compute them with: vatt embed PATH --model DIR --output DIR")
-        if not self.notes.get("complete", True):
-            if is_being_written(folder):
-                raise DirectoryInUse(f"{source} is being written by another process: wait until it has ended")
-            total = self.notes.get("plan", {}).get("shards", "unknown")
-            raise StoreError(
-                f"{source} is incomplete ({len(files)} of {total} shards): run the same vatt embed command to resume"
-            )
-        self.table = pa.concat_tables(map(self._read, files))
-        if self.table.num_rows == 0:
-            raise StoreError(f"{self.file} has no embeddings")
-        models = pc.unique(self.table.column("model")).to_pylist()
-        if len(models) > 1:
-            raise StoreError(f"{self.file} mixes vectors of several models: {', '.join(models[:5])}")
-        self.model: str = models[0]
-
-    def _read(self, file: Path) -> pa.Table:
-        """Read the rows of a file, with absolute paths."""
-        try:
-            rows = read_rows(inner_file(file.parent, file.name), SCHEMA)
-        except InputError as error:
-            raise StoreError(str(error)) from error
-        rows = map_paths(rows, lambda path: absolute(path, self.location.folder))
-        if self.declared_roots:
-            check_paths(rows.column("path"), self.declared_roots, str(file))
-        return rows
-
-    @property
-    def declared_roots(self) -> tuple[str, ...]:
-        """Directories and URL prefixes that contain all media, as stored in ``embeddings.json``; may be empty."""
-        return tuple(self.notes.get("roots", ()))
-
-    def kinds(self) -> list[tuple[str, str]]:
-        """Return the pairs (modality, space) of the embeddings."""
-        pairs = self.table.group_by(["modality", "space"]).aggregate([]).to_pylist()
-        return sorted((row["modality"], row["space"]) for row in pairs)
-
-    def select(self, modality: str, space: str) -> Rows:
-        """The vectors of one modality in one space.
-
-        Raises:
-            StoreError: there are none, or they differ in length.
-        """
-        chosen = self.table.filter((pc.field("modality") == modality) & (pc.field("space") == space))
-        if chosen.num_rows == 0:
-            available = ", ".join(f"{m} in {s}" for m, s in self.kinds())
-            raise StoreError(f"{self.file} has no {modality} in the {space} space; it has {available}")
-        column = chosen.column("vector").combine_chunks()
-        lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-        if len(lengths) > 1:
-            raise StoreError(f"{self.file}: vectors of {modality} in {space} differ in length: {lengths}")
-        vectors = column.flatten().to_numpy().reshape(chosen.num_rows, lengths[0])
-        return Rows(chosen.drop_columns(["vector"]), np.ascontiguousarray(vectors, dtype=np.float32))
-
-    def vectors(self, kind: tuple[str, str]) -> tuple[np.ndarray, pa.Table]:
-        """Return (N, E) float32 vectors of a modality in a space, and their rows as an index stores them."""
-        rows = self.select(*kind)
-        return rows.vectors, rows.table.select(ROWS)
-
-    def rows(self, kind: tuple[str, str]) -> pa.Table:
-        """Return the rows of `vectors` as an index stores them."""
-        chosen = (pc.field("modality") == kind[0]) & (pc.field("space") == kind[1])
-        return self.table.select([*ROWS, "modality", "space"]).filter(chosen).select(ROWS)
-
-    @property
-    def model_folder(self) -> Path | None:
-        """Return the directory of the model, or None if it is unknown."""
-        folder = self.notes.get("model_folder")
-        return Path(self.location.resolve(absolute(folder, self.location.folder))) if folder else None

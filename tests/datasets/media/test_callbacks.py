@@ -30,11 +30,11 @@ def waveform(path: str) -> None:
         media.waveform(0.5, 2.0, 16_000)
 
 
-def pictures(path: str) -> None:
+def still_images(path: str) -> None:
     decode_pictures(path, read_packets(path).video, [(0.0, 0.5), (2.0, 3.0)])
 
 
-@pytest.mark.parametrize("read", [frames, waveform, read_packets, pictures])
+@pytest.mark.parametrize("read", [frames, waveform, read_packets, still_images])
 @pytest.mark.parametrize("method", ["read", "seek"])
 def test_exceptions_of_signal_handlers_are_raised(
     read: Callable[[str], object], method: str, video_file: Path, monkeypatch: pytest.MonkeyPatch

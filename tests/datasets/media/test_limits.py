@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.media.movies import movie, tables, track
-from vatt.datasets.media import container, demuxing, source
+from vatt.datasets.media import container, demuxing, remote, source
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.encoding import write_media
@@ -171,7 +172,7 @@ def test_opening_from_a_hanging_server_times_out(name: str, slow_server: SlowSer
 
 
 def test_reading_from_a_hanging_server_times_out(slow_server: SlowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "ANSWER_LIMIT_S", 0.3)
+    monkeypatch.setattr(remote, "ANSWER_LIMIT_S", 0.3)
     began = time.monotonic()
     with pytest.raises((OSError, MediaError), match=r"no complete answer within 0\.3 s"):
         open_source(slow_server.url, "rb").read(10)
@@ -206,7 +207,7 @@ def test_reading_a_huge_empty_file_times_out(
     assert capfd.readouterr().err == ""
 
 
-class SlowFile(source.io.FileIO):
+class SlowFile(io.FileIO):
     delay_s = 0.0
 
     def read(self, size: int = -1) -> bytes:
@@ -219,7 +220,7 @@ def slow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file of some megabytes whose reads can be delayed."""
     noise = np.random.default_rng(0).integers(0, 255, (75, 96, 128, 3), np.uint8)
     write_media(tmp_path / "noise.mp4", noise, 25)
-    monkeypatch.setattr(source, "_open_local", lambda file: (SlowFile(file), os.path.getsize(file)))
+    monkeypatch.setattr(source, "open_local", lambda file: (SlowFile(file), os.path.getsize(file)))
     monkeypatch.setattr(SlowFile, "delay_s", 0.0)
     return tmp_path / "noise.mp4"
 
@@ -253,7 +254,7 @@ def test_file_is_reopened_at_the_next_call_after_a_failure(video_file: Path, mon
     with open_media(video_file) as media:
         media.frames([2.0])
         with monkeypatch.context() as patch:
-            patch.setattr(source, "_open_local", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+            patch.setattr(source, "open_local", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
             with pytest.raises(MediaError, match="Input/output error"):
                 media.packet_times_s()
         assert len(media.frames([2.0]).times_s) == 1

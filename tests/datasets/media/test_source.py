@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vatt.datasets.media import source
+from vatt.datasets.media import remote
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.encoding import write_media
 from vatt.datasets.media.facts import MediaError
@@ -174,7 +174,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(video_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(source, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.01))
     with Server(video_file.read_bytes()) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -207,7 +207,7 @@ def test_a_server_that_goes_on_failing_is_named_with_the_reason(
 def test_reading_that_fails_in_the_middle_is_no_damage(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK", 2**12)
+    monkeypatch.setattr(remote, "BLOCK", 2**12)
     noise = np.random.default_rng(0).integers(0, 255, (75, 96, 128, 3), np.uint8)
     write_media(tmp_path / "noise.mp4", noise, 25)  # 1.5 MB
     server.content = (tmp_path / "noise.mp4").read_bytes()

@@ -24,8 +24,9 @@ from fastapi.testclient import TestClient
 
 from vatt.retrieval.app import _uploads, make_app
 from vatt.retrieval.paths import absolute
-from vatt.retrieval.web.guard import Guard, is_loopback, normal_host
+from vatt.retrieval.web.guard import Guard
 from vatt.retrieval.web.headers import page_policy
+from vatt.retrieval.web.hosts import is_loopback, normal_host
 
 TOKEN = "t0ken-of.the_tests~"
 MB = 2**20

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vatt.retrieval.index import Index
 from vatt.retrieval.vectors import Vectors
-from vatt.retrieval.web.library import Library, media_type
+from vatt.retrieval.web.library import Library
+from vatt.retrieval.web.media_types import media_type
 
 VIDEO = {  # container: codec and type
     "mp4": ("mpeg4", "video/mp4"),

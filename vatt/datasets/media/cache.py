@@ -29,7 +29,8 @@ from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.decoding import TIME_LIMIT_S, open_media
 from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
 from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
-from vatt.datasets.media.source import is_url, state
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import state
 from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 

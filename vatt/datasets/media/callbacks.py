@@ -1,4 +1,4 @@
-"""Files for PyAV that lose no exception, such as the `KeyboardInterrupt` of a signal handler."""
+"""Files for PyAV that raise all exceptions, such as the `KeyboardInterrupt` of a signal handler."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ from vatt.datasets.media.container import EARLY_S, Container
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
+from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.sound import decode_rate, place, resample
-from vatt.datasets.media.source import is_url, read_bytes, split_member
+from vatt.datasets.media.source import read_bytes, split_member
 
 PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names

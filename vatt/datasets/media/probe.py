@@ -25,7 +25,8 @@ import av
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
 from vatt.datasets.media.demuxing import MediaInput, best_stream, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
-from vatt.datasets.media.source import is_url, read_bytes
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import read_bytes
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
 GAP_S = 0.5  # sound that pauses for so long has lost packets; encoders that save on silence pause for 0.4 s

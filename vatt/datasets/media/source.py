@@ -11,41 +11,25 @@ FFmpeg gets an open file and never a path, so that it cannot interpret a name as
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
-import stat
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
-from functools import lru_cache
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vatt.datasets.media.facts import MediaError
-from vatt.errors import VattError
+from vatt.datasets.media.local import open_local, regular_file
+from vatt.datasets.media.remote import ANSWER_LIMIT_S, BLOCK, COPIES, Remote, ask_server, is_url, open_url
 
-BLOCK = 2**18  # bytes fetched at once from behind a URL
-PAUSES_S = (0.5, 2.0)  # before a server that failed is asked again
-ASK_AGAIN = (408, 425, 429)  # status codes from 400 to 499 that are retried
-ANSWER_LIMIT_S = 60.0  # for one block of a URL, including retries
-COPY_LIMIT_S = 3600.0  # for opening files that fsspec copies completely first
 # Under these names servers tell one state of a file from another.
 STATES = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
 _CACHES = re.compile(r"^(\w+cache::)+")  # of fsspec; some cannot say what is behind them
-_COPIES = re.compile(r"^(simplecache|filecache)::")
 _MEMBER = re.compile(r"(.+)#(\d+)\+(\d+)")
 # Suffixes that are passed to FFmpeg, which detects some formats by them. For ".y" it opens the files of other planes.
 _SUFFIX = re.compile(r"\.(?!y$)[a-z0-9]{1,8}", re.IGNORECASE)
-
-
-def is_url(path: str) -> bool:
-    """Whether a path leads behind a URL."""
-    return "://" in path
 
 
 def member(file: str, offset: int, size: int) -> str:
@@ -79,7 +63,7 @@ def open_source(path: str, mode: str, **options: Any) -> AbstractContextManager[
     """
     if not is_url(path):
         return Path(path).open(mode, **options)
-    file = io.BufferedReader(_open_url(path), BLOCK)
+    file = io.BufferedReader(open_url(path), BLOCK)
     return file if "b" in mode else io.TextIOWrapper(file, **options)
 
 
@@ -104,10 +88,10 @@ def state(path: str) -> tuple[int, int]:
     if is_url(file):
         if size is not None:
             return size, 0
-        facts = _ask(_CACHES.sub("", file), lambda files, name: files.info(name))
+        facts = ask_server(_CACHES.sub("", file), lambda files, name: files.info(name))
         told = next((str(facts[name]) for name in STATES if facts.get(name)), "")
         return facts["size"], int.from_bytes(blake2b(told.encode(), digest_size=6).digest()) if told else 0
-    status = _regular(file)
+    status = regular_file(file)
     return _check_size(status.st_size, offset, size), status.st_mtime_ns
 
 
@@ -122,28 +106,6 @@ def _check_size(file_size: int, offset: int, size: int | None) -> int:
     return file_size if size is None else size
 
 
-def _regular(file: str) -> os.stat_result:
-    """Return the status of a regular file.
-
-    Raises:
-        OSError: There is no such file, or it is a directory, a device, a pipe or a kernel pseudo-file.
-    """
-    status, folder = os.stat(file), os.stat(os.path.dirname(file) or ".")
-    kernel, devices = _kernel_files()
-    is_special = not stat.S_ISREG(status.st_mode) or status.st_dev in kernel or folder.st_dev in kernel
-    if is_special or (folder.st_dev, folder.st_ino) == devices:
-        raise OSError(errno.EINVAL, "is not a regular file", file)
-    return status
-
-
-@lru_cache(maxsize=1)
-def _kernel_files() -> tuple[frozenset[int], tuple[int, int] | None]:
-    """Return the device numbers of /proc and /sys, and the device and inode numbers of /dev."""
-    kernel = frozenset(os.stat(root).st_dev for root in ("/proc", "/sys") if os.path.ismount(root))
-    devices = os.stat("/dev") if os.path.isdir("/dev") else None
-    return kernel, devices and (devices.st_dev, devices.st_ino)
-
-
 def read_bytes(path: str, offset: int, count: int) -> bytes:
     """At most so many bytes of what is at a path, from ``offset`` on.
 
@@ -153,144 +115,6 @@ def read_bytes(path: str, offset: int, count: int) -> bytes:
     with MediaFile(path, ANSWER_LIMIT_S) as file:
         file.seek(offset)
         return file.read(count)
-
-
-class RemoteError(VattError, OSError):
-    """A server that fails or refuses."""
-
-
-def _open_url(url: str, time_limit_s: float = ANSWER_LIMIT_S) -> Remote:
-    innermost = url.rpartition("::")[2].removeprefix("file://").removeprefix("local://")
-    if not is_url(innermost) and os.path.exists(innermost) and not os.path.isdir(innermost):
-        _regular(innermost)  # fsspec would block on a pipe, and copy a device endlessly
-
-    def open_file(files: Any, name: str) -> Remote:
-        file = files.open(name, "rb", block_size=BLOCK)
-        size = getattr(file, "size", None)
-        return Remote(url, file, files, files.info(name).get("size") if size is None else size)
-
-    return _ask(url, open_file, COPY_LIMIT_S if _COPIES.match(url) else min(time_limit_s, ANSWER_LIMIT_S))
-
-
-def _ask(url: str, ask: Callable[[Any, str], Any], time_limit_s: float = ANSWER_LIMIT_S) -> Any:
-    """Call ``ask`` with the file system and the name of the file in it, and return its result. See `_insist`."""
-    import fsspec
-
-    return _insist(url, lambda: ask(*fsspec.url_to_fs(url)), time_limit_s)
-
-
-def _insist(url: str, ask: Callable[[], Any], time_limit_s: float) -> Any:
-    """Call ``ask`` and return its result, with retries if a server fails.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        RemoteError: anything else; the errors of the libraries below have no base in common, and some cannot be
-            sent from a process to another.
-        ImportError: the library for such URLs is not installed.
-    """
-    until = time.monotonic() + time_limit_s
-    for pause_s in (*PAUSES_S, None):
-        answer = _in_thread(ask, until - time.monotonic())
-        if not answer.done():
-            raise RemoteError(errno.ETIMEDOUT, f"no complete answer within {time_limit_s:.3g} s", url)
-        try:
-            return answer.result()
-        except ImportError:
-            raise
-        except Exception as error:
-            while error.__cause__ is not None:  # what happened first
-                error = error.__cause__
-            status = getattr(error, "status", None)
-            if isinstance(error, FileNotFoundError | KeyError) or status in (404, 410):  # archives raise KeyError
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None
-            if isinstance(status, int):
-                reason = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
-                is_final = 400 <= status < 500 and status not in ASK_AGAIN
-            else:
-                said = str(getattr(error, "strerror", None) or error)
-                reason = " ".join([f"{type(error).__name__}:", *said.split()])  # in one line
-                is_final = isinstance(error, PermissionError | ValueError | TypeError | AttributeError)
-            if is_final or pause_s is None or time.monotonic() + pause_s > until:
-                raise RemoteError(errno.EIO, reason, url) from None
-        time.sleep(pause_s)
-    raise AssertionError
-
-
-def _in_thread(ask: Callable[[], Any], time_limit_s: float) -> Future[Any]:
-    """Call a function in a thread and wait for it until the time limit. The thread itself is not stopped.
-
-    The file systems of fsspec have no common timeout, and a slow server may keep a connection open for hours.
-    """
-    answer: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    with suppress(TimeoutError):
-        answer.exception(max(0.0, time_limit_s))
-    return answer
-
-
-class Remote(io.RawIOBase):
-    """A file behind a URL; a read that fails is tried again.
-
-    Args:
-        url: of the file.
-        file: of fsspec; closed with this one.
-        files: its file system, which an archive needs to stay open.
-        size: Number of bytes; None if the server does not report it.
-
-    Attributes:
-        time_limit_s: Bound on each read.
-    """
-
-    def __init__(self, url: str, file: Any, files: Any, size: int | None) -> None:
-        self._url, self._file, self._files, self.size = url, file, files, size
-        self.time_limit_s = ANSWER_LIMIT_S
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._file.seekable()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`.
-
-        Raises:
-            MediaError: it fails again and again. An OSError would be taken for damage by those who decode.
-        """
-        begin, size = self._file.tell(), getattr(self._file, "size", None)
-        wanted = len(buffer) if size is None else max(0, min(len(buffer), size - begin))
-
-        def read() -> bytes:
-            self._file.seek(begin)
-            data = self._file.read(len(buffer))
-            if len(data) < wanted and size is not None:
-                raise EOFError(f"{len(data)} bytes came of {wanted} from {begin} on")
-            return data
-
-        try:
-            data = _insist(self._url, read, self.time_limit_s)
-        except OSError as error:
-            raise MediaError(self._url, str(error.strerror)) from None
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        with suppress(Exception):  # some file systems of fsspec fail here, which is harmless
-            self._file.close()
-        super().close()
 
 
 class Window(io.RawIOBase):
@@ -357,13 +181,13 @@ class MediaFile(io.RawIOBase):
         self.name = "media"
         self._remote: Remote | None = None
         if self.is_remote:
-            self._remote = _open_url(file, time_limit_s)
-            if _COPIES.match(file):  # the copy may have taken longer
+            self._remote = open_url(file, time_limit_s)
+            if COPIES.match(file):  # the copy may have taken longer
                 self.limit(time_limit_s)
             self._file: Any = io.BufferedReader(self._remote, BLOCK)
             self.size = self._remote.size if size is None else size
         else:
-            self._file, file_size = _open_local(file)
+            self._file, file_size = open_local(file)
             try:
                 self.size = _check_size(file_size, offset, size)
             except OSError:
@@ -419,19 +243,3 @@ class MediaFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-def _open_local(file: str) -> tuple[io.FileIO, int]:
-    """Open a regular file; return it and its size.
-
-    Raises:
-        OSError: There is no regular file.
-    """
-    _regular(file)  # opening a device may have effects
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    opened = io.FileIO(descriptor)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):  # replaced in the meantime
-        opened.close()
-        raise OSError(errno.EINVAL, "is not a regular file", file)
-    return opened, status.st_size

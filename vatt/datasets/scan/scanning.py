@@ -17,7 +17,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from vatt.datasets.manifest import read_manifest, write_manifest
-from vatt.datasets.media.source import is_url, state
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import state
 from vatt.datasets.processes import Failure, Isolated
 from vatt.datasets.scan.file import FileFacts, scan_file
 from vatt.datasets.scan.report import ReportWriter, ScanSummary, known_rows

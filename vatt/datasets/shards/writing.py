@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vatt.datasets.manifest import read_manifest, write_manifest
-from vatt.datasets.media.source import is_url
+from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import member as member_path
 from vatt.datasets.media.transcode import DISK_FULL, Encoding
 from vatt.datasets.processes import Failure, Isolated

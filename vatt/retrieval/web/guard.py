@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import re
@@ -25,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vatt.errors import InputError
 from vatt.retrieval.web.headers import SecuredSend, page_policy
-from vatt.retrieval.web.library import shortened, summary
+from vatt.retrieval.web.hosts import allowed_host, host_of, is_loopback, normal_host
+from vatt.retrieval.web.messages import shortened, summary
 from vatt.retrieval.web.uploads import MIB, Uploads
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ BODY_LIMIT_S = 30.0  # time to receive a query
 UPLOAD_LIMIT_S = 600.0  # time to receive an upload
 MAX_UPLOADS, MAX_UPLOADS_PER_CLIENT = 8, 3  # at a time
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.IGNORECASE)
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FILE_META = {"_type": "gradio.FileData"}
@@ -84,7 +83,7 @@ class Guard:
     ) -> None:
         self.app, self.uploads, self.functions, self.remote_media = app, uploads, functions, remote_media
         self.has_session = has_session
-        self.allowed_hosts = {_allowed_host(name) for name in allowed_hosts}
+        self.allowed_hosts = {allowed_host(name) for name in allowed_hosts}
         self.token = None if token is None else _checked_token(token)
         self.max_upload = int(max_upload_mb * MIB)
         self._uploading: Counter[str] = Counter()  # by address of the client
@@ -154,7 +153,7 @@ class Guard:
             raise HTTPException(400, "exactly one Host header is required")
         forwarded = [name for value in headers.getlist("x-forwarded-host") for name in value.split(",")]
         for value in (headers["host"], *forwarded):  # Gradio builds URLs from either
-            host = _host(value)
+            host = host_of(value)
             if host is None or not self._is_allowed(host, scope.get("server")):
                 message = "this host name is not allowed: use the address that vatt app printed, or --allowed_hosts"
                 raise HTTPException(421, message)
@@ -340,36 +339,6 @@ class Guard:
 
         await self.app(scope, receive, collect)
         return start, body
-
-
-def normal_host(host: str) -> str:
-    """Return a host name in lower case, or an IP address in canonical form."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return host.lower()
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address or localhost."""
-    try:
-        return ipaddress.ip_address(normal_host(host)).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _host(value: str) -> str | None:
-    """Return the host in a ``Host`` header without the port, or None if the header is malformed."""
-    match = HOST.fullmatch(value.strip())
-    return None if match is None else normal_host(match[1] or match[2])
-
-
-def _allowed_host(name: str) -> str:
-    host = normal_host(name)
-    if _host(f"[{host}]" if ":" in host else host) != host:
-        raise InputError(f"an allowed host must be a host name or an address, such as videos.example.org, not {name!r}")
-    return host
 
 
 def _checked_token(token: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vatt.retrieval.hits import Hit
-from vatt.retrieval.web.library import Library, shortened
+from vatt.retrieval.web.library import Library
+from vatt.retrieval.web.messages import shortened
 
 STRIP = 3  # thumbnails of a result
 STYLE = """

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from vatt.retrieval.web.library import Library, media_type
+from vatt.retrieval.web.library import Library
+from vatt.retrieval.web.media_types import media_type
 from vatt.retrieval.web.uploads import Busy, Uploads, Workers
 
 FRAME_WAIT_S = 15.0  # time limit of a thumbnail

@@ -28,6 +28,7 @@ from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.tables import StoreError
+from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.library import Library, _Cache
 from vatt.retrieval.web.results import card
 from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
@@ -64,7 +65,7 @@ def client(address: str) -> Iterator[httpx.Client]:
 
 
 def answer(library: Library, limit_s: float = 30.0, **given: Any) -> str:
-    return asyncio.run(Searcher(library, _uploads(), limit_s).answer(*values(**given)))
+    return asyncio.run(Searcher(library, _uploads(), Clips(), limit_s).answer(*values(**given)))
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def test_results_show_escaped_file_names_without_directories(library: Library) -
     html = card(library, Hit(1, 0.5, film, film, 0.0, 2.0, "a <script> & '\""))
     assert "<b>1. film &lt;b&gt;.mp4</b>" in html
     assert "“a &lt;script&gt; &amp; &#x27;&quot;”" in html
-    assert 'src="media/0#t=0.00,2.00"' in html
+    assert 'src="media/0#t=0.000,2.000"' in html
     assert [f'src="frame/0?time_s={time_s}"' in html for time_s in ("0.50", "1.00", "1.50")] == [True] * 3
     assert str(library.roots[0]) not in html
     assert "score 0.500</p>" in html  # the id is the name of the file

@@ -69,7 +69,7 @@ class Isolated(Generic[Task, Result]):
         Raises:
             VattError: the processes cannot be started.
         """
-        pool, waiting = self._start_pool(), deque[tuple[Task, ProcessFuture]]()
+        pool, waiting = make_pool(self.num_workers), deque[tuple[Task, ProcessFuture]]()
         left, ended, tries, any_done = iter(tasks), False, 0, False
         try:
             while waiting or not ended:
@@ -91,7 +91,7 @@ class Isolated(Generic[Task, Result]):
                         raise VattError(said) from error
                     pool.stop()
                     pool.join()
-                    pool = self._start_pool()
+                    pool = make_pool(self.num_workers)
                     if tries <= TRIES:
                         waiting = deque((each, self._again(pool, each, future)) for each, future in waiting)
                         continue
@@ -105,10 +105,6 @@ class Isolated(Generic[Task, Result]):
         finally:
             pool.stop()
             pool.join()
-
-    def _start_pool(self) -> ProcessPool:
-        context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
-        return ProcessPool(max_workers=self.num_workers, initializer=_start, context=context)
 
     def _schedule(self, pool: ProcessPool, task: Task) -> ProcessFuture:
         try:
@@ -143,6 +139,12 @@ class Isolated(Generic[Task, Result]):
             if self.fatal(error):
                 raise
             return Failure("unreadable", f"{type(error).__name__}: {first_line(error)}")
+
+
+def make_pool(num_workers: int) -> ProcessPool:
+    """Return a pool whose processes have one CPU thread each, and end with this process. The first task starts them."""
+    context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
+    return ProcessPool(max_workers=num_workers, initializer=_start, context=context)
 
 
 def _start() -> None:

@@ -25,8 +25,9 @@ from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import RelativePattern
 from vatt.retrieval.search import Answers, opened, search
+from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.library import Library
-from vatt.retrieval.web.messages import shortened, summary
+from vatt.retrieval.web.messages import shortened, summary, without_directories
 from vatt.retrieval.web.results import SCRIPT, STYLE, results
 from vatt.retrieval.web.uploads import MAX_WINDOWS, MIB, Examples, Uploads, Workers
 
@@ -69,11 +70,12 @@ class Searcher:
     Args:
         library: Index and media files.
         uploads: Upload directory.
+        clips: Cache of transcoded segments.
         limit_s: Time limit of one query, in seconds.
     """
 
-    def __init__(self, library: Library, uploads: Uploads, limit_s: float) -> None:
-        self.library, self.uploads, self.limit_s = library, uploads, limit_s
+    def __init__(self, library: Library, uploads: Uploads, clips: Clips, limit_s: float) -> None:
+        self.library, self.uploads, self.clips, self.limit_s = library, uploads, clips, limit_s
         # Reading uploads is slow and has its own threads, so that text queries do not wait for it.
         self.examples = Examples(library.model, uploads, Workers("example", 2, waiting=8), limit_s)
         self.workers = Workers("search", 4, waiting=64)
@@ -109,7 +111,10 @@ class Searcher:
                 vectors[name], is_whole = await self.examples.vectors(file)
                 if not is_whole:
                     notes.append(f"Of {file.name}, {MAX_WINDOWS} evenly spaced windows were compared.")
-        return await self.workers.run(self._search, query, vectors, notes)
+        html = await self.workers.run(self._search, query, vectors, notes)
+        if 'src="clip/' in html:
+            self.clips.processes()  # starts them before the first clip is requested
+        return html
 
     def _search(self, query: Query, vectors: dict[str, FileVectors], notes: list[str]) -> str:
         library = self.library
@@ -152,22 +157,10 @@ class Searcher:
         if not isinstance(error, VattError | FileNotFoundError):
             log.error("a query failed: %s", summary(error))
             return "internal error; see the server log"
-        text = " ".join((error.strerror or str(error) if type(error) is FileNotFoundError else str(error)).split())
+        text = error.strerror or str(error) if type(error) is FileNotFoundError else str(error)
         if isinstance(error, MediaError):
-            text = f"{Path(error.path).name}: {' '.join(error.reason.split())}"
-        folders = [
-            *self.library.roots,
-            *self.library.index.roots,
-            self.uploads.folder,
-            self.library.index.name,
-            Path.cwd(),
-            Path.home(),
-        ]
-        folders += [folder for folder in (self.library.model.folder, self.library.index.model_folder) if folder]
-        for folder in sorted(map(str, folders), key=len, reverse=True):
-            if len(folder) > 1:
-                text = text.replace(folder.rstrip("/") + "/", "").replace(folder, "…")
-        text = re.sub(r"(?<![\w.])(?:/[^\s/'\":;,()]+)+/(?=[^\s/'\":;,()])", "", text)
+            text = f"{Path(error.path).name}: {error.reason}"
+        text = without_directories(text, [*self.library.folders, self.uploads.folder])
         return shortened(text, MAX_MESSAGE)
 
 
@@ -217,6 +210,7 @@ def make_app(
     uploads = _uploads()
     uploads.quota = int(QUOTA * max_upload_mb * MIB)
     library = Library(*opened(index, model), roots=roots, urls=urls)
+    clips = Clips()
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -226,12 +220,17 @@ def make_app(
         with suppress(asyncio.CancelledError):
             await sweeping
         uploads.delete_old(age_s=0.0)
+        await asyncio.to_thread(clips.close)
 
     app = FastAPI(
-        routes=routes(library, uploads, SCRIPT), lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        routes=routes(library, uploads, clips, SCRIPT),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     app.state.library = library
-    page = _page(gr, library, Searcher(library, uploads, query_limit_s))
+    page = _page(gr, library, Searcher(library, uploads, clips, query_limit_s))
     guard = {
         "uploads": uploads, "functions": {f["id"]: len(f["inputs"]) for f in page.get_config_file()["dependencies"]},
         # Private, checked with Gradio 6.31. A browser joins the queue, which makes the session, and then reads from it.

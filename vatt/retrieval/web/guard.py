@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # Requests of a browser that uses the page, recorded with Gradio 6.31.
 ROUTES = {
     "GET": re.compile(
-        r"/|/(frame|media)/[0-9]{1,9}|/(search\.js|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/[\w./-]+"
+        r"/|/(frame|media|clip)/[0-9]{1,9}|/(search\.js|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/[\w./-]+"
         r"|/gradio_api/(file=.+|queue/data|upload_progress)"
     ),
     "POST": re.compile(r"/gradio_api/(queue/join|upload)"),

@@ -26,7 +26,7 @@ from vatt.retrieval.hits import Hit
 from vatt.retrieval.index import Index
 from vatt.retrieval.paths import roots_of
 from vatt.retrieval.search import Answers
-from vatt.retrieval.web.media_types import media_type
+from vatt.retrieval.web.media_types import Delivery, delivery
 from vatt.retrieval.web.messages import shortened
 
 FRAME = 180  # pixels of a thumbnail
@@ -100,6 +100,13 @@ class Library:
             lines.append(f"{len(part):,} {modality} in {space.replace('_', '-')} ({part.kind}, {part.width}{suffix})")
         return lines
 
+    @property
+    def folders(self) -> list[str | Path]:
+        """Directories that messages must not contain."""
+        known = self.model.folder, self.index.model_folder
+        named = [folder for folder in known if folder]
+        return [*self.roots, *self.index.roots, self.index.name, Path.cwd(), Path.home(), *named]
+
     # ---- files -----------------------------------------------------------------------------------------------
 
     def file(self, number: int) -> Path | None:
@@ -146,17 +153,10 @@ class Library:
             f"links, and are not shown: to show them, set --roots [{','.join(roots)}]"
         )
 
-    def player(self, number: int) -> str | None:
-        """Return the media type of a file for a player, or None for images, members of shards and other files."""
-        path = self.paths[number]
-        if is_url(path):
-            return "video/mp4" if path.startswith(("http://", "https://")) else None
-        file = self.file(number)
-        try:
-            kind = None if file is None else media_type(file)
-        except OSError:
-            return None
-        return None if kind is None or kind.startswith("image/") else kind
+    def delivery(self, number: int) -> Delivery | None:
+        """Return how the page plays a file; None for still images and for files that cannot be shown."""
+        source = self.source(number)
+        return None if source is None else delivery(source)
 
     def name(self, path: str) -> str:
         """Return the file name of a path."""

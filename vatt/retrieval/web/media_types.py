@@ -1,10 +1,17 @@
-"""Types of media files by their first bytes."""
+"""Types of media files by their first bytes, and which files browsers play as they are."""
 
 from __future__ import annotations
 
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
+
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import read_bytes, split_member, state
+from vatt.datasets.media.streams import Stream, Streams, read_streams
 
 HEAD = 4096  # bytes that are read to determine the type of a file
 MAGIC = {
@@ -32,6 +39,26 @@ IN_CHUNKS = {
 MPEG_AUDIO = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2", b"\xff\xfd", b"\xff\xfc")
 ADTS = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")
 
+# Files that Chrome, Firefox and Safari play: FFmpeg's names of the format and of codecs, by media type. Ogg and ADTS
+# are not listed: they have no index, and browsers seek in them inexactly.
+MP4 = ("mov,mp4,m4a,3gp,3g2,mj2", {"h264", "vp9", "av1", "aac", "mp3", "opus", "flac"})
+NATIVE = {
+    "video/mp4": MP4,
+    "audio/mp4": MP4,
+    "video/webm": ("matroska,webm", {"vp8", "vp9", "av1", "opus", "vorbis"}),
+    "audio/mpeg": ("mp3", {"mp3"}),
+    "audio/flac": ("flac", {"flac"}),
+    "audio/wav": ("wav", {"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_f32le"}),
+}
+PROFILES = {
+    "h264": {"Baseline", "Constrained Baseline", "Main", "High"},
+    "aac": {"LC", "HE-AAC", "HE-AACv2"},
+}
+PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
+OPEN_LIMIT_S = 1.0  # time limit of opening a file to see its codecs
+
+Delivery = Literal["media", "clip"]
+
 
 def media_type(file: Path) -> str | None:
     """Return the type of an audio, video or raster image file by its first bytes, or None for other files.
@@ -43,7 +70,58 @@ def media_type(file: Path) -> str | None:
     """
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # does not block on a FIFO
     with os.fdopen(descriptor, "rb") as opened:
-        head = opened.read(HEAD) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        return type_of(opened.read(HEAD) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"")
+
+
+def delivery(source: str) -> Delivery | None:
+    """Return how the page plays a file.
+
+    Args:
+        source: File, member of a shard or URL, as `vatt.datasets.media.decoding.open_media` opens it.
+
+    Returns:
+        "media" if browsers play the file as it is, "clip" if a segment of it is transcoded for them, and None for still
+        images. Shards, URLs that are not of the web, and files that cannot be opened are "clip".
+    """
+    file, _, size = split_member(source)
+    if is_url(file):  # not opened, since a server may be slow; the script of the page falls back to "clip"
+        return "media" if size is None and file.startswith(("http://", "https://")) else "clip"
+    try:
+        return _delivery(source, state(source))
+    except (MediaError, OSError):
+        return "clip"
+
+
+@lru_cache(maxsize=2**14)
+def _delivery(source: str, _: tuple[int, int]) -> Delivery | None:
+    head = read_bytes(source, 0, HEAD)
+    kind = type_of(head)
+    if kind is not None and kind not in NATIVE and not kind.startswith("image/"):
+        return "clip"
+    file = read_streams(source, OPEN_LIMIT_S)
+    if file.is_still:
+        return None
+    is_whole = kind != "audio/wav" or int.from_bytes(head[4:8], "little") + 8 == file.size
+    is_file = split_member(source)[2] is None
+    return "media" if is_file and is_whole and _is_native(kind, file) else "clip"
+
+
+def _is_native(kind: str | None, file: Streams) -> bool:
+    """Return whether browsers play all streams. Of several streams of a kind, a browser might play another one."""
+    container, codecs = NATIVE.get(kind or "", ("", set()))
+    kinds = [stream.kind for stream in file.streams]
+    is_known = file.container == container and len(kinds) == len(set(kinds))
+    return is_known and all(_is_native_codec(stream, codecs) for stream in file.streams)
+
+
+def _is_native_codec(stream: Stream, codecs: set[str]) -> bool:
+    if stream.codec not in codecs or stream.profile not in PROFILES.get(stream.codec, {stream.profile}):
+        return False
+    return stream.kind == "audio" or stream.pixel_format in PIXEL_FORMATS
+
+
+def type_of(head: bytes) -> str | None:
+    """Return the type of a file by its first `HEAD` bytes; see `media_type`."""
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind

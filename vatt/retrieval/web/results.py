@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt.retrieval.hits import Hit
+from vatt.retrieval.web.clips import MAX_CLIP_S
 from vatt.retrieval.web.library import Library
 from vatt.retrieval.web.messages import shortened
 
@@ -30,7 +31,8 @@ STYLE = """
 .note {margin: .2rem 0 .8rem; opacity: .85; overflow-wrap: anywhere}
 .error {opacity: 1; border-left: 4px solid #d33; padding: .3rem .7rem}
 """
-# A click on the thumbnails replaces them by the player. The token is removed from the address bar.
+# A click on the thumbnails replaces them by the player. What the browser cannot play is transcoded, and the reason is
+# shown if that fails. The token is removed from the address bar.
 SCRIPT = """
 document.addEventListener("click", event => {
   const strip = event.target.closest(".result button.strip");
@@ -38,6 +40,24 @@ document.addEventListener("click", event => {
   const player = strip.nextElementSibling;
   player.hidden = false; player.play(); strip.style.display = "none";
 });
+const play = (player, url) => { player.src = url; player.play().catch(() => {}); };
+async function replace(player) {
+  const url = player.src;
+  if (url.includes("/media/")) return play(player, url.replace("/media/", "/clip/").replace("#", "?"));
+  const answer = await fetch(url, {headers: {Range: "bytes=0-0"}}).catch(() => null);
+  let text = await answer?.text() ?? "The server cannot be reached.";
+  if (answer?.ok && !player.dataset.retried) { player.dataset.retried = true; return play(player, url); }
+  if (answer?.ok) text = "This browser cannot play MP4 files with H.264 and AAC.";
+  try { text = JSON.parse(text).detail; } catch {}
+  const note = document.createElement("p");
+  note.className = "note error"; note.textContent = text; player.replaceWith(note);
+}
+const isPlayer = target => target instanceof HTMLVideoElement && target.closest(".result");
+document.addEventListener("error", event => { if (isPlayer(event.target)) replace(event.target); }, true);
+document.addEventListener("loadedmetadata", event => {
+  const player = event.target;
+  if (isPlayer(player) && player.matches(".frames") && !player.videoWidth) replace(player);
+}, true);
 const url = new URL(location.href);
 if (url.searchParams.has("token")) { url.searchParams.delete("token"); history.replaceState(null, "", url); }
 """
@@ -78,12 +98,13 @@ def card(library: Library, hit: Hit, problem: str | None = None, captions: Seque
     has_frames = number in library.with_frames
     times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
     images = "".join(f'<img loading="lazy" alt="" src="frame/{number}?time_s={time_s:.2f}">' for time_s in times_s)
-    kind = None if problem else library.player(number)
+    delivery = None if problem else library.delivery(number)
     preview = images if has_frames else "♪ audio"
-    if problem or kind is None:
+    if problem or delivery is None:
         top = f'<div class="strip none">{escape(problem or "")}{"" if problem else preview}</div>'
     else:
-        source = f"media/{number}" + (f"#t={hit.start_s:.2f},{hit.end_s:.2f}" if hit.has_span else "")
+        mark = "#" if delivery == "media" else "?"  # a player seeks in the file; a clip is the segment alone
+        source = f"{delivery}/{number}" + (f"{mark}t={hit.start_s:.3f},{hit.end_s:.3f}" if hit.has_span else "")
         top = (
             f'<button class="strip" title="Play">{preview}</button><video controls playsinline hidden preload="none" '
             f'class="{"frames" if has_frames else "audio"}" src="{source}"></video>'
@@ -91,6 +112,8 @@ def card(library: Library, hit: Hit, problem: str | None = None, captions: Seque
     texts = [shortened(hit.text)] if hit.text else captions
     name, clip = library.name(hit.path), library.short(hit.id)
     facts = [f"{hit.start_s:.1f} to {hit.end_s:.1f} s"] if hit.has_span else []
+    if delivery == "clip" and not 0 < hit.end_s - hit.start_s <= MAX_CLIP_S:
+        facts.append(f"at most {MAX_CLIP_S:g} s are played")
     facts.append(f"score {hit.score:.3f}")
     if clip not in (name, Path(name).stem):
         facts.append(escape(shortened(clip, 120)))

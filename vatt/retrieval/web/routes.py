@@ -1,4 +1,4 @@
-"""Routes for thumbnails and media files of the index, uploads, and the script of the page."""
+"""Routes for thumbnails, media files and clips of the index, uploads, and the script of the page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,57 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from vatt.datasets.media.facts import MediaError
+from vatt.retrieval.web.clips import MAX_CLIP_S, Clips
 from vatt.retrieval.web.library import Library
 from vatt.retrieval.web.media_types import media_type
+from vatt.retrieval.web.messages import shortened, without_directories
 from vatt.retrieval.web.uploads import Busy, Uploads, Workers
 
 FRAME_WAIT_S = 15.0  # time limit of a thumbnail
+CACHED = {"Cache-Control": "private, max-age=600"}
 
 
-def routes(library: Library, uploads: Uploads, script: str) -> list[Route]:
+class ClipRoute:
+    """ASGI application that sends a segment of a media file as MP4: ``/clip/NUMBER?t=START,END``, in seconds.
+
+    Args:
+        library: Media files by number.
+        clips: Cache of transcoded segments.
+    """
+
+    def __init__(self, library: Library, clips: Clips) -> None:
+        self.library, self.clips = library, clips
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        number = _number(request, self.library)
+        start_s, end_s = _segment(request)
+        source = await asyncio.to_thread(self.library.source, number)
+        if source is None:
+            raise HTTPException(404, self.library.problem(number) or "not found")
+        try:
+            async with self.clips.clip(source, start_s, end_s) as file:
+                await FileResponse(file, media_type="video/mp4", headers=CACHED)(scope, receive, send)
+        except Busy as error:
+            raise HTTPException(503, f"The {str(error).removeprefix('the ')}.", {"Retry-After": "10"}) from None
+        except MediaError as error:
+            reason = without_directories(error.reason, self.library.folders).rstrip(".")
+            raise HTTPException(415, f"The clip cannot be played: {shortened(reason)}.") from None
+        except OSError as error:
+            reason = (error.strerror or "the file cannot be read").lower()
+            raise HTTPException(503, f"The clip cannot be played: {reason}.") from None
+
+
+def routes(library: Library, uploads: Uploads, clips: Clips, script: str) -> list[Route]:
     """Return the routes that are not Gradio's.
 
     Args:
         library: Media files by number.
         uploads: Upload directory.
+        clips: Cache of transcoded segments.
         script: JavaScript of the page.
     """
     frames = Workers("frame", 2, waiting=256)
@@ -43,7 +80,7 @@ def routes(library: Library, uploads: Uploads, script: str) -> list[Route]:
             raise HTTPException(404, "no frame at this time") from None
         except (TimeoutError, Busy):
             raise HTTPException(503, "reading the file takes too long", {"Retry-After": "10"}) from None
-        return Response(image, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
+        return Response(image, media_type="image/jpeg", headers=CACHED)
 
     def media(request: Request) -> Response:
         number = _number(request, library)
@@ -64,6 +101,7 @@ def routes(library: Library, uploads: Uploads, script: str) -> list[Route]:
     return [
         Route("/frame/{number:int}", frame),
         Route("/media/{number:int}", media),
+        Route("/clip/{number:int}", ClipRoute(library, clips)),
         Route("/gradio_api/file={path:path}", upload),
         Route("/search.js", page_script),
     ]
@@ -76,6 +114,17 @@ def _number(request: Request, library: Library) -> int:
     return number
 
 
+def _segment(request: Request) -> tuple[float, float]:
+    """Return start and end in seconds of a request for a clip; by default the beginning of the file."""
+    try:
+        start_s, end_s = map(float, request.query_params.get("t", f"0,{MAX_CLIP_S}")[:64].split(","))
+        if not 0 <= start_s < end_s < math.inf:
+            raise ValueError(start_s)
+    except ValueError:
+        raise HTTPException(400, "t must be the start and the end of a segment in seconds") from None
+    return start_s, end_s
+
+
 def _file_response(file: Path | None) -> Response:
     """Return a response with a media type that is determined by the content of the file, not by its name."""
     try:
@@ -86,4 +135,4 @@ def _file_response(file: Path | None) -> Response:
         raise HTTPException(404, "not found")
     if kind is None:
         raise HTTPException(415, "not a playable media file")
-    return FileResponse(file, media_type=kind, headers={"Cache-Control": "private, max-age=600"})
+    return FileResponse(file, media_type=kind, headers=CACHED)

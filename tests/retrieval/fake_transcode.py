@@ -1,0 +1,28 @@
+"""Replacement of `vatt.datasets.media.transcode.transcode` in worker processes, without other imports."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.transcode import Encoding, Stretch
+
+
+def fake_transcode(source: str, output: Path, _: Encoding, stretch: Stretch) -> None:
+    """Log the segment in the source and write 100 bytes, or behave as the name of the source says."""
+    with Path(source).open("a") as log:
+        log.write(f"{stretch.start_s:g}-{stretch.end_s:g}\n")
+    output.write_bytes(bytes(100))
+    name = Path(source).name
+    if name == "slow":
+        time.sleep(30)
+    elif name == "crash":
+        os.abort()
+    elif name == "full":
+        raise OSError(28, "No space left on device", str(output))
+    elif name == "bad":
+        raise MediaError(source, "damaged")
+    while name == "waits" and not Path(f"{source}.go").exists():
+        time.sleep(0.01)

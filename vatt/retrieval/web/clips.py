@@ -1,0 +1,144 @@
+"""Segments of media files as MP4 files that every browser plays: H.264 and AAC, transcoded on request."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pebble import ProcessExpired, ProcessPool
+
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.source import state
+from vatt.datasets.media.transcode import Encoding, Stretch, transcode
+from vatt.datasets.processes import make_pool
+from vatt.datasets.workers import interrupts_blocked
+from vatt.retrieval.web.uploads import BUSY, MIB, Busy
+
+MAX_CLIP_S = 60.0  # longest segment; the rest of a longer one is not transcoded
+CACHE_BYTES, MAX_CLIPS = 256 * MIB, 256  # of the cache; errors count as clips
+PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded at the same time, and that wait
+CLIP_LIMIT_S, WAIT_LIMIT_S = 60.0, 90.0  # time limits of transcoding, and of a request including its wait
+ENCODING = Encoding(short_side=480, gop=50, crf=23, fps=60.0)
+
+Key = tuple[str, tuple[int, int], float, float]  # source, its state, start and end in seconds
+
+
+@dataclass
+class _Clip:
+    path: Path
+    task: asyncio.Task[None]
+    users: int = 0  # requests that wait for it or send it
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why there is no file, and will be none."""
+        if self.task.cancelling():
+            return asyncio.CancelledError()
+        return self.task.exception() if self.task.done() else None
+
+
+class Clips:
+    """Least recently used cache of transcoded segments in a private directory. Call its methods from one event loop.
+
+    Concurrent requests of a segment share it. Files are decoded in processes of their own: one that hangs or crashes a
+    decoder costs one clip.
+
+    Args:
+        cache_bytes: Size of the finished clips, apart from those that are being sent.
+
+    Attributes:
+        folder: The directory. It is deleted when the process exits.
+    """
+
+    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
+        self.cache_bytes = cache_bytes
+        self._directory = tempfile.TemporaryDirectory(prefix="vatt-clips-", ignore_cleanup_errors=True)
+        self.folder = Path(self._directory.name)
+        self._clips: OrderedDict[Key, _Clip] = OrderedDict()
+        self._pool: ProcessPool | None = None
+        self._slots = asyncio.Semaphore(PROCESSES)
+        self._numbers = itertools.count()
+
+    @asynccontextmanager
+    async def clip(self, source: str, start_s: float, end_s: float) -> AsyncIterator[Path]:
+        """Provide a segment as an MP4 file, which exists until the end of the ``async with`` block.
+
+        Args:
+            source: File, member of a shard or URL, as `vatt.datasets.media.decoding.open_media` opens it.
+            start_s: Time in the source that becomes second 0.
+            end_s: End of the segment in seconds; at most `MAX_CLIP_S` after the start.
+
+        Raises:
+            MediaError: The segment cannot be transcoded, or that takes too long.
+            OSError: The source does not exist, or the disk is full.
+            Busy: Too many clips are waiting.
+        """
+        end_s = min(end_s, start_s + MAX_CLIP_S)
+        key = source, await asyncio.to_thread(state, source), start_s, end_s
+        clip = self._clips.get(key)
+        if clip is None or (clip.error is not None and not isinstance(clip.error, MediaError)):  # others may pass
+            if sum(not clip.task.done() for clip in self._clips.values()) >= PROCESSES + MAX_WAITING:
+                raise Busy(BUSY)
+            path = self.folder / f"{next(self._numbers)}.mp4"
+            clip = self._clips[key] = _Clip(path, asyncio.create_task(self._transcode(key, path)))
+        self._clips.move_to_end(key)
+        clip.users += 1
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                await asyncio.shield(clip.task)  # other requests may wait for it
+        except TimeoutError:
+            raise Busy(BUSY) from None
+        else:
+            yield clip.path
+        finally:
+            clip.users -= 1
+            if not clip.users:
+                clip.task.cancel()  # has no effect on a finished one
+            self._evict()
+
+    def processes(self) -> ProcessPool:
+        """Return the processes. The first call starts them, and they are ready some seconds later."""
+        with interrupts_blocked():
+            if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
+                self._pool = make_pool(PROCESSES)
+                self._pool.schedule(os.getpid)  # starts them
+        return self._pool
+
+    def close(self) -> None:
+        """Stop the processes and delete the clips."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+        self._directory.cleanup()
+
+    async def _transcode(self, key: Key, path: Path) -> None:
+        source, _, start_s, end_s = key
+        args = source, path, ENCODING, Stretch(start_s, end_s)
+        async with self._slots:
+            try:
+                await asyncio.wrap_future(self.processes().schedule(transcode, args=args, timeout=CLIP_LIMIT_S))
+            except TimeoutError:
+                raise MediaError(source, f"transcoding takes longer than {CLIP_LIMIT_S:g} s") from None
+            except ProcessExpired:
+                raise MediaError(source, "the decoder crashed") from None
+            except BrokenProcessPool:
+                raise Busy(BUSY) from None
+
+    def _evict(self) -> None:
+        """Delete the least recently used clips, and files that failures have left."""
+        sizes = {path: path.stat().st_size for path in self.folder.iterdir()}
+        total = sum(sizes.values())
+        for key, clip in list(self._clips.items()):
+            if (total > self.cache_bytes or len(self._clips) > MAX_CLIPS) and not clip.users:
+                del self._clips[key]
+                total -= sizes.get(clip.path, 0)
+        for path in sizes.keys() - {clip.path for clip in self._clips.values() if clip.error is None}:
+            path.unlink()

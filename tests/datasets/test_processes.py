@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import time
 
 import pytest
 
-from vatt.datasets.processes import Failure, Isolated
+from vatt.datasets.processes import Failure, Isolated, Processes
 
 
 def work(task: int) -> int:
@@ -43,3 +45,24 @@ def test_an_error_may_be_fatal() -> None:
 
 def test_no_task_is_no_work() -> None:
     assert list(Isolated(work, 1, time_limit_s=20, ahead=4)([])) == []
+
+
+def test_calls_on_request_fail_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    processes = Processes(1, 60.0, fatal=lambda error: isinstance(error, OSError))
+
+    async def run() -> None:
+        assert await processes.call(abs, -3) == 3
+        slow = asyncio.create_task(processes.call(time.sleep, 60))
+        await asyncio.sleep(0.1)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert await processes.call(abs, -4) == 4
+        assert (await processes.call(int, "x")).kind == "unreadable"
+        with pytest.raises(FileNotFoundError):
+            await processes.call(os.stat, "/nonexistent")
+
+    asyncio.run(run())
+    processes.stop()
+    gc.collect()
+    assert "never retrieved" not in caplog.text

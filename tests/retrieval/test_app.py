@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
+from tests.datasets.media.zoo import write
 from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
@@ -512,6 +513,38 @@ def test_a_browser_searches_and_plays(page: Page, video_file: Path) -> None:
     page.get_by_role("button", name="Clear").first.click()
     page.get_by_label("Query").press("Enter")
     page.locator(".result").first.wait_for(state="detached")  # an empty query clears the results
+
+
+@pytest.mark.slow
+def test_a_browser_plays_transcoded_clips_or_shows_the_reason(
+    page: Page, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser_errors: list[str]
+) -> None:
+    """A file that the browser does not play after all is replaced by a clip."""
+    if not page.evaluate(
+        """document.createElement("video").canPlayType('video/mp4; codecs="avc1.640028,mp4a.40.2"')"""
+    ):
+        pytest.skip("this Chromium has no H.264 decoder")
+    write(tmp_path / "film.avi", "mpeg4", options={"b": "2000000"}, sound="libmp3lame")
+    sources = [str(tmp_path / "film.avi"), str(tmp_path / "broken.avi")]
+    (tmp_path / "broken.avi").write_bytes(b"RIFF")
+    monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: Results(hits))
+    monkeypatch.setattr(Library, "source", lambda _, number: sources[number])
+    hits = [Hit(n + 1, 0.5, f"clip {n}", path, 1.0, 2.5) for n, path in enumerate(library.paths)]
+    for delivery in ("clip", "media"):
+        monkeypatch.setattr(Library, "delivery", lambda *_, delivery=delivery: delivery)
+        monkeypatch.setattr(Library, "file", lambda _, number: Path(sources[number]))
+        page.get_by_label("Query").fill(delivery)
+        page.get_by_role("button", name="Search").click()
+        page.locator(f".result video[src^={delivery}]").nth(1).wait_for(state="attached")
+        for item in page.locator(".result").all():
+            item.locator(".strip").click()
+        page.get_by_text("The clip cannot be played: no readable media").wait_for()
+        video = first(page, ".result video")
+        until(lambda video=video: video.evaluate("video => video.currentTime") > 0)
+        assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [64, 48]
+        assert video.evaluate("video => video.duration") == pytest.approx(1.5, abs=0.05)
+    assert all("Failed to load" in error or "status of 404" in error for error in browser_errors)
+    browser_errors.clear()
 
 
 @pytest.mark.slow

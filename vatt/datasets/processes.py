@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -69,7 +70,7 @@ class Isolated(Generic[Task, Result]):
         Raises:
             VattError: the processes cannot be started.
         """
-        pool, waiting = make_pool(self.num_workers), deque[tuple[Task, ProcessFuture]]()
+        pool, waiting = _make_pool(self.num_workers), deque[tuple[Task, ProcessFuture]]()
         left, ended, tries, any_done = iter(tasks), False, 0, False
         try:
             while waiting or not ended:
@@ -91,7 +92,7 @@ class Isolated(Generic[Task, Result]):
                         raise VattError(said) from error
                     pool.stop()
                     pool.join()
-                    pool = make_pool(self.num_workers)
+                    pool = _make_pool(self.num_workers)
                     if tries <= TRIES:
                         waiting = deque((each, self._again(pool, each, future)) for each, future in waiting)
                         continue
@@ -122,26 +123,73 @@ class Isolated(Generic[Task, Result]):
         return self._schedule(pool, task)
 
     def _result(self, future: ProcessFuture) -> Result | Failure:
-        try:
-            return future.result()
-        except TimeoutError:
-            return Failure("timeout", f"not done within {self.time_limit_s:g} s")
-        except ProcessExpired as error:
-            code = error.exitcode
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            how += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-            return Failure("crashed", f"the process that read it {how}")
-        except (BrokenProcessPool, CancelledError):
+        return _result(future, self.time_limit_s, self.fatal)
+
+
+class Processes:
+    """Processes that call functions on request: one that hangs or crashes costs one call.
+
+    Args:
+        num_workers: Number of processes.
+        time_limit_s: Time limit of one call, in seconds. After it, the process is killed and replaced.
+        fatal: Returns whether an error is raised instead of being returned as a `Failure`.
+    """
+
+    def __init__(self, num_workers: int, time_limit_s: float, fatal: Callable[[Exception], bool]) -> None:
+        self.num_workers, self.time_limit_s, self.fatal = num_workers, time_limit_s, fatal
+        self._pool: ProcessPool | None = None
+
+    def start(self) -> None:
+        """Start the processes, unless they run. They are ready some seconds later."""
+        if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
+            self._pool = _make_pool(self.num_workers)
+            with interrupts_blocked():
+                self._pool.schedule(os.getpid)
+
+    async def call(self, function: Callable[..., Result], *args: Any) -> Result | Failure:
+        """Call a function, which is sent to a process with its arguments. If this is cancelled, the process is killed.
+
+        Raises:
+            BrokenProcessPool: Another call has stopped all processes. The next call starts them again.
+        """
+        self.start()
+        future = self._pool.schedule(function, args=args, timeout=self.time_limit_s)
+        await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
+        return _result(future, self.time_limit_s, self.fatal)
+
+    def stop(self) -> None:
+        """Kill the processes."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+
+
+def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Exception], bool]) -> Any:
+    """Return the result of a call, or its failure.
+
+    Raises:
+        BrokenProcessPool, CancelledError: All processes were stopped.
+    """
+    try:
+        return future.result()
+    except TimeoutError:
+        return Failure("timeout", f"not done within {time_limit_s:g} s")
+    except ProcessExpired as error:
+        code = error.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return Failure("crashed", f"the process that read it {how}")
+    except (BrokenProcessPool, CancelledError):
+        raise
+    except MediaError as error:
+        return Failure("unreadable", error.reason)
+    except Exception as error:
+        if fatal(error):
             raise
-        except MediaError as error:
-            return Failure("unreadable", error.reason)
-        except Exception as error:
-            if self.fatal(error):
-                raise
-            return Failure("unreadable", f"{type(error).__name__}: {first_line(error)}")
+        return Failure("unreadable", f"{type(error).__name__}: {first_line(error)}")
 
 
-def make_pool(num_workers: int) -> ProcessPool:
+def _make_pool(num_workers: int) -> ProcessPool:
     """Return a pool whose processes have one CPU thread each, and end with this process. The first task starts them."""
     context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
     return ProcessPool(max_workers=num_workers, initializer=_start, context=context)

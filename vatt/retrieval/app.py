@@ -113,7 +113,7 @@ class Searcher:
                     notes.append(f"Of {file.name}, {MAX_WINDOWS} evenly spaced windows were compared.")
         html = await self.workers.run(self._search, query, vectors, notes)
         if 'src="clip/' in html:
-            self.clips.processes()  # starts them before the first clip is requested
+            self.clips.processes.start()  # before the first clip is requested
         return html
 
     def _search(self, query: Query, vectors: dict[str, FileVectors], notes: list[str]) -> str:

@@ -274,12 +274,12 @@ def test_the_cache_is_private_bounded_and_shared(
 
 
 def test_failures_cost_one_clip(cache: Clips, source: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CLIP_LIMIT_S", 0.5)
+    monkeypatch.setattr(cache.processes, "time_limit_s", 0.5)
     monkeypatch.setattr(module, "state", lambda _: (0, 0))
     tries = {
-        "bad": ("damaged", 1),
-        "crash": ("the decoder crashed", 1),
-        "slow": ("takes longer than 0.5 s", 1),
+        "bad": ("damaged", 1 + 1),
+        "crash": ("killed by SIGABRT", 1),
+        "slow": ("not done within 0.5 s", 1),
         "full": ("No space", 2),
     }
 
@@ -289,6 +289,10 @@ def test_failures_cost_one_clip(cache: Clips, source: Callable[[str], str], monk
                 with pytest.raises((MediaError, OSError), match=reason):
                     async with cache.clip(source(name), 0.0, 1.0):
                         pass
+        monkeypatch.setattr(module, "ERROR_S", 0.0)
+        with pytest.raises(MediaError, match="damaged"):
+            async with cache.clip(source("bad"), 0.0, 1.0):
+                pass
         async with cache.clip(source("good"), 0.0, 1.0) as file:
             assert list(cache.folder.iterdir()) == [file]
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from pebble import ProcessExpired, ProcessPool
 
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.source import state
 from vatt.datasets.media.transcode import Encoding, Stretch, transcode
-from vatt.datasets.processes import make_pool
-from vatt.datasets.workers import interrupts_blocked
+from vatt.datasets.processes import Failure, Processes
 from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 
 MAX_CLIP_S = 60.0  # longest segment; the rest of a longer one is not transcoded
 CACHE_BYTES, MAX_CLIPS = 256 * MIB, 256  # of the cache; errors count as clips
 PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded at the same time, and that wait
+ERROR_S = 300.0  # after so long, a segment that could not be transcoded is tried again
 CLIP_LIMIT_S, WAIT_LIMIT_S = 60.0, 90.0  # time limits of transcoding, and of a request including its wait
 ENCODING = Encoding(short_side=480, gop=50, crf=23, fps=60.0)
 
@@ -36,6 +34,7 @@ class _Clip:
     path: Path
     task: asyncio.Task[None]
     users: int = 0  # requests that wait for it or send it
+    begin_s: float = field(default_factory=time.monotonic)
 
     @property
     def error(self) -> BaseException | None:
@@ -43,6 +42,12 @@ class _Clip:
         if self.task.cancelling():
             return asyncio.CancelledError()
         return self.task.exception() if self.task.done() else None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file, or the reason why there is none, is still right. Others than media errors may pass soon."""
+        lasts = isinstance(self.error, MediaError) and time.monotonic() < self.begin_s + ERROR_S
+        return self.error is None or lasts
 
 
 class Clips:
@@ -56,6 +61,7 @@ class Clips:
 
     Attributes:
         folder: The directory. It is deleted when the process exits.
+        processes: Processes that transcode. They are started by the first clip, or before.
     """
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
@@ -63,7 +69,7 @@ class Clips:
         self._directory = tempfile.TemporaryDirectory(prefix="vatt-clips-", ignore_cleanup_errors=True)
         self.folder = Path(self._directory.name)
         self._clips: OrderedDict[Key, _Clip] = OrderedDict()
-        self._pool: ProcessPool | None = None
+        self.processes = Processes(PROCESSES, CLIP_LIMIT_S, fatal=lambda error: isinstance(error, OSError))
         self._slots = asyncio.Semaphore(PROCESSES)
         self._numbers = itertools.count()
 
@@ -84,7 +90,7 @@ class Clips:
         end_s = min(end_s, start_s + MAX_CLIP_S)
         key = source, await asyncio.to_thread(state, source), start_s, end_s
         clip = self._clips.get(key)
-        if clip is None or (clip.error is not None and not isinstance(clip.error, MediaError)):  # others may pass
+        if clip is None or not clip.is_current:
             if sum(not clip.task.done() for clip in self._clips.values()) >= PROCESSES + MAX_WAITING:
                 raise Busy(BUSY)
             path = self.folder / f"{next(self._numbers)}.mp4"
@@ -104,33 +110,20 @@ class Clips:
                 clip.task.cancel()  # has no effect on a finished one
             self._evict()
 
-    def processes(self) -> ProcessPool:
-        """Return the processes. The first call starts them, and they are ready some seconds later."""
-        with interrupts_blocked():
-            if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
-                self._pool = make_pool(PROCESSES)
-                self._pool.schedule(os.getpid)  # starts them
-        return self._pool
-
     def close(self) -> None:
         """Stop the processes and delete the clips."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+        self.processes.stop()
         self._directory.cleanup()
 
     async def _transcode(self, key: Key, path: Path) -> None:
         source, _, start_s, end_s = key
-        args = source, path, ENCODING, Stretch(start_s, end_s)
         async with self._slots:
             try:
-                await asyncio.wrap_future(self.processes().schedule(transcode, args=args, timeout=CLIP_LIMIT_S))
-            except TimeoutError:
-                raise MediaError(source, f"transcoding takes longer than {CLIP_LIMIT_S:g} s") from None
-            except ProcessExpired:
-                raise MediaError(source, "the decoder crashed") from None
+                result = await self.processes.call(transcode, source, path, ENCODING, Stretch(start_s, end_s))
             except BrokenProcessPool:
                 raise Busy(BUSY) from None
+        if isinstance(result, Failure):
+            raise MediaError(source, result.reason)
 
     def _evict(self) -> None:
         """Delete the least recently used clips, and files that failures have left."""

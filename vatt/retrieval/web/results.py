@@ -22,7 +22,7 @@ STYLE = """
 .result .strip {display: flex; gap: 2px; width: 100%; padding: 0; border: 0; background: #8882; cursor: pointer;
     min-height: 3rem; align-items: center; justify-content: center; color: inherit; font-size: .9rem}
 .result .strip img {width: 33.33%; aspect-ratio: 1; object-fit: cover; min-width: 0}
-.result .strip.none {cursor: default; height: 6rem; opacity: .8}
+.result .strip.none {cursor: default; min-height: 6rem; opacity: .8}
 .result video {width: 100%; height: 14rem; display: block; background: #000}
 .result video.audio {height: 4rem}
 .result video[hidden] {display: none}
@@ -34,29 +34,32 @@ STYLE = """
 # A click on the thumbnails replaces them by the player. What the browser cannot play is transcoded, and the reason is
 # shown if that fails. The token is removed from the address bar.
 SCRIPT = """
+const play = player => player.play().catch(() => {});  // the listener for errors handles them
 document.addEventListener("click", event => {
   const strip = event.target.closest(".result button.strip");
   if (!strip) return;
   const player = strip.nextElementSibling;
-  player.hidden = false; player.play(); strip.style.display = "none";
+  player.hidden = false; play(player); strip.style.display = "none";
 });
-const play = (player, url) => { player.src = url; player.play().catch(() => {}); };
-async function replace(player) {
-  const url = player.src;
-  if (url.includes("/media/")) return play(player, url.replace("/media/", "/clip/").replace("#", "?"));
-  const answer = await fetch(url, {headers: {Range: "bytes=0-0"}}).catch(() => null);
-  let text = await answer?.text() ?? "The server cannot be reached.";
-  if (answer?.ok && !player.dataset.retried) { player.dataset.retried = true; return play(player, url); }
-  if (answer?.ok) text = "This browser cannot play MP4 files with H.264 and AAC.";
+const isFile = player => player.matches?.(".result video") && player.src.includes("/media/");
+function transcode(player) { player.src = player.src.replace("/media/", "/clip/").replace("#", "?"); play(player); }
+async function explain(player) {
+  const answer = await fetch(player.src, {headers: {Range: "bytes=0-0"}}).catch(() => null);
+  if (answer?.ok && !player.dataset.retried) { player.dataset.retried = true; player.load(); play(player); return; }
+  let text = answer ? await answer.text() : "The server cannot be reached.";
   try { text = JSON.parse(text).detail; } catch {}
   const note = document.createElement("p");
-  note.className = "note error"; note.textContent = text; player.replaceWith(note);
+  note.className = "note error";
+  note.textContent = answer?.ok ? "This browser cannot play MP4 files with H.264 and AAC." : text;
+  player.replaceWith(note);
 }
-const isPlayer = target => target instanceof HTMLVideoElement && target.closest(".result");
-document.addEventListener("error", event => { if (isPlayer(event.target)) replace(event.target); }, true);
+document.addEventListener("error", event => {
+  if (isFile(event.target)) transcode(event.target);
+  else if (event.target.matches?.(".result video")) explain(event.target);
+}, true);
 document.addEventListener("loadedmetadata", event => {
   const player = event.target;
-  if (isPlayer(player) && player.matches(".frames") && !player.videoWidth) replace(player);
+  if (isFile(player) && player.matches(".frames") && !player.videoWidth) transcode(player);  // only its audio is played
 }, true);
 const url = new URL(location.href);
 if (url.searchParams.has("token")) { url.searchParams.delete("token"); history.replaceState(null, "", url); }

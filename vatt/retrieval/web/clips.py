@@ -19,7 +19,7 @@ from vatt.datasets.media.transcode import Encoding, Stretch, transcode
 from vatt.datasets.processes import Failure, Processes
 from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 
-MAX_CLIP_S = 60.0  # longest segment; the rest of a longer one is not transcoded
+MAX_CLIP_S = 30.0  # longest segment; the rest of a longer one is not transcoded
 CACHE_BYTES, MAX_CLIPS = 256 * MIB, 256  # of the cache; errors count as clips
 PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded at the same time, and that wait
 ERROR_S = 300.0  # after so long, a segment that could not be transcoded is tried again

@@ -39,8 +39,8 @@ IN_CHUNKS = {
 MPEG_AUDIO = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2", b"\xff\xfd", b"\xff\xfc")
 ADTS = (b"\xff\xf1", b"\xff\xf9", b"\xff\xf0", b"\xff\xf8")
 
-# Files that Chrome, Firefox and Safari play: FFmpeg's names of the format and of codecs, by media type. Ogg and ADTS
-# are not listed: they have no index, and browsers seek in them inexactly.
+# Files in which Chrome, Firefox and Safari play a segment exactly: FFmpeg's names of the format and of codecs, by media
+# type. Ogg and ADTS are not listed: they have no index, and browsers estimate positions in them.
 MP4 = ("mov,mp4,m4a,3gp,3g2,mj2", {"h264", "vp9", "av1", "aac", "mp3", "opus", "flac"})
 NATIVE = {
     "video/mp4": MP4,
@@ -101,9 +101,18 @@ def _delivery(source: str, _: tuple[int, int]) -> Delivery | None:
     file = read_streams(source, OPEN_LIMIT_S)
     if file.is_still:
         return None
-    is_whole = kind != "audio/wav" or int.from_bytes(head[4:8], "little") + 8 == file.size
-    is_file = split_member(source)[2] is None
-    return "media" if is_file and is_whole and _is_native(kind, file) else "clip"
+    is_exact = split_member(source)[2] is None and _is_native(kind, file)
+    if kind == "audio/wav":  # the size in the header may be wrong, as after writing to a pipe
+        is_exact &= int.from_bytes(head[4:8], "little") + 8 == file.size
+    elif kind == "audio/mpeg":
+        is_exact &= _has_constant_rate(source, head)
+    return "media" if is_exact else "clip"
+
+
+def _has_constant_rate(source: str, head: bytes) -> bool:
+    """Return whether the first frame of an MP3 file tells that all frames have the same bit rate."""
+    tag = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)) + 10  # ID3v2.4.0, 3.1
+    return b"Info" in read_bytes(source, tag if head[:3] == b"ID3" else 0, 64)
 
 
 def _is_native(kind: str | None, file: Streams) -> bool:

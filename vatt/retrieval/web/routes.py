@@ -20,6 +20,7 @@ from vatt.retrieval.web.messages import shortened, without_directories
 from vatt.retrieval.web.uploads import Busy, Uploads, Workers
 
 FRAME_WAIT_S = 15.0  # time limit of a thumbnail
+MAX_TIME_S = 1e9  # beyond it, timestamps overflow
 CACHED = {"Cache-Control": "private, max-age=600"}
 
 
@@ -118,7 +119,7 @@ def _segment(request: Request) -> tuple[float, float]:
     """Return start and end in seconds of a request for a clip; by default the beginning of the file."""
     try:
         start_s, end_s = map(float, request.query_params.get("t", f"0,{MAX_CLIP_S}")[:64].split(","))
-        if not 0 <= start_s < end_s < math.inf:
+        if not 0 <= start_s < end_s < MAX_TIME_S:
             raise ValueError(start_s)
     except ValueError:
         raise HTTPException(400, "t must be the start and the end of a segment in seconds") from None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY
+from tests.models.official.huggingface_models import features, frames, make, processed, write_processor
 from tests.models.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
 from vatt.cli.training import build_pretraining
@@ -69,6 +70,20 @@ def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: p
     (tmp_path / "classes.txt").write_text("a\n")
     assert main(["convert", *arguments]) == 2
     assert "has 1 lines, the model 5 classes" in capsys.readouterr().err
+
+
+def test_a_model_of_hugging_face_keeps_its_normalization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = make(tmp_path / "videomae", "videomae")
+    write_processor(tmp_path / "videomae", "videomae", image_mean=0.5, image_std=0.5)
+    assert main(["convert", str(tmp_path / "videomae"), str(tmp_path / "model")]) == 0
+    statement = "normalized with mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5), as in preprocessor_config.json"
+    assert statement in capsys.readouterr().out
+    assert statement in (tmp_path / "model" / "README.md").read_text()
+    clip = frames()
+    expected = features(theirs, "videomae", processed(tmp_path / "videomae", "videomae", clip))
+    with torch.no_grad():
+        tokens = VATT.from_pretrained(tmp_path / "model").backbone("video", clip.float() * 2 / 255 - 1).tokens
+    torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_heads_that_no_variable_tells_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

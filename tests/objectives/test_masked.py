@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models.official.test_video import normalised, random_weights
+from tests.models.official.huggingface_models import add_noise
+from tests.models.official.test_video import normalised
 from vatt.models.backbone import Backbone
-from vatt.models.official.video import fold_pixels
+from vatt.models.official.preprocessing import Preprocessing
+from vatt.models.official.video_weights import fold_normalization
 from vatt.models.selection import draw_masked
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
@@ -72,12 +74,13 @@ def test_it_is_videomae(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     theirs = transformers.VideoMAEForPreTraining(config)
     theirs.decoder.norm.eps = 1e-6  # as in the released code; Hugging Face leaves PyTorch's 1e-5
-    random_weights(theirs)
+    add_noise(theirs)
     backbone = tower()
     objective = MaskedAutoencoding(inner=12, depth=2, heads=2, target=target)  # type: ignore[arg-type]
     objective.build(backbone)
     conv = theirs.videomae.embeddings.patch_embeddings.projection
-    folded = fold_pixels(conv.weight.detach().permute(0, 2, 3, 4, 1).flatten(1), conv.bias.detach())
+    weight = conv.weight.detach().permute(0, 2, 3, 4, 1).flatten(1)
+    folded = fold_normalization(weight, conv.bias.detach(), Preprocessing())
     weights = {f"tokenizers.video.project.{end}": x for end, x in zip(("weight", "bias"), folded, strict=True)}
     for i, layer in enumerate(theirs.videomae.encoder.layer):
         weights |= block(layer, f"transformers.video.blocks.{i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,8 @@ def convert(
     video alone. Every variable must find its place: what is missing or unknown is an error.
 
     Args:
-        official: of VATT, ckpt-N.index, a folder with it, or an .npz with keys weight/PATH; of V-JEPA its .pth.tar; of
-            V-JEPA 2 and VideoMAE a folder with config.json and safetensors.
+        official: of VATT, ckpt-N.index, a directory with it, or an .npz with keys weight/PATH; of V-JEPA its .pth.tar;
+            of V-JEPA 2 and VideoMAE a directory with config.json, the weights and the preprocessing files.
         output: folder that gets model.safetensors and config.json.
         head_width: width of the attention's heads, which no variable says; needed for sizes that were not released.
         num_words: most words of a text, where the model has no positions that say it; 16 unless given.
@@ -48,11 +49,14 @@ def convert(
     from dataclasses import replace
 
     from vatt.datasets.text import WordVocabulary
+    from vatt.models.card import CONVERSION
     from vatt.models.official import sizes, video
     from vatt.models.official.files import read_variables
+    from vatt.models.official.identify import check_output, identify
     from vatt.models.vatt import VATT
 
-    if others := video.is_video_encoder(official):
+    check_output(output)
+    if others := (identify(official) == "video"):
         model, report = video.convert(official, head_width)
     else:
         model, report = sizes.convert(read_variables(official), head_width, num_words)
@@ -85,7 +89,11 @@ def convert(
         if len(names) != model.head.classes:
             raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
         model.classes = names
-    model.save_pretrained(output, vocabulary=words)
+    origin = json.dumps({"source": str(official), "notes": report.notes}, indent=1)
+    model.save_pretrained(
+        output, vocabulary=words, extra_files={CONVERSION: lambda path: path.write_text(origin, encoding="utf-8")}
+    )
+    model.write_card(output)
     _say(official, model, report, assumed=head_width is None and not others)
     if texts and words is None:
         print("no --vocabulary was given: the model takes ids, not words, and texts cannot be embedded or searched for")
@@ -127,7 +135,7 @@ def _say(official: str, model: VATT | Classifier, report: Loaded, assumed: bool)
             left = [path for path in left if not is_of(path)]
     for path in left:
         print(f"  ignored: {path}")
-    print(f"clips: {model.format}")
+    print("\n".join([f"clips: {model.format}", *report.notes]))
 
 
 def onnx(model: str, output: str) -> int:

@@ -1,7 +1,8 @@
 """The model card, README.md, generated from the files in the model directory and the run directory.
 
-These files are ``training.json`` (`vatt.training.export.ExportModel`), and the reports of ``vatt finetune test`` and
-``vatt retrieve --output`` in or next to the model directory if they belong to this model.
+These files are ``training.json`` (`vatt.training.export.ExportModel`) or ``conversion.json`` (``vatt convert``), and
+the reports of ``vatt finetune test`` and ``vatt retrieve --output`` in or next to the model directory if they belong to
+this model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vatt.structures import ClipFormat
 if TYPE_CHECKING:
     from vatt.models.hub import HubModel
 
-PAGE, TRAINING = "README.md", "training.json"
+PAGE, TRAINING, CONVERSION = "README.md", "training.json", "conversion.json"
 VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
 MARK = "<!-- vatt"  # begins the last line of a page that nobody has changed
 LARGEST = 2**20  # bytes of a report
@@ -61,7 +62,9 @@ def make_card(model: HubModel, name: str, source: Path | None) -> ModelCard:
         eval_results=[result for report in reports for result in _results(report)] or None,
     )
     words = source is not None and (source / VOCABULARY).is_dir()
-    parts = [_about(model), _use(model, name, words), _sizes(model), _training(trained), _tested(reports), _limits()]
+    converted = _read(source / CONVERSION) if source is not None and not trained else None
+    origin = _conversion(converted) if converted else _training(trained)
+    parts = [_about(model), _use(model, name, words), _sizes(model), origin, _tested(reports), _limits()]
     text = _stable("\n\n".join(["---\n" + data.to_yaml().strip() + "\n---", *filter(None, parts)]))
     return ModelCard(f"{text}\n\n{MARK} {_digest(text)}: once this page is changed, vatt leaves it alone -->\n")
 
@@ -162,6 +165,12 @@ def _sizes(model: HubModel) -> str:
 def _video(f: ClipFormat) -> str:
     cut = "" if f.crop_box == (0.0, 0.0, 1.0, 1.0) else f", cut to {', '.join(f'{x:g}' for x in f.crop_box)}"
     return f"{f.num_frames} frames at {f.fps:g} fps, {f.size} x {f.size} pixels{cut}"
+
+
+def _conversion(converted: dict[str, Any]) -> str:
+    """Return the section on the checkpoint that a model was converted from; see `vatt.cli.models.convert`."""
+    sentences = [f"Converted from {_short(str(converted.get('source')))}.", *map(str, converted.get("notes", []))]
+    return "## Conversion\n\n" + " ".join(sentences)
 
 
 def _training(trained: dict[str, Any] | None) -> str:

@@ -1,109 +1,23 @@
-"""Video encoders of others: the same features, and nothing that is missing or unknown passes."""
+"""The released V-JEPA: the target encoder is read, and nothing missing or unknown is ignored."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from vatt.errors import InputError
-from vatt.models.official.video import MEAN, STD, convert, is_video_encoder
+from vatt.models.official.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from vatt.models.official.video import convert
 from vatt.models.positions import FixedPositions
-
-transformers = pytest.importorskip("transformers")
 
 
 def normalised(video: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] to what these models were trained on."""
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
+    """Convert pixels in [-1, 1] to those that V-JEPA was trained on."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     return ((video + 1) / 2 - mean) / std
-
-
-def random_weights(model: torch.nn.Module) -> None:
-    """Biases and norms that are not zeros and ones."""
-    for parameter in model.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-
-
-@pytest.fixture
-def vjepa2(tmp_path: Path) -> tuple[Path, torch.nn.Module]:
-    torch.manual_seed(0)
-    config = transformers.VJEPA2Config(
-        patch_size=8, crop_size=32, frames_per_clip=4, tubelet_size=2, hidden_size=48, num_attention_heads=2,
-        num_hidden_layers=2, pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1,
-    )  # fmt: skip
-    model = transformers.VJEPA2Model(config).eval()
-    random_weights(model)
-    model.save_pretrained(tmp_path)
-    return tmp_path, model
-
-
-@pytest.fixture
-def videomae(tmp_path: Path) -> tuple[Path, torch.nn.Module]:
-    torch.manual_seed(0)
-    config = transformers.VideoMAEConfig(
-        image_size=32, patch_size=8, num_frames=4, tubelet_size=2, hidden_size=24, num_hidden_layers=2,
-        num_attention_heads=2, intermediate_size=40, decoder_hidden_size=12, decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=2, decoder_intermediate_size=24, use_mean_pooling=False,
-    )  # fmt: skip
-    model = transformers.VideoMAEForPreTraining(config).eval()
-    random_weights(model)
-    model.save_pretrained(tmp_path)
-    return tmp_path, model
-
-
-def test_vjepa_2_has_the_same_features(vjepa2: tuple[Path, torch.nn.Module]) -> None:
-    folder, theirs = vjepa2
-    video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
-    model, report = convert(folder)
-    assert is_video_encoder(folder)
-    assert any(name.startswith("predictor.") for name in report.ignored)
-    with torch.no_grad():
-        wanted = theirs(normalised(video), skip_predictor=True).last_hidden_state
-        torch.testing.assert_close(model.backbone("video", video).tokens, wanted, rtol=1e-5, atol=1e-5)
-        # Places of tokens are what turns them, not their order.
-        tokens = model.backbone.tokenize("video", video)
-        order = torch.randperm(tokens.x.shape[1]).expand(2, -1)
-        shuffled = model.backbone.encode("video", tokens.take(order)).tokens
-        torch.testing.assert_close(shuffled, wanted[:, order[0]], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_videomae_has_the_same_features(videomae: tuple[Path, torch.nn.Module], old: bool) -> None:
-    folder, theirs = videomae
-    if old:
-        tensors = load_file(folder / "model.safetensors")
-        for part in ("query", "value"):
-            for name in [n for n in tensors if n.startswith("videomae.") and n.endswith(f".{part}.bias")]:
-                tensors[name.replace(f"{part}.bias", f"{part[0]}_bias")] = tensors.pop(name)
-        save_file(tensors, folder / "model.safetensors")
-    video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
-    model, report = convert(folder)
-    assert "mask_token" in report.ignored
-    with torch.no_grad():
-        wanted = theirs.videomae(normalised(video)).last_hidden_state
-    torch.testing.assert_close(model.backbone("video", video).tokens, wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["VJEPA2", "VideoMAE"])
-def test_of_a_fine_tuned_one_the_encoder_is_taken(
-    kind: str, vjepa2: tuple[Path, torch.nn.Module], videomae: tuple[Path, torch.nn.Module], tmp_path: Path
-) -> None:
-    _, theirs = vjepa2 if kind == "VJEPA2" else videomae
-    theirs.config.update({"num_labels": 3, "use_mean_pooling": True})
-    classifier = getattr(transformers, f"{kind}ForVideoClassification")(theirs.config).eval()
-    random_weights(classifier)
-    classifier.save_pretrained(tmp_path / "classifier")
-    model, report = convert(tmp_path / "classifier")
-    assert {"classifier.weight", "classifier.bias"} <= set(report.ignored)
-    video = torch.rand(2, 4, 3, 32, 32) * 2 - 1
-    trunk = classifier.vjepa2 if kind == "VJEPA2" else classifier.videomae
-    how = {"skip_predictor": True} if kind == "VJEPA2" else {}
-    with torch.no_grad():
-        wanted = trunk(normalised(video), **how).last_hidden_state
-    torch.testing.assert_close(model.backbone("video", video).tokens, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
@@ -142,29 +56,50 @@ def test_the_target_encoder_of_vjepa_is_read(vjepa: Path) -> None:
         normalised(video).transpose(1, 2), weights["module.backbone.patch_embed.proj.weight"],
         weights["module.backbone.patch_embed.proj.bias"], stride=(2, 16, 16),
     )  # fmt: skip
-    wanted = stem.flatten(2).transpose(1, 2) + weights["module.backbone.pos_embed"]
-    torch.testing.assert_close(model.backbone.tokenize("video", video).x, wanted, rtol=1e-4, atol=1e-4)
+    expected = stem.flatten(2).transpose(1, 2) + weights["module.backbone.pos_embed"]
+    torch.testing.assert_close(model.backbone.tokenize("video", video).x, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_named(vjepa: Path, vjepa2: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
-    folder, _ = vjepa2
-    tensors = load_file(folder / "model.safetensors")
-    for change, message in (
-        ({"encoder.layer.0.norm1.bias": None}, "missing: layer.0.norm1.bias"),
-        ({"encoder.extra": torch.zeros(1)}, "unknown: extra"),
-        ({"encoder.layernorm.bias": torch.full((48,), torch.nan)}, "layernorm.bias: a number is NaN"),
-        ({"encoder.layernorm.bias": torch.zeros(3)}, "layernorm.bias gives .* the shape"),
-    ):
-        save_file({n: x for n, x in {**tensors, **change}.items() if x is not None}, folder / "model.safetensors")
-        with pytest.raises(InputError, match=message):
-            convert(folder)
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"blocks.0.norm1.bias": None}, "missing: blocks.0.norm1.bias"),
+        ({"blocks.0.mlp.fc1.weight": None}, "missing: blocks.0.mlp.fc1.weight"),
+        ({"blocks.0.mlp.fc3.weight": torch.zeros(1)}, "unknown: blocks.0.mlp.fc3.weight"),
+        ({"norm.bias": torch.full((192,), torch.nan)}, "norm.bias: a number is NaN"),
+        ({"norm.bias": torch.zeros(3)}, "norm.bias gives .* the shape"),
+        ({"norm.bias": torch.zeros(192, dtype=torch.int8)}, "norm.bias is of type torch.int8"),
+        ({"norm.bias": 3}, "has values that are not tensors"),
+        ({"pos_embed": torch.zeros(1, 32, 192)}, "pos_embed is not V-JEPA's sines"),
+        ({"pos_embed": torch.zeros(1, 33, 192)}, "was not released with width 192, 33 positions"),
+        ({"pos_embed": None}, "Of V-JEPA 2, which has no pos_embed, pass the directory"),
+        ({"patch_embed.proj.weight": torch.zeros(192, 768)}, "has no patch_embed.proj.weight and pos_embed"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(vjepa: Path, tensors: dict[str, Any], message: str) -> None:
     whole = torch.load(vjepa, weights_only=True)
-    whole["target_encoder"]["module.backbone.pos_embed"] += 1
+    changed = whole["target_encoder"] | {f"module.backbone.{name}": x for name, x in tensors.items()}
+    whole["target_encoder"] = {name: x for name, x in changed.items() if x is not None}
     torch.save(whole, vjepa)
-    with pytest.raises(InputError, match="pos_embed is not"):
+    with pytest.raises(InputError, match=message):
         convert(vjepa)
-    vjepa.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="cannot be read"):
-        convert(vjepa)
-    with pytest.raises(FileNotFoundError):
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"a": torch.zeros(1)}}, r"no target_encoder \(its keys are model\)"),
+        (torch.zeros(3), r"no target_encoder \(it has no keys\)"),
+        ([1, 2], r"no target_encoder \(it has no keys\)"),
+        ({"encoder": print}, "contains Python objects, which are not loaded"),
+    ],
+)
+def test_other_pytorch_files_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=message):
+        convert(tmp_path / "other.pth")
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         convert(tmp_path / "elsewhere")

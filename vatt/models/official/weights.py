@@ -26,6 +26,7 @@ class Loaded:
     ignored: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # tensors of ours; never filled in a model that is returned
     unknown: list[str] = field(default_factory=list)  # variables; likewise
+    notes: list[str] = field(default_factory=list)  # sentences on the preprocessing
 
 
 def load(model: VATT | Classifier, variables: dict[str, Array]) -> Loaded:

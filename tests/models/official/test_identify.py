@@ -160,6 +160,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty directory": (directory(), "is an empty directory"),
     "other directory": (directory("a.mp4"), "is a directory without config.json and without a TensorFlow checkpoint"),
     "parent": (directory("inner/config.json"), "Did you mean {root}/directory/inner?"),
+    "directory of V-JEPA": (directory("vitl16.pth.tar"), "Did you mean {root}/directory/vitl16.pth.tar?"),
     "SavedModel": (directory("saved_model.pb", "variables/variables.index"), "is a TensorFlow SavedModel, not a ch"),
     "variables of a SavedModel": (
         lambda root: directory("saved_model.pb", "variables/variables.index")(root) / "variables",
@@ -170,7 +171,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "vocabulary": (directory(vocabulary={}), "holds a vocabulary"),
     "weights only": (directory("model.safetensors"), "has weights, but no config.json: copy config.json and the prep"),
     "cache of the Hub": (directory("snapshots/abc/config.json", "refs/main"), "is a cache of the Hugging Face Hub"),
-    "CLIP": (directory("model.safetensors", config={"model_type": "clip"}), "model of type 'clip', which cannot be"),
+    "CLIP": (directory("model.safetensors", config={"model_type": "clip"}), 'model of type "clip", which cannot be'),
     "odd type": (directory(config={"model_type": ["vjepa2"]}), "cannot be converted: only vjepa2 and videomae can"),
     "no type": (directory(config={"architecture": "vit_base"}), "config.json has no 'model_type'"),
     "damaged config.json": (directory("config.json"), "config.json is damaged"),

@@ -81,13 +81,13 @@ def test_every_key_of_the_processors_is_known() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("do_pad", True, "only False is supported"),
-        ("do_sample_frames", True, "only False is supported"),
-        ("do_flip_channel_order", True, "only False is supported"),
-        ("offset", True, "only False is supported"),
-        ("data_format", "channels_last", "only channels_first is supported"),
-        ("auto_map", {"AutoImageProcessor": "code.Processor"}, "only None is supported"),
-        ("image_processor_type", "VivitImageProcessor", "only VideoMAEImageProcessor is supported"),
+        ("do_pad", True, "only false is"),
+        ("do_sample_frames", True, "only false is"),
+        ("do_flip_channel_order", True, "only false is"),
+        ("offset", True, "only false is"),
+        ("data_format", "channels_last", "only .channels_first. is"),
+        ("auto_map", {"AutoImageProcessor": "code.Processor"}, "only null is"),
+        ("image_processor_type", "VivitImageProcessor", "only VideoMAEImageProcessor is"),
         ("do_grayscale", False, "the key is unknown"),
         ("image_mean", [0.5, 0.5], "one for each of three channels"),
         ("image_mean", "0.5", "one for each of three channels"),
@@ -154,7 +154,7 @@ def test_sections_of_one_file_are_read(tmp_path: Path, section: str) -> None:
     with pytest.raises(InputError, match=rf"processor_config.json, '{section}' and preprocessor_config.json differ"):
         read_preprocessing(tmp_path, "videomae", 16)
     (tmp_path / "processor_config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=r"processor_config\.json: 'image_mean' is '0.3', .* only the sections"):
+    with pytest.raises(InputError, match=r"processor_config\.json: 'image_mean' is 0.3, .* only the sections"):
         read_preprocessing(tmp_path, "videomae", 16)
 
 

@@ -1,1 +1,1 @@
-"""The official TensorFlow 2 VATT: its checkpoints, read into models of this package."""
+"""Checkpoints of other projects (the official VATT, V-JEPA, V-JEPA 2, VideoMAE), converted to models of vatt."""

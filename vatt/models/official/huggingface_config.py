@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from vatt.errors import InputError
 from vatt.untrusted import inner_file, read_json
 
 CONFIG = "config.json"
+MAX_SHOWN = 60  # characters of a value in an error
 # Names of other files and versions, the head, the output of the model, initialization, dropout and implementation.
 IGNORED = frozenset(
     "_name_or_path _commit_hash transformers_version id2label label2id num_labels problem_type finetuning_task "
@@ -104,17 +106,23 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     values = read_json(path)
     model_type = values.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in KEYS:
-        raise InputError(f"{path}: model_type is {model_type!r}; {', '.join(KEYS)} can be converted")
+        raise InputError(f"{path}: 'model_type' is {short_json(model_type)}; {' and '.join(KEYS)} can be converted")
     keys = KEYS[model_type]
     config = dict(keys.used)
     for key, value in values.items():
         if reason := _problem(key, value, keys, values):
-            raise InputError(f"{path}: {key!r} is {str(value)[:60]!r}, which is not supported: {reason}")
+            raise InputError(f"{path}: {key!r} is {short_json(value)}, which is not supported: {reason}")
         if key in config:
             config[key] = value[0] if isinstance(value, list) else value
     if model_type == "videomae" and "qkv_bias" in values:  # an earlier name, which transformers prefers
         config["qv_bias"] = config["qkv_bias"]
     return model_type, config
+
+
+def short_json(value: Any) -> str:
+    """Return a value as it is written in a JSON file, cut for an error message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
 
 
 def _problem(key: str, value: Any, keys: Keys, values: dict[str, Any]) -> str | None:
@@ -123,7 +131,7 @@ def _problem(key: str, value: Any, keys: Keys, values: dict[str, Any]) -> str | 
     if key in keys.used:
         return _type_problem(value, keys.used[key], key in keys.sides)
     if key in fixed:
-        return None if value == fixed[key] else f"only {fixed[key]!r} is"
+        return None if value == fixed[key] else f"only {short_json(fixed[key])} is"
     if key == "architectures":
         names = value if isinstance(value, list) else [value]
         is_known = all(name in (None, *keys.architectures) for name in names)

@@ -36,7 +36,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         )
     name = next((name for name in FILES if (folder / name).exists()), None)
     if name is None:
-        raise FileNotFoundError(f"no weights in {folder}: {', '.join(FILES)} are missing")
+        raise FileNotFoundError(f"no weights in {folder}: it has none of {', '.join(FILES)}")
     if not name.endswith(".index.json"):
         return _read_file(inner_file(folder, name))
     index = read_json(inner_file(folder, name), 2**26).get("weight_map")

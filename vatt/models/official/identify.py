@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from vatt.errors import InputError
-from vatt.models.official.huggingface_config import CONFIG, KEYS
+from vatt.models.official.huggingface_config import CONFIG, KEYS, short_json
 from vatt.models.official.huggingface_weights import ADAPTER, FILES
 from vatt.untrusted import inner_file, read_json
 
@@ -21,6 +21,7 @@ EXPECTED = (
 AGAIN = "download the file again"
 EXTRACT = "extract it, and pass the checkpoint in it"
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before PyTorch 1.6
+TORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 HEAD = 4096  # bytes that are read
 MAX_PICKLE = 2**26  # bytes of the description of a PyTorch file
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what the file is, what to do
@@ -131,7 +132,7 @@ def _directory(path: Path) -> Kind:
         raise _error(path, *CONTENTS["onnx.json"])
     if names.intersection(FILES) or any(name.endswith((".safetensors", ".bin")) for name in names):
         raise _error(path, f"has weights, but no {CONFIG}", f"copy {CONFIG} and the preprocessing files next to them")
-    inner = [name for name in sorted(names) if (path / name / CONFIG).exists()]
+    inner = [name for name in sorted(names) if (path / name / CONFIG).exists() or name.endswith(TORCH_SUFFIXES)]
     hint = f"Did you mean {path / inner[0]}?" if inner else EXPECTED
     raise InputError(f"{path} is a directory without {CONFIG} and without a TensorFlow checkpoint (.index). {hint}")
 
@@ -147,7 +148,7 @@ def _config(path: Path) -> Kind:
     if model_type is None:
         raise InputError(f"{path / CONFIG} has no 'model_type', so it is not of a Hugging Face model. {EXPECTED}")
     raise InputError(
-        f"{path} is a Hugging Face model of type {str(model_type)[:60]!r}, which cannot be converted: only "
+        f"{path} is a Hugging Face model of type {short_json(model_type)}, which cannot be converted: only "
         f"{' and '.join(KEYS)} can"
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.errors import InputError
+from vatt.models.official.huggingface_config import short_json
 from vatt.untrusted import inner_file, read_json
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,7 +119,7 @@ def _sections(folder: Path) -> dict[str, dict[str, Any]]:
                 sections[f"{NESTED}, {key!r}"] = values
             elif key not in IGNORED:
                 raise InputError(
-                    f"{folder / NESTED}: {key!r} is {str(values)[:60]!r}, which is not supported: only the sections "
+                    f"{folder / NESTED}: {key!r} is {short_json(values)}, which is not supported: only the sections "
                     f"{' and '.join(SECTIONS)} are"
                 )
     for name in FLAT:
@@ -144,10 +145,10 @@ class _Section:
         for key, value in values.items():
             if key in TYPES:
                 if value not in (None, *KNOWN_TYPES[model_type]):
-                    raise self._error(key, value, f"only {KNOWN_TYPES[model_type][0]} is supported for {model_type!r}")
+                    raise self._error(key, value, f"only {KNOWN_TYPES[model_type][0]} is")
             elif key in FIXED:
                 if value not in FIXED[key]:
-                    raise self._error(key, value, f"only {FIXED[key][-1]} is supported")
+                    raise self._error(key, value, f"only {short_json(FIXED[key][-1])} is")
             elif key in self.values:
                 self.values[key] = value
             elif key not in IGNORED:
@@ -231,9 +232,8 @@ class _Section:
         return tuple(map(float, values))
 
     def _error(self, key: str, value: Any, reason: str) -> InputError:
-        return InputError(
-            f"{self.folder / self.source}: {key!r} is {str(value)[:60]!r}, which is not supported: {reason}"
-        )
+        shown = short_json(value)
+        return InputError(f"{self.folder / self.source}: {key!r} is {shown}, which is not supported: {reason}")
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from tests.conftest import TINY, tiny_backbone, tiny_model
 from vatt.datasets.text import WordVocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.card import is_edited
-from vatt.models.heads import HierarchicalProjection, LinearClassifier
+from vatt.models.heads import HierarchicalProjection, LinearClassifier, NoProjection
 from vatt.models.vatt import VATT, Classifier, load_model
 
 TRAINED = {
@@ -91,6 +91,12 @@ def test_the_example_runs_without_some_modalities(tmp_path: Path, modalities: tu
     backbone = Backbone({m: whole.tokenizers[m] for m in modalities}, {m: whole.encoder(m) for m in modalities})
     VATT(backbone, HierarchicalProjection(dict.fromkeys(modalities, 16), 12, 8), TINY).save_pretrained(tmp_path)
     assert len(run_example(tmp_path, capsys)) == 2
+
+
+def test_the_example_of_a_model_without_common_spaces_runs(tmp_path: Path, capsys: Any) -> None:
+    VATT(tiny_backbone().tower("video"), NoProjection(), TINY).save_pretrained(tmp_path)
+    assert run_example(tmp_path, capsys) == ["torch.Size([1, 16])"]
+    assert "compared with each other" not in page_of(tmp_path)
 
 
 def test_the_example_of_a_classifier_runs(tmp_path: Path, capsys: Any) -> None:

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from tests.conftest import TINY, WORDS, tiny_backbone, tiny_batch, tiny_model
+from tests.models.official.huggingface_models import frames, make
 from vatt.datasets.text import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
 from vatt.models import onnx_export
 from vatt.models.backbone import Backbone
 from vatt.models.heads import JointProjection, LinearClassifier
 from vatt.models.language import LinearText, PretrainedText, PretrainedWords
+from vatt.models.official.video import convert
 from vatt.models.onnx_export import export_onnx
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer
@@ -106,6 +108,18 @@ def test_encoders_give_the_unit_vectors_of_the_model(tmp_path: Path, shared: boo
             for space in one.outputs:
                 close(found[space], getattr(model, f"encode_{modality}")(batch[modality], space))
             assert np.allclose(np.linalg.norm(found[space], axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_model_without_common_spaces_gives_features(tmp_path: Path) -> None:
+    """Such as a converted video encoder, whose first layer contains the normalization of pixels."""
+    make(tmp_path, "videomae")
+    model, _ = convert(tmp_path)
+    (exported,) = export_onnx(model.eval(), tmp_path / "onnx")
+    assert exported.outputs == {"features": 24}
+    video = frames().float() * 2 / 255 - 1
+    close(run(exported.file, video)["features"], model(video=video)["video"])
 
 
 @pytest.mark.slow

@@ -93,7 +93,8 @@ def _about(model: HubModel) -> str:
         head += f", such as {', '.join(model.classes[:3])}" if model.classes else ""
     else:
         kind = "modality-agnostic: one transformer" if backbone.shared else "modality-specific: a transformer each"
-        spaces = "Vectors that can be compared with each other come out."
+        comparable = "Vectors that can be compared with each other come out."
+        spaces = comparable if model.projection.branches else "It returns pooled features."
         head = f"# A VATT model of {modalities}\n\n{kind} for {modalities}. {spaces}".replace("\n\nm", "\n\nM")
     return f"{head.rstrip('.')}. Made with vatt, [VATT](https://arxiv.org/abs/2104.11178) in PyTorch Lightning."
 
@@ -138,6 +139,12 @@ def _use(model: HubModel, name: str, words: bool) -> str:
         calls = [f'model.encode_{m}({m}, "{space}")' for m in there]
         if calls:
             lines.append(f"    print({calls[0]} @ {calls[-1]}.T)")
+    if not has:
+        name = backbone.modalities[0]
+        lines[-1:] = [
+            "with torch.inference_mode():",
+            f'    print(model({name}={name})["{name}"].shape)  # pooled features',
+        ]
     shell = ["vatt embed path/to/videos --model " + name, "vatt index embeddings --output index"]
     shell[0] += " --output embeddings"
     search = ["", "```bash", *shell, 'vatt search index "what to look for"', "```"] if words else []

@@ -29,6 +29,7 @@ from vatt.structures import ClipFormat
 ABOUT = "onnx.json"  # beside the files
 TOLERANCE = 1e-4  # of an output's largest value; other kernels round otherwise, by about 1e-6
 TRACED, CHECKED = 2, (1, 3)  # clips of the batch that a graph is made with, and of those that it is tried on
+FEATURES = "features"  # output of an encoder without common spaces
 SCORES = ("logits", "probabilities")
 
 
@@ -62,13 +63,15 @@ class _Encoder(nn.Module):
         self.eval()
 
     def named(self, raw: Tensor) -> dict[str, Tensor]:
-        """Unit vectors by space, as ``VATT.encode_*`` gives them, or a classifier's scores."""
+        """Return unit vectors by space, as ``VATT.encode_*`` does; pooled features without spaces; or scores."""
         if self.classifier is not None:
             out = self.classifier(**{self.modality: raw})
             return {name: out[name] for name in SCORES}
-        out = self.projection({self.modality: self.tower(self.modality, raw).pooled})
+        pooled = self.tower(self.modality, raw).pooled
+        out = self.projection({self.modality: pooled})
         found = {space: out.get(f"{self.modality}_{suffix}") for space, suffix in SPACES.items()}
-        return {space: F.normalize(x, dim=-1) for space, x in found.items() if x is not None}
+        spaces = {space: F.normalize(x, dim=-1) for space, x in found.items() if x is not None}
+        return spaces or {FEATURES: pooled}
 
     def forward(self, raw: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(raw).values())
@@ -78,7 +81,8 @@ def export_onnx(model: VATT | Classifier, folder: str | Path) -> list[Exported]:
     """Write ``video.onnx``, ``audio.onnx`` and ``text.onnx``, as far as the model has them, and ``onnx.json``.
 
     Inputs are named by modality and have the shapes of ``model.format``, for any number of clips. Outputs of a `VATT`
-    are unit vectors named by their space, those of a `Classifier` are ``logits`` and ``probabilities``. Each file is
+    are unit vectors named by their space, or pooled ``features`` if it has none, as converted video encoders; those of
+    a `Classifier` are ``logits`` and ``probabilities``. Each file is
     compared with the model by onnxruntime, if that is installed. Weights of more than about 2 GB lie in a file beside
     the graph (``video.onnx.data``). The vocabulary of a saved model goes along.
 

@@ -57,6 +57,8 @@ def convert(
 
     check_output(output)
     if others := (identify(official) == "video"):
+        if num_words is not None:
+            raise InputError("this model has no text: leave --num_words out")
         model, report = video.convert(official, head_width)
     else:
         model, report = sizes.convert(read_variables(official), head_width, num_words)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.processing_utils import ImagesKwargs
 
 from tests.models.official.huggingface_models import (
     CONFIGS,
@@ -177,6 +178,7 @@ def test_missing_keys_have_the_defaults_of_transformers(tmp_path: Path) -> None:
         {"do_rescale": False, "image_mean": [120.0, 110.0, 100.0], "image_std": [60.0, 61.0, 62.0]},
         {"do_normalize": False},
         {"do_normalize": False, "do_rescale": False},
+        {"do_resize": True, "do_center_crop": True, "size": {"shortest_edge": 16}, "crop_size": 16},
         {},
     ],
 )
@@ -186,6 +188,30 @@ def test_uint8_frames_have_the_features_of_the_own_processor(
     theirs = make(tmp_path, model_type)
     write_processor(tmp_path, model_type, **values)
     assert_same_features(tmp_path, model_type, theirs, frames())
+
+
+@pytest.mark.parametrize("key", sorted(ImagesKwargs.__annotations__))
+def test_every_key_of_the_processor_is_used_or_named(key: str, tmp_path: Path) -> None:
+    theirs = make(tmp_path, "videomae")
+    sizes = [8, 16, 18, {"height": 16, "width": 16}, {"shortest_edge": 16}, {"shortest_edge": 18}]
+    numbers = [0, 0.5, 2.0, [0.1, 0.2, 0.3], [0.5], "channels_first", "channels_last", 3]
+    for value in [None, True, False, *sizes, *numbers]:
+        write_processor(tmp_path, "videomae", crop_size=16, size=16, **{key: value} if "size" not in key else {})
+        if "size" in key:
+            change(tmp_path / "preprocessor_config.json", **{key: value})
+        refusal = conversion_error(tmp_path)
+        if refusal is not None:
+            assert re.search(rf"preprocessor_config\.json: '{key}'", refusal), value
+        elif is_accepted(tmp_path):
+            assert_same_features(tmp_path, "videomae", theirs, frames())
+
+
+def is_accepted(folder: Path) -> bool:
+    """Whether the processor of transformers accepts its own file."""
+    try:
+        return processed(folder, "videomae", frames()).shape[-2:] == (16, 16)
+    except Exception:  # of validation, of NumPy and of PIL
+        return False
 
 
 def test_normalization_is_saved_with_the_model(tmp_path: Path) -> None:
@@ -261,6 +287,9 @@ def test_damaged_or_incomplete_weights_are_named(tmp_path: Path) -> None:
     torch.save({"a": print}, tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="contains Python objects"):
         convert(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"model\.safetensors is a Git LFS pointer"):
+        convert(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"adapter \(PEFT\): merge"):
         convert(tmp_path)
@@ -274,6 +303,12 @@ def test_damaged_or_incomplete_weights_are_named(tmp_path: Path) -> None:
         ("videomae", {}, ["encoder.layer.0.attention.attention.key.bias"], "unknown: encoder.*key.bias"),
         ("videomae", {"use_mean_pooling": True}, ["layernorm.weight", "layernorm.bias"], "unknown: layernorm.bias"),
         ("videomae", {}, ["videomae.embeddings.patch_embeddings.projection.bias"], "with and without 'videomae.'"),
+        (
+            "videomae",
+            {},
+            ["encoder.layer.0.attention.attention.query.bias"],
+            "biases of queries or values by two names",
+        ),
         ("videomae", {}, ["embeddings.position_embeddings"], "unknown: embeddings.position_embeddings"),
     ],
 )
@@ -284,6 +319,23 @@ def test_tensors_that_the_configuration_excludes_are_refused(
     file = tmp_path / "model.safetensors"
     save_file(read(file) | {name: torch.ones(24) for name in tensors}, file)
     with pytest.raises(InputError, match=message):
+        convert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("vjepa2", "hidden_size", 10**30),
+        ("vjepa2", "mlp_ratio", 1e12),
+        ("videomae", "intermediate_size", 10**10),
+        ("videomae", "tubelet_size", 4),
+        ("videomae", "patch_size", 4),
+    ],
+)
+def test_sizes_that_differ_from_the_weights_are_named(model_type: str, key: str, value: float, tmp_path: Path) -> None:
+    make(tmp_path, model_type)
+    change(tmp_path / "config.json", **{key: value})
+    with pytest.raises(InputError, match=r"weight has the shape .* but config\.json describes"):
         convert(tmp_path)
 
 
@@ -315,12 +367,14 @@ def test_positions_of_vjepa_2_follow_the_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(shuffled, expected[:, order[0]], rtol=1e-4, atol=1e-5)
 
 
-def test_biases_of_videomae_have_other_names_in_earlier_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_biases_of_videomae_have_two_names(earlier: bool, tmp_path: Path) -> None:
     theirs = make(tmp_path, "videomae", "ForPreTraining", use_mean_pooling=False)
     tensors = read(tmp_path / "model.safetensors")
-    for part in ("query", "value"):
-        for name in [n for n in tensors if n.startswith("videomae.") and n.endswith(f".{part}.bias")]:
-            tensors[name.replace(f"{part}.bias", f"{part[0]}_bias")] = tensors.pop(name)
+    for names in (("q_bias", "query.bias"), ("v_bias", "value.bias")):
+        new, old = names if earlier else reversed(names)
+        tensors = {re.sub(rf"(^videomae.*\.){old}$", rf"\g<1>{new}", name): x for name, x in tensors.items()}
+    assert any(name.startswith("videomae") and name.endswith(".q_bias") for name in tensors) is earlier
     save_file(tensors, tmp_path / "model.safetensors")
     assert "mask_token" in convert(tmp_path)[1].ignored
     assert_same_features(tmp_path, "videomae", theirs, frames())

@@ -78,11 +78,13 @@ def _vjepa2(
     patches = "embeddings.patch_embeddings.proj"
     names = dict(tensor_names(depth, "layer.{}.", VJEPA2_BLOCK, patches, "layernorm", qkv_bias))
     check_names(tensors, names, str(folder))
+    patch, grid = _grid(config, "frames_per_clip", "crop_size", folder)
+    mlp_width = int(width * config["mlp_ratio"])
+    _check_widths(tensors, {patches: (width, 3, *patch), "layer.0.mlp.fc1": (mlp_width, width)}, folder)
     transformer = Transformer(
-        width, depth, config["num_attention_heads"], int(width * config["mlp_ratio"]), agg=False, rotary="space",
+        width, depth, config["num_attention_heads"], mlp_width, agg=False, rotary="space",
         norm_eps=config["layer_norm_eps"],
     )  # fmt: skip
-    patch, grid = _grid(config, "frames_per_clip", "crop_size", folder)
     tokenizer = VideoTokenizer(width, grid, patch, positions="none")
     model = make_model(
         tokenizer, transformer, _format(config["frames_per_clip"], 4.0, preprocessing, config["crop_size"])
@@ -95,21 +97,38 @@ def _videomae(
 ) -> tuple[VATT, Loaded]:
     tensors = _without_prefixes(tensors, "videomae.")
     # Transformers 4 names the biases of queries and values differently; keys have none.
-    tensors = {re.sub(r"\.([qv])_bias$", _bias_name, name): tensor for name, tensor in tensors.items()}
+    renamed = {re.sub(r"\.([qv])_bias$", _bias_name, name): tensor for name, tensor in tensors.items()}
+    if len(renamed) < len(tensors):
+        raise InputError(f"{folder}: the weights contain biases of queries or values by two names")
     width, depth = config["hidden_size"], config["num_hidden_layers"]
     has_norm = not config["use_mean_pooling"]  # then the encoder has a final layer norm
     patches, norm = "embeddings.patch_embeddings.projection", "layernorm" if has_norm else None
     qkv_bias = "qv" if config["qv_bias"] else ""
     names = dict(tensor_names(depth, "encoder.layer.{}.", VIDEOMAE_BLOCK, patches, norm, qkv_bias))
-    check_names(tensors, names, str(folder))
-    transformer = Transformer(
-        width, depth, config["num_attention_heads"], config["intermediate_size"], agg=False,
-        norm_eps=config["layer_norm_eps"], final_norm=has_norm,
-    )  # fmt: skip
+    check_names(renamed, names, str(folder))
     patch, grid = _grid(config, "num_frames", "image_size", folder)
+    mlp_width = config["intermediate_size"]
+    shapes = {patches: (width, 3, *patch), "encoder.layer.0.intermediate.dense": (mlp_width, width)}
+    _check_widths(renamed, shapes, folder)
+    transformer = Transformer(
+        width, depth, config["num_attention_heads"], mlp_width, agg=False, norm_eps=config["layer_norm_eps"],
+        final_norm=has_norm,
+    )  # fmt: skip
     tokenizer = VideoTokenizer(width, grid, patch, positions="flat")
     model = make_model(tokenizer, transformer, _format(config["num_frames"], 7.5, preprocessing, config["image_size"]))
-    return model, fill(model, tensors, names, preprocessing, str(folder))
+    return model, fill(model, renamed, names, preprocessing, str(folder))
+
+
+def _check_widths(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """Check the shapes of layers before a model of these widths is allocated.
+
+    Raises:
+        InputError: A shape differs from the configuration.
+    """
+    for name, shape in shapes.items():
+        given = tuple(tensors[f"{name}.weight"].shape)
+        if given != shape:
+            raise InputError(f"{folder}: {name}.weight has the shape {given}, but {CONFIG} describes {shape}")
 
 
 def _without_prefixes(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from vatt.untrusted import inner_file, read_json
 
 # In the order in which transformers looks for them.
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+LFS_POINTER = b"version https://git-lfs"
 ADAPTER = "adapter_config.json"
 
 
@@ -63,10 +64,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: It is damaged, or holds other objects than tensors.
     """
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
     try:
         tensors: Any = load_file(path) if path.suffix == ".safetensors" else load_pickle(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}. Download it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise InputError(f"{path} is not a mapping of names to tensors")
     return tensors

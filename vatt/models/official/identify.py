@@ -10,7 +10,7 @@ from typing import Literal
 
 from vatt.errors import InputError
 from vatt.models.official.huggingface_config import CONFIG, KEYS, short_json
-from vatt.models.official.huggingface_weights import ADAPTER, FILES
+from vatt.models.official.huggingface_weights import ADAPTER, FILES, LFS_POINTER
 from vatt.untrusted import inner_file, read_json
 
 Kind = Literal["tensorflow", "video"]
@@ -25,7 +25,7 @@ TORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 HEAD = 4096  # bytes that are read
 MAX_PICKLE = 2**26  # bytes of the description of a PyTorch file
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what the file is, what to do
-    (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "run git lfs pull"),
+    (0, LFS_POINTER, "is a Git LFS pointer, not the file itself", "run git lfs pull"),
     (0, b"\x1f\x8b", "is a gzip archive", EXTRACT),
     (0, b"BZh", "is a bzip2 archive", EXTRACT),
     (0, b"\xfd7zXZ\0", "is an xz archive", EXTRACT),

@@ -43,7 +43,7 @@ FIXED: dict[str, tuple[Any, ...]] = {  # values at which a key has no effect
     "do_flip_channel_order": (None, False),
     "offset": (None, False),
     "data_format": (None, "channels_first"),
-    "input_data_format": (None, "channels_first", "channels_last"),
+    "input_data_format": (None,),
     "auto_map": (None,),
 }
 # Sampling and padding that FIXED turns off, conversion of images that are not RGB, and how the processor is run.
@@ -214,15 +214,13 @@ class _Section:
     def _side(self, key: str, *names: str) -> int:
         """Return the side of a square: an integer, or a mapping of ``names`` to equal integers."""
         value = self.values[key]
-        given = (
-            {k: v for k, v in value.items() if v is not None}
-            if isinstance(value, dict)
-            else dict.fromkeys(names, value)
-        )
-        sides = set(given.values())
-        if set(given) != set(names) or len(sides) != 1 or not all(type(x) is int and x > 0 for x in sides):
+        given = dict.fromkeys(names, value)
+        if isinstance(value, dict):
+            given = {name: side for name, side in value.items() if side is not None}
+        sides = list(given.values())
+        if set(given) != set(names) or not all(type(side) is int and side == sides[0] > 0 for side in sides):
             raise self._error(key, value, "only squares are supported")
-        return sides.pop()
+        return sides[0]
 
     def _channels(self, key: str) -> tuple[float, ...]:
         value = self.values[key]

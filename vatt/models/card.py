@@ -140,11 +140,9 @@ def _use(model: HubModel, name: str, words: bool) -> str:
         if calls:
             lines.append(f"    print({calls[0]} @ {calls[-1]}.T)")
     if not has:
-        name = backbone.modalities[0]
-        lines[-1:] = [
-            "with torch.inference_mode():",
-            f'    print(model({name}={name})["{name}"].shape)  # pooled features',
-        ]
+        modality = backbone.modalities[0]
+        features = f'model({modality}={modality})["{modality}"]'
+        lines[-1:] = ["with torch.inference_mode():", f"    print({features}.shape)  # pooled features"]
     shell = ["vatt embed path/to/videos --model " + name, "vatt index embeddings --output index"]
     shell[0] += " --output embeddings"
     search = ["", "```bash", *shell, 'vatt search index "what to look for"', "```"] if words else []

@@ -110,6 +110,12 @@ def script(root: Path) -> Path:
     return root / "a.pt"
 
 
+def saved_model(root: Path) -> Path:
+    path = directory("saved_model.pb", "variables/variables.index")(root)
+    (path / "variables" / "variables.index").write_bytes(b"\0\1\2\xff")
+    return path
+
+
 EARLY = {"_use_new_zipfile_serialization": False}
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "vatt model": (lambda root: vatt_model(root / "model"), "is a vatt model already: use it as it is"),
@@ -161,10 +167,12 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "other directory": (directory("a.mp4"), "is a directory without config.json and without a TensorFlow checkpoint"),
     "parent": (directory("inner/config.json"), "Did you mean {root}/directory/inner?"),
     "directory of V-JEPA": (directory("vitl16.pth.tar"), "Did you mean {root}/directory/vitl16.pth.tar?"),
-    "SavedModel": (directory("saved_model.pb", "variables/variables.index"), "is a TensorFlow SavedModel, not a ch"),
+    "SavedModel": (lambda root: saved_model(root), "is a TensorFlow SavedModel, not a ch"),
     "variables of a SavedModel": (
-        lambda root: directory("saved_model.pb", "variables/variables.index")(root) / "variables",
-        "directory is a TensorFlow SavedModel",
+        lambda root: saved_model(root) / "variables", "directory is a TensorFlow SavedModel",
+    ),
+    "index of a SavedModel": (
+        lambda root: saved_model(root) / "variables" / "variables.index", "directory is a TensorFlow SavedModel"
     ),
     "embeddings": (directory("embeddings.parquet/00000.parquet", embeddings={}), "holds embeddings of vatt embed"),
     "index": (directory("hnsw.faiss", index={}), "holds an index of vatt index"),
@@ -209,6 +217,7 @@ def test_checkpoints_are_identified_by_their_content(tmp_path: Path) -> None:
     torch.save({"target_encoder": {}}, tmp_path / "model.any")
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     (tmp_path / "ckpt-1.index").write_bytes(b"\0\1\2\xff")
+    (tmp_path / "ckpt-1.data-00000-of-00001").write_bytes(b"\xff\xfb\0\0")  # the first bytes of an MP3 file
     (tmp_path / "vjepa2").mkdir()
     (tmp_path / "vjepa2" / "config.json").write_text('{"model_type": "vjepa2"}')
     assert [identify(tmp_path / name) for name in ("model.any", "vjepa2")] == ["video"] * 2

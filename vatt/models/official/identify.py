@@ -158,6 +158,10 @@ def _file(path: Path) -> Kind:
         head = file.read(HEAD)
     if not head:
         raise InputError(f"{path} is empty: {AGAIN}")
+    if (path.suffix == ".index" or ".data-" in path.name) and _text(head) is None:
+        if (path.parent.parent / "saved_model.pb").exists():
+            raise _error(path.parent.parent, *CONTENTS["saved_model.pb"])
+        return "tensorflow"
     if head.startswith(b"PK"):
         return _zip(path)
     if path.suffix in SUFFIXES:
@@ -173,10 +177,6 @@ def _file(path: Path) -> Kind:
         raise _safetensors(path, head)
     if (text := _text(head)) is not None:
         raise _error(path, *_describe_text(path, text))
-    if path.suffix in (".index", ".npz") or ".data-" in path.name:
-        if path.parent.name == "variables" and (path.parent.parent / "saved_model.pb").exists():
-            raise _error(path.parent.parent, *CONTENTS["saved_model.pb"])
-        return "tensorflow"
     raise InputError(f"{path} is not a checkpoint that can be converted: its format is unknown. {EXPECTED}")
 
 

@@ -88,6 +88,7 @@ def print_scan(summary: ScanSummary) -> None:
         *kinds,
         ("silent", summary.silent),
         ("variable frame rate", summary.variable_fps),
+        ("non-square pixels", summary.non_square),
         ("picture and sound begin > 25 ms apart", summary.offset),
         ("duplicates by content", summary.duplicates),
     ]

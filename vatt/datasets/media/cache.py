@@ -35,7 +35,7 @@ from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
 
 KEPT_FREE, KEPT_FREE_BYTES = 0.1, 10 * 2**30  # of a disk, the lesser of this share and so much is left alone
-VERSION = 6  # of what an entry holds
+VERSION = 7  # of what an entry holds
 UNFINISHED = ".part"
 ABANDONED_S = 3600.0  # an entry that is not finished after so long never will be
 SHM, MINE = Path("/dev/shm"), "vatt-cache-"  # where caches in memory are, and how their names begin

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
 
+from vatt.datasets.media.aspect import SQUARE, display_size, pixel_aspect
 from vatt.datasets.media.demuxing import MediaInput
 from vatt.datasets.media.source import read_bytes
 
@@ -40,6 +42,7 @@ class Pictures:
         first_bad_s: when the first of these is shown, counted from the beginning of the video.
         width, height: as they are stored, in pixels.
         rotation: degrees counter-clockwise to turn them upright: 0, 90, 180 or 270.
+        pixel_aspect: Width of a stored pixel divided by its height.
     """
 
     shown: int = 0
@@ -49,6 +52,13 @@ class Pictures:
     width: int = 0
     height: int = 0
     rotation: int = 0
+    pixel_aspect: Fraction = SQUARE
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height of the upright pictures, in square pixels."""
+        size = display_size(self.width, self.height, self.pixel_aspect)
+        return size if self.rotation % 180 == 0 else size[::-1]
 
 
 def decode_pictures(
@@ -87,6 +97,7 @@ def decode_pictures(
                     mended += frame.is_corrupt
                     fields = fields or frame.interlaced_frame
                     found.width, found.height, found.rotation = frame.width, frame.height, round(frame.rotation) % 360
+                    found.pixel_aspect = pixel_aspect(frame)
                 if found.first_bad_s is None and (frame is None or frame.is_corrupt):
                     found.first_bad_s = max(0.0, at_s - video.begin_s)
             if times_s and video.timed:

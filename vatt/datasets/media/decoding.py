@@ -2,7 +2,8 @@
 
 - ``auto`` is ``pyav`` for every file: it is right on all that were tried, and none of the others was faster anywhere
   (benchmarks/RESULTS.md).
-- ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly.
+- ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly, such as
+  videos with non-square pixels.
 
 Audio is always read by PyAV. No file can make a decoder open another file, a URL or a port: see
 `vatt.datasets.media.formats`.

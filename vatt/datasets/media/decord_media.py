@@ -39,6 +39,7 @@ class DecordMedia(Media):
             self._refuse(f"decord does not read {codec} in {kind} exactly")
         if len(self._container.streams.video) > 1:
             self._refuse("decord does not choose the same one of several video tracks as a player")
+        self._refuse_non_square_pixels("decord")
         self._absolute_path = self._path_for("decord") if self._video is not None else ""
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:

@@ -10,6 +10,7 @@ from typing import Any
 import av
 
 from vatt.datasets.media import boxes, packets, png
+from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
@@ -45,6 +46,8 @@ class MediaInput:
     Attributes:
         container: The PyAV container.
         size: Number of bytes; None if the server does not report it.
+        pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels are
+            taken for square.
 
     Raises:
         MediaError: The file is empty, refers to other files, has an unsupported format, or has a header that would
@@ -53,7 +56,7 @@ class MediaInput:
     """
 
     def __init__(self, path: str, time_limit_s: float = math.inf) -> None:
-        self.path = path
+        self.path, self.pixel_aspect = path, None
         open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
         self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
@@ -99,7 +102,11 @@ class MediaInput:
         """
         if packet.size and (reason := packets.problem(packet.stream.codec_context.name, packet)):
             raise MediaError(self.path, reason)
-        return packet.decode()
+        frames = packet.decode()
+        if self.pixel_aspect is not None and packet.stream.type == "video":
+            for frame in frames:
+                self.pixel_aspect.mark(frame)
+        return frames
 
     def seek(self, offset: int, stream: Any = None) -> None:
         """Seek to a key frame at or before a time.
@@ -113,6 +120,8 @@ class MediaInput:
         """
         with self._callbacks.raising():
             self.container.seek(offset, stream=stream)
+        if self.pixel_aspect is not None:
+            self.pixel_aspect.reset()
 
     def __enter__(self) -> MediaInput:
         return self
@@ -134,7 +143,9 @@ class MediaInput:
         decoder = stream.codec_context
         decoder.thread_count = 1
         if stream.type == "video":
-            limit = self._max_pixels(is_still_format(self.container.format.name), decoder.name)
+            is_still = is_still_format(self.container.format.name)
+            self.pixel_aspect = None if is_still else PixelAspect(stream)
+            limit = self._max_pixels(is_still, decoder.name)
             size = f"{decoder.width} x {decoder.height}"
             if decoder.width * decoder.height > limit:
                 raise MediaError(

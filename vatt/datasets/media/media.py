@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from vatt.datasets.media.aspect import SQUARE
 from vatt.datasets.media.container import EARLY_S, Container
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
@@ -72,6 +73,11 @@ class Media(Container):
         if not (is_mp4 or is_matroska) or Path(self.path).suffix.lower() not in OWN_SUFFIXES:
             self._refuse(f"{decoder} supports only MP4 and Matroska files with their usual suffixes")
         return os.path.abspath(self.path)
+
+    def _refuse_non_square_pixels(self, decoder: str) -> None:
+        aspect = self._input.pixel_aspect
+        if aspect is not None and aspect.current != SQUARE:
+            self._refuse(f"its pixels are not square (aspect ratio {aspect.current}), which {decoder} does not apply")
 
     def _refuse(self, reason: str) -> None:
         """Close a file that a decoder would read wrongly, and say why it is not read."""

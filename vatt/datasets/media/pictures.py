@@ -1,4 +1,4 @@
-"""Decoded frames to (3, H, W) uint8: the part of the picture that is looked at, upright and scaled.
+"""Decoded frames to (3, H, W) uint8: the part of the picture that is looked at, upright, scaled and in square pixels.
 
 What is looked at is a `Region`. It says, for a picture of any size, which rectangle is cut out and how large that
 becomes; the rectangle is cut before anything is scaled or converted, so that nothing is done for pixels outside.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vatt.datasets.media.aspect import display_size, fit, pixel_aspect
 
 Box = tuple[float, float, float, float]
 WHOLE_BOX: Box = (0.0, 0.0, 1.0, 1.0)
@@ -158,19 +160,25 @@ class Painter:
         # A frame whose side data were looked at lives until Python collects cycles: only the first of a kind.
         if self._orientation is None or self._orientation[0] != frame.rotation:
             self._orientation = frame.rotation, orientation(frame)
-        kind = (frame.width, frame.height, frame.format.name, self._orientation[1], frame.colorspace)
+        turns, is_mirrored = self._orientation[1]
+        kind = (
+            *(frame.width, frame.height, frame.format.name, turns, is_mirrored, frame.colorspace),
+            pixel_aspect(frame),
+        )
         if self._convert is None or self._convert[0] != kind:  # the first, or a stream that changes midway
-            self._convert = kind, self._new_converter(frame, *kind[3])
+            self._convert = kind, self._new_converter(frame, turns, is_mirrored)
         return self._convert[1]
 
     def _new_converter(self, frame: Any, turns: int, is_mirrored: bool) -> Callable[[Any, Tensor], None]:
-        upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
-        cut = self.region.cut(*upright)
-        if self._size is not None:  # of the first picture
-            cut = replace(cut, new_width=self._size[0], new_height=self._size[1])
-        self._size = cut.new_width, cut.new_height
-        left, top, width, height = _stored(cut, frame.width, frame.height, turns)
-        size = (cut.new_width, cut.new_height) if turns % 2 == 0 else (cut.new_height, cut.new_width)
+        shown = display_size(frame.width, frame.height, pixel_aspect(frame))
+        cut = self.region.cut(*_turned(shown, turns))
+        self._size = self._size or (cut.new_width, cut.new_height)
+        left, top, width, height = _stored(cut, *shown, turns)
+        left, width = _rescaled(left, width, shown[0], frame.width)
+        top, height = _rescaled(top, height, shown[1], frame.height)
+        size = _turned(self._size, turns)
+        # A picture whose proportions differ from those of the first one keeps them, between black bars.
+        inner = _turned(fit((cut.new_width, cut.new_height), self._size), turns)
         graph = av.filter.Graph()
         graph.threads = 1  # the workers of a loader are the parallelism
         source = graph.add_buffer(
@@ -180,8 +188,9 @@ class Painter:
             *([graph.add("hflip")] if is_mirrored else []),
             graph.add("crop", f"{width}:{height}:{left}:{top}:exact={int(_can_be_cut_anywhere(frame.format))}"),
             # Without accurate_rnd, FFmpeg leaves out the last columns of planes that it need not scale.
-            graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear+accurate_rnd"),
+            graph.add("scale", f"{inner[0]}:{inner[1]}:flags=bilinear+accurate_rnd"),
             graph.add("format", "gbrp"),  # plane by plane, as the tensor has them
+            *([graph.add("pad", f"{size[0]}:{size[1]}:(ow-iw)/2:(oh-ih)/2")] if inner != size else []),
             graph.add("buffersink"),
         ]
         graph.link_nodes(source, *steps).configure()
@@ -223,6 +232,17 @@ def paint(frames: np.ndarray, region: Region) -> Tensor:
     for frame in frames:
         painter.add(av.VideoFrame.from_ndarray(frame, format="rgb24"))
     return painter.frames
+
+
+def _turned(size: tuple[int, int], turns: int) -> tuple[int, int]:
+    """Width and height after so many quarter turns."""
+    return size if turns % 2 == 0 else size[::-1]
+
+
+def _rescaled(begin: int, length: int, shown: int, stored: int) -> tuple[int, int]:
+    """Begin and length of a cut along one axis, from shown to stored pixels."""
+    first = min(round(begin * stored / shown), stored - 1)
+    return first, max(1, round((begin + length) * stored / shown) - first)
 
 
 def _stored(cut: Cut, width: int, height: int, turns: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Decoded pictures made ready for an encoder: small, upright, yuv420p, and at most so many per second."""
+"""Decoded pictures for an encoder: small, upright, in square pixels, yuv420p, and at most so many per second."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import av
 
+from vatt.datasets.media.aspect import display_size, fit, pixel_aspect
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.pictures import orientation
 
@@ -19,7 +20,10 @@ Shown = tuple[float, float, av.VideoFrame]  # from, until (seconds on the new cl
 
 
 class Shrinker:
-    """Decoded pictures to upright ones in yuv420p, all of the size and the matrix that the first one leads to."""
+    """Decoded pictures to upright ones in yuv420p, all of the size and the matrix that the first one leads to.
+
+    Pictures whose proportions differ from those of the first one keep them, between black bars.
+    """
 
     def __init__(self, short_side: int) -> None:
         self.short_side, self.matrix = short_side, 0
@@ -28,17 +32,22 @@ class Shrinker:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         turns, is_mirrored = orientation(frame)
-        kind = (frame.width, frame.height, frame.format.name, turns, is_mirrored, frame.colorspace, frame.color_range)
+        kind = (
+            *(frame.width, frame.height, frame.format.name, turns, is_mirrored, frame.colorspace, frame.color_range),
+            pixel_aspect(frame),
+        )
         if self._kind != kind:  # the first, or a stream that changes midway
             self._kind, self._graph = kind, self._make_graph(frame, turns, is_mirrored)
         self._graph.vpush(frame)
         return self._graph.vpull()
 
     def _make_graph(self, frame: av.VideoFrame, turns: int, is_mirrored: bool) -> av.filter.Graph:
-        upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
+        shown = display_size(frame.width, frame.height, pixel_aspect(frame))
+        upright = shown if turns % 2 == 0 else shown[::-1]
         self._size = self._size or new_size(*upright, self.short_side)
+        inner = fit(upright, self._size)
         self.matrix = self.matrix or (frame.colorspace if frame.colorspace in MATRICES else BT601)
-        width, height = self._size if turns % 2 == 0 else self._size[::-1]
+        (width, height), size = (s if turns % 2 == 0 else s[::-1] for s in (inner, self._size))
         graph = av.filter.Graph()
         graph.threads = 1
         source = graph.add_buffer(
@@ -46,6 +55,7 @@ class Shrinker:
         )
         colours = f"flags=bicubic+accurate_rnd+full_chroma_int:out_range=tv:out_color_matrix={MATRICES[self.matrix]}"
         steps = [graph.add("scale", f"{width}:{height}:{colours}"), graph.add("format", "yuv420p")]
+        steps += [graph.add("pad", f"{size[0]}:{size[1]}:(ow-iw)/2:(oh-ih)/2")] if (width, height) != size else []
         steps += [graph.add("hflip")] if is_mirrored else []
         steps += [graph.add(*step.split("=")) for step in UPRIGHT[turns].split(",") if step]
         graph.link_nodes(source, *steps, graph.add("buffersink")).configure()

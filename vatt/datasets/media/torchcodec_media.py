@@ -34,6 +34,7 @@ class TorchCodecMedia(Media):
         super().__init__(path, time_limit_s)
         if self._container.format.name in (*UNANCHORED, "avi"):
             self._refuse(f"torchcodec does not read {self._container.format.name} exactly")
+        self._refuse_non_square_pixels("torchcodec")
         self._absolute_path = self._path_for("torchcodec") if self._video is not None else ""
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:

@@ -79,7 +79,7 @@ class Stretch:
 
 
 def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretch = Stretch()) -> None:
-    """Write a file, or a stretch of it, as MP4: H.264 (yuv420p, upright) and sound.
+    """Write a file, or a stretch of it, as MP4: H.264 (yuv420p, upright, square pixels) and sound.
 
     The sound is copied if it is AAC, Opus or MP3 in MP4 or Matroska and nothing is cut off; else it becomes AAC of
     the same sample rate, or of the next lower one that AAC has. Of more than two channels the mean is kept, which is

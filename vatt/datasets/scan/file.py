@@ -33,7 +33,8 @@ class FileFacts:
         duration_s: from second 0 of the file to the end of its data.
         num_streams: tracks of all kinds.
         video_codec: empty without a picture; cover art does not count.
-        width, height: of the upright picture, in pixels.
+        width, height: Size of the upright picture in square pixels, at which players show it.
+        pixel_aspect: Width of a stored pixel divided by its height; 1 for square pixels.
         rotation: degrees counter-clockwise by which the stored picture is turned upright: 0, 90, 180 or 270.
         fps: frames per second, from the times of the packets.
         constant_fps: every frame stands where an even rate puts it, to the rounding of the container's clock.
@@ -62,6 +63,7 @@ class FileFacts:
     video_codec: str = ""
     width: int | None = None
     height: int | None = None
+    pixel_aspect: float | None = None
     rotation: int | None = None
     fps: float | None = None
     constant_fps: bool | None = None
@@ -187,8 +189,8 @@ def _look(facts: FileFacts, video: Track, num_clips: int, time_limit_s: float) -
     spans = clip_spans(video.end_s - video.begin_s, num_clips)
     pictures = decode_pictures(facts.path, video, spans, time_limit_s)
     if pictures.shown:
-        facts.rotation, turned = pictures.rotation, pictures.rotation % 180 == 90
-        facts.width, facts.height = (pictures.width, pictures.height)[:: -1 if turned else 1]
+        facts.rotation, facts.pixel_aspect = pictures.rotation, round(float(pictures.pixel_aspect), 4)
+        facts.width, facts.height = pictures.shown_size
     if not pictures.bad:
         return []
     where = "" if pictures.first_bad_s is None else f", the first at {pictures.first_bad_s:.2f} s"

@@ -37,6 +37,7 @@ class ScanSummary:
         silent: files whose sound is silence.
         codecs: files of each codec of the picture, and of the sound.
         variable_fps: videos without a constant frame rate.
+        non_square: Videos whose stored pixels are not square.
         offset: files whose picture and sound begin more than 25 ms apart.
         duplicates: files that have the content of an earlier one.
         unusable: the first 20 files that are not "ok".
@@ -48,6 +49,7 @@ class ScanSummary:
     silent: int = 0
     codecs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     variable_fps: int = 0
+    non_square: int = 0
     offset: int = 0
     duplicates: int = 0
     unusable: list[FileFacts] = field(default_factory=list)
@@ -70,6 +72,7 @@ class ScanSummary:
             counter.update([codec] if codec else [])
         self.silent += facts.silent is True
         self.variable_fps += facts.constant_fps is False
+        self.non_square += facts.pixel_aspect not in (None, 1.0)
         self.offset += abs(facts.start_difference_s or 0.0) > OFFSET_S
         self.duplicates += bool(facts.duplicate_of)
 

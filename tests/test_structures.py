@@ -30,6 +30,8 @@ def test_format_survives_json() -> None:
         {"sample_rate": 10**7},
         {"audio_s": 1e-6},
         {"audio_s": float("inf")},
+        {"audio_downmix": "left"},
+        {"audio_overflow": "wrap"},
     ],
 )
 def test_format_refuses_nonsense(wrong: dict) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from torch import Tensor
 
 MODALITIES = ("video", "audio", "text")
+Downmix = Literal["mean", "first"]
+Overflow = Literal["clip", "scale"]
 LIMITS = {"fps": (0.01, 1000), "sample_rate": (100, 768_000), "audio_s": (0.01, 86_400)}  # of a format
 
 
@@ -79,6 +81,10 @@ class ClipFormat:
         crop_box: left, top, right and bottom of the part of the picture that is looked at, as fractions of its
             width and height.
         audio_s: seconds of the waveform, which begins with the frames; None is as long as they last.
+        audio_downmix: How audio becomes mono: "mean" of all channels; or only the "first" channel, for stereo in
+            opposite phase, whose mean is silence, and for ambisonics, whose first channel is omnidirectional.
+        audio_overflow: What happens to samples outside [-1, 1]: "clip"; or "scale", which divides the waveform by its
+            peak, for floats that hold integers.
     """
 
     num_frames: int = 32
@@ -89,6 +95,8 @@ class ClipFormat:
     num_texts: int = 5
     crop_box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     audio_s: float | None = None
+    audio_downmix: Downmix = "mean"
+    audio_overflow: Overflow = "clip"
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "fps", "size", "sample_rate", "num_words", "num_texts"):
@@ -98,6 +106,9 @@ class ClipFormat:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"ClipFormat.{name} must be between {low:,} and {high:,}, not {value!r}")
+        for name, choices in (("audio_downmix", get_args(Downmix)), ("audio_overflow", get_args(Overflow))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"ClipFormat.{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         left, top, right, bottom = self.crop_box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"ClipFormat.crop_box must be fractions left < right, top < bottom: {self.crop_box}")
@@ -136,7 +147,9 @@ class ClipFormat:
 class Event(TypedDict):
     """Something that happened to a clip on its way into a batch, for the report of the run."""
 
-    kind: str  # "unreadable": replaced by another clip; "damaged"; "truncated": words were cut off
+    # "unreadable": replaced by another clip; "damaged"; "truncated": words were cut off; "clipped": audio outside
+    # [-1, 1]; "cancelled": channels that cancel in the mono mix
+    kind: str
     id: str
     path: str
     reason: str

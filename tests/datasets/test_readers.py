@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import TINY, read_number
+from tests.datasets.media.test_sound import RATE, TONE, write_wav
+from vatt.datasets.clips import ClipReader
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
 from vatt.datasets.sampling import seeded
@@ -18,7 +23,7 @@ def test_frames_come_at_the_formats_rate(video_file: Path) -> None:
     spec = ClipFormat(num_frames=4, fps=5.0, size=48, sample_rate=8000)
     with open_media(video_file) as media:
         video, valid = VideoReader(ClipFormat(4, 5.0, 48, 8000, crop_box=(0.0, 0.0, 1.0, 1.0)))(media, 1.0)
-        sound, heard = AudioReader(spec)(media, 1.0)
+        sound, heard, _ = AudioReader(spec)(media, 1.0)
     assert valid
     assert heard
     assert video.shape == (4, 3, 48, 48)
@@ -32,9 +37,9 @@ def test_sound_played_faster_is_higher_and_spans_more(sound_file: Path) -> None:
     """Beeps of 1 kHz at 0.5, 1.0 and 1.5 s: at 1.25 times the speed of 1.25 kHz, and at 0.4, 0.8 and 1.2 s."""
     spec = ClipFormat(num_frames=4, fps=2.5, size=32, sample_rate=16_000)
     with open_media(sound_file) as media:
-        usual, _ = AudioReader(spec)(media, 0.0, augment=Augment(), generator=seeded(0))
-        fast, heard = AudioReader(spec)(media, 0.0, augment=Augment(speed=(1.25, 1.25)), generator=seeded(0))
-        turned, _ = AudioReader(spec)(media, 0.0, augment=Augment(turn=1.0), generator=seeded(0))
+        usual, *_ = AudioReader(spec)(media, 0.0, augment=Augment(), generator=seeded(0))
+        fast, heard, _ = AudioReader(spec)(media, 0.0, augment=Augment(speed=(1.25, 1.25)), generator=seeded(0))
+        turned, *_ = AudioReader(spec)(media, 0.0, augment=Augment(turn=1.0), generator=seeded(0))
     assert heard
     assert fast.shape == usual.shape == (25_600,)
     torch.testing.assert_close(turned, -usual)
@@ -44,6 +49,38 @@ def test_sound_played_faster_is_higher_and_spans_more(sound_file: Path) -> None:
         loud = samples.abs().unfold(0, 160, 160).amax(dim=1) > 0.1
         begins = [i / 100 for i in range(1, len(loud)) if loud[i] and not loud[i - 1]]
         assert begins == pytest.approx(starts, abs=0.02)
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_what_levels_do_to_audio_is_reported(tmp_path: Path, cache: str | None) -> None:
+    """Floats that hold integers, and stereo in opposite phase: by default, and with the options that handle them."""
+    spec = ClipFormat(num_frames=2, fps=4.0, size=32, sample_rate=RATE)
+    loud = write_wav(tmp_path / "loud.wav", (20_000 * TONE).astype(np.float32))
+    opposite = write_wav(tmp_path / "opposite.wav", np.outer(TONE, [0.5, -0.5]).astype(np.float32))
+    folder = None if cache is None else str(tmp_path / cache)
+
+    def read(path: Path, **options: str) -> tuple[torch.Tensor, list[tuple[str, str, str]]]:
+        reader, clip = ClipReader(replace(spec, **options), cache=folder, modalities=("audio",)), Clip("a", str(path))
+        with ExitStack() as stack:
+            sample = reader.read(clip, reader.open(clip, stack), 0.25)
+        assert sample["audio_valid"]
+        return sample["audio"], [(e["kind"], e["path"], e["reason"]) for e in sample["events"]]
+
+    tone = torch.from_numpy(TONE[RATE // 4 :][: RATE // 2]).float()
+    audio, [event] = read(loud)
+    torch.testing.assert_close(audio, (20_000 * tone).clamp(-1, 1))
+    assert event[:2] == ("clipped", str(loud))
+    assert "with a peak of 20000, and are clipped (audio_overflow: scale" in event[2]
+    audio, events = read(loud, audio_overflow="scale")
+    torch.testing.assert_close(audio, tone / tone.abs().max())
+    assert events == []
+    audio, [event] = read(opposite)
+    assert not audio.any()
+    assert event[:2] == ("cancelled", str(opposite))
+    assert "audio_downmix: first" in event[2]
+    audio, events = read(opposite, audio_downmix="first")
+    torch.testing.assert_close(audio, 0.5 * tone, atol=1e-4, rtol=0)
+    assert events == []
 
 
 def test_a_crop_box_keeps_the_size(video_file: Path) -> None:
@@ -62,7 +99,7 @@ def test_the_asked_frames_are_read(video_file: Path) -> None:
 
 def test_what_is_missing_is_zero_and_not_valid(silent_file: Path, sound_file: Path) -> None:
     with open_media(silent_file) as media:
-        sound, heard = AudioReader(TINY)(media, 0.0)
+        sound, heard, _ = AudioReader(TINY)(media, 0.0)
     with open_media(sound_file) as media:
         video, seen = VideoReader(TINY)(media, 0.0)
     assert not heard
@@ -90,7 +127,7 @@ def test_nothing_after_the_end_of_a_clip_is_read(video_file: Path) -> None:
     with open_media(video_file) as media:
         video, seen = VideoReader(spec)(media, 0.5, 1.0)
         asked = media.frames([0.5, 0.7, 0.9, 0.99]).frames
-        sound, heard = AudioReader(spec)(media, 0.5, 1.0)
+        sound, heard, _ = AudioReader(spec)(media, 0.5, 1.0)
     assert [read_number(frame) for frame in asked] == [12, 17, 22, 24]
     still = video[3:]
     assert torch.equal(still, still[:1].expand_as(still))

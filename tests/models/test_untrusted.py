@@ -96,6 +96,8 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         (("format", "num_frames"), -8, "'format': ClipFormat.num_frames must be positive"),
         (("format", "num_frames"), 10**8, "'format': a clip would have 307,200,000,000 values"),
         (("format", "fps"), float("nan"), "'format': 'fps' has an invalid value: 'nan'"),
+        (("format", "audio_downmix"), 1, "'format': 'audio_downmix' has an invalid value: '1'"),
+        (("format", "audio_overflow"), "wrap", "'format': ClipFormat.audio_overflow must be one of clip, scale"),
         (("format", "fps"), float("inf"), "'format': 'fps' has an invalid value: 'inf'"),
         (("format", "fps"), 1e-300, "'format': ClipFormat.fps must be between 0.01 and 1,000, not 1e-300"),
         (("format", "fps"), 1e308, "'format': ClipFormat.fps must be between"),
@@ -121,7 +123,7 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         (("model",), "../x", "'model' is '../x'"),
         (("weights_sha256",), "0" * 64, "does not belong to config.json: its SHA-256 differs from 'weights_sha256'"),
     ],
-    ids=range(56),
+    ids=range(58),
 )  # fmt: skip
 def test_invalid_configuration_values_are_reported_with_file_and_key(
     folder: Path, path: tuple[Any, ...], value: Any, match: str, monkeypatch: pytest.MonkeyPatch

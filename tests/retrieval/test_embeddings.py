@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, tiny_backbone, tiny_model
+from tests.datasets.media.test_sound import write_wav
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
@@ -209,6 +210,19 @@ def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_
     rows = {row["id"]: row["reason"] for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()}
     assert rows.keys() == {"empty.mp4", "page.mp4", "half.mp4"}
     assert all(rows.values())
+
+
+def test_levels_that_spoil_audio_are_named_once_for_each_clip(model_folder: Path, tmp_path: Path) -> None:
+    tone = np.sin(np.arange(3 * 16_000))
+    folder = tmp_path / "media"
+    folder.mkdir()
+    write_wav(folder / "loud.wav", 300 * tone)
+    write_wav(folder / "opposite.wav", np.outer(tone, [0.5, -0.5]))
+    write_wav(folder / "good.wav", 0.5 * tone)
+    report = embed(folder, model_folder, tmp_path / "out", num_workers=0)
+    assert (report.embedded, report.windows, report.incomplete) == (3, 9, [])
+    events = [(row["kind"], row["id"]) for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()]
+    assert [event for event in events if event[1]] == [("clipped", "loud.wav"), ("cancelled", "opposite.wav")]
 
 
 def test_a_file_cut_short_behind_a_whole_header_is_reported(

@@ -87,6 +87,8 @@ def print_scan(summary: ScanSummary) -> None:
         *summary.kinds.most_common(),
         *kinds,
         ("silent", summary.silent),
+        ("audio outside [-1, 1]", summary.clipped),
+        ("channels that cancel", summary.cancelled),
         ("variable frame rate", summary.variable_fps),
         ("non-square pixels", summary.non_square),
         ("picture and sound begin > 25 ms apart", summary.offset),

@@ -62,7 +62,10 @@ class ClipReader:
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
         if cache is not None and decoder not in ("auto", "pyav"):
             raise InputError(f"a cache is filled by pyav: set data.cache or data.decoder {decoder}, not both")
-        self.cache = None if cache is None else DecodedCache(cache, self.video.part, format.sample_rate, time_limit_s)
+        self.cache = None
+        if cache is not None:
+            audio = format.sample_rate, time_limit_s, format.audio_downmix
+            self.cache = DecodedCache(cache, self.video.part, *audio)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
         """The files with the clip's picture and with its sound: usually the same, and so where only one is read."""
@@ -104,8 +107,10 @@ class ClipReader:
             video, valid = self.video(files[0], start_s, end_s, augment, generator, place)
             sample |= {"video": video, "video_valid": torch.tensor(valid)}
         if "audio" in self.modalities:
-            audio, valid = self.audio(files[1], start_s, end_s, augment, generator)
+            audio, valid, problems = self.audio(files[1], start_s, end_s, augment, generator)
             sample |= {"audio": audio, "audio_valid": torch.tensor(valid)}
+            for kind, reason in problems.items():
+                sample["events"].append(Event(kind=kind, id=clip.id, path=files[1].path, reason=reason))
         if augment is not None and "video" in self.modalities:
             sample["video_colour"] = draw_colour(augment, generator)
         if self.text is not None:

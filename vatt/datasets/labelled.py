@@ -17,7 +17,7 @@ from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.table import ClipTable
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError
-from vatt.structures import Clip, ClipFormat
+from vatt.structures import Clip, ClipFormat, Downmix, Overflow
 
 FOLD = "x_fold"  # column with the number of a clip's fold; with a number behind it: that split
 
@@ -32,6 +32,8 @@ class FormatChange:
     sample_rate: int | None = None
     audio_s: float | None = None
     crop_box: tuple[float, float, float, float] | None = None
+    audio_downmix: Downmix | None = None
+    audio_overflow: Overflow | None = None
 
     def apply(self, base: ClipFormat) -> ClipFormat:
         """The changed format."""

@@ -10,8 +10,10 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from vatt.datasets.media.facts import Levels
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Part, Square
+from vatt.datasets.media.sound import limit
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.transforms import Augment, at_speed, draw_speed, draw_view, vary_waveform
 from vatt.structures import Clip, ClipFormat, TimedText
@@ -75,18 +77,38 @@ class AudioReader:
         end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
-    ) -> tuple[Tensor, bool]:
-        """(S,) float in [-1, 1], and whether at least half of what lies inside the clip is real sound.
+    ) -> tuple[Tensor, bool, dict[str, str]]:
+        """Read the waveform of a window.
 
         After ``end_s``, the end of the clip, there is silence.
+
+        Returns:
+            (S,) float in [-1, 1]; whether at least half of what lies inside the clip is real audio; and the kinds of
+            events that its levels cause, with the reasons.
         """
         spec = self.format
         length_s = spec.sound_s * draw_speed(augment, generator)
-        sound = media.waveform(start_s, length_s, spec.sample_rate)
+        sound = media.waveform(start_s, length_s, spec.sample_rate, spec.audio_downmix)
         inside = min(len(sound.samples), max(1, round(min(end_s - start_s, length_s) * spec.sample_rate)))
         sound.samples[inside:] = 0.0
         valid = sound.coverage(inside) >= MIN_COVERAGE
-        return vary_waveform(at_speed(sound.samples, spec.num_samples), augment, generator), valid
+        samples = at_speed(limit(sound.samples, spec.audio_overflow), spec.num_samples)
+        return vary_waveform(samples, augment, generator), valid, self._problems(sound.levels)
+
+    def _problems(self, levels: Levels) -> dict[str, str]:
+        problems = {}
+        if levels.is_clipped and self.format.audio_overflow == "clip":
+            problems["clipped"] = (
+                f"{levels.outside:,} of {levels.samples:,} audio samples are outside [-1, 1], with a peak of "
+                f"{levels.peak:.5g}, and are clipped (audio_overflow: scale divides them by the peak)"
+            )
+        if levels.is_cancelled:
+            remedy = {"mean": "first reads the first channel", "first": "mean reads all channels"}
+            problems["cancelled"] = (
+                "the audio channels cancel in their mean, or the first one is silent "
+                f"(audio_downmix: {remedy[self.format.audio_downmix]})"
+            )
+        return problems
 
 
 class TextReader:

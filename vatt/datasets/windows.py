@@ -128,12 +128,15 @@ class Windows:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
             still, empty_s, seen, said = _Stillness(files, duration_s), None, False, False
+            levels: set[str] = set()  # kinds of events about levels, which are reported once for each clip
             starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)
             if self.count is not None:
                 starts = Views.spread(first_s, last_s, self.count)
             for start_s in starts:
                 before = sum(file.bad_packets for file in set(files))
                 sample = self.reader.read(clip, files, start_s, clip_ends_s)
+                sample["events"] = [event for event in sample["events"] if event["kind"] not in levels]
+                levels |= {event["kind"] for event in sample["events"]} & {"clipped", "cancelled"}
                 bad = sum(file.bad_packets for file in set(files)) - before
                 if bad:
                     reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"

@@ -38,6 +38,13 @@ WEIGHTS_HASH = "weights_sha256"  # key in config.json
 MAX_CONFIG = 2**24  # bytes
 MAX_NUMBER, MAX_DEPTH = 2**31, 2**16  # largest integer, and largest number of layers
 MAX_CLIP = 2**30  # values in a clip
+FORMAT_TYPES: dict[str, tuple[type, ...]] = {  # of the values of a format; int unless given
+    "crop_box": (list,),
+    "fps": (int, float),
+    "audio_s": (int, float),
+    "audio_downmix": (str,),
+    "audio_overflow": (str,),
+}
 MAX_PAGE = 2**22  # bytes of a model card
 MAX_COPIED = 2**26  # bytes of a file of a vocabulary
 SHOWN = 3  # tensors listed in an error
@@ -141,8 +148,8 @@ def read_format(values: Any) -> ClipFormat:
     if missing:
         raise InputError(f"{missing[0]!r} is missing")
     for key, value in values.items():
-        kinds = {"crop_box": (list,), "fps": (int, float), "audio_s": (int, float)}.get(key, (int,))
-        numbers = value if key == "crop_box" and isinstance(value, list) else [value]
+        kinds = FORMAT_TYPES.get(key, (int,))
+        numbers = value if key == "crop_box" and isinstance(value, list) else [] if kinds == (str,) else [value]
         if type(value) not in kinds or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
             raise InputError(f"{key!r} has an invalid value: {str(value)[:60]!r}")
     try:

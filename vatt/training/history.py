@@ -15,7 +15,10 @@ from vatt.untrusted import read_json
 HISTORY = "training.json"  # beside a model
 MAX_HISTORY = 2**24  # bytes
 OBJECTIVE = "objective.safetensors"  # what else was trained
-SHAPE = {"video": ("num_frames", "fps", "size", "crop_box"), "audio": ("sample_rate", "audio_s")}
+SHAPE = {
+    "video": ("num_frames", "fps", "size", "crop_box"),
+    "audio": ("sample_rate", "audio_s", "audio_downmix", "audio_overflow"),
+}
 
 
 class ConfigMismatch(VattError, ValueError):

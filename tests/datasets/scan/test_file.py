@@ -53,7 +53,7 @@ def test_levels_are_those_of_the_decoded_sound(tmp_path: Path) -> None:
     quiet = look(write_wave(tmp_path / "quiet.wav", np.zeros((8000, 1))))
     assert (quiet.status, quiet.silent, quiet.peak_db, quiet.rms_db) == ("ok", True, -120.0, -120.0)
     apart = look(write_wave(tmp_path / "apart.wav", np.stack([sine, -sine], axis=1)))
-    assert apart.silent is True  # nothing is left of it in the mono mix that a model hears
+    assert (apart.silent, apart.cancelled) == (True, True)  # nothing is left in the mono mix that a model reads
 
 
 def test_silence_and_absence_of_sound_are_not_the_same(tmp_path: Path, silent_file: Path) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,12 +27,13 @@ import torch
 
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.decoding import TIME_LIMIT_S, open_media
-from vatt.datasets.media.facts import Frames, MediaError, MediaInfo, Waveform
+from vatt.datasets.media.facts import Frames, Levels, MediaError, MediaInfo, Waveform
 from vatt.datasets.media.pictures import WHOLE, WHOLE_BOX, Part, Region
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import state
 from vatt.datasets.media.transcode import DISK_FULL
 from vatt.errors import InputError
+from vatt.structures import Downmix
 
 KEPT_FREE, KEPT_FREE_BYTES = 0.1, 10 * 2**30  # of a disk, the lesser of this share and so much is left alone
 VERSION = 7  # of what an entry holds
@@ -49,7 +50,7 @@ class CachedMedia:
     Args:
         path: of the file.
         frames: (T, 3, H, W) uint8.
-        samples: (S,) int16.
+        samples: (S,) int16; float32 if some were outside [-1, 1].
         facts: all else, as `DecodedCache` writes it.
     """
 
@@ -58,7 +59,7 @@ class CachedMedia:
     def __init__(self, path: str, frames: np.ndarray, samples: np.ndarray, facts: dict[str, Any]) -> None:
         self.path, self._frames, self._samples = path, frames, samples
         self._times_s, self._until_s = np.asarray(facts["times_s"], np.float64), facts["until_s"]
-        self._begin, self._rate = facts["sound_begin"], facts["sample_rate"]
+        self._begin, self._rate, self._levels = facts["sound_begin"], facts["sample_rate"], Levels(**facts["levels"])
         self.info = MediaInfo(
             duration_s=facts["duration_s"],
             has_video=len(self._times_s) > 0,
@@ -85,15 +86,16 @@ class CachedMedia:
         cut = replace(region, box=WHOLE_BOX).cut(frames.shape[3], frames.shape[2])
         return Frames(cut.apply(frames).contiguous(), torch.from_numpy(self._times_s[places]), self._until_s)
 
-    def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
-        """See `Media.waveform`; the rate is the one the entry was made with."""
+    def waveform(self, start_s: float, duration_s: float, sample_rate: int, downmix: Downmix = "mean") -> Waveform:
+        """See `Media.waveform`; rate and downmix are those the entry was made with."""
         wanted, first = round(duration_s * sample_rate), round(start_s * sample_rate) - self._begin
         part = np.zeros(wanted, dtype=np.float32)
         begin, end = max(first, 0), min(first + wanted, len(self._samples))
         if end <= begin:
             return Waveform(torch.from_numpy(part), 0, 0)
-        part[begin - first : end - first] = self._samples[begin:end] / np.float32(32767)
-        return Waveform(torch.from_numpy(part), begin - first, end - first)
+        scale = 32767 if self._samples.dtype == np.int16 else 1
+        part[begin - first : end - first] = self._samples[begin:end] / np.float32(scale)
+        return Waveform(torch.from_numpy(part), begin - first, end - first, self._levels)
 
 
 def memory_folder() -> str:
@@ -151,11 +153,19 @@ class DecodedCache:
         part: of the pictures, and how large.
         sample_rate: of the waveforms in Hz.
         time_limit_s: bound on decoding the picture, or the sound, of one file.
+        downmix: See `vatt.structures.ClipFormat`.
     """
 
-    def __init__(self, folder: str | Path, part: Part, sample_rate: int, time_limit_s: float = TIME_LIMIT_S) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        part: Part,
+        sample_rate: int,
+        time_limit_s: float = TIME_LIMIT_S,
+        downmix: Downmix = "mean",
+    ) -> None:
         self.folder = Path(memory_folder() if folder == "memory" else folder)
-        self.part, self.sample_rate, self.time_limit_s = part, sample_rate, time_limit_s
+        self.part, self.sample_rate, self.time_limit_s, self.downmix = part, sample_rate, time_limit_s, downmix
         self._said = False
         for left in self.folder.glob("[0-9a-f]" * 24 + f".*{UNFINISHED}"):
             if _is_older(left, ABANDONED_S):
@@ -173,7 +183,7 @@ class DecodedCache:
         except OSError as error:
             raise MediaError(path, str(error.strerror or error)) from error
         facts = (path if is_url(path) else str(Path(path).resolve()), size, changed_ns, self.part)
-        facts = (*facts, self.sample_rate, VERSION)
+        facts = (*facts, self.sample_rate, self.downmix, VERSION)
         entry = self.folder / sha256(repr(facts).encode()).hexdigest()[:24]
         if entry.is_dir():
             try:
@@ -192,15 +202,19 @@ class DecodedCache:
                 shown = media.all_frames(self.part)
                 frames, times_s, until_s = shown.frames.numpy(), shown.times_s.numpy(), shown.until_s
                 until_s = math.inf if media.info.is_picture else until_s
-            sound = media.waveform(0.0, media.info.duration_s, self.sample_rate)
+            sound = media.waveform(0.0, media.info.duration_s, self.sample_rate, self.downmix)
             if media.bad_packets:
                 raise MediaError(path, f"{media.bad_packets} damaged packets")
             info = media.info
-        samples = (sound.samples[sound.begin : sound.end] * 32767).round().to(torch.int16).numpy()
+        samples = sound.samples[sound.begin : sound.end]
+        if not sound.levels.outside:
+            samples = (samples.clamp(-1.0, 1.0) * 32767).round().to(torch.int16)
+        samples = samples.numpy()
         facts = {
             "times_s": times_s.tolist(),
             "until_s": until_s,
             "sound_begin": sound.begin,
+            "levels": asdict(sound.levels),
             "sample_rate": self.sample_rate,
             "duration_s": info.duration_s,
             "is_picture": info.is_picture,

@@ -15,6 +15,9 @@ from vatt.errors import VattError
 
 SLACK_S = 0.1  # tracks may begin and end this much apart without anything being missing
 PLAUSIBLE_S = 60  # seconds that a file of any size may last
+SILENT_POWER = 1e-6  # mean square of samples; less is silence
+CLIPPED_SHARE, CLIPPED_PEAK = 0.001, 1.25  # more samples outside [-1, 1], or a higher peak, count as clipped
+CANCELLED_SHARE = 0.1  # of the energy of uncorrelated channels; a mix with less has lost what was audible
 
 
 def longest_s(size: int | None) -> float:
@@ -106,18 +109,60 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Waveform:
-    """A stretch of sound.
+class Levels:
+    """Levels of decoded audio, before it is resampled.
 
     Args:
-        samples: (S,) float32 mono in [-1, 1], silence where the file has none.
+        samples: Number of samples of the mono mix.
+        outside: Number of samples of the mono mix outside [-1, 1].
+        peak: Largest magnitude of the mono mix.
+        energy: Sum of squares of the mono mix.
+        expected_energy: Sum of squares that the mean of the channels would have if they were uncorrelated; 0 for mono.
+    """
+
+    samples: int = 0
+    outside: int = 0
+    peak: float = 0.0
+    energy: float = 0.0
+    expected_energy: float = 0.0
+
+    def __add__(self, other: Levels) -> Levels:
+        """Return the levels of two segments together."""
+        return Levels(
+            self.samples + other.samples,
+            self.outside + other.outside,
+            max(self.peak, other.peak),
+            self.energy + other.energy,
+            self.expected_energy + other.expected_energy,
+        )
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether clipping to [-1, 1] changes more than the few samples by which decoders of lossy codecs overshoot."""
+        return self.outside > CLIPPED_SHARE * self.samples or self.peak > CLIPPED_PEAK
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the channels are audible, but hardly anything of them is left in the mono mix."""
+        is_audible = self.expected_energy > SILENT_POWER * self.samples
+        return is_audible and self.energy < CANCELLED_SHARE * self.expected_energy
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A segment of mono audio.
+
+    Args:
+        samples: (S,) float32, silence where the file has none. Values outside [-1, 1] are not clipped.
         begin: index of the first sample that the file has sound for.
         end: index after the last one.
+        levels: Levels of the decoded segment; of the whole file if it is cached.
     """
 
     samples: Tensor
     begin: int
     end: int
+    levels: Levels = Levels()
 
     def coverage(self, samples: int | None = None) -> float:
         """Share in [0, 1] of the stretch, or of so many samples of it, that lies between begin and end."""

@@ -26,15 +26,17 @@ from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.sound import decode_rate, place, resample
+from vatt.datasets.media.sound import decode_rate, measure, place, resample
 from vatt.datasets.media.source import read_bytes, split_member
+from vatt.structures import Downmix
 
 PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # types of the first box
 OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
 MAX_BYTES = 2**32  # of all frames or all audio that is decoded at once
-PLANES = 7  # largest number of planar channels; PyAV crashes with more
+MAX_SAMPLE = 2.0**40  # larger magnitudes are damage, as are NaN and infinity
+MAX_CHANNELS = 64  # that FFmpeg converts
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
@@ -119,13 +121,16 @@ class Media(Container):
             raise MediaError(self.path, "no frame of the video could be decoded")
         return Frames(torch.stack(frames), torch.tensor(times_s, dtype=torch.float64), until_s)
 
-    def waveform(self, start_s: float, duration_s: float, sample_rate: int) -> Waveform:
-        """The sound from ``start_s`` on for ``duration_s``, mixed to mono (mean of the channels).
+    def waveform(self, start_s: float, duration_s: float, sample_rate: int, downmix: Downmix = "mean") -> Waveform:
+        """Read a segment of the audio as mono.
+
+        Samples are not clipped. NaN, infinite and implausibly large samples become 0 and count as a bad packet.
 
         Args:
             start_s: beginning in seconds.
             duration_s: length in seconds.
             sample_rate: of the result in Hz; S = round(duration_s * sample_rate).
+            downmix: See `vatt.structures.ClipFormat`.
 
         Raises:
             MediaError: nothing of the track decodes, or the time limit is passed. A file without sound is no
@@ -144,14 +149,15 @@ class Media(Container):
         first = round(start_s * rate) - margin
         span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
         try:
-            begin, end = self._fill(span, first, rate)
+            begin, end, expected_energy = self._fill(span, first, rate, downmix)
         except (av.FFmpegError, ValueError) as error:  # a rate or a layout that FFmpeg's filters do not take
             raise MediaError(self.path, f"its sound cannot be converted: {first_line(error)}") from error
+        levels = measure(span[begin:end], expected_energy)
         samples = resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
         samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
         begin, end = (min(wanted, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
-        return Waveform(samples.clamp(-1.0, 1.0), begin, max(begin, end))
+        return Waveform(samples, begin, max(begin, end), levels)
 
     # ---- picture ---------------------------------------------------------------------------------------------
 
@@ -188,41 +194,52 @@ class Media(Container):
 
     # ---- sound -----------------------------------------------------------------------------------------------
 
-    def _fill(self, span: np.ndarray, first: int, rate: int) -> tuple[int, int]:
-        """Write the sound from sample ``first`` on into ``span``; returns where it begins and ends there."""
-        begins, ends, cursor, decoded = len(span), 0, None, False
+    def _fill(self, span: np.ndarray, first: int, rate: int, downmix: Downmix) -> tuple[int, int, float]:
+        """Write the audio from sample ``first`` on into ``span``, as mono.
+
+        Returns:
+            Where it begins and ends there, and the energy that it would have if its channels were uncorrelated.
+        """
+        begins, ends, cursor, decoded, expected_energy = len(span), 0, None, False, 0.0
         for at_s, channels in self._decode_sound(rate, first / rate):
             decoded = True
             begin = round(at_s * rate)
             if cursor is None or abs(begin - cursor) > GAP_S * rate:
                 cursor = begin
-            samples = channels.mean(axis=0) if len(channels) > 1 else channels[0]
-            put = place(span, samples, cursor - first)
-            begins, ends = min(begins, put[0]), max(ends, put[1])
+            samples = channels[0] if len(channels) == 1 or downmix == "first" else channels.mean(axis=0)
+            at = cursor - first
+            begin, end = place(span, samples, at)
+            begins, ends = min(begins, begin), max(ends, end)
+            if len(channels) > 1 and end > begin:
+                part = channels[:, begin - at : end - at]
+                expected_energy += float(np.vdot(part, part)) / len(channels) ** 2
             cursor += len(samples)
             if cursor - first >= len(span):
                 break
         if not decoded and self.bad_packets:
             raise MediaError(self.path, "no sample of the sound could be decoded")
-        return begins, ends
+        return begins, ends, expected_energy
 
     def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
         """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
-        resampler, is_packed = None, False
+        resampler = _resampler(rate)
         for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
-            if resampler is None or is_packed != (frame.layout.nb_channels > PLANES):
-                is_packed = frame.layout.nb_channels > PLANES
-                resampler = _resampler(rate, is_packed)
+            if (channels := frame.layout.nb_channels) > MAX_CHANNELS:
+                raise MediaError(self.path, f"its audio has {channels} channels; at most {MAX_CHANNELS} can be read")
             try:
                 parts = resampler.resample(frame)
             except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
-                resampler = _resampler(rate, is_packed)
+                resampler = _resampler(rate)
                 parts = resampler.resample(frame)
             for part in parts:
-                samples = part.to_ndarray()
-                yield at_s, samples.reshape(-1, part.layout.nb_channels).T if is_packed else samples
+                samples = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
+                if not np.abs(samples).max(initial=0) < MAX_SAMPLE:
+                    self.bad_packets += 1
+                    samples = np.where(np.abs(samples) < MAX_SAMPLE, samples, np.float32(0))
+                yield at_s, samples
                 at_s += part.samples / rate
 
 
-def _resampler(rate: int, is_packed: bool) -> av.AudioResampler:
-    return av.AudioResampler(format="flt" if is_packed else "fltp", rate=rate)
+def _resampler(rate: int) -> av.AudioResampler:
+    """Return a converter to packed floats: PyAV reads planes only of up to 8 channels, and crashes with more."""
+    return av.AudioResampler(format="flt", rate=rate)

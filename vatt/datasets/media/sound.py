@@ -1,4 +1,4 @@
-"""Decoded sound to the asked span and rate."""
+"""Decoded audio to a segment, a sample rate and the range [-1, 1]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+
+from vatt.datasets.media.facts import Levels
+from vatt.structures import Overflow
 
 MAX_RESAMPLE_TERMS = 1_000  # of the reduced ratio of two rates: the size of torchaudio's filter bank
 
@@ -18,6 +21,25 @@ def place(span: np.ndarray, samples: np.ndarray, at: int) -> tuple[int, int]:
         return len(span), 0
     span[begin:end] = samples[begin - at : end - at]
     return begin, end
+
+
+def measure(samples: np.ndarray, expected_energy: float) -> Levels:
+    """Return the levels of (S,) float32 mono samples; see `Levels`."""
+    magnitudes = np.abs(samples)
+    return Levels(
+        samples=len(samples),
+        outside=int((magnitudes > 1).sum()),
+        peak=float(magnitudes.max(initial=0)),
+        energy=float(np.vdot(samples, samples)),
+        expected_energy=expected_energy,
+    )
+
+
+def limit(samples: Tensor, overflow: Overflow) -> Tensor:
+    """Bring (S,) samples into [-1, 1]: clip them, or divide them by their peak if it is larger than 1."""
+    if overflow == "scale" and (peak := samples.abs().max().item()) > 1:
+        samples = samples / peak
+    return samples.clamp(-1.0, 1.0)
 
 
 def decode_rate(source: int, target: int) -> int:

@@ -34,7 +34,9 @@ AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 1200
 # Sound that MP4 takes as it is, out of containers whose packets have exact times and come without headers of their own.
 COPIED = {"aac": 0, "opus": 0, "mp3": 16_000}  # codec: lowest sample rate in Hz
 COPIED_FROM = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+INTEGERS = ("u8", "s16", "s32", "s64")  # formats of samples that are never outside [-1, 1]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+SCALED_PEAK = 0.95  # of audio that was outside [-1, 1]: the AAC encoder saturates near full scale
 LIMITED = 1  # FFmpeg's number of the range of values from 16 to 235
 
 Packets = tuple[float, list[av.Packet]]  # seconds on the new clock, in what order they are written
@@ -83,7 +85,8 @@ def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretc
 
     The sound is copied if it is AAC, Opus or MP3 in MP4 or Matroska and nothing is cut off; else it becomes AAC of
     the same sample rate, or of the next lower one that AAC has. Of more than two channels the mean is kept, which is
-    what training listens to. Encoders run with one thread: the same input gives the same bytes.
+    what training listens to. Audio with samples outside [-1, 1], which AAC cannot hold, is
+    scaled to fit. Encoders run with one thread: the same input gives the same bytes.
 
     Args:
         path: what is read: see `vatt.datasets.media.source`.
@@ -240,13 +243,9 @@ class _Input(Media):
         """The sound of a stretch, encoded as AAC for a new stream. If it stands alone it begins at 0."""
         old_rate = self._audio.codec_context.sample_rate
         rate = next((rate for rate in AAC_RATES if rate <= old_rate), AAC_RATES[-1])
-        stream, left = None, math.inf
-        for at, samples in self._samples(rate, stretch.start_s, alone):
-            if stretch.end_s < math.inf:
-                left = round((stretch.end_s - stretch.start_s) * rate) - at
-                samples = samples[:, : max(0, left)]
-            if left <= 0:
-                break
+        stream, scale = None, self._scale(rate, stretch, alone)
+        for at, samples in self._segment(rate, stretch, alone):
+            samples = samples * scale if scale < 1 else samples
             if stream is None:
                 layout = "stereo" if len(samples) == 2 else "mono"
                 stream = new.add_stream("aac", rate=rate, layout=layout, bit_rate=SOUND_BITS_PER_S * len(samples))
@@ -256,6 +255,23 @@ class _Input(Media):
             yield at / rate, stream.encode(sound)
         if stream is not None:
             yield math.inf, stream.encode()
+
+    def _scale(self, rate: int, stretch: Stretch, alone: bool) -> np.float32:
+        """Return the factor that brings the audio of a segment into [-1, 1]; 1 if it is there."""
+        if (format := self._audio.codec_context.format) is not None and format.name.startswith(INTEGERS):
+            return np.float32(1)
+        with _Input(self.path) as media:
+            segment = media._segment(rate, stretch, alone)
+            peak = max((np.abs(samples).max(initial=0) for _, samples in segment), default=0)
+        return np.float32(SCALED_PEAK / peak if peak > 1 else 1)
+
+    def _segment(self, rate: int, stretch: Stretch, alone: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the `_samples` of a segment up to its end."""
+        length = math.inf if stretch.end_s == math.inf else round((stretch.end_s - stretch.start_s) * rate)
+        for at, samples in self._samples(rate, stretch.start_s, alone):
+            if at >= length:
+                return
+            yield at, samples if length == math.inf else samples[:, : length - at]
 
     def _samples(self, rate: int, start_s: float, from_zero: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Index from ``start_s`` on and (channels, S) float32 samples, each piece beginning where the last one ended.

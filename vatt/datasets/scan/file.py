@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.demuxing import first_line
-from vatt.datasets.media.facts import MediaError, NoMedia
+from vatt.datasets.media.facts import Levels, MediaError, NoMedia
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.probe import Packets, Track, read_packets
 from vatt.datasets.media.source import state
@@ -45,6 +45,9 @@ class FileFacts:
         layout: their arrangement, such as stereo.
         silent: the peak is below -60 dB, in what was decoded.
         peak_db, rms_db: levels of what was decoded, mixed to mono, in dB of full scale; -120 for digital silence.
+        clipped_share: Share of the samples, mixed to mono, that are outside [-1, 1], as where floats hold integers;
+            peak_db is then above 0. They are clipped unless ``audio_overflow`` is "scale".
+        cancelled: The channels cancel in the mono mix, as in stereo of opposite phase; see ``audio_downmix``.
         start_difference_s: start of the sound minus start of the picture.
         end_difference_s: end of the sound minus end of the picture.
         content_hash: see `vatt.datasets.media.probe`.
@@ -75,6 +78,8 @@ class FileFacts:
     silent: bool | None = None
     peak_db: float | None = None
     rms_db: float | None = None
+    clipped_share: float | None = None
+    cancelled: bool | None = None
     start_difference_s: float | None = None
     end_difference_s: float | None = None
     content_hash: str = ""
@@ -170,18 +175,15 @@ def _decode(facts: FileFacts, packets: Packets, num_clips: int, time_limit_s: fl
 
 def _measure(facts: FileFacts, media: Media, spans: list[tuple[float, float]]) -> int:
     """Peak and mean power of the sound of stretches; returns how many samples there were."""
-    peak, power, count = 0.0, 0.0, 0
+    levels = Levels()
     for begin_s, end_s in spans:
-        sound = media.waveform(begin_s, max(0.0, min(end_s, facts.duration_s) - begin_s), media.info.sample_rate)
-        samples = sound.samples[sound.begin : sound.end].double()
-        if len(samples):
-            peak = max(peak, samples.abs().max().item())
-            power += samples.square().sum().item()
-            count += len(samples)
-    if count:
-        facts.peak_db, facts.rms_db = _db(peak), _db(math.sqrt(power / count))
+        length_s = max(0.0, min(end_s, facts.duration_s) - begin_s)
+        levels += media.waveform(begin_s, length_s, media.info.sample_rate).levels
+    if levels.samples:
+        facts.peak_db, facts.rms_db = _db(levels.peak), _db(math.sqrt(levels.energy / levels.samples))
         facts.silent = facts.peak_db < SILENT_DB
-    return count
+        facts.clipped_share, facts.cancelled = round(levels.outside / levels.samples, 9), levels.is_cancelled
+    return levels.samples
 
 
 def _look(facts: FileFacts, video: Track, num_clips: int, time_limit_s: float) -> list[str]:

@@ -35,6 +35,8 @@ class ScanSummary:
         duration_s: of all files together, as far as it is known.
         kinds: files with "picture and sound", "picture only", "sound only".
         silent: files whose sound is silence.
+        clipped: Files with audio samples outside [-1, 1].
+        cancelled: Files whose audio channels cancel in the mono mix.
         codecs: files of each codec of the picture, and of the sound.
         variable_fps: videos without a constant frame rate.
         non_square: Videos whose stored pixels are not square.
@@ -47,6 +49,8 @@ class ScanSummary:
     duration_s: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     silent: int = 0
+    clipped: int = 0
+    cancelled: int = 0
     codecs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     variable_fps: int = 0
     non_square: int = 0
@@ -71,6 +75,8 @@ class ScanSummary:
         for counter, codec in zip(self.codecs, (facts.video_codec, facts.audio_codec), strict=True):
             counter.update([codec] if codec else [])
         self.silent += facts.silent is True
+        self.clipped += (facts.clipped_share or 0.0) > 0
+        self.cancelled += facts.cancelled is True
         self.variable_fps += facts.constant_fps is False
         self.non_square += facts.pixel_aspect not in (None, 1.0)
         self.offset += abs(facts.start_difference_s or 0.0) > OFFSET_S

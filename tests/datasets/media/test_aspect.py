@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from tests.datasets.media.test_shrinking import show_by
@@ -150,6 +151,15 @@ def test_an_aspect_ratio_may_change_midway(tmp_path: Path, codec: str) -> None:
         width, height = size_of_circle(frame)
         assert width == pytest.approx(height, abs=3)
     assert [size_of_circle(frame)[1] for frame in frames] == pytest.approx([50] * 10 + [37.5] * 10, abs=2)
+
+
+@pytest.mark.parametrize("name", ["still.jpg", "still.png"])
+def test_the_resolution_of_a_still_image_is_no_aspect_ratio(tmp_path: Path, name: str) -> None:
+    """Viewers ignore that a scanner had 100 by 200 dots per inch."""
+    Image.fromarray(circle(Fraction(1))).save(tmp_path / name, dpi=(100, 200))
+    with open_media(tmp_path / name) as media:
+        assert size_of_circle(media.frames([0.0]).frames[0]) == pytest.approx((50, 50), abs=2)
+    assert scan_file(str(tmp_path / name), 3, 60.0).pixel_aspect == 1
 
 
 @pytest.mark.parametrize("decoder", ["decord", "torchcodec"])

@@ -19,6 +19,10 @@ from vatt.datasets.transforms import Augment, at_speed, draw_speed, draw_view, v
 from vatt.structures import Clip, ClipFormat, TimedText
 
 MIN_COVERAGE = 0.5  # a picture or a sound of which less than half exists is not taken for real
+CANCELLED = {  # by the downmix
+    "mean": "its audio channels cancel in their mean (audio_downmix: first reads only the first channel)",
+    "first": "the first channel of its audio is much quieter than the others (audio_downmix: mean reads all channels)",
+}
 LAST_S = 0.01  # the last frame of a clip begins before its end
 
 
@@ -103,11 +107,7 @@ class AudioReader:
                 f"{levels.peak:.5g}, and are clipped (audio_overflow: scale divides them by the peak)"
             )
         if levels.is_cancelled:
-            remedy = {"mean": "first reads the first channel", "first": "mean reads all channels"}
-            problems["cancelled"] = (
-                "the audio channels cancel in their mean, or the first one is silent "
-                f"(audio_downmix: {remedy[self.format.audio_downmix]})"
-            )
+            problems["cancelled"] = CANCELLED[self.format.audio_downmix]
         return problems
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from vatt.errors import DirectoryInUse, WriteError
+from vatt.errors import DirectoryInUse, InputError, WriteError
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 UNFINISHED = ".part"  # in the name of every temporary file
@@ -258,6 +258,30 @@ def atomic_write(path: str | Path, mode: str = "wb", **options: Any) -> Iterator
         options = {"encoding": "utf-8", **options}
     with atomic_path(path) as temporary, temporary.open(mode, **options) as file:
         yield file
+
+
+def read_lines(path: str | Path) -> list[str]:
+    r"""Read the lines of a UTF-8 text file, with or without a byte order mark.
+
+    Only ``\n`` and ``\r\n`` end a line. `str.splitlines` also splits at characters that may be part of a name, such
+    as U+2028 (line separator) and U+0085 (next line).
+
+    Args:
+        path: File.
+
+    Returns:
+        Lines without their ends. An empty line after the last ``\n`` is not included.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The file is not UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}") from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
 
 
 def write_errno(error: BaseException) -> int | None:

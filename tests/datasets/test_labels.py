@@ -24,6 +24,49 @@ def test_classes_of_clips_are_sorted() -> None:
     assert Classes.of([clip("b"), clip("a", "c"), clip("b")]).names == ["a", "b", "c"]
 
 
+def test_integer_classes_are_sorted_as_numbers() -> None:
+    clips = [clip(str(number)) for number in (10, 2, 0, 11, -1, 1)]
+    assert Classes.of(clips).names == ["-1", "0", "1", "2", "10", "11"]
+    assert Classes.of([*clips, clip("ten")]).names == ["-1", "0", "1", "10", "11", "2", "ten"]
+
+
+def test_labels_are_compared_without_spaces_and_in_nfc() -> None:
+    classes = Classes.of([clip(" caf\u00e9"), clip("cafe\u0301\t"), clip("dog")])
+    assert classes.names == ["caf\u00e9", "dog"]
+    classes.check([clip("cafe\u0301 ")])
+    assert classes.target(clip("cafe\u0301 ")).tolist() == [1.0, 0.0]
+    assert classes.number(" dog") == 1
+
+
+def test_classes_that_differ_only_in_case_or_form_are_reported() -> None:
+    names = ["Dog", "dog", "ice cream", "ice  cream", "\uff21", "a", "cat"]
+    with pytest.warns(
+        UserWarning, match="'Dog', 'dog'; 'a', '\uff21'; 'ice  cream', 'ice cream'. If they are one class"
+    ):
+        classes = Classes.of([clip(name) for name in names])
+    assert len(classes) == 7
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "cause"),
+    [
+        (["0", "1", "2"], "1.0", "but '1' is: the labels are integers that were written as floats, as pandas does"),
+        (["0.0", "1.0"], "1", "but '1.0' is: the classes are integers that were written as floats"),
+        (["dog", "cat"], "Dog", "but 'dog' is, which differs only in case, whitespace or Unicode form"),
+        (["1", "2"], "1.5", r"is none of the 2 classes \(the first"),
+    ],
+)
+def test_labels_that_almost_are_classes_are_explained(classes: list[str], label: str, cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
+        Classes(classes).check([clip(label)])
+
+
+@pytest.mark.parametrize("char", ["\u2028", "\u0085", "\x0b", "\x1c", "\x0c"])
+def test_only_line_feeds_end_the_lines_of_a_class_list(tmp_path: Path, char: str) -> None:
+    (tmp_path / "names.txt").write_bytes(f"\ufeffdog\r\nice{char}cream\ncafe\u0301\n".encode())
+    assert Classes.read(tmp_path / "names.txt").names == ["dog", f"ice{char}cream", "caf\u00e9"]
+
+
 def test_classes_of_a_file_keep_its_order(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\ufeffzebra\n  dog, barking \n\n", encoding="utf-8")
     assert Classes.read(tmp_path / "names.txt").names == ["zebra", "dog, barking"]

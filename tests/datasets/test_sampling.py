@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vatt.datasets.identity import read_segments
 from vatt.datasets.sampling import BLOCK, Balanced, Mix, Shuffled, StepSampler, seeded
 from vatt.errors import InputError
+from vatt.structures import Clip
 
 
 def keys(sampler: StepSampler) -> list[list[tuple[int, int, int]]]:
@@ -75,6 +77,35 @@ def test_a_pass_has_no_clip_twice_and_a_batch_lies_in_one_pass(clips: int, whole
         assert len({index for index, _ in drawn}) == used
         assert {each for _, each in drawn} == {number}
     assert {order[draw][0] for draw in range(60 * used)} == set(range(clips))  # nobody is always left out
+
+
+@given(seed=st.integers(0, 20), mixed=st.booleans(), world=st.integers(1, 2))
+@settings(max_examples=30, deadline=None)
+def test_no_batch_holds_a_segment_twice(seed: int, mixed: bool, world: int) -> None:
+    """Each file is in the dataset several times, or in both datasets."""
+    clips = [Clip(id=str(i), path=f"{i % 30}.mp4", start_s=5.0 * (i % 60 >= 30)) for i in range(90)]
+    segments = read_segments([clips, clips])
+
+    def sampler(rank: int, step: int = 0) -> StepSampler:
+        orders = [Shuffled(90, seed), Shuffled(90, seed + 1)] if mixed else [Shuffled(90, seed, 8)]
+        mix = Mix([1, 2], seed) if mixed else None
+        result = StepSampler(orders, 8 // world, 40, mix, rank, world, segments)
+        result.load_state_dict(one_state(result, step))
+        return result
+
+    parts = [keys(sampler(rank)) for rank in range(world)]
+    batches = [[key for part in parts for key in part[step]] for step in range(40)]
+    for batch in batches:
+        assert len({clips[index].path for _, index, _ in batch}) == 8
+    assert len({key for batch in batches for key in batch}) == 40 * 8  # every draw is another one
+    assert keys(sampler(0, 13)) == parts[0][13:]
+    assert len({index for batch in batches for _, index, _ in batch}) > 85
+
+
+def test_a_dataset_with_fewer_segments_than_a_batch_is_drawn_from() -> None:
+    segments = read_segments([[Clip(id=str(i), path="a.mp4") for i in range(6)]])
+    batches = keys(StepSampler([Shuffled(6, 0, 4)], 4, 5, segments=segments))
+    assert [len({index for _, index, _ in batch}) for batch in batches] == [4] * 5
 
 
 def test_too_few_clips_for_a_batch_are_refused() -> None:

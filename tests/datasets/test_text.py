@@ -80,6 +80,63 @@ def test_words_are_ranked_by_count_then_alphabet_and_the_rest_is_unknown() -> No
     assert vocabulary.encode("c zoo A") == [4, vocabulary.unknown_id, 2]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "\u0915\u093f\u0924\u093e\u092c \u0932\u093e\u0932",
+            ["\u0915\u093f\u0924\u093e\u092c", "\u0932\u093e\u0932"],
+        ),  # Hindi
+        ("\u0e01\u0e34\u0e19 \u0e02\u0e49\u0e32\u0e27!", ["\u0e01\u0e34\u0e19", "\u0e02\u0e49\u0e32\u0e27"]),  # Thai
+        ("\u0643\u0650\u062a\u0627\u0628", ["\u0643\u0650\u062a\u0627\u0628"]),  # Arabic
+        (
+            "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd.",
+            ["\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd"],
+        ),  # Hebrew, in canonical order
+        (
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            ["\u0645\u06cc\u062e\u0648\u0627\u0647\u0645"],
+        ),  # a zero-width non-joiner
+        ("Cafe\u0301 x\u0302", ["caf\u00e9", "x\u0302"]),
+        ("I \u2764\ufe0f it, 5\ufe0f\u20e3 \U0001f468\u200d\U0001f467", ["i", "it", "5"]),  # emoji
+        ("Don't_stop - a b.", ["dontstop", "a", "b"]),
+    ],
+)
+def test_words_keep_their_combining_marks(text: str, words: list[str]) -> None:
+    vocabulary = WordVocabulary.train([text], 100)
+    assert sorted(vocabulary.words) == sorted(words)
+    assert [vocabulary.decode([i]) for i in vocabulary.encode(text)] == words
+    assert vocabulary.coverage(text) == Coverage(len(words), ())
+
+
+def test_words_of_other_vowel_signs_are_other_words() -> None:
+    vocabulary = WordVocabulary(["\u0915\u093f\u0924\u093e\u092c"])
+    assert vocabulary.encode("\u0915\u0924\u092c") == [vocabulary.unknown_id]
+
+
+def test_composed_and_decomposed_texts_have_the_same_ids(made: tuple[Vocabulary, Path], tmp_path: Path) -> None:
+    vocabulary, _ = made
+    assert vocabulary.encode("a caf\u00e9 \uac00") == vocabulary.encode("a cafe\u0301 \u1100\u1161")
+    assert vocabulary.coverage("caf\u00e9") == vocabulary.coverage("cafe\u0301")
+    for form in ("caf\u00e9", "cafe\u0301"):
+        assert WordVocabulary(["red", form]).encode("cafe\u0301 caf\u00e9") == [3, 3]
+        pieces = SentencePieceVocabulary.train([*TEXTS, form] * 3, 60, tmp_path)
+        assert 1 not in pieces.encode("caf\u00e9") + pieces.encode("cafe\u0301")  # 1 is unknown
+
+
+@pytest.mark.parametrize("char", ["\u2028", "\u0085", "\x0b", "\x1c", "\x0c", "\xa0"])
+def test_only_line_feeds_end_the_lines_of_a_word_list(tmp_path: Path, char: str) -> None:
+    (tmp_path / "words.txt").write_bytes(f"\ufeff<pad>\r\n<unk>\r\ndog\nice{char}cream\ncat\nzebra\n".encode())
+    vocabulary = WordVocabulary.read(tmp_path / "words.txt")
+    assert vocabulary.encode("dog cat zebra") == [2, 4, 5]
+    assert len(vocabulary) == 6
+
+
+def test_a_word_list_with_two_forms_of_a_word_keeps_its_ids(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("<pad>\n<unk>\ncaf\u00e9\ncafe\u0301\nred\n", encoding="utf-8")
+    assert WordVocabulary.read(tmp_path / "words.txt").encode("cafe\u0301 red") == [2, 4]
+
+
 def test_sentencepiece_leaves_nothing_out() -> None:
     texts = [*TEXTS, "naïve café"]
     import tempfile

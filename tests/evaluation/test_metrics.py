@@ -109,6 +109,27 @@ def test_the_metric_does_not_depend_on_the_batches() -> None:
     assert found[0]["video_to_text"] == retrieval(b, a)
 
 
+def test_all_captions_of_a_clip_are_queries_and_the_best_of_them_counts() -> None:
+    video, text = torch.randn(7, 6), torch.randn(7, 3, 6)
+    valid = torch.tensor([[True, True, True], [True, False, False], [False] * 3] + [[True, True, False]] * 4)
+    metric = PairedRetrieval(("text", "video"))
+    for part in (slice(0, 3), slice(3, 7)):
+        metric.update(text[part], video[part], valid[part])
+    found = metric.compute()
+    similarity = torch.nn.functional.cosine_similarity(text[:, :, None], video[None, None], dim=-1)  # (7, 3, 7)
+    gallery = [clip for clip in range(7) if valid[clip].any()]
+    queries = valid.nonzero().tolist()
+    to_video = [sum(similarity[i, j, g] > similarity[i, j, i] for g in gallery) + 1 for i, j in queries]
+    best = {g: max(similarity[i, j, g] for i, j in queries if i == g) for g in gallery}
+    to_text = [sum(similarity[i, j, g] > best[g] for i, j in queries if i != g) + 1 for g in gallery]
+    for direction, slow, items in (("text_to_video", to_video, 6), ("video_to_text", to_text, 12)):
+        assert (found[direction]["queries"], found[direction]["gallery"]) == (len(slow), items)
+        assert found[direction]["MeanR"] == pytest.approx(float(torch.tensor(slow).float().mean()), abs=0.01)
+        assert found[direction]["R@1"] == pytest.approx(
+            100 * sum(int(rank) == 1 for rank in slow) / len(slow), abs=0.01
+        )
+
+
 def test_no_pair_gives_no_number() -> None:
     metric = PairedRetrieval(("text", "video"))
     metric.update(torch.zeros(0, 6), torch.zeros(0, 6))

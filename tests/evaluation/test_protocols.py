@@ -41,12 +41,45 @@ def test_windows_are_averaged_and_the_first_caption_counts(tmp_path: Path) -> No
         row("a", "text", "video_text", [-1.0, 0.0], "not looked at"),
         row("b", "text", "video_text", [0.1, 1.0], "two"),
     ]
-    report = evaluate(store(tmp_path, rows))
+    report = evaluate(store(tmp_path, rows), "first-caption")
     assert {name for name in report if "_to_" in name} == {"text_to_video", "video_to_text"}
     assert (report["clips_present"], report["clips_wanted"], report["windows"]) == (2, 2, "not known")
     assert report["text_to_video"]["R@1"] == report["video_to_text"]["R@1"] == 100
     assert report["text_to_video"]["gallery"] == 2
     assert report["model"] == "model1"
+
+
+@pytest.mark.parametrize("row_per_caption", [True, False])
+def test_every_caption_is_a_query_for_its_clip(tmp_path: Path, row_per_caption: bool) -> None:
+    """Rows of one file and segment are one clip, also if each caption has a row, an id and windows of its own."""
+    rng = np.random.default_rng(0)
+    clips, captions, rows = 12, 5, []
+    video = rng.normal(size=(clips, 2, 6))
+    text = video.mean(axis=1)[:, None] + 1.5 * rng.normal(size=(clips, captions, 6))
+    for i in range(clips):
+        for j in range(captions if row_per_caption else 1):
+            for k, vector in enumerate(video[i]):
+                rows.append(row(f"v{i}-{j}", "video", "video_text", list(vector)) | {"start_s": k, "end_s": k + 1.0})
+        for j in range(captions):
+            name = f"v{i}-{j if row_per_caption else 0}"
+            rows.append(row(name, "text", "video_text", list(text[i, j]), f"caption {i} {j}"))
+    rows = [each | {"path": f"{each['id'].partition('-')[0]}.mp4"} for each in rows]
+    report = evaluate(store(tmp_path, rows))
+
+    means, queries = video.mean(axis=1), text.reshape(-1, 6)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    similarity, owner = queries @ means.T, np.repeat(np.arange(clips), captions)
+    to_video = [1 + (line > line[own]).sum() for line, own in zip(similarity, owner, strict=True)]
+    to_text = [1 + (line > line[owner == i].max()).sum() for i, line in enumerate(similarity.T)]
+    for direction, ranks, gallery in (("text_to_video", to_video, 12), ("video_to_text", to_text, 60)):
+        result = report[direction]
+        assert (result["queries"], result["gallery"]) == (len(ranks), gallery)
+        assert result["MedR"] == np.median(ranks)
+        for k in (1, 5, 10):
+            assert result[f"R@{k}"] == pytest.approx(100 * np.mean(np.array(ranks) <= k), abs=0.01)
+    assert report["clips_present"] == 12
+    assert 20 < report["text_to_video"]["R@1"] < 95
 
 
 def test_clips_with_one_side_only_are_counted_out(tmp_path: Path) -> None:
@@ -141,7 +174,7 @@ def test_embeddings_made_otherwise_are_refused(tmp_path: Path, made: dict, messa
 
 
 def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no protocol 'msrvtt'; there are manifest, youcook2"):
+    with pytest.raises(InputError, match="no protocol 'msrvtt'; there are manifest, first-caption, youcook2"):
         evaluate(benchmark(tmp_path, 3, 1), "msrvtt")
 
 

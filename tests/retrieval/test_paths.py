@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.evaluation.test_protocols import row
+from vatt.datasets.identity import file_identity
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.paths import (
     Location,
     absolute,
-    file_identity,
     is_absolute,
     is_below,
     is_missing,

@@ -73,16 +73,16 @@ def vocabulary(
 def retrieve(
     embeddings: str,
     output: str | None = None,
-    protocol: Literal["manifest", "youcook2", "msrvtt-1ka", "msrvtt-full"] = "manifest",
+    protocol: Literal["manifest", "first-caption", "youcook2", "msrvtt-1ka", "msrvtt-full"] = "manifest",
 ) -> int:
     """Measure retrieval in both directions on embedded clips.
 
     Args:
         embeddings: folder made by vatt embed.
         output: JSON file that gets the numbers; a Markdown page is written beside it.
-        protocol: what is compared. manifest: the clips of any manifest, one caption and one averaged vector each, by
-            cosine. The benchmarks ask for vatt embed --windows 4 and their own split, and say how many of their clips
-            were there.
+        protocol: what is compared, by cosine. manifest: the clips of any manifest, one averaged vector each, with all
+            their captions; first-caption: with the first one only. The benchmarks ask for vatt embed --windows 4 and
+            their own split, and say how many of their clips were there.
     """
     from vatt.evaluation.protocols import evaluate
     from vatt.evaluation.report import config_hash, write_report

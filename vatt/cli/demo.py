@@ -36,7 +36,7 @@ def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: s
         sheet = pictures / f"query_{number}.png"
         run_command("search", str(index), caption, "--k", "6", "--sheet", str(sheet), "--right_id", name)
     run_command("plot", "curves", str(run), "--output", str(pictures / "curves.png"))
-    run_command("retrieve", str(embeddings), "--output", str(report))
+    run_command("retrieve", str(embeddings), "--protocol", "first-caption", "--output", str(report))
     _complete(report, weights, config, time.perf_counter() - began)
     _describe(model)
     print(

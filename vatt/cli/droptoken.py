@@ -62,7 +62,7 @@ def droptoken(
             makes=probed,
             source=run / "model" / "training.json",
         )
-        found, training = evaluate(run / "embeddings"), history_of(run / "model")
+        found, training = evaluate(run / "embeddings", "first-caption"), history_of(run / "model")
         told = json.loads(probed.read_text(encoding="utf-8"))["linear, layer final, 100% of the labels"]
         metrics = {
             f"{direction.replace('_to_', ' → ')} {key}": found[direction][key]

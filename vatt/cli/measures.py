@@ -42,7 +42,8 @@ def probed(run: Path, manifests: dict[str, Path], shares: tuple[float, ...], see
 def retrieved(run: Path, manifest: Path) -> dict[str, Any]:
     """Text to video among the test clips."""
     stored, report = embed_test(run, manifest), run / "retrieval.json"
-    run_command("retrieve", str(stored), "--output", str(report), makes=report, source=stored / "embeddings.json")
+    options = ("--protocol", "first-caption", "--output", str(report))
+    run_command("retrieve", str(stored), *options, makes=report, source=stored / "embeddings.json")
     return json.loads(report.read_text(encoding="utf-8"))["text_to_video"]
 
 

@@ -48,7 +48,9 @@ def convert(
     """
     from dataclasses import replace
 
+    from vatt.datasets.labels import clean
     from vatt.datasets.text import WordVocabulary
+    from vatt.io import read_lines
     from vatt.models.card import CONVERSION
     from vatt.models.official import sizes, video
     from vatt.models.official.files import read_variables
@@ -84,10 +86,7 @@ def convert(
     if classes is not None:
         if isinstance(model, VATT):
             raise InputError("this model has no classes: leave --classes out")
-        try:
-            names = Path(classes).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{classes} is not UTF-8: {error}") from error
+        names = [clean(line) for line in read_lines(classes)]  # some published lists have a name twice
         if len(names) != model.head.classes:
             raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
         model.classes = names

@@ -251,7 +251,7 @@ def _rows(ids: list[str], part: ClipTable, data: LabelledDataModule) -> tuple[Te
     read = [clip for clip in part.heads() if clip.id in place]
     if not read:
         raise InputError(f"{data.manifest}: none of {len(part)} clips could be read")
-    target = [data.classes.names.index(clip.labels[0]) for clip in read]
+    target = [data.classes.number(clip.labels[0]) for clip in read]
     return torch.tensor([place[clip.id] for clip in read]), torch.tensor(target)
 
 

@@ -156,6 +156,8 @@ def index(
             changes.append(f"added {result.add(sources)} vectors")
         else:
             result = Index.build(sources, kind)
+        if result.replaced:
+            changes.append(f"replaced {result.replaced} clips that were there already (same file and segment, or id)")
         if remove is not None:
             removed = result.remove(remove)
             changes.append(f"removed {removed} vectors")

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from vatt.errors import InputError, VattError
-from vatt.io import atomic_write
+from vatt.io import atomic_write, read_lines
 
 CORPUS: tuple[str, ...] = ()  # options of vatt synth
 
@@ -131,7 +131,7 @@ def label_by(manifest: Path, attribute: str) -> Path:
         InputError: the corpus has no such attribute.
     """
     labelled = manifest.with_name(f"by_{attribute}.jsonl")
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_lines(manifest)]
     known = sorted(name.removeprefix("x_") for name in rows[0] if name.startswith("x_"))
     if attribute not in known:
         raise InputError(f"the corpus has {', '.join(known)}, not {attribute!r}")

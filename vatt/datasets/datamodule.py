@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
-from vatt.datasets.manifest import hold_out, of_split, read_manifest
+from vatt.datasets.identity import Segments, count_distinct, read_segments
+from vatt.datasets.manifest import ManifestError, hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.datasets.reports import TextCounts, report, report_rows, report_texts, warn_shared
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
+from vatt.datasets.splits import SplitRows, find_rows
 from vatt.datasets.table import ClipTable
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
@@ -84,7 +89,7 @@ class ClipDataModule(L.LightningDataModule):
         augment: how training clips are varied.
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
         val_split: rows to validate on. If it is "val" and there are none, ``val_fraction`` of the training rows is held
-            out.
+            out. Synonyms such as "validation" are accepted and reported (see `vatt.datasets.splits.match_split`).
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         balanced: every class of the manifest comes equally often (see `vatt.datasets.sampling.Balanced`).
         decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
@@ -167,6 +172,7 @@ class ClipDataModule(L.LightningDataModule):
             for name, source in sources.items()
         }
         self.parts: dict[str, tuple[ClipTable, ClipTable]] = {}
+        self.train_segments: list[Segments] = []
 
     @property
     def train_clips(self) -> ConcatDataset[Clip]:
@@ -179,20 +185,58 @@ class ClipDataModule(L.LightningDataModule):
         return ConcatDataset([val for _, val in self.parts.values()])
 
     def setup(self, stage: str) -> None:
-        """Read the manifests and part each of them."""
+        """Read the manifests, part each of them, and print how many rows of which split are used for what."""
         if not self.parts:
             self.parts = {name: self._part(name, source.manifest) for name, source in self.sources.items()}
+            self._check_parts()
 
     def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
         clips = read_manifest(manifest)
-        splits = {clip.split for clip in clips.heads()}
-        train = clips if splits == {None} else of_split(clips, self.train_split, manifest)
-        has_split = self.val_split in splits or (splits != {None} and self.val_split != "val")  # or it is misspelled
-        val = of_split(clips, self.val_split, manifest) if has_split else clips.take([])
-        if not val and self.val_fraction:
+        found = self._rows(clips, manifest, {"training": self.train_split, "validation": self.val_split})
+        for use, split in (("training", self.train_split), ("validation", self.val_split)):
+            if found is not None and use not in found.names and split != "val":  # or it is misspelled
+                of_split(clips, split, manifest)
+        train, val = (clips, clips.take([])) if found is None else map(clips.take, found.rows.values())
+        held_out = not val and self.val_fraction > 0
+        if held_out:
             train, val = hold_out(train, self.val_fraction)
+        report_rows(manifest, {"training": len(train), "validation": len(val)}, found, held_out)
         prefix = f"{name}/" if name else ""
         return train.named(prefix), val.named(prefix)
+
+    @staticmethod
+    def _rows(clips: ClipTable, manifest: str, requested: Mapping[str, str]) -> SplitRows | None:
+        """Return the rows of splits, or None if no row has a split."""
+        splits = [clip.split for clip in clips.heads()]
+        try:
+            return None if set(splits) == {None} else find_rows(splits, requested)
+        except InputError as error:
+            raise ManifestError(f"{manifest}: {error}; set data.train_split, val_split or test_split") from None
+
+    def _check_parts(self) -> None:
+        """Validate on every clip once, and warn about training files that are in the validation as well."""
+        segments = read_segments([part.heads() for parts in self.parts.values() for part in parts])
+        earlier = set[tuple[int, float, float]]()  # of other sources: reading a manifest groups the rows of a clip
+        for (name, (train, val)), own in zip(self.parts.items(), segments[1::2], strict=True):
+            keys = own.keys()
+            new = [row for row, key in enumerate(keys) if key not in earlier]
+            if len(new) < len(keys):
+                rank_zero_warn(
+                    f"{self.sources[name].manifest}: {len(keys) - len(new)} of {len(keys)} validation clips are also "
+                    "validation clips of another source, and are validated on once"
+                )
+                self.parts[name] = train, val.take(new)
+            earlier |= {*keys}
+        self.train_segments = segments[::2]
+        warn_shared(self.train_segments, segments[1::2], "validation")
+
+    def report_texts(self) -> None:
+        """Warn about training clips without text, and about texts without any word of the vocabulary."""
+        counts = TextCounts()
+        for name, (train, _) in self.parts.items():
+            counts.add(train, self.readers[name].text)
+        manifests = ", ".join(source.manifest for source in self.sources.values())
+        report_texts(counts, self.vocabulary is not None, manifests)
 
     def train_dataloader(self) -> ClipLoader:
         """Batches for every step of the training, across all passes over the data.
@@ -216,8 +260,27 @@ class ClipDataModule(L.LightningDataModule):
             Mix([source.weight for source in self.sources.values()], self.seed) if len(orders) > 1 else None,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
+            segments=self._segments(),
         )
         return ClipLoader(MixedDataset(datasets), batch_sampler=sampler, **self._workers())
+
+    def _segments(self) -> list[Segments] | None:
+        """Return the segments of the training clips, or None if all are of different files."""
+        files = np.concatenate([segments.file for segments in self.train_segments])
+        if len(np.unique(files)) == len(files):
+            return None
+        distinct, batch = count_distinct(self.train_segments), self.batch_size * self.trainer.world_size
+        if distinct < len(files):
+            report(
+                f"{len(files)} training clips, of which {distinct} do not overlap in time with another one: clips that "
+                "share most of their time are not put into one batch"
+            )
+        if distinct < batch:
+            rank_zero_warn(
+                f"a batch has {batch} clips, but only {distinct} of the training clips do not overlap in time, so that "
+                "clips are compared with themselves as negatives: lower data.batch_size"
+            )
+        return self.train_segments
 
     def _order(self, name: str, source: Source, clips: ClipTable, seed: int) -> Order:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -11,9 +12,12 @@ from torch.utils.data import DataLoader
 
 from vatt.datasets.clips import ClipDataset, Views
 from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.identity import read_segments
 from vatt.datasets.labels import Classes
 from vatt.datasets.manifest import ManifestError, hold_out, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.datasets.reports import report_rows, warn_shared
+from vatt.datasets.splits import SplitRows
 from vatt.datasets.table import ClipTable
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError
@@ -155,31 +159,47 @@ class LabelledDataModule(ClipDataModule):
         if self.fold is None and columns and splits == {None}:
             there = ", ".join(sorted(columns))
             raise ManifestError(f"{manifest} has {there} and no split: choose a fold (data.fold; vatt probe --folds)")
-        wanted = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
-        parts: dict[str, list[int]] = {part: [] for part in wanted}
-        for row, clip in enumerate(clips.heads()):
-            if self.fold is not None:
-                part = self._in_fold(clip)
-                if part is not None:
-                    parts[part].append(row)
-            elif splits == {None}:
-                parts["train"].append(row)
-            else:  # one split may be two of them
-                for part, split in wanted.items():
-                    if split == clip.split:
-                        parts[part].append(row)
+        requested = {"training": self.train_split, "validation": self.val_split, "test": self.test_split}
+        found = self._fold_rows(clips) if self.fold is not None else self._rows(clips, manifest, requested)
+        parts = {use: [] for use in requested} | ({"training": range(len(clips))} if found is None else found.rows)
         if self.fold is not None and not parts["test"]:
             there = {str(clip.extra[FOLD]) for clip in clips.heads() if clip.extra.get(FOLD) is not None}
-            found = ", ".join(sorted(there | columns - {FOLD})) or "none"
-            raise ManifestError(f"{manifest}: no row is to be tested in fold {self.fold}; found: {found}")
+            available = ", ".join(sorted(there | columns - {FOLD})) or "none"
+            raise ManifestError(f"{manifest}: no row is to be tested in fold {self.fold}; found: {available}")
         if not any(parts.values()):
             there = ", ".join(sorted(map(str, splits)))
-            names = " or ".join(dict.fromkeys(wanted.values()))
+            names = " or ".join(dict.fromkeys(requested.values()))
             raise ManifestError(f"{manifest}: no row has split {names}; column 'split' holds {there}")
-        train, val, self.test_clips = (clips.take(parts[part]) for part in wanted)
-        if not val and self.val_fraction:
+        train, val, self.test_clips = (clips.take(parts[use]) for use in requested)
+        held_out = not val and self.val_fraction > 0
+        if held_out:
             train, val = hold_out(train, self.val_fraction)
+        counts = {"training": len(train), "validation": len(val), "test": len(self.test_clips)}
+        report_rows(manifest, counts, found, held_out, "" if self.fold is None else f", fold {self.fold}")
         return train, val
+
+    def _check_parts(self) -> None:
+        train, val = self.parts[""]
+        segments = read_segments([train.heads(), val.heads(), self.test_clips.heads()])
+        self.train_segments = segments[:1]
+        for use, own in (("validation", segments[1]), ("test", segments[2])):
+            warn_shared(self.train_segments, [own], use)
+
+    def _segments(self) -> None:
+        """A batch may have clips of one file: a classifier does not compare them."""
+        return
+
+    def _fold_rows(self, clips: ClipTable) -> SplitRows:
+        """Return the rows of a fold; those of neither its training nor its test are unused."""
+        rows: dict[str, list[int]] = {"training": [], "validation": [], "test": []}
+        unused = Counter[str | None]()
+        for row, clip in enumerate(clips.heads()):
+            use = self._in_fold(clip)
+            if use is None:
+                unused[clip.split] += 1
+            else:
+                rows["training" if use == "train" else use].append(row)
+        return SplitRows(rows, {}, unused)
 
     def _in_fold(self, clip: Clip) -> str | None:
         """Whether a row is for "train" or "test"; None is for neither."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
 
 from vatt.errors import InputError
+from vatt.io import read_lines
 from vatt.structures import Clip
+
+SHOWN = 5  # groups of similar names in one warning
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"([+-]?[0-9]+)\.0*")  # an integer as pandas writes it in a column with missing values
 
 
 class Classes:
     """The classes that are told apart, in the order of a classifier's logits.
+
+    Names are compared without surrounding whitespace and in Unicode's form NFC.
 
     Args:
         names: one for each class.
@@ -24,7 +35,7 @@ class Classes:
     """
 
     def __init__(self, names: Sequence[str], multi_label: bool = False) -> None:
-        self.names, self.multi_label = list(names), multi_label
+        self.names, self.multi_label = [clean(name) for name in names], multi_label
         self._index = {name: number for number, name in enumerate(self.names)}
         if len(self._index) < len(self.names) or not self.names:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -35,22 +46,52 @@ class Classes:
 
     @classmethod
     def of(cls, clips: Iterable[Clip], multi_label: bool = False) -> Classes:
-        """The labels of clips, sorted."""
-        return cls(sorted({label for clip in clips for label in clip.labels}), multi_label)
+        """The labels of clips, sorted: as numbers if all are integers.
+
+        Warns about names that differ only in case, whitespace or Unicode form.
+        """
+        names = {clean(label) for clip in clips for label in clip.labels}
+        is_integer = all(map(_INTEGER.fullmatch, names))
+        classes = cls(sorted(names, key=(lambda name: (int(name), name)) if is_integer else None), multi_label)
+        groups = classes.similar_names()
+        if groups:
+            shown = "; ".join(", ".join(map(repr, group)) for group in groups[:SHOWN])
+            more = f", and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
+            warnings.warn(
+                f"different classes with almost the same name: {shown}{more}. If they are one class, give their rows "
+                "the same label",
+                stacklevel=2,
+            )
+        return classes
 
     @classmethod
     def read(cls, path: str | Path, multi_label: bool = False) -> Classes:
-        """A text file with one name a line, in order.
+        """A UTF-8 text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
 
         Raises:
             FileNotFoundError: there is no such file.
             InputError: it is not UTF-8, or as for the constructor.
         """
+        names = [line for line in read_lines(path) if line.strip()]
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-            return cls([line.strip() for line in lines if line.strip()], multi_label)
-        except (UnicodeDecodeError, InputError) as error:
+            return cls(names, multi_label)
+        except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    def similar_names(self) -> list[list[str]]:
+        """Return groups of names that differ only in case, whitespace or Unicode form."""
+        groups = defaultdict[str, list[str]](list)
+        for name in self.names:
+            groups[_folded(name)].append(name)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def number(self, label: str) -> int:
+        """Return the number of the class with a label.
+
+        Raises:
+            KeyError: No class has this name.
+        """
+        return self._index[clean(label)]
 
     def check(self, clips: Iterable[Clip]) -> None:
         """See that every clip has a target.
@@ -60,9 +101,9 @@ class Classes:
         """
         problems: dict[str, list[str]] = {}
         for clip in clips:
-            unknown = [label for label in clip.labels if label not in self._index]
+            unknown = [label for label in clip.labels if clean(label) not in self._index]
             if unknown:
-                problems.setdefault(f"label {unknown[0]!r} is none of the {len(self)} classes", []).append(clip.id)
+                problems.setdefault(self._describe_unknown(unknown[0]), []).append(clip.id)
             elif not self.multi_label and len(clip.labels) != 1:
                 reason = f"{len(clip.labels)} labels where one is wanted (several are for multi_label)"
                 problems.setdefault(reason, []).append(clip.id)
@@ -73,8 +114,36 @@ class Classes:
                 f"{count} clips cannot be classified; {len(ids)} of them: {reason} (the first: {ids[0]!r})"
             )
 
+    def _describe_unknown(self, label: str) -> str:
+        """Describe a label that is no class, and why if a class has almost the same name."""
+        reason = f"label {label!r} is none of the {len(self)} classes"
+        as_integer, as_float = _FLOAT.fullmatch(clean(label)), f"{clean(label)}.0"
+        similar = next((name for name in self.names if _folded(name) == _folded(label)), None)
+        if as_integer and as_integer[1] in self._index:
+            return (
+                f"{reason}, but {as_integer[1]!r} is: the labels are integers that were written as floats, as pandas "
+                "does in columns with missing values. Write them as integers"
+            )
+        if as_float in self._index:
+            return (
+                f"{reason}, but {as_float!r} is: the classes are integers that were written as floats. Write them as "
+                "integers in the list of classes"
+            )
+        if similar is not None:
+            return f"{reason}, but {similar!r} is, which differs only in case, whitespace or Unicode form"
+        return reason
+
     def target(self, clip: Clip) -> Tensor:
         """(C,) float: 1 for each class of the clip."""
         target = torch.zeros(len(self))
-        target[[self._index[label] for label in clip.labels]] = 1.0
+        target[[self.number(label) for label in clip.labels]] = 1.0
         return target
+
+
+def clean(label: str) -> str:
+    """Return a label in Unicode's form NFC, without surrounding whitespace."""
+    return normalize("NFC", label).strip()
+
+
+def _folded(name: str) -> str:
+    return " ".join(normalize("NFKC", name).casefold().split())

@@ -12,6 +12,7 @@ import csv
 import glob
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -24,8 +25,9 @@ from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import open_source, parent
 from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
+from vatt.datasets.splits import match_split
 from vatt.datasets.table import ClipTable
-from vatt.errors import VattError
+from vatt.errors import InputError, VattError
 from vatt.io import atomic_write
 from vatt.structures import Clip
 
@@ -78,15 +80,24 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
 
 def of_split(clips: ClipTable, split: str, source: str | Path) -> ClipTable:
-    """The rows of one split.
+    """The rows of one split, or of a split whose name stands for it (see `vatt.datasets.splits.match_split`).
+
+    Warns if the name is another one.
 
     Raises:
-        ManifestError: there is none in the source.
+        ManifestError: there is none in the source, or several names match.
     """
-    chosen = clips.take(number for number, clip in enumerate(clips.heads()) if clip.split == split)
-    if not chosen:
-        there = sorted({clip.split or "(none)" for clip in clips.heads()})
+    splits = [clip.split for clip in clips.heads()]
+    try:
+        name = match_split(split, set(splits))
+    except InputError as error:
+        raise ManifestError(f"{source}: {error}") from None
+    if name is None:
+        there = sorted({name or "(none)" for name in splits})
         raise ManifestError(f"{source}: no row has split {split!r}; column 'split' holds {', '.join(there)}")
+    chosen = clips.take(number for number, own in enumerate(splits) if own == name)
+    if name != split:
+        warnings.warn(f"{source}: split {name!r} ({len(chosen)} rows) is used as {split!r}", stacklevel=2)
     return chosen
 
 

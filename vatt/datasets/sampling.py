@@ -4,10 +4,14 @@ Every draw of a training has a number, its slot, counted over all steps and proc
 (`Mix`), the slots of one dataset lead to its clips (`Shuffled`, `Balanced`). Nothing is remembered between draws, so
 that a training can be resumed at any slot, by any number of processes with any number of workers. Where batches of
 another size are drawn from then on, passes end elsewhere, and the pass that was begun goes on where it was.
+
+Clips of a batch are each other's negatives in a contrastive loss. Where several clips are of one file, a clip that
+shares most of its time with an earlier one of the same batch is replaced by a later draw of the same dataset.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -15,10 +19,13 @@ import torch
 from torch import Generator
 from torch.utils.data import Sampler
 
+from vatt.datasets.identity import Segments, is_same_moment
 from vatt.errors import InputError
 
 Key = tuple[int, int, int]  # number of the dataset, index of the clip, number that makes this draw of it unique
 BLOCK = 10_000  # slots after which a mix has its weights exactly
+REPLACEMENTS = 20  # draws that are tried for a clip whose segment is in the batch already
+LATER = 2**40  # draws between those; no training is so long
 
 
 def seeded(*numbers: int) -> Generator:
@@ -158,6 +165,8 @@ class StepSampler(Sampler[list[Key]]):
         steps: batches of the whole training.
         mix: of the datasets; not needed for a single one.
         rank, world: which process of how many this is. All processes together draw the slots of a step.
+        segments: of the clips of each dataset, if a batch must not hold a segment of a file twice. It still may if
+            `REPLACEMENTS` draws give no other one, as in a dataset with fewer segments than a batch.
 
     Attributes:
         step: number of the next batch; the ones before it have been trained on.
@@ -172,9 +181,10 @@ class StepSampler(Sampler[list[Key]]):
         mix: Mix | None = None,
         rank: int = 0,
         world: int = 1,
+        segments: Sequence[Segments] | None = None,
     ) -> None:
         self.orders, self.batch_size, self.steps, self.mix = orders, batch_size, steps, mix
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.segments = rank, world, segments
         self.step = self.slot = 0
 
     @property
@@ -188,13 +198,33 @@ class StepSampler(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         slot = self.slot
         for _ in range(self.step, self.steps):
-            yield [self.key(i) for i in range(slot + self.rank, slot + self.whole, self.world)]
+            if self.segments is None:
+                yield [self.key(i) for i in range(slot + self.rank, slot + self.whole, self.world)]
+            else:
+                yield self._distinct(range(slot, slot + self.whole))[self.rank :: self.world]
             slot += self.whole
 
-    def key(self, slot: int) -> Key:
-        """What is drawn in a slot."""
+    def key(self, slot: int, replacement: int = 0) -> Key:
+        """What is drawn in a slot, or one of the draws that may replace it."""
         dataset, draw = (0, slot) if self.mix is None else self.mix[slot]
-        return dataset, *self.orders[dataset][draw]
+        return dataset, *self.orders[dataset][draw + replacement * LATER]
+
+    def _distinct(self, slots: range) -> list[Key]:
+        """Return the draws of the batch of all processes, in which no two clips are the same moment of a file."""
+        spans_s: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        keys = []
+        for slot in slots:
+            chosen = self.key(slot)
+            for replacement in range(REPLACEMENTS + 1):
+                key = self.key(slot, replacement) if replacement else chosen
+                segments, index = self.segments[key[0]], key[1]
+                file, span_s = int(segments.file[index]), segments.span_s(index)
+                if not any(is_same_moment(span_s, other) for other in spans_s[file]):
+                    chosen = key
+                    spans_s[file].append(span_s)
+                    break
+            keys.append(chosen)
+        return keys
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step, "slot": self.slot, "used": self.orders[0].used}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from unicodedata import normalize
 
 from vatt.io import atomic_write
 
@@ -66,6 +67,11 @@ def write_description(folder: str | Path, values: dict[str, Any]) -> None:
     """
     with atomic_write(Path(folder) / FILE, "w") as file:
         json.dump(values, file, ensure_ascii=False, indent=1)
+
+
+def nfc(text: str) -> str:
+    """Return a text in Unicode's form NFC, so that composed and decomposed accents have the same ids."""
+    return normalize("NFC", text)
 
 
 MAX_BYTES = 2**26  # of each file of a vocabulary

@@ -6,16 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from unicodedata import category
 
-from vatt.datasets.vocabulary import Coverage, write_description
+from vatt.datasets.vocabulary import Coverage, nfc, write_description
 from vatt.errors import InputError
-from vatt.io import short_hash
+from vatt.io import read_lines, short_hash
 
 
 class WordVocabulary:
     """A list of words, as the official VATT uses: lower-cased, punctuation stripped, split at spaces.
 
-    Id 0 is padding.
+    Words are compared in Unicode's form NFC. Combining marks, such as the vowel signs of Hindi, Thai and Arabic, belong
+    to their word. Punctuation, symbols and invisible characters, such as zero-width joiners, are removed. Id 0 is
+    padding.
 
     Args:
         words: the words in order of their ids, which leave out 0 and ``unknown_id``.
@@ -30,10 +33,13 @@ class WordVocabulary:
             raise InputError(f"unknown_id {unknown_id} is not among the ids from 1 to {len(self.words) + 1}")
         self._entries = ["<pad>", *self.words]
         self._entries.insert(unknown_id, "<unk>")
-        self._ids = {word: i for i, word in enumerate(self._entries) if i not in (self.pad_id, unknown_id)}
-        if len(self._ids) != len(self.words):
-            twice, _ = Counter(self.words).most_common(1)[0]
-            raise InputError(f"the word {twice!r} stands twice")
+        if len(set(self.words)) != len(self.words):
+            duplicate, _ = Counter(self.words).most_common(1)[0]
+            raise InputError(f"the word {duplicate!r} stands twice")
+        self._ids: dict[str, int] = {}
+        for i, word in enumerate(self._entries):
+            if i not in (self.pad_id, unknown_id):
+                self._ids.setdefault(nfc(word), i)  # the first, if a list has two forms of a word
 
     @classmethod
     def read(cls, path: str | Path) -> WordVocabulary:
@@ -45,10 +51,7 @@ class WordVocabulary:
             InputError: the first entry is not ``<pad>`` (or empty), ``<unk>`` is missing, a word stands twice, or the
                 entries are pieces of words (``##ing``), which are another kind of vocabulary.
         """
-        try:
-            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8: {error}") from error
+        lines = [line.strip() for line in read_lines(path)]
         if lines and all(line.split()[:1] == [str(i)] for i, line in enumerate(lines)):
             lines = [line.partition(" ")[2].strip() for line in lines]
         pieces = next((line for line in lines if line.startswith("##")), None)
@@ -95,4 +98,18 @@ class WordVocabulary:
 
 
 def _words(text: str) -> list[str]:
-    return re.sub(r"[^\w\s]|_", "", text.lower()).split()
+    text = text.lower()
+    if text.isascii():
+        return _SEPARATE.sub("", text).split()
+    words = _SEPARATE.sub(_combining, nfc(text)).split()
+    return [word for word in words if any(map(str.isalnum, word))]  # marks of removed symbols are no words
+
+
+_SEPARATE = re.compile(r"[^\w\s]|_")  # also matches combining marks, which ``\w`` does not include
+
+
+def _combining(match: re.Match[str]) -> str:
+    """Return a matched character if it is a combining mark. Variation selectors, as in emoji, are not."""
+    char = match[0]
+    is_selector = "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    return char if category(char) in ("Mn", "Mc") and not is_selector else ""

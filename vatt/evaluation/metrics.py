@@ -1,4 +1,10 @@
-"""Retrieval metrics in per cent, ties counted against the model."""
+"""Retrieval metrics in per cent, ties counted against the model.
+
+A clip is a file and a segment, and may have several captions. As on MSVD and the full test set of MSR-VTT (Dong et
+al. 2019, arXiv:1809.06181; Liu et al. 2019, arXiv:1907.13487), every caption is a query for its clip, in a gallery of
+clips. In the other direction the gallery has all captions, and the rank of a clip is that of the best of its own
+captions. With one caption per clip this is the protocol of MSR-VTT 1k-A (Yu et al. 2018, arXiv:1808.02559).
+"""
 
 from __future__ import annotations
 
@@ -106,7 +112,9 @@ def retrieval(
 class PairedRetrieval(Metric):
     """Retrieval in both directions between two embeddings of the same clips, gathered over batches.
 
-    Of several processes each sees all clips and has the whole result: it does not depend on their number.
+    On the first side a clip may have several vectors, such as those of its captions. All are queries, and in the other
+    direction the best of them counts. Of several processes each sees all clips and has the whole result: it does not
+    depend on their number.
 
     Args:
         names: of the two sides, for example ("text", "video").
@@ -122,24 +130,31 @@ class PairedRetrieval(Metric):
         self.add_state("valid", default=[], dist_reduce_fx="cat")
 
     def update(self, first: Tensor, second: Tensor, valid: Tensor | None = None) -> None:
-        """Add pairs of vectors. The device is not synchronized before `compute`.
+        """Add the vectors of clips. The device is not synchronized before `compute`.
 
         Args:
-            first: (B, E).
+            first: (B, E), or (B, K, E) for K vectors of each clip.
             second: (B, E).
-            valid: (B,) bool; the other pairs are ignored. None: all pairs are valid.
+            valid: (B,) or (B, K) bool; the other pairs are ignored. None: all pairs are valid.
         """
+        first = first if first.ndim == 3 else first.unsqueeze(1)
+        if valid is None:
+            valid = first.new_ones(first.shape[:2], dtype=torch.bool)
         self.first.append(first.detach().float())
         self.second.append(second.detach().float())
-        self.valid.append(first.new_ones(len(first), dtype=torch.bool) if valid is None else valid)
+        self.valid.append(valid if valid.ndim == 2 else valid.unsqueeze(1))
 
     def compute(self) -> dict[str, dict[str, float]]:
         """``first_to_second`` and ``second_to_first``, see `summarize`; empty when no pair came."""
         states = (self.first, self.second, self.valid)
         first, second, valid = (torch.cat(x) if isinstance(x, list) and x else x for x in states)
-        if len(valid):
-            first, second = first[valid], second[valid]
-        if len(first) == 0:
+        if len(valid) == 0 or not valid.any():
             return {}
-        a, b = self.names
-        return {f"{a}_to_{b}": retrieval(first, second), f"{b}_to_{a}": retrieval(second, first)}
+        clips = valid.any(dim=1)
+        first, second, valid = first[clips], second[clips], valid[clips]
+        clip = torch.arange(len(valid), device=valid.device)
+        owner, (a, b) = clip[:, None].expand_as(valid)[valid], self.names
+        return {
+            f"{a}_to_{b}": retrieval(first[valid], second, owner, clip),
+            f"{b}_to_{a}": retrieval(second, first[valid], clip, owner),
+        }

@@ -277,10 +277,11 @@ def plot_scaling(
 def _of_each(store: Embeddings, modality: str, space: str) -> dict[str, np.ndarray]:
     """A unit vector for each clip: of the mean of its windows, or of its first text."""
     rows = store.select(modality, space)
+    clips = store.clips(rows)
     if modality == "text":
         found: dict[str, np.ndarray] = {}
-        for name, vector in zip(rows.column("id"), rows.vectors, strict=True):
+        for name, vector in zip(clips, rows.vectors, strict=True):
             found.setdefault(name, vector)
     else:
-        found = {name: mean.numpy() for name, mean in means(rows).items()}
+        found = {name: mean.numpy() for name, mean in means(rows, clips).items()}
     return {name: vector / np.linalg.norm(vector) for name, vector in found.items()}

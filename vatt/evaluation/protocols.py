@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ SPACE_OF = {"text": "video_text", "audio": "video_audio"}  # where each meets vi
 class Protocol:
     """What of a benchmark is compared.
 
-    Everywhere the vectors of a clip's windows are averaged, not normalised, and compared by cosine (VATT, appendix
-    A.3.3; the released code's ``txt2vid_embd``); of equal similarities the right one comes last; R@k is in per cent.
+    Rows of one file and segment are one clip, whatever their ids are. See `vatt.evaluation.metrics` for clips with
+    several captions. Everywhere the vectors of a clip's windows are averaged, not normalised, and compared by cosine
+    (VATT, appendix A.3.3; the released code's ``txt2vid_embd``); of equal similarities the right one comes last; R@k is
+    in per cent.
 
     Args:
         name: on the command line.
@@ -53,7 +56,8 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("manifest", "the clips of a manifest, the first caption of each", ("text", "audio")),
+        Protocol("manifest", "the clips of a manifest, all captions", ("text", "audio"), all_captions=True),
+        Protocol("first-caption", "the clips of a manifest, the first caption of each", ("text", "audio")),
         Protocol(
             "youcook2", "YouCook2, segments of MIL-NCE's validation list, a sentence each", TEXT, "val", 3350, 4, 1
         ),
@@ -130,7 +134,7 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[st
             "(column x_list): make the manifest by data/youcook2/prepare.py of MIL-NCE's youcook2_val.csv, or by "
             "data/msrvtt/prepare.py, with --split_1ka for 1k-A; for clips of yours there is --protocol manifest"
         )
-    windows, captions = (Counter(store.select(*kind).column("id")) for kind in (VIDEO, CAPTION))
+    windows, captions = (Counter(store.clips(store.select(*kind))) for kind in (VIDEO, CAPTION))
     if asked.clips is not None and len(windows) > asked.clips:
         raise InputError(f"{asked.name} has {asked.clips} clips, and {store.file} {len(windows)}: another split?")
     if asked.captions is not None and captions and max(captions.values()) > asked.captions:
@@ -152,11 +156,12 @@ def _compare(
     store: Embeddings, modality: str, space: str, all_captions: bool
 ) -> tuple[dict[str, dict[str, float]], set[str]]:
     """Both directions between a modality and video, and the clips that were compared."""
-    video = means(store.select("video", space))
-    rows = store.select(modality, space)
+    windows, rows = store.select("video", space), store.select(modality, space)
+    names = store.clips(rows)
+    video = means(windows, store.clips(windows))
     notes: dict[str, Any] = {}
     if modality == "text":
-        names, vectors = rows.column("id"), torch.tensor(rows.vectors)
+        vectors = torch.tensor(rows.vectors)
         first = {name: i for i, name in reversed([*enumerate(names)])}
         chosen = range(len(names)) if all_captions else sorted(first.values())
         queries = [(names[i], vectors[i]) for i in chosen if names[i] in video]
@@ -167,11 +172,11 @@ def _compare(
                 said.setdefault(texts[i], set()).add(names[i])
         notes["same_text"] = sum(len(clips) for clips in said.values() if len(clips) > 1)
     else:
-        queries = [(name, x) for name, x in means(rows).items() if name in video]
+        queries = [(name, x) for name, x in means(rows, names).items() if name in video]
     shared = list(dict.fromkeys(name for name, _ in queries))
     if not shared:
         return {}, set()
-    notes["missing"] = len(set(rows.column("id")) | set(video)) - len(shared)
+    notes["missing"] = len(set(names) | set(video)) - len(shared)
     place = {name: i for i, name in enumerate(shared)}
     x, owner = torch.stack([vector for _, vector in queries]), torch.tensor([place[name] for name, _ in queries])
     gallery = torch.stack([video[name] for name in shared])
@@ -181,9 +186,14 @@ def _compare(
     }, set(shared)
 
 
-def means(rows: Rows) -> dict[str, Tensor]:
-    """The mean of each clip's windows, in the order of the store."""
+def means(rows: Rows, clips: Sequence[str]) -> dict[str, Tensor]:
+    """Return the mean vector of each clip, in the order of the rows.
+
+    Args:
+        rows: Rows of windows.
+        clips: Clip of each row.
+    """
     groups: dict[str, list[int]] = {}
-    for place, name in enumerate(rows.column("id")):
+    for place, name in enumerate(clips):
         groups.setdefault(name, []).append(place)
     return {name: torch.from_numpy(np.mean(rows.vectors[places], axis=0)) for name, places in groups.items()}

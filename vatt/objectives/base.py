@@ -54,7 +54,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """Common-space vectors by name, (B, E) each, in evaluation mode."""
+        """Common-space vectors by name, (B, E) each and (B, K, E) for texts, in evaluation mode."""
 
     @abstractmethod
     def head(self) -> Part:

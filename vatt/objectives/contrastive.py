@@ -169,14 +169,15 @@ class Contrastive(Objective):
 
     @torch.no_grad()
     def embed(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``video_va``, ``audio_va``, ``video_vt`` and ``text_vt``, the last one of each clip's first text."""
-        pooled, _, _ = self._features(backbone, batch, texts=1)
+        """Return ``video_va``, ``audio_va`` and ``video_vt`` (B, E), and ``text_vt`` (B, K, E)."""
+        pooled, _, _ = self._features(backbone, batch)
         with single_precision(pooled["video"]):
-            return self.projection(pooled)
+            vectors = self.projection(pooled)
+        if "text_vt" in vectors:
+            vectors["text_vt"] = vectors["text_vt"].unflatten(0, batch["text"].shape[:2])
+        return vectors
 
-    def _features(
-        self, backbone: Backbone, batch: Batch, texts: int | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    def _features(self, backbone: Backbone, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
         """Pooled features (text: (B K, D)) in the head's precision; which are valid; and how many tokens went through
         the transformers.
         """
@@ -188,7 +189,7 @@ class Contrastive(Objective):
                 continue
             raw, valid[modality] = batch[modality], batch[f"{modality}_valid"]  # type: ignore[literal-required]
             if modality == "text":
-                raw, valid[modality] = raw[:, :texts].flatten(0, 1), valid[modality][:, :texts]
+                raw = raw.flatten(0, 1)
                 if not self.per_sentence:
                     valid[modality] = valid[modality].any(dim=1, keepdim=True).expand_as(valid[modality])
             rows_per_clip = valid[modality].numel() // len(valid[modality])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vatt.datasets.identity import is_same_moment
 from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
 GAP_S = 0.01
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
 SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 FIELDS = ("id", "path", "start_s", "end_s", "text")
 ROWS = (*FIELDS, "extra")  # what an index keeps of a row
@@ -132,9 +136,11 @@ def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.n
         likes = [f"{_escaped(root.rstrip('/'))}/{glob}" for root in pattern.roots]
     else:
         likes = [_escaped(pattern).replace("*", "%").replace("?", "_")]
-    mask = np.zeros(rows.num_rows, bool)
+    mask, values = np.zeros(rows.num_rows, bool), rows.column(column)
+    if not all(map(str.isascii, likes)):  # names of files may be composed or not
+        likes, values = [normalize("NFC", like) for like in likes], pc.utf8_normalize(values, "NFC")
     for like in likes:
-        mask |= pc.fill_null(pc.match_like(rows.column(column), like), False).to_numpy()
+        mask |= pc.fill_null(pc.match_like(values, like), False).to_numpy()
     return mask
 
 
@@ -144,6 +150,8 @@ def _escaped(text: str) -> str:
 
 def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
     """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
+
+    Files and segments are compared, not ids: several rows of a manifest may be of one file.
 
     Args:
         columns: of all rows.
@@ -158,13 +166,15 @@ def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, di
         if number < 0 or len(hits) == k:
             break
         hit = columns.hit(len(hits) + 1, score, number)
-        if not any(_same_moment(hit, other) for other in hits):
+        if not any(_is_repeated(hit, other) for other in hits):
             hits.append(hit)
     return hits
 
 
 def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
     """Windows of one clip that touch or overlap as one span, with the score of the best, best first.
+
+    Of spans of different clips that mostly overlap in one file, the best is kept.
 
     Args:
         hits: best first.
@@ -177,9 +187,13 @@ def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
             spans[-1] = last._replace(score=max(last.score, hit.score), end_s=max(last.end_s, hit.end_s))
         else:
             spans.append(hit)
-    spans.sort(key=lambda hit: (-hit.score, hit.path, hit.start_s))
+    ranked = sorted(spans, key=lambda hit: (-hit.score, hit.path, hit.start_s))
+    spans = []
+    for hit in ranked:
+        if not any(_is_repeated(hit, span) for span in spans):
+            spans.append(hit)
     for hit in hits[len(hits) if best is None else best :]:
-        if not any(_touch(span, hit) for span in spans):
+        if not any(_touch(span, hit) or _is_repeated(hit, span) for span in spans):
             spans.append(hit)
     return [hit._replace(rank=rank) for rank, hit in enumerate(spans, start=1)]
 
@@ -192,7 +206,8 @@ def _touch(a: Hit, b: Hit) -> bool:
 def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     """(N,) bool: whether a column of the manifest, kept in ``extra``, has a value: ``x_shape=ring``.
 
-    Of a list one element must be it.
+    Numbers are equal if their values are: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". Of a list one element must
+    be it.
 
     Raises:
         InputError: not a condition, or no row has the column.
@@ -204,7 +219,11 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     if column not in columns:
         available = f"available columns: {', '.join(columns)}" if columns else "the index has no manifest columns"
         raise InputError(f"no clip has a column {column!r}; {available}")
-    is_match = [value in _values(extra.get(column)) for extra in extras]
+    target, number = normalize("NFC", value), _number(value)
+    is_match = [
+        any(target == normalize("NFC", own) or (number is not None and number == _number(own)) for own in values)
+        for values in (_values(extra.get(column)) for extra in extras)
+    ]
     return np.append(is_match, False).astype(bool)[index]
 
 
@@ -258,7 +277,10 @@ def describe_filters(
         return f"{pattern} matches none of {count:,} rows; {hint}{example_paths(rows, kept, present)}"
     if where is not None and not (by_column & kept).any():
         column, _ = _condition(where)
-        values = sorted({value for extra in _extras(rows)[0] for value in _values(extra.get(column))})
+        values = sorted(
+            {value for extra in _extras(rows)[0] for value in _values(extra.get(column))},
+            key=lambda value: (_number(value) is None, _number(value) or 0, value),
+        )
         more = f" and {len(values) - SHOWN_VALUES:,} more" if len(values) > SHOWN_VALUES else ""
         shown = ", ".join(value[:40] for value in values[:SHOWN_VALUES])
         return f"the condition {where!r} matches none of {count:,} rows; values of {column!r} are {shown}{more}"
@@ -272,11 +294,22 @@ def example_paths(rows: pa.Table, kept: np.ndarray, present: Callable[[str], str
 
 
 def _values(given: Any) -> list[str]:
-    """Return the value of a column as strings; a list has several."""
-    return [str(value) for value in (given if isinstance(given, list) else [given]) if value is not None]
+    """Return the value of a column as strings, whole numbers without a decimal point; a list has several."""
+    return [
+        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        for value in (given if isinstance(given, list) else [given])
+        if value is not None
+    ]
 
 
-def _same_moment(a: Hit, b: Hit) -> bool:
-    """Whether two hits in one clip share more than half of the shorter one."""
-    shared = min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
-    return (a.id, a.path) == (b.id, b.path) and shared > min(a.end_s - a.start_s, b.end_s - b.start_s) / 2
+def _number(text: str) -> int | float | None:
+    """Return a JSON number, or None for other texts. Codes such as ``007`` are no numbers."""
+    return json.loads(text) if _NUMBER.fullmatch(text) else None
+
+
+def _is_repeated(hit: Hit, other: Hit) -> bool:
+    """Return whether two hits are the same moment of one file, or the same caption of it."""
+    if hit.path != other.path or hit.text != other.text:
+        return False
+    spans_s = (hit.start_s, hit.end_s), (other.start_s, other.end_s)
+    return spans_s[0] == spans_s[1] or is_same_moment(*spans_s)

@@ -15,7 +15,16 @@ from vatt.locks import DirectoryLock
 from vatt.retrieval.hits import Hit, RelativePattern, chosen, describe_filters, example_paths, hits_of, matches
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
-from vatt.retrieval.rows import check_paths, clips_of, distinct_paths, is_clip, map_paths, moved_rows, replaced_clips
+from vatt.retrieval.rows import (
+    ClipKey,
+    check_paths,
+    clips_of,
+    distinct_paths,
+    is_clip,
+    map_paths,
+    moved_rows,
+    replaced_clips,
+)
 from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import IndexMismatch, Kind, Vectors, unit
@@ -32,6 +41,7 @@ class Index:
         parts: Vectors by modality and space.
         name: Directory that the index was read from.
         location: That directory, now and when it was written (see `vatt.retrieval.store`).
+        replaced: Number of clips that were replaced by `build` and `add`.
     """
 
     def __init__(
@@ -46,10 +56,13 @@ class Index:
         self.parts, self.model, self.model_folder, self.name = parts, model, model_folder, name
         self.location, self._roots = location or Location(absolute(".")), tuple(roots)
         self._record: IndexRecord | None = None  # of the directory that it was read from
+        self.replaced = 0
 
     @classmethod
     def build(cls, sources: Sequence[str | Path], kind: Choice = "auto") -> Index:
         """Build an index of embeddings in one or several directories, or merge indexes.
+
+        If two sources have the same clip (see `add`), that of the later source is used.
 
         Args:
             sources: Directories of embeddings or indexes.
@@ -63,12 +76,24 @@ class Index:
         for store in stores[1:]:
             _same_model(store, stores[0])
         all_sources, parts = [_Source(store) for store in stores], {}
+        replaced = set[tuple[int, ClipKey]]()
         for part in sorted({part for source in all_sources for part in source.rows}):
-            with_part = [source for source in all_sources if part in source.rows]
-            vectors = np.concatenate([source.source.vectors(part)[0] for source in with_part])
-            parts[part] = Vectors.build(vectors, pa.concat_tables([source.rows[part] for source in with_part]), kind)
+            later, vectors, rows = dict[ClipKey, tuple[float, float]](), [], []
+            for number, source in reversed([*enumerate(all_sources)]):
+                if part not in source.rows:
+                    continue
+                old = replaced_clips(source.clips, later)
+                kept = ~is_clip(source.rows[part], old)
+                vectors.insert(0, source.source.vectors(part)[0][kept if old else slice(None)])
+                rows.insert(0, source.rows[part].filter(pa.array(kept)) if old else source.rows[part])
+                replaced |= {(number, clip) for clip in old}
+                later |= source.clips
+            parts[part] = Vectors.build(np.concatenate(vectors), pa.concat_tables(rows), kind)
         roots = roots_of(root for source in all_sources for root in source.roots)
-        return cls(parts, stores[0].model, next((s.model_folder for s in stores if s.model_folder), None), roots=roots)
+        folder = next((store.model_folder for store in stores if store.model_folder), None)
+        index = cls(parts, stores[0].model, folder, roots=roots)
+        index.replaced = len(replaced)
+        return index
 
     def add(self, sources: Sequence[str | Path]) -> int:
         """Add embeddings or other indexes. Clips that the index has already are replaced.
@@ -77,7 +102,7 @@ class Index:
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
 
         Returns:
-            Number of added vectors.
+            Number of added vectors. Number of replaced clips: `replaced`.
         """
         added = 0
         self._update_paths()
@@ -85,7 +110,8 @@ class Index:
             _same_model(store, self)
             source = _Source(store)
             existing = clips_of({name: self.rows(name) for name in self.parts})
-            replaced = replaced_clips(existing, clips_of(source.rows))
+            replaced = replaced_clips(existing, source.clips)
+            self.replaced += len(replaced)
             for kind, rows in source.rows.items():
                 vectors = store.vectors(kind)[0]
                 added += len(vectors)
@@ -360,7 +386,7 @@ class EmptyIndex(StoreError):
 
 
 class _Source:
-    """Rows and roots of embeddings or of another index, with the present paths of their media."""
+    """Rows, clips and roots of embeddings or of another index, with the present paths of their media."""
 
     def __init__(self, source: Index | Embeddings) -> None:
         location, roots = source.location, source.declared_roots
@@ -368,6 +394,7 @@ class _Source:
         paths = distinct_paths(self.rows.values())
         moved = location.moved_roots(paths, roots)
         self.rows = {kind: moved_rows(rows, location, moved) for kind, rows in self.rows.items()}
+        self.clips = clips_of(self.rows)
         self.roots = [moved.get(root, root) for root in roots] or roots_of(map(parent_directory, paths))
 
 

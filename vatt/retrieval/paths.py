@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +71,6 @@ def roots_of(directories: Iterable[str], limit: int = MAX_ROOTS) -> tuple[str, .
     while len(roots) > limit and (deepest := max(map(_depth, roots))) > 1:
         roots = _outermost({parent_directory(root) if _depth(root) == deepest else root for root in roots})
     return tuple(sorted(roots))
-
-
-def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
-    """Return the path of a file with the symbolic links of its directory resolved.
-
-    Args:
-        path: In the form of `absolute`.
-        realpath: Resolves the links of a directory.
-    """
-    return path if is_url(path) else os.path.join(realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def is_member(path: str) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.retrieval.paths import Location, file_identity, is_below
+from vatt.datasets.identity import file_identity
+from vatt.retrieval.paths import Location, is_below
 from vatt.retrieval.tables import StoreError
 
 SAME_S = 0.01  # seconds by which the ends of one segment may differ
@@ -94,6 +95,42 @@ def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, tuple[f
     return captions | windows
 
 
+class _Segments:
+    """Clips by file and segment, whose ends may differ by `SAME_S`."""
+
+    def __init__(self) -> None:
+        self._clips: dict[tuple[str, int, int], list[tuple[float, float, ClipKey]]] = defaultdict(list)
+
+    def add(self, file: str, segment: tuple[float, float], clip: ClipKey) -> None:
+        self._clips[file, *(round(time_s / SAME_S) for time_s in segment)].append((*segment, clip))
+
+    def find(self, file: str, segment: tuple[float, float]) -> ClipKey | None:
+        """Return the first clip with this segment, or None."""
+        (start_s, end_s), (i, j) = segment, (round(time_s / SAME_S) for time_s in segment)
+        for some in (self._clips.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1)):
+            for a, b, clip in some:
+                if abs(start_s - a) <= SAME_S + 1e-9 and abs(end_s - b) <= SAME_S + 1e-9:
+                    return clip
+        return None
+
+
+def equal_clips(clips: Mapping[ClipKey, tuple[float, float]]) -> dict[ClipKey, ClipKey]:
+    """Return for each clip the first one with the same file and segment, which may be itself.
+
+    Args:
+        clips: Segments of clips, by clip (see `clips_of`). Segments are the same if both their ends differ by 10 ms at
+            most.
+    """
+    identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
+    segments, first = _Segments(), dict[ClipKey, ClipKey]()
+    for clip, segment in clips.items():
+        file = identity(clip[1])
+        first[clip] = segments.find(file, segment) or clip
+        if first[clip] == clip:
+            segments.add(file, segment, clip)
+    return first
+
+
 def replaced_clips(
     old: Mapping[ClipKey, tuple[float, float]], new: Mapping[ClipKey, tuple[float, float]]
 ) -> set[ClipKey]:
@@ -107,23 +144,15 @@ def replaced_clips(
         new: Segments of the clips that are added, by clip.
     """
     identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
-    names: set[ClipKey] = set()
-    segments: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
-    for (name, path), (start_s, end_s) in new.items():
-        names.add((name, identity(path)))
-        segments[identity(path), round(start_s / SAME_S), round(end_s / SAME_S)].append((start_s, end_s))
-    files = {file for _, file in names}
-
-    def has_segment(file: str, start_s: float, end_s: float) -> bool:
-        i, j = round(start_s / SAME_S), round(end_s / SAME_S)
-        near = (segments.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1))
-        slack = SAME_S + 1e-9
-        return any(abs(start_s - a) <= slack and abs(end_s - b) <= slack for some in near for a, b in some)
-
-    replaced = set()
-    for (name, path), (start_s, end_s) in old.items():
+    names, segments = set[ClipKey](), _Segments()
+    for (name, path), segment in new.items():
         file = identity(path)
-        if file in files and ((name, file) in names or has_segment(file, start_s, end_s)):
+        names.add((name, file))
+        segments.add(file, segment, (name, path))
+    files, replaced = {file for _, file in names}, set[ClipKey]()
+    for (name, path), segment in old.items():
+        file = identity(path)
+        if file in files and ((name, file) in names or segments.find(file, segment)):
             replaced.add((name, path))
     return replaced
 

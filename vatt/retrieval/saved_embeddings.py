@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from vatt.errors import DirectoryInUse, InputError
 from vatt.retrieval.claims import is_being_written
 from vatt.retrieval.hits import ROWS
 from vatt.retrieval.paths import Location, absolute
-from vatt.retrieval.rows import check_paths, map_paths
+from vatt.retrieval.rows import ClipKey, check_paths, clips_of, equal_clips, map_paths
 from vatt.retrieval.store import FILE, SCHEMA, read_notes
 from vatt.retrieval.tables import StoreError, read_rows
 from vatt.untrusted import inner_file
@@ -127,6 +129,23 @@ class Embeddings:
         """Return the rows of `vectors` as an index stores them."""
         chosen = (pc.field("modality") == kind[0]) & (pc.field("space") == kind[1])
         return self.table.select([*ROWS, "modality", "space"]).filter(chosen).select(ROWS)
+
+    def clips(self, rows: Rows) -> list[str]:
+        """Return the clip of each row: the id of the first one with its file and segment.
+
+        Args:
+            rows: Rows of these embeddings.
+        """
+        names = zip(rows.column("id"), rows.column("path"), strict=True)
+        return [self._first_ids[name] for name in names]
+
+    @cached_property
+    def _first_ids(self) -> dict[ClipKey, str]:
+        parts = {kind: self.rows(kind) for kind in self.kinds()}
+        firsts = equal_clips(clips_of(parts))
+        ids = [name for name, _ in dict.fromkeys(firsts.values())]
+        duplicates = {name for name, count in Counter(ids).items() if count > 1}  # of different files
+        return {clip: "\0".join(first) if first[0] in duplicates else first[0] for clip, first in firsts.items()}
 
     @property
     def model_folder(self) -> Path | None:

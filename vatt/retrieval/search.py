@@ -100,11 +100,15 @@ def search(
     kwargs = {"modality": answers, "path": path, "where": where}
     space = next(iter(vectors))
     if not spans or answers == "text":
-        hits = index.search_spaces(vectors, model.fingerprint(), k, distinct=answers != "text", **kwargs)
+        hits = index.search_spaces(vectors, model.fingerprint(), k, distinct=True, **kwargs)
     else:
         total = index.parts[answers, space].total if (answers, space) in index.parts else 0
         best = max(k, min(2 * k, total // 10))
-        hits = merged(index.search_spaces(vectors, model.fingerprint(), 4 * best, **kwargs), best)[:k]
+        for count in (4 * best, 16 * best, 64 * best):  # more windows if most of them are merged or repeated
+            windows = index.search_spaces(vectors, model.fingerprint(), count, **kwargs)
+            hits = merged(windows, best)[:k]
+            if len(hits) == k or len(windows) < count:
+                break
     if not hits and (notice := index.describe_filters(answers, space, path, where)):
         notices.append(notice)
     return Results(hits, notices)

@@ -23,7 +23,14 @@ from vatt.objectives.classification import Weighting, classification_loss, mixup
 from vatt.ranges import check_range
 from vatt.structures import Batch, ClipFormat
 from vatt.training.compute import Compute
-from vatt.training.history import ConfigMismatch, check_classifier, check_clips, check_shapes, history_of
+from vatt.training.history import (
+    ConfigMismatch,
+    check_classifier,
+    check_clips,
+    check_shapes,
+    describe_difference,
+    history_of,
+)
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, depth_of
 
@@ -305,6 +312,8 @@ def _from_pretrained(
         return model.backbone, None
     if model.classes is None:
         rank_zero_warn(f"the classes of {folder} have no names, so a new classifier takes the place of its own")
+    elif difference := describe_difference(model.classes, classes):
+        rank_zero_warn(f"a new classifier is trained, because the classifier of {folder} has {difference}")
     same = model.classes == classes and model.head.multi_label == multi_label
     return model.backbone, model.head if same else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,36 @@ def check_classifier(found: Mapping[str, Any], wanted: Mapping[str, Any], what: 
     Raises:
         ConfigMismatch: it is not.
     """
-    for name in ("modality", "multi_label", "classes"):
+    for name in ("modality", "multi_label"):
         if found.get(name) != wanted[name]:
             raise ConfigMismatch(f"{what} is another classifier: {name} {found.get(name)}, not {wanted[name]}")
+    if difference := describe_difference(found.get("classes"), wanted["classes"]):
+        raise ConfigMismatch(f"{what} is another classifier: it has {difference}")
+
+
+def describe_difference(own: Sequence[str] | None, labels: Sequence[str]) -> str | None:
+    """Describe how the classes of a classifier differ from those of the data, or return None if they are equal.
+
+    Args:
+        own: Classes of the classifier; None if they have no names.
+        labels: Classes of the data.
+    """
+
+    def integers(names: Sequence[str]) -> list[str]:
+        return [re.sub(r"^([+-]?\d+)\.0*$", r"\1", name) for name in names]
+
+    if own is None:
+        return "no class names"
+    if list(own) == list(labels):
+        return None
+    pairs = zip_longest(own, labels)
+    first = next(f"class {i} is {a!r} instead of {b!r}" for i, (a, b) in enumerate(pairs) if a != b)
+    if sorted(own) == sorted(labels):
+        return f"the same {len(own)} classes in another order: {first}"
+    if sorted(integers(own)) == sorted(integers(labels)):
+        return f"the same classes, written once as integers and once as floats: {first}"
+    common = len({*own} & {*labels})
+    return f"other classes: {common} of its {len(own)} are among the {len(labels)} of the data; {first}"
 
 
 def check_clips(trained: Mapping[str, Any] | None, now: Mapping[str, Any] | None, what: str) -> None:

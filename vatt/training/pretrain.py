@@ -164,11 +164,12 @@ class PretrainModule(TrainingModule):
         self.objective.after_step(self.backbone)  # before anything is written to a checkpoint
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Embed the clips that both sides of a pair have."""
+        """Embed the clips that both sides of a pair have. All texts of a batch are queries."""
         vectors = self.objective.embed(self.backbone, batch)
         for name, (first, second, a, b) in PAIRS.items():
             if first in vectors and second in vectors:
-                valid = _valid(batch, a) & _valid(batch, b)
+                valid, other = batch[f"{a}_valid"], batch[f"{b}_valid"]  # type: ignore[literal-required]
+                valid = valid & (other[:, None] if valid.ndim == 2 else other)
                 self.retrieval[name].update(vectors[first], vectors[second], valid)
 
     def on_validation_epoch_end(self) -> None:
@@ -273,9 +274,3 @@ def check_fit(backbone: Backbone, format: ClipFormat, vocabulary: Any | None) ->
             f"model.backbone.init_args.tokenizers.text is for {text.vocabulary_size} (vocabulary_size) "
             f"and {text.pad_id} (pad_id)"
         )
-
-
-def _valid(batch: Batch, modality: str) -> Tensor:
-    """(B,) bool; a text counts when the clip's first one is valid."""
-    valid: Tensor = batch[f"{modality}_valid"]  # type: ignore[literal-required]
-    return valid[:, 0] if valid.ndim == 2 else valid

@@ -61,7 +61,7 @@ class CheckData(Callback):
         self._trained = self._validated = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the numbers of clips.
+        """Check the numbers of clips and their texts.
 
         Raises:
             InputError: A contrastive loss would have no negatives.
@@ -69,6 +69,8 @@ class CheckData(Callback):
         data = trainer.datamodule
         if data is None:
             return
+        if "text" in getattr(getattr(pl_module, "backbone", None), "modalities", ()):
+            data.report_texts()
         train, val = len(data.train_clips), len(data.val_clips)
         batch = data.batch_size * data.windows * trainer.world_size
         contrastive = getattr(getattr(pl_module, "objective", None), "compares_clips", False)

@@ -10,13 +10,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vatt import io
+from vatt.datasets.splits import EVALUATION, SYNONYMS
 from vatt.errors import InputError
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
+SPLITS = {name: split for split, names in SYNONYMS.items() for name in names} | dict.fromkeys(EVALUATION, "test")
 KINDS = {str: "a text", list: "a list", dict: "an object"}
 _SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?=set|[^a-z]|$)")
 
@@ -37,7 +35,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Place ("file, line 3") and text of each line that is not blank, without space around it."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(io.read_lines(path), start=1):
         if line.strip():
             yield f"{path}, line {number}", line.strip()
 

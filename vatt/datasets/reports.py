@@ -1,0 +1,141 @@
+"""What is reported of the data of a training before it starts: splits, files in two splits, and texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from vatt.datasets.identity import Segments, count_shared
+from vatt.datasets.readers import TextReader
+from vatt.datasets.splits import SplitRows, describe_unused
+from vatt.datasets.table import ClipTable
+
+CLIPS, TEXTS = 10_000, 10  # clips whose texts are looked at, and texts of each
+SHOWN, SHOWN_COLUMNS = 80, 3  # characters of a text, and columns, in a message
+
+
+@rank_zero_only
+def report(line: str) -> None:
+    """Print a line in the first process."""
+    print(line, flush=True)
+
+
+def report_rows(
+    manifest: str, counts: Mapping[str, int], found: SplitRows | None, held_out: bool = False, part: str = ""
+) -> None:
+    """Print how many clips of a manifest are used for what, and how many rows are not used.
+
+    Args:
+        manifest: Manifest.
+        counts: Number of clips by use.
+        found: Rows by split, or None if the manifest has no splits.
+        held_out: The validation clips were held out from the training clips.
+        part: Name of the fold.
+    """
+    names = {} if found is None else found.names
+    uses = [
+        f"{count or 'no'} {use} clip{'s' * (count != 1)}"
+        + (f" (split {names[use]!r})" if count and use in names else "")
+        + (" (held out)" if held_out and use == "validation" and count else "")
+        for use, count in counts.items()
+    ]
+    unused = "" if found is None else describe_unused(found.unused)
+    report(f"{manifest}{part}: {', '.join(uses)}{f'; not used: {unused}' if unused else ''}")
+
+
+def warn_shared(train: Sequence[Segments], others: Sequence[Segments], use: str) -> None:
+    """Warn if files of training clips are in another split as well.
+
+    Args:
+        train: Training clips.
+        others: Clips of the other split, numbered together with the training clips.
+        use: What the other clips are used for.
+    """
+    counts = [count_shared(clips, some) for clips in others for some in train if len(clips) and len(some)]
+    shared, overlapping = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    if shared:
+        total = sum(map(len, others))
+        at_once = f", {overlapping} of which overlap with them in time" if overlapping else ""
+        rank_zero_warn(
+            f"{shared} of {total} {use} clips are from files of the training clips{at_once}: their results do not hold "
+            "for other files. Give all rows of a file the same split"
+        )
+
+
+@dataclass
+class TextCounts:
+    """Texts of clips.
+
+    Attributes:
+        clips: Number of clips that were looked at.
+        with_text: Number of those that have a text.
+        texts: Number of texts that were looked at.
+        unknown: Texts without any word of the vocabulary.
+        columns: Columns of the manifest that have phrases, with numbers of clips, where clips have no text.
+    """
+
+    clips: int = 0
+    with_text: int = 0
+    texts: int = 0
+    unknown: list[str] = field(default_factory=list)
+    columns: Counter[str] = field(default_factory=Counter)
+
+    def add(self, clips: ClipTable, reader: TextReader | None) -> None:
+        """Count the texts of clips: the first `TEXTS` of each, of `CLIPS` evenly spaced clips if there are more.
+
+        Args:
+            clips: Clips.
+            reader: Reader of their texts; None if there is no vocabulary.
+        """
+        for clip in clips[:: -(-len(clips) // CLIPS) or 1]:
+            texts = [*clip.texts, *clip.words] if reader is None else reader.candidates(clip)
+            self.clips, self.with_text = self.clips + 1, self.with_text + bool(texts)
+            if not texts:
+                self.columns.update(name for name, value in clip.extra.items() if _is_phrase(value))
+            elif reader is not None:
+                some = [text.text for text in texts[:TEXTS]]
+                self.texts += len(some)
+                self.unknown += [text for text in some if not reader.vocabulary.coverage(text).known]
+
+
+def _is_phrase(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_phrase, value))
+    return isinstance(value, str) and len(value.split()) > 1
+
+
+def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> None:
+    """Warn if clips have no text, texts without any word of the vocabulary, or texts that are not read.
+
+    Args:
+        counts: Texts of the training clips.
+        has_vocabulary: There is a vocabulary, so that texts are read.
+        manifests: Manifests, for messages.
+    """
+    of, hint = f"{counts.clips} training clips", ""
+    if counts.columns:
+        shown = " or ".join(repr(name) for name, _ in counts.columns.most_common(SHOWN_COLUMNS))
+        hint = f". If column {shown} has the captions, name it 'text'"
+    if not has_vocabulary:
+        if counts.with_text:
+            rank_zero_warn(
+                f"{manifests}: {counts.with_text} of {of} have texts, but data.vocabulary is not set, so that nothing "
+                "is learned from them. Make a vocabulary with vatt vocabulary"
+            )
+    elif counts.clips and not counts.with_text:
+        rank_zero_warn(
+            f"{manifests}: none of {of} has a text (columns text, texts, words), so that nothing is learned about text "
+            f"although data.vocabulary is set{hint}"
+        )
+    elif counts.with_text < counts.clips:
+        report(f"{manifests}: {counts.clips - counts.with_text} of {of} have no text{hint}")
+    if counts.unknown:
+        rank_zero_warn(
+            f"{manifests}: {len(counts.unknown)} of {counts.texts} texts have no word of data.vocabulary, such as "
+            f"{counts.unknown[0][:SHOWN]!r}. If it is a vocabulary of other texts, make one of these with vatt "
+            "vocabulary"
+        )

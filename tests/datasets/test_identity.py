@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vatt.datasets.identity import count_distinct, count_shared, file_identity, is_same_moment, read_segments
+from vatt.datasets.identity import Segments, count_distinct, count_shared, file_identity, is_same_moment, read_segments
 from vatt.structures import Clip
 
 
@@ -50,4 +50,4 @@ def test_clips_of_files_in_two_splits_are_counted() -> None:
 
 def test_distinct_moments_are_counted() -> None:
     sliding = [clip("a", start_s, start_s + 4.0) for start_s in range(10)]  # every other one
-    assert count_distinct(read_segments([[clip("b"), clip("c")], [*sliding, clip("b")]])) == 2 + 5
+    assert count_distinct(Segments.concat(read_segments([[clip("b"), clip("c")], [*sliding, clip("b")]]))) == 2 + 5

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pyarrow as pa
+import json
 
-from vatt.retrieval.hits import Hit, matches, merged
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vatt.retrieval.hits import Hit, chosen, describe_filters, matches, merged
 
 
 def hit(id: str, start_s: float, end_s: float, score: float) -> Hit:
@@ -26,6 +30,58 @@ def test_windows_that_touch_or_overlap_are_one_span() -> None:
         ("b", 3.2, 3),
         ("a", 0.0, 4),
     ]
+
+
+def test_windows_of_equal_clips_are_listed_once() -> None:
+    """Rows of one file and segment with ids of their own, and clips of one file that overlap."""
+    windows = [
+        Hit(0, score, name, "a.mp4", start_s, start_s + 1.0)
+        for score, name, start_s in (
+            (0.9, "x", 0.0),
+            (0.9, "y", 0.0),
+            (0.8, "y", 1.0),
+            (0.8, "x", 1.0),
+            (0.7, "z", 5.0),
+        )
+    ]
+    other = Hit(0, 0.6, "w", "a.mp4", 4.8, 5.7)  # another clip, which mostly overlaps with that of z
+    after = Hit(0, 0.5, "v", "a.mp4", 6.0, 7.0)  # follows the clip of z
+    found = [(hit.id, hit.start_s, hit.end_s, hit.score) for hit in merged([*windows, other, after])]
+    assert found == [("x", 0.0, 2.0, 0.9), ("z", 5.0, 6.0, 0.7), ("v", 6.0, 7.0, 0.5)]
+    few = [(hit.id, hit.start_s) for hit in merged([*windows, other, after], best=1)]
+    assert few == [("x", 0.0), ("z", 5.0), ("v", 6.0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "matched"),
+    [
+        ("2020", [0, 1, 2, 3, 8]),
+        ("2020.0", [0, 1, 2, 3, 8]),
+        ("7", [6, 9]),
+        ("007", [5]),
+        ("true", []),
+        ("caf\u00e9", [7]),
+        ("2.5e0", [4]),
+    ],
+)
+def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -> None:
+    values = [2020, 2020.0, "2020", "2020.0", 2.5, "007", 7, " cafe\u0301", [1999.0, 2020.0], "7.", None, "NaN"]
+    values[9] = "7"
+    rows = pa.table({"extra": [json.dumps({"x_year": value}) for value in values] + [None]})
+    assert np.flatnonzero(chosen(rows, f"x_year={value}")).tolist() == matched
+
+
+def test_values_of_a_condition_are_shown_as_numbers() -> None:
+    rows = pa.table({"extra": [json.dumps({"x_year": year}) for year in (10.0, 9.0, 2.5, "old")]})
+    everything = np.ones(4, bool)
+    reason = describe_filters(rows, everything, None, everything, "x_year=11")
+    assert reason == "the condition 'x_year=11' matches none of 4 rows; values of 'x_year' are 2.5, 9, 10, old"
+
+
+def test_patterns_match_composed_and_decomposed_names() -> None:
+    rows = pa.table({"path": ["/caf\u00e9.mp4", "/cafe\u0301.mp4", "/cafe.mp4", None]})
+    for pattern in ("*caf\u00e9*", "*cafe\u0301*"):
+        assert matches(rows, "path", pattern).tolist() == [True, True, False, False]
 
 
 def test_patterns_are_of_stars_and_question_marks_only() -> None:

@@ -224,6 +224,38 @@ def test_indexes_are_put_together(index: Index, tmp_path: Path) -> None:
         index.add([embeddings(tmp_path / "three", model="other")])
 
 
+@pytest.mark.parametrize("how", ["add", "build"])
+def test_equal_clips_of_two_sources_are_in_the_index_once(tmp_path: Path, how: str) -> None:
+    """The same files and segments with other ids, and one of them with a modality that the other source lacks."""
+
+    def store(name: str, clips: range, vectors: np.ndarray) -> Path:
+        rows = [
+            row(f"{name}{i}-{k}", "video", "video_text", vectors[i]) | {"path": str(tmp_path / f"{i}.mp4")}
+            for i in clips
+            for k in range(2)  # two rows for each clip
+        ]
+        write_shard(tmp_path / name, "m", rows)
+        return tmp_path / name
+
+    first, second = store("first", range(10), VIDEO), store("second", range(5, 15), VIDEO[::-1])
+    sound = row("sound", "audio", "video_audio", AUDIO[0]) | {"path": str(tmp_path / "7.mp4")}
+    write_shard(first, "m", [sound], shard=1)
+    if how == "build":
+        index = Index.build([first, second])
+    else:
+        Index.build([first]).save(tmp_path / "index")
+        index = Index.load(tmp_path / "index", mapped=False)
+        assert index.add([second]) == 20
+    assert index.replaced == 10
+    assert index.kinds() == [("audio", "video_audio", 1), ("video", "video_text", 30)]
+    ids = set(index.rows(("video", "video_text")).column("id").to_pylist())
+    assert ids == {f"first{i}-{k}" for i in range(5) for k in range(2)} | {
+        f"second{i}-{k}" for i in range(5, 15) for k in range(2)
+    }
+    hits = index.search(VIDEO[:1], "m", 30, distinct=True)[0]
+    assert sorted(hit.path for hit in hits) == sorted(str(tmp_path / f"{i}.mp4") for i in range(15))
+
+
 def test_an_index_that_is_not_written_to_its_end_is_the_one_before(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

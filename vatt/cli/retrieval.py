@@ -157,7 +157,7 @@ def index(
         else:
             result = Index.build(sources, kind)
         if result.replaced:
-            changes.append(f"replaced {result.replaced} clips that were there already (same file and segment, or id)")
+            changes.append(f"replaced {result.replaced} vectors of the same clips (same file, and same segment or id)")
         if remove is not None:
             removed = result.remove(remove)
             changes.append(f"removed {removed} vectors")

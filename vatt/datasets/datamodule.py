@@ -217,6 +217,7 @@ class ClipDataModule(L.LightningDataModule):
         """Validate on every clip once, and warn about training files that are in the validation as well."""
         segments = read_segments([part.heads() for parts in self.parts.values() for part in parts])
         earlier = set[tuple[int, float, float]]()  # of other sources: reading a manifest groups the rows of a clip
+        val_segments = []
         for (name, (train, val)), own in zip(self.parts.items(), segments[1::2], strict=True):
             keys = own.keys()
             new = [row for row, key in enumerate(keys) if key not in earlier]
@@ -227,8 +228,9 @@ class ClipDataModule(L.LightningDataModule):
                 )
                 self.parts[name] = train, val.take(new)
             earlier |= {*keys}
+            val_segments.append(own.take(new))
         self.train_segments = segments[::2]
-        warn_shared(self.train_segments, segments[1::2], "validation")
+        warn_shared(Segments.concat(self.train_segments), Segments.concat(val_segments), "validation")
 
     def report_texts(self) -> None:
         """Warn about training clips without text, and about texts without any word of the vocabulary."""
@@ -266,13 +268,13 @@ class ClipDataModule(L.LightningDataModule):
 
     def _segments(self) -> list[Segments] | None:
         """Return the segments of the training clips, or None if all are of different files."""
-        files = np.concatenate([segments.file for segments in self.train_segments])
-        if len(np.unique(files)) == len(files):
+        clips = Segments.concat(self.train_segments)
+        if len(np.unique(clips.file)) == len(clips):
             return None
-        distinct, batch = count_distinct(self.train_segments), self.batch_size * self.trainer.world_size
-        if distinct < len(files):
+        distinct, batch = count_distinct(clips), self.batch_size * self.trainer.world_size
+        if distinct < len(clips):
             report(
-                f"{len(files)} training clips, of which {distinct} do not overlap in time with another one: clips that "
+                f"{len(clips)} training clips, of which {distinct} do not overlap in time with another one: clips that "
                 "share most of their time are not put into one batch"
             )
         if distinct < batch:

@@ -48,6 +48,16 @@ class Segments:
     def __len__(self) -> int:
         return len(self.file)
 
+    @classmethod
+    def concat(cls, tables: Sequence[Segments]) -> Segments:
+        """Return the segments of several tables as one."""
+        names = ("file", "origin", "start_s", "end_s")
+        return cls(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
+
+    def take(self, rows: Sequence[int]) -> Segments:
+        """Return the segments of some clips."""
+        return Segments(self.file[rows], self.origin[rows], self.start_s[rows], self.end_s[rows])
+
     def keys(self) -> list[tuple[int, float, float]]:
         """Return file, start and end of each clip."""
         return list(zip(self.file.tolist(), self.start_s.tolist(), self.end_s.tolist(), strict=True))
@@ -113,14 +123,12 @@ def count_shared(clips: Segments, others: Segments) -> tuple[int, int]:
     return len(shared), overlapping
 
 
-def count_distinct(tables: Sequence[Segments]) -> int:
-    """Return how many clips of several tables can be chosen so that no two of them are the same moment of a file."""
-    file, start_s, end_s = (
-        np.concatenate([getattr(table, name) for table in tables]) for name in ("file", "start_s", "end_s")
-    )
+def count_distinct(clips: Segments) -> int:
+    """Return how many clips can be chosen so that no two of them are the same moment of a file."""
     count, last = 0, (-1, (0.0, 0.0))
-    for index in np.lexsort((start_s, end_s, file)).tolist():  # the clip that ends first excludes the fewest others
-        span_s = float(start_s[index]), float(end_s[index])
-        if file[index] != last[0] or not is_same_moment(span_s, last[1]):
-            count, last = count + 1, (int(file[index]), span_s)
+    order = np.lexsort((clips.start_s, clips.end_s, clips.file))  # the clip that ends first excludes the fewest others
+    for index in order.tolist():
+        file, span_s = int(clips.file[index]), clips.span_s(index)
+        if file != last[0] or not is_same_moment(span_s, last[1]):
+            count, last = count + 1, (file, span_s)
     return count

@@ -183,7 +183,7 @@ class LabelledDataModule(ClipDataModule):
         segments = read_segments([train.heads(), val.heads(), self.test_clips.heads()])
         self.train_segments = segments[:1]
         for use, own in (("validation", segments[1]), ("test", segments[2])):
-            warn_shared(self.train_segments, [own], use)
+            warn_shared(segments[0], own, use)
 
     def _segments(self) -> None:
         """A batch may have clips of one file: a classifier does not compare them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ def report_rows(
     report(f"{manifest}{part}: {', '.join(uses)}{f'; not used: {unused}' if unused else ''}")
 
 
-def warn_shared(train: Sequence[Segments], others: Sequence[Segments], use: str) -> None:
+def warn_shared(train: Segments, others: Segments, use: str) -> None:
     """Warn if files of training clips are in another split as well.
 
     Args:
@@ -55,14 +55,12 @@ def warn_shared(train: Sequence[Segments], others: Sequence[Segments], use: str)
         others: Clips of the other split, numbered together with the training clips.
         use: What the other clips are used for.
     """
-    counts = [count_shared(clips, some) for clips in others for some in train if len(clips) and len(some)]
-    shared, overlapping = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    shared, overlapping = count_shared(others, train)
     if shared:
-        total = sum(map(len, others))
         at_once = f", {overlapping} of which overlap with them in time" if overlapping else ""
         rank_zero_warn(
-            f"{shared} of {total} {use} clips are from files of the training clips{at_once}: their results do not hold "
-            "for other files. Give all rows of a file the same split"
+            f"{shared} of {len(others)} {use} clips are from files of the training clips{at_once}: their results do not "
+            "hold for other files. Give all rows of a file the same split"
         )
 
 

@@ -103,7 +103,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
         present |= names
     if not report:
         raise StoreError(f"{store.file}: no two modalities of the same clips in one space, so nothing to compare")
-    wanted = asked.clips or notes.get("clips") or len(present)
+    wanted = asked.clips or (notes["clips"] - store.num_repeated if "clips" in notes else len(present))
     return {
         "protocol": protocol,
         "about": asked.about,

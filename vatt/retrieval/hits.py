@@ -174,13 +174,14 @@ def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, di
 def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
     """Windows of one clip that touch or overlap as one span, with the score of the best, best first.
 
-    Of spans of different clips that mostly overlap in one file, the best is kept.
+    Clips of one file with a window in common are one clip. Of spans of other clips that mostly overlap in one file, the
+    best is kept.
 
     Args:
         hits: best first.
         best: only so many are joined; of those that follow, what touches a span is left out.
     """
-    spans: list[Hit] = []
+    hits, spans = _unified(hits), list[Hit]()
     for hit in sorted(hits[:best], key=lambda hit: (hit.path, hit.id, hit.start_s)):
         if spans and _touch(spans[-1], hit):
             last = spans[-1]
@@ -196,6 +197,24 @@ def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
         if not any(_touch(span, hit) or _is_repeated(hit, span) for span in spans):
             spans.append(hit)
     return [hit._replace(rank=rank) for rank, hit in enumerate(spans, start=1)]
+
+
+def _unified(hits: Sequence[Hit]) -> list[Hit]:
+    """Return the first hit of each window of a file, with one id for all clips that have a window in common."""
+    first: dict[tuple[str, float, float], Hit] = {}
+    other_ids: dict[tuple[str, str], str] = {}
+
+    def clip_id(hit: Hit) -> str:
+        name = hit.id
+        while (hit.path, name) in other_ids:
+            name = other_ids[hit.path, name]
+        return name
+
+    for hit in hits:
+        same = first.setdefault((hit.path, hit.start_s, hit.end_s), hit)
+        if clip_id(same) != clip_id(hit):
+            other_ids[hit.path, clip_id(hit)] = clip_id(same)
+    return [hit._replace(id=clip_id(hit)) for hit in first.values()]
 
 
 def _touch(a: Hit, b: Hit) -> bool:

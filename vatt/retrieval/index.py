@@ -41,7 +41,7 @@ class Index:
         parts: Vectors by modality and space.
         name: Directory that the index was read from.
         location: That directory, now and when it was written (see `vatt.retrieval.store`).
-        replaced: Number of clips that were replaced by `build` and `add`.
+        replaced: Number of vectors that `build` and `add` have replaced by those of the same clips.
     """
 
     def __init__(
@@ -76,23 +76,23 @@ class Index:
         for store in stores[1:]:
             _same_model(store, stores[0])
         all_sources, parts = [_Source(store) for store in stores], {}
-        replaced = set[tuple[int, ClipKey]]()
+        replaced = 0
         for part in sorted({part for source in all_sources for part in source.rows}):
             later, vectors, rows = dict[ClipKey, tuple[float, float]](), [], []
-            for number, source in reversed([*enumerate(all_sources)]):
+            for source in reversed(all_sources):
                 if part not in source.rows:
                     continue
                 old = replaced_clips(source.clips, later)
                 kept = ~is_clip(source.rows[part], old)
                 vectors.insert(0, source.source.vectors(part)[0][kept if old else slice(None)])
                 rows.insert(0, source.rows[part].filter(pa.array(kept)) if old else source.rows[part])
-                replaced |= {(number, clip) for clip in old}
+                replaced += int((~kept).sum())
                 later |= source.clips
             parts[part] = Vectors.build(np.concatenate(vectors), pa.concat_tables(rows), kind)
         roots = roots_of(root for source in all_sources for root in source.roots)
         folder = next((store.model_folder for store in stores if store.model_folder), None)
         index = cls(parts, stores[0].model, folder, roots=roots)
-        index.replaced = len(replaced)
+        index.replaced = replaced
         return index
 
     def add(self, sources: Sequence[str | Path]) -> int:
@@ -102,7 +102,7 @@ class Index:
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
 
         Returns:
-            Number of added vectors. Number of replaced clips: `replaced`.
+            Number of added vectors. `replaced` has the number of replaced ones.
         """
         added = 0
         self._update_paths()
@@ -111,7 +111,6 @@ class Index:
             source = _Source(store)
             existing = clips_of({name: self.rows(name) for name in self.parts})
             replaced = replaced_clips(existing, source.clips)
-            self.replaced += len(replaced)
             for kind, rows in source.rows.items():
                 vectors = store.vectors(kind)[0]
                 added += len(vectors)
@@ -119,7 +118,9 @@ class Index:
                     self.parts[kind] = Vectors.build(vectors, rows)
                     continue
                 part = self.parts[kind]
+                count = len(part)
                 part.keep(~is_clip(part.rows, replaced))
+                self.replaced += count - len(part)
                 self.parts[kind] = part.extended(vectors, rows)
             self._roots = roots_of([*self._roots, *source.roots])
         return added

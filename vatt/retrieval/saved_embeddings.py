@@ -139,6 +139,11 @@ class Embeddings:
         names = zip(rows.column("id"), rows.column("path"), strict=True)
         return [self._first_ids[name] for name in names]
 
+    @property
+    def num_repeated(self) -> int:
+        """Return the number of clips with the file and segment of an earlier one."""
+        return len(self._first_ids) - len(set(self._first_ids.values()))
+
     @cached_property
     def _first_ids(self) -> dict[ClipKey, str]:
         parts = {kind: self.rows(kind) for kind in self.kinds()}

@@ -61,6 +61,12 @@ def test_lines_are_counted_as_an_editor_does(save: Save) -> None:
     assert list(read_lines(path)) == [(f"{path}, line 1", "a b"), (f"{path}, line 3", "c")]
 
 
+@pytest.mark.parametrize("char", ["\u2028", "\u0085", "\x0b", "\x1c", "\x0c"])
+def test_only_line_feeds_end_a_line(save: Save, char: str) -> None:
+    path = save("t.txt", f"a{char}b\r\nc\n")
+    assert list(read_lines(path)) == [(f"{path}, line 1", f"a{char}b"), (f"{path}, line 2", "c")]
+
+
 def test_json_that_is_none(save: Save) -> None:
     assert read_json(save("t.json", '\ufeff{"a": 1}')) == {"a": 1}
     with pytest.raises(InputError, match=r"bad.json, line 2: not JSON"):

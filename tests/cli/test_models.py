@@ -52,7 +52,7 @@ def test_a_checkpoint_is_converted_and_loaded(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     official = written(tmp_path / "official.npz", export(classifier("video", pre=True)))
-    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    (tmp_path / "classes.txt").write_bytes("\ufeffa\r\nb\nc\nd\u2028x\ne\n".encode())
     arguments = [
         str(official),
         str(tmp_path / "model"),
@@ -66,7 +66,7 @@ def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: p
     assert "fine-tuned: video, 5 classes" in printed
     assert "vatt.Classifier.from_pretrained" in printed
     assert "clips are 32 x 32; the paper's fine-tuned numbers are at --size 320" in printed
-    assert Classifier.from_pretrained(tmp_path / "model").classes == ["a", "b", "c", "d", "e"]
+    assert Classifier.from_pretrained(tmp_path / "model").classes == ["a", "b", "c", "d\u2028x", "e"]
     (tmp_path / "classes.txt").write_text("a\n")
     assert main(["convert", *arguments]) == 2
     assert "has 1 lines, the model 5 classes" in capsys.readouterr().err

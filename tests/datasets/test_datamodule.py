@@ -65,6 +65,33 @@ def test_a_resumed_loader_goes_on_with_the_next_batch(tmp_path: Path, video_file
     assert first + [batch["id"] for batch in resumed] == whole
 
 
+def test_a_file_of_two_sources_is_in_a_batch_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same six files, by relative and absolute paths, and two halves of a seventh one in the second source."""
+    for i in range(7):
+        (tmp_path / f"{i}.mp4").touch()
+    half = {"path": "6.mp4", "start_s": 0.0, "end_s": 5.0}
+    rows = {
+        "first": [{"path": f"{i}.mp4"} for i in range(6)],
+        "second": [*({"path": f"{tmp_path}/./{i}.mp4"} for i in range(6)), half, half | {"start_s": 5.0, "end_s": 9.0}],
+    }
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    sources = {name: Source(str(tmp_path / f"{name}.jsonl")) for name in rows}
+    data = ClipDataModule(None, TINY, sources=sources, batch_size=4, num_workers=0, val_fraction=0.0)
+    data.setup("fit")
+    root = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
+    data.trainer = SimpleNamespace(max_steps=50, accumulate_grad_batches=1, global_rank=0, world_size=1, strategy=root)  # type: ignore[assignment]
+    batches = list(data.train_dataloader().batch_sampler)
+    clips = [data.parts[name][0] for name in rows]
+    for batch in batches:
+        moments = {(Path(clip.path).name, clip.start_s) for clip in (clips[source][i] for source, i, _ in batch)}
+        assert len(moments) == 4
+    assert {(source, i) for batch in batches for source, i, _ in batch} == {
+        (source, i) for source in range(2) for i in range(len(clips[source]))
+    }
+    assert "14 training clips, of which 8 do not overlap in time with another one" in capsys.readouterr().out
+
+
 def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Path) -> None:
     data = module(tmp_path, video_file, ["train"] * 4, val_fraction=0.0)
     with pytest.raises(ValueError, match=r"trainer\.max_steps"):

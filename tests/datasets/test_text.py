@@ -124,6 +124,14 @@ def test_composed_and_decomposed_texts_have_the_same_ids(made: tuple[Vocabulary,
         assert 1 not in pieces.encode("caf\u00e9") + pieces.encode("cafe\u0301")  # 1 is unknown
 
 
+def test_halves_of_surrogate_pairs_are_unknown(made: tuple[Vocabulary, Path]) -> None:
+    vocabulary, _ = made
+    ids = vocabulary.encode("a red \ud83d ring")
+    assert ids == vocabulary.encode("a red \ufffd ring")
+    assert vocabulary.coverage("a \udcff").known > 0
+    assert vocabulary.encode("a \ud83d\udd34") == vocabulary.encode("a \U0001f534")  # a pair that JSON spelled out
+
+
 @pytest.mark.parametrize("char", ["\u2028", "\u0085", "\x0b", "\x1c", "\x0c", "\xa0"])
 def test_only_line_feeds_end_the_lines_of_a_word_list(tmp_path: Path, char: str) -> None:
     (tmp_path / "words.txt").write_bytes(f"\ufeff<pad>\r\n<unk>\r\ndog\nice{char}cream\ncat\nzebra\n".encode())

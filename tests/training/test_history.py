@@ -19,8 +19,34 @@ from vatt.models.heads import HierarchicalProjection, LinearClassifier
 from vatt.models.vatt import VATT, Classifier
 from vatt.objectives.masked import MaskedAutoencoding
 from vatt.training.finetune import FinetuneModule, Tuning
-from vatt.training.history import HISTORY, OBJECTIVE, changes, history_of
+from vatt.training.history import HISTORY, OBJECTIVE, changes, describe_difference, history_of
 from vatt.training.pretrain import load_objective
+
+
+@pytest.mark.parametrize(
+    ("own", "labels", "difference"),
+    [
+        (["a", "b"], ["a", "b"], None),
+        (None, ["a"], "no class names"),
+        (
+            ["0", "1", "10", "2"],
+            ["0", "1", "2", "10"],
+            "the same 4 classes in another order: class 2 is '10'",
+        ),
+        (["0.0", "1.0"], ["0", "1"], "the same classes, written once as integers and once as floats: class 0 is '0.0'"),
+        (["a", "b"], ["a", "c", "d"], "other classes: 1 of its 2 are among the 3 of the data; class 1 is 'b' instead"),
+    ],
+)
+def test_differences_of_classes_are_described(own: list[str] | None, labels: list[str], difference: str | None) -> None:
+    described = describe_difference(own, labels)
+    assert described == difference if difference is None else described.startswith(difference)
+
+
+def test_a_classifier_of_other_classes_is_reported(tmp_path: Path) -> None:
+    backbone = tiny_backbone().tower("video")
+    Classifier(backbone, LinearClassifier(backbone.width("video"), 2), TINY, ["0", "1"]).save_pretrained(tmp_path / "m")
+    with pytest.warns(UserWarning, match="a new classifier is trained, because the classifier of .*m has the same 2"):
+        FinetuneModule(["1", "0"], TINY, pretrained=str(tmp_path / "m"))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +115,7 @@ def test_other_classes_are_refused(
     other.write_text(folds.read_text().replace("warm", "alpha").replace("cold", "beta"))
     asked = given(other, tmp_path, "--data.fold=1", f"--model.pretrained={pretrained}")
     assert main(["finetune", "test", *asked, f"--ckpt_path={first_fold}/checkpoints/last.ckpt"]) == 2
-    assert "classes ['cold', 'warm'], not ['alpha', 'beta']" in capsys.readouterr().err
+    assert "it has other classes: 0 of its 2 are among the 2 of the data; class 0 is 'cold'" in capsys.readouterr().err
     asked = given(folds, first_fold, "--data.fold=1", f"--model.pretrained={pretrained}", "--model.multi_label=true")
     assert main(["finetune", "test", *asked]) == 2
     assert "multi_label False, not True" in capsys.readouterr().err

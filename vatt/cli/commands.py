@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vatt.cli.ranges import Count, CountOrZero, Seed
+from vatt.errors import InputError
 
 
 def synth(
@@ -65,6 +66,12 @@ def vocabulary(
     clips = read_manifest(manifest, split=split, check_files=False)
     texts = [text.text for clip in clips for text in clip.texts]
     texts += [" ".join(word.text for word in clip.words) for clip in clips if clip.words]
+    if kind != "huggingface" and not any(map(str.strip, texts)):
+        from vatt.datasets.reports import TextCounts
+
+        counts = TextCounts()
+        counts.add(clips, None)
+        raise InputError(f"{manifest} has no text (columns text, texts, words){counts.describe_columns()}")
     made = make_vocabulary(texts, output, kind, size, tokenizer)
     print(f"vocabulary: {output} ({kind}, {len(made)} ids from {len(texts)} texts)")
     return 0

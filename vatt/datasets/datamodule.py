@@ -280,7 +280,7 @@ class ClipDataModule(L.LightningDataModule):
         if distinct < batch:
             rank_zero_warn(
                 f"a batch has {batch} clips, but only {distinct} of the training clips do not overlap in time, so that "
-                "clips are compared with themselves as negatives: lower data.batch_size"
+                "batches hold a segment twice, which a contrastive loss takes as two clips: lower data.batch_size"
             )
         return self.train_segments
 

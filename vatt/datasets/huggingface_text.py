@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vatt.datasets.vocabulary import MAX_BYTES, Coverage, coverage_of, nfc, write_description
+from vatt.datasets.vocabulary import MAX_BYTES, Coverage, coverage_of, normalized, write_description
 from vatt.errors import InputError
 from vatt.io import short_hash
 from vatt.untrusted import inner_file, read_json
@@ -67,10 +67,10 @@ class HuggingFaceVocabulary:
         return len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer(nfc(text))["input_ids"]
+        return self._tokenizer(normalized(text))["input_ids"]
 
     def coverage(self, text: str) -> Coverage:
-        text = nfc(text)
+        text = normalized(text)
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         is_known = [i != self._tokenizer.unk_token_id for i in ids]
         pieces = self._tokenizer.convert_ids_to_tokens(ids)

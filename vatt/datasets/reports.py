@@ -59,8 +59,8 @@ def warn_shared(train: Segments, others: Segments, use: str) -> None:
     if shared:
         at_once = f", {overlapping} of which overlap with them in time" if overlapping else ""
         rank_zero_warn(
-            f"{shared} of {len(others)} {use} clips are from files of the training clips{at_once}: their results do not "
-            "hold for other files. Give all rows of a file the same split"
+            f"{shared} of {len(others)} {use} clips are from files of the training clips{at_once}: their results do "
+            "not hold for other files. Give all rows of a file the same split"
         )
 
 
@@ -99,6 +99,11 @@ class TextCounts:
                 self.texts += len(some)
                 self.unknown += [text for text in some if not reader.vocabulary.coverage(text).known]
 
+    def describe_columns(self) -> str:
+        """Return a sentence about columns that may have the texts, or an empty string."""
+        shown = " or ".join(repr(name) for name, _ in self.columns.most_common(SHOWN_COLUMNS))
+        return f". If column {shown} has the captions, name it 'text'" if shown else ""
+
 
 def _is_phrase(value: Any) -> bool:
     if isinstance(value, list):
@@ -114,10 +119,7 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
         has_vocabulary: There is a vocabulary, so that texts are read.
         manifests: Manifests, for messages.
     """
-    of, hint = f"{counts.clips} training clips", ""
-    if counts.columns:
-        shown = " or ".join(repr(name) for name, _ in counts.columns.most_common(SHOWN_COLUMNS))
-        hint = f". If column {shown} has the captions, name it 'text'"
+    of, hint = f"{counts.clips} training clips", counts.describe_columns()
     if not has_vocabulary:
         if counts.with_text:
             rank_zero_warn(

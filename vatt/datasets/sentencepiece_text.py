@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.vocabulary import MAX_BYTES, Coverage, coverage_of, nfc, write_description
+from vatt.datasets.vocabulary import MAX_BYTES, Coverage, coverage_of, normalized, write_description
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write, short_hash
 
@@ -60,7 +60,7 @@ class SentencePieceVocabulary:
 
         model = io.BytesIO()
         # Long texts go in by parts, because SentencePiece leaves out what is over a limit.
-        parts = [text[i : i + PART] for text in map(nfc, texts) for i in range(0, len(text), PART)]
+        parts = [text[i : i + PART] for text in map(normalized, texts) for i in range(0, len(text), PART)]
         try:
             SentencePieceTrainer.train(
                 sentence_iterator=iter(parts),
@@ -100,10 +100,10 @@ class SentencePieceVocabulary:
         return self._processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(nfc(text))
+        return self._processor.encode(normalized(text))
 
     def coverage(self, text: str) -> Coverage:
-        text, unknown_id = nfc(text), self._processor.unk_id()
+        text, unknown_id = normalized(text), self._processor.unk_id()
         pieces, is_known = self._processor.encode(text, out_type=str), [i != unknown_id for i in self.encode(text)]
         return coverage_of(pieces, is_known)
 

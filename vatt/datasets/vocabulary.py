@@ -69,8 +69,17 @@ def write_description(folder: str | Path, values: dict[str, Any]) -> None:
         json.dump(values, file, ensure_ascii=False, indent=1)
 
 
-def nfc(text: str) -> str:
-    """Return a text in Unicode's form NFC, so that composed and decomposed accents have the same ids."""
+def normalized(text: str) -> str:
+    """Return a text in Unicode's form NFC, so that composed and decomposed accents have the same ids.
+
+    Halves of surrogate pairs, which UTF-8 cannot encode, are replaced by U+FFFD.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return normalize("NFC", text)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from unicodedata import category
 
-from vatt.datasets.vocabulary import Coverage, nfc, write_description
+from vatt.datasets.vocabulary import Coverage, normalized, write_description
 from vatt.errors import InputError
 from vatt.io import read_lines, short_hash
 
@@ -39,7 +39,7 @@ class WordVocabulary:
         self._ids: dict[str, int] = {}
         for i, word in enumerate(self._entries):
             if i not in (self.pad_id, unknown_id):
-                self._ids.setdefault(nfc(word), i)  # the first, if a list has two forms of a word
+                self._ids.setdefault(normalized(word), i)  # the first, if a list has two forms of a word
 
     @classmethod
     def read(cls, path: str | Path) -> WordVocabulary:
@@ -101,7 +101,7 @@ def _words(text: str) -> list[str]:
     text = text.lower()
     if text.isascii():
         return _SEPARATE.sub("", text).split()
-    words = _SEPARATE.sub(_combining, nfc(text)).split()
+    words = _SEPARATE.sub(_combining, normalized(text)).split()
     return [word for word in words if any(map(str.isalnum, word))]  # marks of removed symbols are no words
 
 

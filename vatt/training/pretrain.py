@@ -207,7 +207,7 @@ class PretrainModule(TrainingModule):
         return [
             f"{direction.replace('_', ' ')}: {', '.join(f'{key} {values[key]:.1f}' for key in RECALLS)} % "
             f"(chance {', '.join(format(values['chance'][key], '.1f') for key in RECALLS)} %), "
-            f"median rank {values['MedR']:g} of {values['gallery']} clips"
+            f"median rank {values['MedR']:g} of {values['gallery']} {'texts' if direction[-4:] == 'text' else 'clips'}"
             for direction, values in self._retrieved.items()
         ]
 

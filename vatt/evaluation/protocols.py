@@ -59,7 +59,13 @@ PROTOCOLS = {
         Protocol("manifest", "the clips of a manifest, all captions", ("text", "audio"), all_captions=True),
         Protocol("first-caption", "the clips of a manifest, the first caption of each", ("text", "audio")),
         Protocol(
-            "youcook2", "YouCook2, segments of MIL-NCE's validation list, a sentence each", TEXT, "val", 3350, 4, 1
+            "youcook2",
+            "YouCook2, the 3350 sentences of MIL-NCE's validation list, two of one segment",
+            TEXT,
+            "val",
+            3349,
+            4,
+            all_captions=True,
         ),
         Protocol("msrvtt-1ka", "MSR-VTT 1k-A (Yu et al. 2018), a sentence a video", TEXT, "test", 1000, 4, 1),
         Protocol("msrvtt-full", "MSR-VTT, all sentences of the test videos", TEXT, "test", 2990, 4, 20, True),

@@ -89,7 +89,7 @@ def test_a_file_of_two_sources_is_in_a_batch_once(tmp_path: Path, capsys: pytest
     assert {(source, i) for batch in batches for source, i, _ in batch} == {
         (source, i) for source in range(2) for i in range(len(clips[source]))
     }
-    assert "14 training clips, of which 8 do not overlap in time with another one" in capsys.readouterr().out
+    assert "14 training clips, of which at most 8 do not overlap in time: " in capsys.readouterr().out
 
 
 def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Path) -> None:

@@ -38,13 +38,16 @@ def test_labels_are_compared_without_spaces_and_in_nfc() -> None:
     assert classes.number(" dog") == 1
 
 
-def test_classes_that_differ_only_in_case_or_form_are_reported() -> None:
+def test_classes_that_differ_only_in_case_or_form_are_reported(tmp_path: Path) -> None:
     names = ["Dog", "dog", "ice cream", "ice  cream", "\uff21", "a", "cat"]
     with pytest.warns(
         UserWarning, match="'Dog', 'dog'; 'a', '\uff21'; 'ice  cream', 'ice cream'. If they are one class"
     ):
         classes = Classes.of([clip(name) for name in names])
     assert len(classes) == 7
+    (tmp_path / "names.txt").write_text("Dog\ncat\ndog\n")
+    with pytest.warns(UserWarning, match="almost the same name: 'Dog', 'dog'"):
+        assert Classes.read(tmp_path / "names.txt").names == ["Dog", "cat", "dog"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import ConcatDataset, DataLoader
@@ -267,16 +266,15 @@ class ClipDataModule(L.LightningDataModule):
         return ClipLoader(MixedDataset(datasets), batch_sampler=sampler, **self._workers())
 
     def _segments(self) -> list[Segments] | None:
-        """Return the segments of the training clips, or None if all are of different files."""
+        """Return the segments of the training clips, or None if no two of them are the same moment of a file."""
         clips = Segments.concat(self.train_segments)
-        if len(np.unique(clips.file)) == len(clips):
-            return None
         distinct, batch = count_distinct(clips), self.batch_size * self.trainer.world_size
-        if distinct < len(clips):
-            report(
-                f"{len(clips)} training clips, of which {distinct} do not overlap in time with another one: clips that "
-                "share most of their time are not put into one batch"
-            )
+        if distinct == len(clips):
+            return None
+        report(
+            f"{len(clips)} training clips, of which at most {distinct} do not overlap in time: clips that share most "
+            "of their time are not put into one batch"
+        )
         if distinct < batch:
             rank_zero_warn(
                 f"a batch has {batch} clips, but only {distinct} of the training clips do not overlap in time, so that "

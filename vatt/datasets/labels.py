@@ -46,27 +46,18 @@ class Classes:
 
     @classmethod
     def of(cls, clips: Iterable[Clip], multi_label: bool = False) -> Classes:
-        """The labels of clips, sorted: as numbers if all are integers.
-
-        Warns about names that differ only in case, whitespace or Unicode form.
-        """
+        """The labels of clips, sorted: as numbers if all are integers. Warns like `read`."""
         names = {clean(label) for clip in clips for label in clip.labels}
         is_integer = all(map(_INTEGER.fullmatch, names))
         classes = cls(sorted(names, key=(lambda name: (int(name), name)) if is_integer else None), multi_label)
-        groups = classes.similar_names()
-        if groups:
-            shown = "; ".join(", ".join(map(repr, group)) for group in groups[:SHOWN])
-            more = f", and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
-            warnings.warn(
-                f"different classes with almost the same name: {shown}{more}. If they are one class, give their rows "
-                "the same label",
-                stacklevel=2,
-            )
+        classes._warn_similar()
         return classes
 
     @classmethod
     def read(cls, path: str | Path, multi_label: bool = False) -> Classes:
         """A UTF-8 text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
+
+        Warns about names that differ only in case, whitespace or Unicode form.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -74,16 +65,24 @@ class Classes:
         """
         names = [line for line in read_lines(path) if line.strip()]
         try:
-            return cls(names, multi_label)
+            classes = cls(names, multi_label)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        classes._warn_similar()
+        return classes
 
-    def similar_names(self) -> list[list[str]]:
-        """Return groups of names that differ only in case, whitespace or Unicode form."""
-        groups = defaultdict[str, list[str]](list)
+    def _warn_similar(self) -> None:
+        similar = defaultdict[str, list[str]](list)
         for name in self.names:
-            groups[_folded(name)].append(name)
-        return [group for group in groups.values() if len(group) > 1]
+            similar[_folded(name)].append(name)
+        groups = [", ".join(map(repr, names)) for names in similar.values() if len(names) > 1]
+        if groups:
+            more = f", and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
+            warnings.warn(
+                f"different classes with almost the same name: {'; '.join(groups[:SHOWN])}{more}. If they are one "
+                "class, give their rows the same label",
+                stacklevel=3,
+            )
 
     def number(self, label: str) -> int:
         """Return the number of the class with a label.

@@ -27,6 +27,8 @@ def test_classes_of_clips_are_sorted() -> None:
 def test_integer_classes_are_sorted_as_numbers() -> None:
     clips = [clip(str(number)) for number in (10, 2, 0, 11, -1, 1)]
     assert Classes.of(clips).names == ["-1", "0", "1", "2", "10", "11"]
+    floats = [clip(f"{number}.0") for number in (10, 2, 0)]
+    assert Classes.of(floats).names == ["0.0", "2.0", "10.0"]
     assert Classes.of([*clips, clip("ten")]).names == ["-1", "0", "1", "10", "11", "2", "ten"]
 
 

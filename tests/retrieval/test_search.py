@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
+from tests.evaluation.test_protocols import row
 from vatt.errors import InputError
 from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
@@ -16,6 +17,7 @@ from vatt.retrieval.embeddings import embed
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
+from vatt.retrieval.store import write_shard
 from vatt.retrieval.tables import StoreError
 
 pytest.importorskip("faiss")
@@ -183,3 +185,29 @@ def test_answers_are_filtered_and_merged(many: Path) -> None:
     assert {(hit.id, hit.start_s) for hit in spans} == {("loud", 0.0), ("silent", 0.0)}
     assert max(hit.end_s - hit.start_s for hit in spans) > 2.5  # longer than the model's second
     assert [hit.rank for hit in spans] == [1, 2]
+
+
+def test_files_with_many_rows_are_listed_once(model_folder: Path, tmp_path: Path) -> None:
+    """12 files of two windows, with 20 rows each, as embeddings of one row per caption have them."""
+    model, rng = VATT.from_pretrained(model_folder), np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        windows = rng.normal(size=(2, 8))
+        for j in range(20):
+            known = {"path": str(tmp_path / f"{i}.mp4"), "extra": json.dumps({"x_year": 2000.0 + i})}
+            rows += [
+                row(f"{i}-{j}", "video", "video_text", x) | known | {"start_s": float(k), "end_s": k + 1.0}
+                for k, x in enumerate(windows)
+            ]
+            rows.append(row(f"{i}-{j}", "text", "video_text", windows[0], f"caption {j % 2}") | known)
+    write_shard(tmp_path / "copies", model.fingerprint(), rows)
+    index = Index.build([tmp_path / "copies"])
+    for spans in (True, False):
+        hits = search(index, "a red ring", k=10, model=model, spans=spans)
+        moments = [(hit.path, hit.start_s) for hit in hits]
+        assert len(hits) == len(set(moments)) == 10
+        assert not spans or len({hit.path for hit in hits}) == 10
+    texts = search(index, "a red ring", k=99, model=model, answers="text")
+    assert len({(hit.path, hit.text) for hit in texts}) == len(texts) == 24
+    (hit,) = search(index, "a red ring", model=model, where="x_year=2003")
+    assert hit.path == str(tmp_path / "3.mp4")

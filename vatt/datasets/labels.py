@@ -17,8 +17,7 @@ from vatt.io import read_lines
 from vatt.structures import Clip
 
 SHOWN = 5  # groups of similar names in one warning
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"([+-]?[0-9]+)\.0*")  # an integer as pandas writes it in a column with missing values
+_INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # with a decimal point, as pandas writes it beside missing values
 
 
 class Classes:
@@ -48,8 +47,9 @@ class Classes:
     def of(cls, clips: Iterable[Clip], multi_label: bool = False) -> Classes:
         """The labels of clips, sorted: as numbers if all are integers. Warns like `read`."""
         names = {clean(label) for clip in clips for label in clip.labels}
-        is_integer = all(map(_INTEGER.fullmatch, names))
-        classes = cls(sorted(names, key=(lambda name: (int(name), name)) if is_integer else None), multi_label)
+        numbers = {name: int(match[1]) for name in names if (match := _INTEGER.fullmatch(name))}
+        ordered = sorted(names, key=(lambda name: (numbers[name], name)) if len(numbers) == len(names) else None)
+        classes = cls(ordered, multi_label)
         classes._warn_similar()
         return classes
 
@@ -116,7 +116,7 @@ class Classes:
     def _describe_unknown(self, label: str) -> str:
         """Describe a label that is no class, and why if a class has almost the same name."""
         reason = f"label {label!r} is none of the {len(self)} classes"
-        as_integer, as_float = _FLOAT.fullmatch(clean(label)), f"{clean(label)}.0"
+        as_integer, as_float = _INTEGER.fullmatch(clean(label)), f"{clean(label)}.0"
         similar = next((name for name in self.names if _folded(name) == _folded(label)), None)
         if as_integer and as_integer[1] in self._index:
             return (

@@ -17,7 +17,7 @@ from vatt.io import read_lines
 from vatt.structures import Clip
 
 SHOWN = 5  # groups of similar names in one warning
-_INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # with a decimal point, as pandas writes it beside missing values
+_INTEGER = re.compile(r"([+-]?[0-9]{1,400})(\.0*)?")  # with a decimal point, as pandas writes it beside missing values
 
 
 class Classes:

@@ -191,15 +191,15 @@ class ClipDataModule(L.LightningDataModule):
 
     def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
         clips = read_manifest(manifest)
-        found = self._rows(clips, manifest, {"training": self.train_split, "validation": self.val_split})
+        split_rows = self._rows(clips, manifest, {"training": self.train_split, "validation": self.val_split})
         for use, split in (("training", self.train_split), ("validation", self.val_split)):
-            if found is not None and use not in found.names and split != "val":  # or it is misspelled
+            if split_rows is not None and use not in split_rows.names and split != "val":  # or it is misspelled
                 of_split(clips, split, manifest)
-        train, val = (clips, clips.take([])) if found is None else map(clips.take, found.rows.values())
+        train, val = (clips, clips.take([])) if split_rows is None else map(clips.take, split_rows.rows.values())
         held_out = not val and self.val_fraction > 0
         if held_out:
             train, val = hold_out(train, self.val_fraction)
-        report_rows(manifest, {"training": len(train), "validation": len(val)}, found, held_out)
+        report_rows(manifest, {"training": len(train), "validation": len(val)}, split_rows, held_out)
         prefix = f"{name}/" if name else ""
         return train.named(prefix), val.named(prefix)
 

@@ -160,8 +160,10 @@ class LabelledDataModule(ClipDataModule):
             there = ", ".join(sorted(columns))
             raise ManifestError(f"{manifest} has {there} and no split: choose a fold (data.fold; vatt probe --folds)")
         requested = {"training": self.train_split, "validation": self.val_split, "test": self.test_split}
-        found = self._fold_rows(clips) if self.fold is not None else self._rows(clips, manifest, requested)
-        parts = {use: [] for use in requested} | ({"training": range(len(clips))} if found is None else found.rows)
+        split_rows = self._fold_rows(clips) if self.fold is not None else self._rows(clips, manifest, requested)
+        parts = {use: [] for use in requested} | (
+            {"training": range(len(clips))} if split_rows is None else split_rows.rows
+        )
         if self.fold is not None and not parts["test"]:
             there = {str(clip.extra[FOLD]) for clip in clips.heads() if clip.extra.get(FOLD) is not None}
             available = ", ".join(sorted(there | columns - {FOLD})) or "none"
@@ -175,7 +177,7 @@ class LabelledDataModule(ClipDataModule):
         if held_out:
             train, val = hold_out(train, self.val_fraction)
         counts = {"training": len(train), "validation": len(val), "test": len(self.test_clips)}
-        report_rows(manifest, counts, found, held_out, "" if self.fold is None else f", fold {self.fold}")
+        report_rows(manifest, counts, split_rows, held_out, "" if self.fold is None else f", fold {self.fold}")
         return train, val
 
     def _check_parts(self) -> None:

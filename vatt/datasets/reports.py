@@ -25,25 +25,25 @@ def report(line: str) -> None:
 
 
 def report_rows(
-    manifest: str, counts: Mapping[str, int], found: SplitRows | None, held_out: bool = False, part: str = ""
+    manifest: str, counts: Mapping[str, int], split_rows: SplitRows | None, held_out: bool = False, part: str = ""
 ) -> None:
     """Print how many clips of a manifest are used for what, and how many rows are not used.
 
     Args:
         manifest: Manifest.
         counts: Number of clips by use.
-        found: Rows by split, or None if the manifest has no splits.
+        split_rows: Rows by split, or None if the manifest has no splits.
         held_out: The validation clips were held out from the training clips.
         part: Name of the fold.
     """
-    names = {} if found is None else found.names
+    names = {} if split_rows is None else split_rows.names
     uses = [
         f"{count or 'no'} {use} clip{'s' * (count != 1)}"
         + (f" (split {names[use]!r})" if count and use in names else "")
         + (" (held out)" if held_out and use == "validation" and count else "")
         for use, count in counts.items()
     ]
-    unused = "" if found is None else describe_unused(found.unused)
+    unused = "" if split_rows is None else describe_unused(split_rows.unused)
     report(f"{manifest}{part}: {', '.join(uses)}{f'; not used: {unused}' if unused else ''}")
 
 
@@ -69,6 +69,7 @@ class TextCounts:
     """Texts of clips.
 
     Attributes:
+        total: Number of clips.
         clips: Number of clips that were looked at.
         with_text: Number of those that have a text.
         texts: Number of texts that were looked at.
@@ -76,6 +77,7 @@ class TextCounts:
         columns: Columns of the manifest that have phrases, with numbers of clips, where clips have no text.
     """
 
+    total: int = 0
     clips: int = 0
     with_text: int = 0
     texts: int = 0
@@ -89,6 +91,7 @@ class TextCounts:
             clips: Clips.
             reader: Reader of their texts; None if there is no vocabulary.
         """
+        self.total += len(clips)
         for clip in clips[:: -(-len(clips) // CLIPS) or 1]:
             texts = [*clip.texts, *clip.words] if reader is None else reader.candidates(clip)
             self.clips, self.with_text = self.clips + 1, self.with_text + bool(texts)
@@ -119,7 +122,9 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
         has_vocabulary: There is a vocabulary, so that texts are read.
         manifests: Manifests, for messages.
     """
-    of, hint = f"{counts.clips} training clips", counts.describe_columns()
+    of, hint = f"{counts.total} training clips", counts.describe_columns()
+    if counts.clips < counts.total:
+        of = f"{counts.clips} training clips that were looked at, of {counts.total},"
     if not has_vocabulary:
         if counts.with_text:
             rank_zero_warn(

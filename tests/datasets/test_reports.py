@@ -89,7 +89,8 @@ def test_files_in_two_splits_are_reported(write: Any, tmp_path: Path) -> None:
         set_up(manifest, val_split="test")
     with warnings.catch_warnings():  # folds by file
         warnings.simplefilter("error")
-        manifest = write([{"path": f"{i % 3}.mp4", "id": str(i), "label": "a", "x_fold": i % 3} for i in range(6)])
+        segments = [{"path": f"{i % 3}.mp4", "start_s": 5.0 * i, "end_s": 5.0 * i + 5} for i in range(6)]
+        manifest = write([row | {"id": str(i), "label": "a", "x_fold": i % 3} for i, row in enumerate(segments)])
         LabelledDataModule(manifest, base=TINY.to_dict(), fold=1).setup("fit")
 
 

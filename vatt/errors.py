@@ -18,3 +18,7 @@ class WriteError(VattError, OSError):
 
 class DirectoryInUse(InputError):
     """The directory is locked by another process that is writing to it."""
+
+
+class ManifestError(VattError, ValueError):
+    """A manifest that cannot be used; the message names the row and the column."""

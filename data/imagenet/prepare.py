@@ -15,7 +15,7 @@ from pathlib import Path
 from vatt.datasets.annotations.finding import Files
 from vatt.datasets.annotations.reading import SPLITS, read_lines, read_table
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
-from vatt.datasets.manifest import PICTURE_SUFFIXES
+from vatt.datasets.folders import PICTURE_SUFFIXES
 from vatt.errors import InputError
 from vatt.structures import Clip
 

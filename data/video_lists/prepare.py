@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from vatt.datasets.annotations.finding import Files
 from vatt.datasets.annotations.reading import find_split, read_lines
 from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
-from vatt.datasets.manifest import MEDIA_SUFFIXES
+from vatt.datasets.folders import MEDIA_SUFFIXES
 from vatt.errors import InputError
 from vatt.structures import Clip
 

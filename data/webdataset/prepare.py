@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vatt.datasets.annotations.finding import SOUND_SUFFIXES, Files
 from vatt.datasets.annotations.writing import Notes, Wanted, run, write
-from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.media.source import member
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText

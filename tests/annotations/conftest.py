@@ -64,7 +64,7 @@ def touch(tmp_path: Path) -> Callable[..., Path]:
         for name in names:
             path = tmp_path / "media" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path.write_bytes(b"0")
         return tmp_path / "media"
 
     return make

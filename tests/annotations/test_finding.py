@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vatt.datasets.annotations.finding import Files
-from vatt.datasets.manifest import PICTURE_SUFFIXES
+from vatt.datasets.folders import PICTURE_SUFFIXES
 from vatt.errors import InputError
 
 Touch = Callable[..., Path]

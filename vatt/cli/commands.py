@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from vatt.cli.ranges import Count, CountOrZero, Seed
@@ -135,6 +136,12 @@ def print_retrieval(report: dict[str, object]) -> None:
         cells.append(f"{found['MedR']:g} ({found['chance']['MedR']:g})")
         rows.append((direction.replace("_to_", " → "), *cells, found["gallery"]))
     print_table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines that may contain file names."""
+    for line in lines:
+        print(printable(line))
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vatt.cli.commands import print_table
+from vatt.cli.commands import print_lines, print_table
 from vatt.cli.ranges import Count, Positive
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ def scan(
     a decoder is one row of the report. Files with the same packets of picture and sound are duplicates, also in
     different containers. A scan that is interrupted leaves what it found beside the report: resume goes on from there.
 
-    Exit status: 0 if every file is fine, 1 if some are not or a row lies outside its file, 2 for wrong input.
+    Exit status: 0 if every file is fine (skipped ones do not count), 1 if some are not or a row lies outside its
+    file, 2 for wrong input.
 
     Args:
         path: a folder of media, one media file, or a manifest.
@@ -45,13 +45,12 @@ def scan(
         resume: keep the rows of an existing report, and of a scan that was interrupted, for files that
             have not changed, if num_clips is the same.
     """
-    from vatt.datasets.manifest import other_files
+    from vatt.datasets.folders import summarize
     from vatt.datasets.scan.scanning import scan as run
 
     summary, cleaned = run(path, output, manifest, num_workers, time_limit_s, num_clips, keep_damaged, resume)
     print_scan(summary)
-    if Path(path).is_dir() and (others := other_files(path)):
-        print(f"not media by their names: {counts(Counter(others))}")
+    print_lines(summarize(path))
     for facts in summary.unusable:
         print(f"{facts.status}: {facts.path}: {facts.reason}")
     if more := summary.statuses - Counter(facts.status for facts in summary.unusable) - Counter(ok=summary.files):
@@ -89,6 +88,9 @@ def print_scan(summary: ScanSummary) -> None:
         ("silent", summary.silent),
         ("audio outside [-1, 1]", summary.clipped),
         ("channels that cancel", summary.cancelled),
+        ("several audio tracks", summary.several_audio),
+        ("silent audio track passed over", summary.silent_skipped),
+        ("track that cannot be decoded", summary.undecodable),
         ("variable frame rate", summary.variable_fps),
         ("non-square pixels", summary.non_square),
         ("picture and sound begin > 25 ms apart", summary.offset),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vatt.cli.commands import print_lines
 from vatt.cli.ranges import Count, CountOrZero, Positive
 from vatt.errors import InputError
 
@@ -55,6 +56,7 @@ def prepare(
             a decoder: the reason may have passed.
         check: write nothing, and compare shards with their checksums. Neither the manifest nor the media are needed.
     """
+    from vatt.datasets.folders import summarize
     from vatt.datasets.media.transcode import Encoding
     from vatt.datasets.shards.folder import check as find_damage
     from vatt.datasets.shards.writing import prepare as run
@@ -74,6 +76,7 @@ def prepare(
         print(f"{event['kind']}: {event['id']}: {event['path']}: {event['reason']}")
     if len(done.left_out) > SHOWN:
         print(f"… and {len(done.left_out) - SHOWN} more: {Path(output) / 'errors.csv'}")
+    print_lines(summarize(path))
     if done.damaged:
         print(f"changed or gone, made again: {', '.join(done.damaged)}")
     sizes = f"{done.size_before / 1e9:.3g} GB before, {done.size_after / 1e9:.3g} GB after"

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vatt.cli.commands import print_table, printable
+from vatt.cli.commands import print_lines, print_table, printable
 from vatt.cli.ranges import Count, CountOrZero, Port, Positive
 from vatt.errors import InputError
 from vatt.retrieval.web.hosts import bound_socket, host_name
@@ -71,7 +71,7 @@ def embed(
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     bar = tqdm(desc="loading the model", unit="clip", disable=None if is_first else True)
 
-    from vatt.datasets.manifest import other_files
+    from vatt.datasets.folders import summarize
     from vatt.retrieval.embeddings import embed as run
 
     found = re.fullmatch(r"(\d+)/(\d+)", part)
@@ -90,8 +90,7 @@ def embed(
     if not report.first:
         return 0
     print_events(report.events, output)
-    if Path(path).is_dir() and (others := other_files(path)):
-        print("not media by their names: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items())))
+    print_lines(summarize(path))
     made = f"{report.windows} windows, {report.rows} vectors"
     print(f"embedded {report.embedded} of {report.clips} clips ({made}): {output}")
     if report.missing:

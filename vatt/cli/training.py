@@ -17,9 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from vatt.cli.commands import print_lines
 from vatt.cli.parsing import expand_user, strings_of
 from vatt.cli.training_options import SaveConfig, TrainingParser
 from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.folders import summarize
 from vatt.errors import InputError, VattError
 from vatt.models.device import resolve_device
 from vatt.models.transformer import Transformer
@@ -109,6 +111,8 @@ class VattCLI(LightningCLI):
         self.datamodule.setup("fit")  # before anything is moved or written
         try:
             if rank_zero_only.rank == 0:
+                for source in self.datamodule.sources.values():
+                    print_lines(summarize(source.manifest))
                 self._open(checkpoint)
             with naming_checkpoint(checkpoint):
                 self.trainer.fit(ckpt_path=None if checkpoint is None else str(checkpoint), **kwargs)

@@ -9,38 +9,27 @@ of your own begin with ``x_`` and are carried along.
 from __future__ import annotations
 
 import csv
-import glob
 import json
-import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from itertools import compress, takewhile
+from itertools import compress
 from operator import not_
 from pathlib import Path
 from typing import Any
 
+from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES, describe, fixed_part, is_listed, list_media
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import open_source, parent
 from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
 from vatt.datasets.rows import check_files as look_for_files
 from vatt.datasets.splits import match_split
 from vatt.datasets.table import ClipTable
-from vatt.errors import InputError, VattError
+from vatt.errors import InputError, ManifestError
 from vatt.io import atomic_write
 from vatt.structures import Clip
 
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv "
-    ".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split()
-)
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
 SHOWN = 5  # problems that one error message lists in full
-
-
-class ManifestError(VattError, ValueError):
-    """A manifest that cannot be used; the message names the row and the column."""
 
 
 def read_manifest(source: str | Path, *, split: str | None = None, check_files: bool = True) -> ClipTable:
@@ -48,7 +37,8 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
     Args:
         source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively and through links,
-            sorted by path), a single media file, or a pattern of media files (``*``, ``?``, ``**/`` any folders).
+            sorted by path; see `vatt.datasets.folders` for files that are skipped), a single media file, or a pattern
+            of media files (``*``, ``?``, ``**/`` any folders).
         split: keep only the rows of this split.
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
@@ -61,10 +51,8 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     """
     name = str(source)
     suffix = Path(name).suffix.lower()
-    if Path(name).is_dir():
-        clips = ClipTable(_from_folder(Path(name)))
-    elif not is_url(name) and not Path(name).exists() and glob.has_magic(name):
-        clips = ClipTable(_from_pattern(name))
+    if is_listed(name):
+        clips = ClipTable(_from_listing(name))
     elif not is_url(name) and not Path(name).exists():
         raise ManifestError(f"there is no manifest and no folder at {name}")
     elif suffix in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
@@ -128,41 +116,6 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[ClipTable, ClipTab
     return table.take(compress(rows, map(not_, sides))), table.take(compress(rows, sides))
 
 
-def every_file(folder: str | Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, also links that lead nowhere.
-
-    Links to folders are followed, but for those back up to a folder that holds them.
-
-    Raises:
-        ManifestError: a folder cannot be listed.
-    """
-
-    def fail(error: OSError) -> None:
-        raise ManifestError(f"folder {error.filename} cannot be listed: {error.strerror}") from error
-
-    above: dict[str, tuple[str, ...]] = {}  # where the folders that hold a folder really are
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real, holders = os.path.realpath(top), above.pop(top, ())
-        if real in holders:
-            folders.clear()
-            continue
-        above |= {os.path.join(top, name): (*holders, real) for name in folders}
-        yield from (Path(top, name) for name in names)
-
-
-def other_files(folder: str | Path, taken: frozenset[str] | None = None) -> dict[str, int]:
-    """Files of a folder that are not taken for media, counted by suffix.
-
-    Args:
-        folder: searched as by `read_manifest`.
-        taken: suffixes of those that are; what `read_manifest` takes unless given.
-    """
-    counts = Counter((path.suffix.lower(), path.suffix.lower() or path.name) for path in every_file(folder))
-    if taken is None:
-        taken = MEDIA_SUFFIXES if any(suffix in MEDIA_SUFFIXES for suffix, _ in counts) else PICTURE_SUFFIXES
-    return {name: number for (suffix, name), number in counts.items() if suffix not in taken}
-
-
 def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
     """Write clips as JSONL atomically, with relative paths for files below the directory of the manifest.
 
@@ -181,25 +134,16 @@ def write_manifest(clips: Iterable[Clip], path: str | Path) -> None:
                 raise ManifestError(f"row {clip.id!r}: {around!r} cannot be written as UTF-8") from None
 
 
-def _from_folder(folder: Path) -> list[Clip]:
-    files = sorted(every_file(folder))
-    paths = [p for p in files if p.suffix.lower() in MEDIA_SUFFIXES]
-    paths = paths or [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
-    if not paths:
-        found = ", ".join(f"{n} {suffix}" for suffix, n in sorted(other_files(folder).items())) or "nothing"
-        raise ManifestError(f"folder {folder} holds no media file (found {found})")
-    return [Clip(id=p.relative_to(folder).as_posix(), path=str(p)) for p in paths]
-
-
-def _from_pattern(pattern: str) -> list[Clip]:
-    """Clips of the media files that match, named by their paths below the last folder that the pattern names."""
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())
-    paths = [path for path in found if path.suffix.lower() in MEDIA_SUFFIXES | PICTURE_SUFFIXES]
-    if not paths:
-        raise ManifestError(f"no media file matches {pattern} ({len(found)} other files do)")
-    parts = Path(pattern).parts
-    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
-    return [Clip(id=path.relative_to(fixed).as_posix(), path=str(path)) for path in paths]
+def _from_listing(source: str) -> list[Clip]:
+    """Return a clip for each media file of a directory or pattern, with its path below that as the id."""
+    listing = list_media(source)
+    root, kind = Path(source), "folder {} holds no media file"
+    if not root.is_dir():
+        root, kind = fixed_part(source), "no media file matches {}"
+    if not listing.media:
+        skipped = f"; skipped: {describe(listing.counts.items())}" if listing.skipped else ""
+        raise ManifestError(f"{kind.format(source)} (found {describe(listing.others.items())}{skipped})")
+    return [Clip(id=path.relative_to(root).as_posix(), path=str(path)) for path in listing.media]
 
 
 def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.formats import REFERRING, SELF_CONTAINED, TEXT
 

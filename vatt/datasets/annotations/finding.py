@@ -7,7 +7,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from vatt.datasets.manifest import MEDIA_SUFFIXES, other_files
+from vatt.datasets.folders import MEDIA_SUFFIXES, list_media
 from vatt.errors import InputError
 
 SOUND_SUFFIXES = frozenset(".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split())
@@ -62,7 +62,7 @@ class Files:
             for path in ((below / name).as_posix() for name in names if _suffix(name) in self.suffixes):
                 (paths if _is_text(path) else self.misnamed).append(path)
         if not paths:
-            others = other_files(self.folder, frozenset(self.suffixes))
+            others = list_media(self.folder, frozenset(self.suffixes)).others
             there = [f"{n} {suffix}" for suffix, n in sorted(others.items())]
             there += [f"{path!r}, whose name is not UTF-8" for path in self.misnamed[:1]]
             found = ", ".join(there) or "nothing"

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vatt.datasets.manifest import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media

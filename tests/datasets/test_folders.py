@@ -1,0 +1,93 @@
+"""Files of a directory that are media, and files of systems that are skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vatt.datasets.folders import MEDIA_SUFFIXES, list_media, summarize
+from vatt.datasets.manifest import read_manifest
+from vatt.errors import ManifestError
+
+APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        " + bytes(4000)
+
+
+def fill(folder: Path, **files: bytes) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in list_media(folder).media]
+
+
+def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path) -> None:
+    media = {"a.mp4": b"0", "sub/._b.mp4": b"\0\0\0\x20ftypisom", "sub/.c.wav": b"RIFF", "Photos.Trash/d.mp4": b"0"}
+    system = {
+        "._a.mp4": APPLE_DOUBLE,
+        "sub/._.DS_Store": APPLE_DOUBLE,
+        "empty.mp4": b"",
+        "sub/._empty.mov": b"",
+        "Thumbs.db": b"0",
+        "sub/.DS_Store": b"0",
+        "Desktop.ini": b"0",
+        ".later.mp4.icloud": b"bplist00",
+        "__MACOSX/a.mp4": b"0",
+        "sub/@eaDir/a.mp4/SYNOVIDEO.jpg": b"0",
+        "$RECYCLE.BIN/S-1/$R1.mp4": b"0",
+        ".Trash-1000/files/x.mp4": b"0",
+        ".Trash-1000/files/y.mp4": b"0",
+    }
+    fill(tmp_path, **media, **system, **{"notes.txt": b"", "README": b"x"})
+    assert names(tmp_path) == sorted(media)
+    assert [clip.id for clip in read_manifest(tmp_path)] == sorted(media)
+    listing = list_media(tmp_path)
+    assert listing.others == {".txt": 1, "README": 1}
+    assert listing.counts == {
+        "AppleDouble metadata of macOS": 2,
+        "empty (0 bytes)": 2,
+        "system file": 3,
+        "not downloaded from iCloud": 1,
+        "in a system directory": 5,
+    }
+    lines = summarize(tmp_path)
+    assert f"skipped: {tmp_path / '._a.mp4'}: AppleDouble metadata of macOS" in lines
+    assert f"skipped: {tmp_path / '.Trash-1000'}: 2 files in a system directory" in lines
+    assert any(line.startswith("skipped files: 13 (AppleDouble metadata of macOS: 2; ") for line in lines)
+    assert "not media by their names: 1 .txt, 1 README" in lines
+
+
+def test_a_directory_of_the_system_that_is_given_itself_is_listed(tmp_path: Path) -> None:
+    fill(tmp_path / "@eaDir", **{"a.mp4": b"0", "._a.mp4": APPLE_DOUBLE})
+    assert names(tmp_path / "@eaDir") == ["a.mp4"]
+
+
+def test_patterns_skip_the_same_files(tmp_path: Path) -> None:
+    fill(tmp_path, **{"x/a.mp4": b"0", "x/b.jpg": b"0", "x/e.mp4": b"", "__MACOSX/a.mp4": b"0"})
+    assert [clip.id for clip in read_manifest(tmp_path / "*" / "*")] == ["x/a.mp4", "x/b.jpg"]
+    assert f"skipped: {tmp_path / 'x' / 'e.mp4'}: empty (0 bytes)" in summarize(tmp_path / "*" / "*")
+
+
+def test_nothing_but_skipped_files_is_an_error_that_counts_them(tmp_path: Path) -> None:
+    fill(tmp_path, **{"a.mp4": b"", "._b.mp4": APPLE_DOUBLE})
+    with pytest.raises(
+        ManifestError, match=r"found nothing; skipped: 1 AppleDouble metadata of macOS, 1 empty \(0 bytes\)"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_pictures_are_media_where_nothing_else_is(tmp_path: Path) -> None:
+    fill(tmp_path, **{"a.jpg": b"0", "b.PNG": b"0", "notes.txt": b"", "README": b""})
+    assert names(tmp_path) == ["a.jpg", "b.PNG"]
+    assert list_media(tmp_path).others == {".txt": 1, "README": 1}
+    assert list_media(tmp_path, MEDIA_SUFFIXES).others == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
+    fill(tmp_path, **{"c.mp4": b"0"})
+    assert list_media(tmp_path).others == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
+
+
+def test_files_of_other_sources_are_not_summarized(tmp_path: Path) -> None:
+    fill(tmp_path, **{"a.csv": b"path\na.mp4\n"})
+    assert summarize(tmp_path / "a.csv") == summarize("s3://bucket/*.mp4") == []

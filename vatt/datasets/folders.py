@@ -1,0 +1,180 @@
+"""Lists of the media files of a directory or a pattern. Files that systems leave beside them are skipped.
+
+Skipped are directories of trash, snapshots and thumbnails, the AppleDouble files (``._a.mp4``) that macOS writes on
+other file systems, files of file managers, and files without content.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from vatt.datasets.media.remote import is_url
+from vatt.errors import ManifestError
+
+MEDIA_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv "
+    ".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split()
+)
+PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
+APPLE_DOUBLE = (b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")  # AppleDouble and AppleSingle (RFC 1740)
+SYSTEM_FILES = re.compile(r"thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|\.ds_store|\.localized|icon\r", re.IGNORECASE)
+SYSTEM_FOLDERS = re.compile(
+    r"__macosx|\.appledouble|\.appledb|\.trash(es|-\d+)?|\$recycle\.bin|recycler|system volume information|lost\+found"
+    r"|\.spotlight-v100|\.fseventsd|\.temporaryitems|\.documentrevisions-v100|\.thumbnails|\.snapshots?|\.git"
+    r"|@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|\.@__thumb|\.dropbox\.cache|\.sync",
+    re.IGNORECASE,
+)
+SHOWN = 20  # skipped files that are named
+INSIDE = "in a system directory"
+EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "AppleDouble metadata of macOS", "not downloaded from iCloud"
+
+
+@dataclass
+class Listing:
+    """What a directory or a pattern holds.
+
+    Attributes:
+        media: Media files, sorted by path: videos and audio, or images if there is neither.
+        skipped: Files that are skipped, and directories with the number of their files, each with the reason.
+        counts: Number of skipped files by reason.
+        others: Number of all other files by suffix.
+    """
+
+    media: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def is_listed(source: str | Path) -> bool:
+    """Return whether a source is a directory or a pattern, which `list_media` lists."""
+    if is_url(str(source)):
+        return False
+    return Path(source).is_dir() or (not Path(source).exists() and glob.has_magic(str(source)))
+
+
+def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Listing:
+    """List the media files below a directory, or those that match a pattern.
+
+    Links to directories are followed, except for those that lead back to a directory above them.
+
+    Args:
+        source: Directory or pattern (``*``, ``?``, ``**/`` any directories).
+        suffixes: Suffixes of the files to list, in lower case. The default is `MEDIA_SUFFIXES`, or `PICTURE_SUFFIXES`
+            in a directory where no file has one of those; a pattern matches both.
+
+    Raises:
+        ManifestError: A directory cannot be listed.
+    """
+    if Path(source).is_dir():
+        root, paths = Path(source), sorted(_walk(source))
+    else:
+        root = fixed_part(str(source))
+        paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if not os.path.isdir(name))
+    listing, kept = Listing(), []
+    folders: Counter[Path] = Counter()
+    for path in paths:
+        if folder := _system_folder(path, root):
+            folders[folder] += 1
+        elif reason := _reason(path):
+            listing.skipped.append((path, reason))
+            listing.counts[reason] += 1
+        else:
+            kept.append(path)
+    for folder, number in folders.items():
+        listing.skipped.append((folder, f"{number:,} file{'s' * (number > 1)} {INSIDE}"))
+        listing.counts[INSIDE] += number
+    if suffixes is None and not os.path.isdir(source):
+        suffixes = MEDIA_SUFFIXES | PICTURE_SUFFIXES
+    elif suffixes is None:
+        has_media = any(path.suffix.lower() in MEDIA_SUFFIXES for path in kept)
+        suffixes = MEDIA_SUFFIXES if has_media else PICTURE_SUFFIXES
+    for path in kept:
+        if path.suffix.lower() in suffixes:
+            listing.media.append(path)
+        else:
+            listing.others[path.suffix.lower() or path.name] += 1
+    return listing
+
+
+def fixed_part(pattern: str) -> Path:
+    """Return the directory that contains all matches of a pattern: the parts before the first wildcard."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
+
+
+def summarize(source: str | Path) -> list[str]:
+    """Return lines that name the files of a directory or pattern that are skipped, and count those that are not media.
+
+    Args:
+        source: Any source of `vatt.datasets.manifest.read_manifest`.
+    """
+    if not is_listed(source):
+        return []
+    listing = list_media(source)
+    lines = [f"skipped: {path}: {reason}" for path, reason in listing.skipped[:SHOWN]]
+    if len(listing.skipped) > SHOWN:
+        lines.append(f"… and {len(listing.skipped) - SHOWN:,} more")
+    if listing.skipped:
+        counts = "; ".join(f"{reason}: {number:,}" for reason, number in sorted(listing.counts.items()))
+        lines.append(f"skipped files: {listing.counts.total():,} ({counts})")
+    if listing.others:
+        lines.append(f"not media by their names: {describe(listing.others.items())}")
+    return lines
+
+
+def describe(counts: Iterable[tuple[str, int]]) -> str:
+    """Return counts as text, such as "3 .txt, 1 README"; "nothing" without any."""
+    return ", ".join(f"{number:,} {name}" for name, number in sorted(counts)) or "nothing"
+
+
+def _walk(folder: str | Path) -> Iterator[Path]:
+    """Yield everything below a directory that is not a directory, also dangling links."""
+
+    def fail(error: OSError) -> None:
+        raise ManifestError(f"folder {error.filename} cannot be listed: {error.strerror}") from error
+
+    above: dict[str, tuple[str, ...]] = {}  # real paths of the directories that contain a directory
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real, holders = os.path.realpath(top), above.pop(top, ())
+        if real in holders:
+            folders.clear()
+            continue
+        above |= {os.path.join(top, name): (*holders, real) for name in folders}
+        yield from (Path(top, name) for name in names)
+
+
+def _system_folder(path: Path, root: PurePath) -> Path | None:
+    """Return the first directory below ``root`` that contains ``path`` and belongs to a system, or None."""
+    folder = root
+    for part in path.relative_to(root).parts[:-1]:
+        folder = folder / part
+        if SYSTEM_FOLDERS.fullmatch(part):
+            return Path(folder)
+    return None
+
+
+def _reason(path: Path) -> str | None:
+    """Return why a file is skipped, or None."""
+    name = path.name
+    if SYSTEM_FILES.fullmatch(name):
+        return "system file"
+    if name.startswith(".") and name.lower().endswith(".icloud"):
+        return ICLOUD
+    if path.suffix.lower() not in MEDIA_SUFFIXES | PICTURE_SUFFIXES and not name.startswith("._"):
+        return None
+    try:
+        if path.stat().st_size == 0:
+            return EMPTY
+        if name.startswith("._"):
+            with path.open("rb") as file:
+                return DOUBLE if file.read(4) in APPLE_DOUBLE else None
+    except OSError:  # named when it is read
+        pass
+    return None

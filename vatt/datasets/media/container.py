@@ -17,11 +17,11 @@ import numpy as np
 from vatt.datasets.media.demuxing import (
     SHORTEST_OPEN_S,
     MediaInput,
-    best_stream,
     first_line,
     is_still_format,
 )
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
+from vatt.datasets.media.tracks import choose_tracks
 
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
@@ -73,9 +73,8 @@ class Container:
         self._input.limit(self._until - time.monotonic())
         self._container, size = self._input.container, self._input.size
         self._longest_s = longest_s(size)
-        self._video = best_stream(self._container, "video")
-        self._audio = best_stream(self._container, "audio")
         try:
+            self._video, self._audio = choose_tracks(self._input)
             for stream in (self._video, self._audio):
                 if stream is not None:
                     self._input.prepare(stream)
@@ -109,8 +108,8 @@ class Container:
             is_picture=video is not None and audio is None and is_still_format(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
-            video_s=_end_s(video, self._origin_s),
-            audio_s=_end_s(audio, self._origin_s),
+            video_s=math.inf if self._input.is_joined else _end_s(video, self._origin_s),
+            audio_s=math.inf if self._input.is_joined else _end_s(audio, self._origin_s),
         )
 
     def _duration_s(self) -> float:
@@ -121,6 +120,7 @@ class Container:
         """
         # Matroska may count its duration from 0, wherever its times begin.
         is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
+        is_unclear = is_unclear or self._input.is_joined
         said_s = (self._container.duration or 0) / av.time_base
         if 0 < said_s <= self._longest_s and not is_unclear:
             return said_s

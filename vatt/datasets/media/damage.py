@@ -14,6 +14,7 @@ import av
 from vatt.datasets.media.aspect import SQUARE, display_size, pixel_aspect
 from vatt.datasets.media.demuxing import MediaInput
 from vatt.datasets.media.source import read_bytes
+from vatt.datasets.media.tracks import choose_tracks
 
 if TYPE_CHECKING:
     from vatt.datasets.media.probe import Track
@@ -79,7 +80,7 @@ def decode_pictures(
     mended = failed = lost = 0
     fields = False  # two packets may make one picture
     with MediaInput(path, time_limit_s) as media:
-        stream = media.container.streams[video.index]
+        stream, _ = choose_tracks(media)
         media.prepare(stream)
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + video.begin_s for at_s in span)

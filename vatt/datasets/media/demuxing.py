@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -60,6 +60,8 @@ class MediaInput:
         open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
         self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
+        self._parts: list[Any] = []  # streams that were joined to others
+        self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
         self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
@@ -80,11 +82,18 @@ class MediaInput:
     def demux(self, *streams: Any) -> Iterator[av.Packet]:
         """Yield the packets of these streams, or of all, to the end.
 
+        Streams that were joined to others belong to those.
+
         Raises:
             av.FFmpegError, OSError: The file cannot be read any further.
             MediaError: The time limit is exceeded, or a server fails.
         """
-        remaining = self.container.demux(*streams)
+        indices = {stream.index for stream in streams}
+        parts = (stream for stream in self._parts if self._first[stream.index].index in indices)
+        packets = self._packets(self.container.demux(*streams, *parts))
+        return self._joined(packets) if self._parts else packets
+
+    def _packets(self, remaining: Iterator[av.Packet]) -> Iterator[av.Packet]:
         while True:
             try:
                 with self._callbacks.raising():
@@ -93,13 +102,40 @@ class MediaInput:
                 return
             yield packet
 
+    def _joined(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Yield packets, those of streams that were joined as packets of the first of these streams."""
+        current: dict[int, tuple[int, int]] = {}  # by first stream: index of the part that is read, where it begins
+        for packet in packets:
+            first, index = self._first.get(packet.stream.index), packet.stream.index
+            if first is not None:
+                part, begins_at = current.get(first.index, (first.index, 0))
+                # FFmpeg holds the last packets of a part back to the end of the file: they are dropped.
+                if index != part and (not packet.size or (packet.pos is not None and packet.pos < begins_at)):
+                    continue
+                current[first.index] = index, begins_at if index == part else packet.pos or 0
+                packet.stream = first
+            yield packet
+
+    def join(self, streams: Sequence[Any]) -> None:
+        """Read streams that follow each other in the file, in the same codec, as the first one of them."""
+        if len(streams) > 1:
+            self._parts += streams[1:]
+            self._first |= {stream.index: streams[0] for stream in streams}
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether streams were joined: their durations are those of parts."""
+        return bool(self._parts)
+
     def decode(self, packet: av.Packet) -> list[Any]:
         """Return the frames of a packet.
 
         Raises:
             av.FFmpegError, OSError, ValueError: The packet is damaged.
-            MediaError: Decoding would take too much memory.
+            MediaError: The packet is encrypted, or decoding would take too much memory.
         """
+        if packet.has_sidedata("encryption_info"):
+            raise MediaError(self.path, f"the {packet.stream.type} track is encrypted")
         if packet.size and (reason := packets.problem(packet.stream.codec_context.name, packet)):
             raise MediaError(self.path, reason)
         frames = packet.decode()
@@ -194,16 +230,6 @@ class MediaInput:
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
-
-
-def best_stream(container: Any, kind: str) -> Any:
-    """The stream a player would choose, if it can be decoded; cover art is no video."""
-    stream = container.streams.best(kind)
-    if stream is None or stream.codec_context is None:
-        return None
-    if kind == "video" and stream.disposition & stream.disposition.__class__.attached_pic:
-        return None
-    return stream
 
 
 def first_line(error: BaseException) -> str:

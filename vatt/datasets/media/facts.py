@@ -35,7 +35,12 @@ class MediaError(VattError, RuntimeError):
     Args:
         path: the file.
         reason: why, in words.
+
+    Attributes:
+        kind: Kind of the `vatt.structures.Event` that reports it.
     """
+
+    kind = "unreadable"
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

@@ -23,10 +23,11 @@ from typing import Any
 import av
 
 from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
-from vatt.datasets.media.demuxing import MediaInput, best_stream, first_line
+from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
+from vatt.datasets.media.tracks import TrackInfo, choose_tracks, list_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
 GAP_S = 0.5  # sound that pauses for so long has lost packets; encoders that save on silence pause for 0.4 s
@@ -146,9 +147,8 @@ class Packets:
 
     Args:
         container: FFmpeg's name of the format.
-        num_streams: tracks of all kinds.
-        video, audio: the tracks that a player would choose, if they can be decoded; cover art is no video, and a
-            track without a packet is none.
+        video, audio: The tracks that are read (see `vatt.datasets.media.tracks`); None without a packet.
+        listing: All tracks of the file.
         longest_s: Longest plausible duration of the file in seconds (`vatt.datasets.media.facts.longest_s`).
         begin_s, end_s: of everything, on the container's own clock.
         cut: how it is known that the file was cut off; empty if it was not.
@@ -156,7 +156,7 @@ class Packets:
     """
 
     container: str
-    num_streams: int
+    listing: list[TrackInfo]
     video: Track | None
     audio: Track | None
     longest_s: float = math.inf
@@ -210,9 +210,9 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         raise _not_opened(path, error) from None
     with opened as media:
         container = media.container
-        streams = (best_stream(container, kind) for kind in ("video", "audio"))
-        video, audio = (None if stream is None else Track(stream) for stream in streams)
-        found = Packets(container.format.name, len(container.streams), video, audio, longest_s(opened.size))
+        listing = list_tracks(media)
+        video, audio = (None if stream is None else Track(stream) for stream in choose_tracks(media))
+        found = Packets(container.format.name, listing, video, audio, longest_s(opened.size))
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")

@@ -39,7 +39,12 @@ class TorchCodecMedia(Media):
 
     def _read_frames(self, times_s: list[float], region: Region) -> Frames:
         try:
-            decoder = self._decoder_class(self._absolute_path, dimension_order="NHWC", num_ffmpeg_threads=1)
+            decoder = self._decoder_class(
+                self._absolute_path,
+                stream_index=self._video.index,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+            )
             begins_s, ends_s = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
             asked = [max(at_s + self._origin_s + EARLY_S, begins_s) for at_s in times_s]
             there = [at_s for at_s in asked if at_s < ends_s]

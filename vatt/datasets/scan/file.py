@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
@@ -12,15 +13,15 @@ from vatt.datasets.media.facts import Levels, MediaError, NoMedia
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.probe import Packets, Track, read_packets
 from vatt.datasets.media.source import state
+from vatt.datasets.media.tracks import SILENT_DB
 
 CLIP_S = 3.2  # length of a decoded clip, the paper's
-SILENT_DB = -60.0  # a peak below this is silence
 FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
 
 
 @dataclass(slots=True)  # a resumed scan holds those of all files
 class FileFacts:
-    """One row of a scan's report. The facts of picture and sound are of the tracks that a player would choose.
+    """One row of a scan's report. The facts of picture and sound are of the tracks that are read.
 
     Args:
         path: as the manifest has it.
@@ -32,6 +33,8 @@ class FileFacts:
         container: FFmpeg's name of the format.
         duration_s: from second 0 of the file to the end of its data.
         num_streams: tracks of all kinds.
+        tracks: All tracks as JSON: a list of objects with the fields of `vatt.datasets.media.tracks.TrackInfo`, without
+            those that are empty or not known.
         video_codec: empty without a picture; cover art does not count.
         width, height: Size of the upright picture in square pixels, at which players show it.
         pixel_aspect: Width of a stored pixel divided by its height; 1 for square pixels.
@@ -63,6 +66,7 @@ class FileFacts:
     container: str = ""
     duration_s: float | None = None
     num_streams: int | None = None
+    tracks: str = ""
     video_codec: str = ""
     width: int | None = None
     height: int | None = None
@@ -129,7 +133,11 @@ def clip_spans(duration_s: float, num_clips: int) -> list[tuple[float, float]]:
 def _describe(facts: FileFacts, packets: Packets) -> None:
     """What header and packets tell."""
     video, audio = packets.video, packets.audio
-    facts.container, facts.num_streams = packets.container, packets.num_streams
+    facts.container, facts.num_streams = packets.container, len(packets.listing)
+    tracks = (
+        {key: value for key, value in asdict(track).items() if value not in ("", None)} for track in packets.listing
+    )
+    facts.tracks = json.dumps(list(tracks), ensure_ascii=False)
     facts.content_hash = packets.content_hash()
     if video is not None:
         facts.video_codec, facts.width, facts.height = video.codec, video.width, video.height

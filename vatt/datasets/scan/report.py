@@ -37,6 +37,9 @@ class ScanSummary:
         silent: files whose sound is silence.
         clipped: Files with audio samples outside [-1, 1].
         cancelled: Files whose audio channels cancel in the mono mix.
+        several_audio: Files with several audio tracks.
+        undecodable: Files with a video or audio track that cannot be decoded.
+        silent_skipped: Files with a silent audio track that is not read because another one has sound.
         codecs: files of each codec of the picture, and of the sound.
         variable_fps: videos without a constant frame rate.
         non_square: Videos whose stored pixels are not square.
@@ -51,6 +54,9 @@ class ScanSummary:
     silent: int = 0
     clipped: int = 0
     cancelled: int = 0
+    several_audio: int = 0
+    undecodable: int = 0
+    silent_skipped: int = 0
     codecs: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
     variable_fps: int = 0
     non_square: int = 0
@@ -77,6 +83,13 @@ class ScanSummary:
         self.silent += facts.silent is True
         self.clipped += (facts.clipped_share or 0.0) > 0
         self.cancelled += facts.cancelled is True
+        tracks = json.loads(facts.tracks or "[]")
+        # Tracks that continue each other in a transport stream are read as one.
+        audio = Counter(track["chosen"] for track in tracks if track["kind"] == "audio")
+        self.several_audio += audio[False] + min(audio[True], 1) > 1
+        self.undecodable += any(track.get("decodable") is False for track in tracks)
+        is_chosen_audible = any(track.get("silent") is False and track["chosen"] for track in tracks)
+        self.silent_skipped += is_chosen_audible and any(track.get("silent") for track in tracks)
         self.variable_fps += facts.constant_fps is False
         self.non_square += facts.pixel_aspect not in (None, 1.0)
         self.offset += abs(facts.start_difference_s or 0.0) > OFFSET_S

@@ -1,0 +1,302 @@
+"""Which tracks of a file are read.
+
+Of several tracks of a kind, the first is taken that can be decoded and, for audio, is not silent. They are tried in the
+order of a player: tracks marked as default before the others, and last commentaries, dubs and tracks for people with
+impairments.
+A transport stream may continue a track under another PID: such tracks are read as one.
+
+Decoding and silence are tested only if there are several tracks of a kind, at a fixed number of positions, so the
+choice depends on the file alone. It is kept for as long as the process runs and the file does not change.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import av
+import numpy as np
+
+from vatt.datasets.media.demuxing import OPEN_LIMIT_S, MediaInput, first_line
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.source import split_member, state
+from vatt.datasets.media.transport import Pid, continues, find_pids
+
+Kind = Literal["video", "audio"]
+SILENT_DB = -60.0  # a peak below this is silence
+POSITIONS, LISTEN_S = 16, 1.0  # where, and for how long, each of several audio tracks is decoded
+MAX_PACKETS = 10_000  # of all tracks at one position
+NOT_A_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+SECONDARY = (
+    av.stream.Disposition.comment
+    | av.stream.Disposition.dub
+    | av.stream.Disposition.hearing_impaired
+    | av.stream.Disposition.visual_impaired
+    | av.stream.Disposition.descriptions
+    | av.stream.Disposition.dependent
+)
+REMUX = "remux the file first (ffmpeg -merge_pmt_versions 1 -i FILE -map 0 -c copy NEW.mkv)"
+SECONDARY_TITLE = re.compile(r"\bcommentar|\bdescripti|\bkommentar", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TrackInfo:
+    """A track of a file.
+
+    Args:
+        index: Number of the track in the file.
+        kind: "video", "audio", "subtitle", "data", "attachment", or "image" for cover art.
+        codec: Name of the codec; empty if no decoder is known.
+        width, height: Size of a video in pixels, as stored.
+        channels: Number of audio channels.
+        sample_rate: Sample rate in Hz.
+        language: Language code; empty if it is not known.
+        title: Title of the track.
+        default: Whether the track is marked as default.
+        decodable: Whether its packets can be decoded; None if that was not tested.
+        silent: Whether no sample of the audio that was decoded exceeds -60 dB; None if that was not tested.
+        chosen: Whether the track is read.
+    """
+
+    index: int
+    kind: str
+    codec: str
+    width: int | None = None
+    height: int | None = None
+    channels: int | None = None
+    sample_rate: int | None = None
+    language: str = ""
+    title: str = ""
+    default: bool = False
+    decodable: bool | None = None
+    silent: bool | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices of the tracks that are read.
+
+    Args:
+        video, audio: The tracks of each kind that are read one after the other; empty without any.
+    """
+
+    video: tuple[int, ...] = ()
+    audio: tuple[int, ...] = ()
+
+
+def choose_tracks(media: MediaInput) -> tuple[Any, Any]:
+    """Choose the video and the audio track of a file, and join the tracks that continue them.
+
+    Args:
+        media: The open file. If the tracks have to be tested, the file is opened a second time.
+
+    Returns:
+        PyAV streams; None where there is no such track that can be decoded.
+
+    Raises:
+        MediaError: Testing is not possible or takes too long, or a track continues in one that cannot be read.
+    """
+    choice = _choice(media)
+    for indices in (choice.video, choice.audio):
+        media.join([media.container.streams[index] for index in indices])
+    first = [indices[0] if indices else None for indices in (choice.video, choice.audio)]
+    video, audio = (None if index is None else media.container.streams[index] for index in first)
+    return video, audio
+
+
+def list_tracks(media: MediaInput) -> list[TrackInfo]:
+    """Return all tracks of a file; if there are several of a kind, each of them is tested.
+
+    Args:
+        media: The open file.
+
+    Raises:
+        MediaError: See `choose_tracks`.
+    """
+    choice = _choice(media)
+    tests = {}
+    for kind in ("video", "audio"):
+        streams = _candidates(media.container, kind)
+        if len(streams) > 1:
+            tests |= {stream.index: _test(media.path, *_version(media), stream.index) for stream in streams}
+    return [_describe(stream, choice, tests.get(stream.index)) for stream in media.container.streams]
+
+
+def _choice(media: MediaInput) -> Choice:
+    video, audio = (_candidates(media.container, kind) for kind in ("video", "audio"))
+    if len(video) < 2 and len(audio) < 2 and not _is_local_ts(media):
+        return Choice(tuple(stream.index for stream in video), tuple(stream.index for stream in audio))
+    try:
+        return _choose(media.path, *_version(media))
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(media.path, f"its tracks cannot be tested: {first_line(error)}") from error
+
+
+def _version(media: MediaInput) -> tuple[int, int]:
+    """Return numbers that change with the file: its size, and for local files the time of the last change."""
+    return media.size or 0, 0 if is_url(split_member(media.path)[0]) else state(media.path)[1]
+
+
+def _candidates(container: Any, kind: Kind) -> list[Any]:
+    """Return the tracks of a kind for which there is a decoder, those first that a player would prefer."""
+    streams = [stream for stream in getattr(container.streams, kind) if stream.codec_context is not None]
+    if kind == "video":
+        streams = [stream for stream in streams if not stream.disposition & NOT_A_VIDEO]
+        first = container.streams.best("video")
+    else:
+        videos = _candidates(container, "video")
+        # With several programs in a transport stream, the audio is that of the program of the video.
+        first = container.streams.best("audio", related=videos[0]) if len(videos) > 1 else None
+
+    def rank(stream: Any) -> tuple[bool, ...]:
+        title = stream.metadata.get("title", "") + stream.metadata.get("handler_name", "")
+        secondary = bool(stream.disposition & SECONDARY) or bool(SECONDARY_TITLE.search(title))
+        is_default = bool(stream.disposition & stream.disposition.__class__.default)
+        return (stream is not first and first is not None, secondary, not is_default)
+
+    return sorted(streams, key=rank)
+
+
+@lru_cache(maxsize=100_000)
+def _choose(path: str, size: int, changed_ns: int) -> Choice:
+    chosen: dict[str, tuple[int, ...]] = {}
+    with MediaInput(path, OPEN_LIMIT_S) as media:
+        pids = find_pids(path, size) if _is_local_ts(media) else {}
+        for kind in ("video", "audio"):
+            streams, usable = _candidates(media.container, kind), []
+            for stream in streams if len(streams) > 1 else ():
+                decodable, silent = _test(path, size, changed_ns, stream.index)
+                if decodable and not silent:
+                    usable.insert(0, stream)
+                    break
+                if decodable:
+                    usable.append(stream)
+            first = next(iter(usable or streams), None)
+            chosen[kind] = () if first is None else _chain(path, first, streams, pids)
+    return Choice(**chosen)
+
+
+@lru_cache(maxsize=100_000)
+def _test(path: str, size: int, changed_ns: int, index: int) -> tuple[bool, bool]:
+    """Return whether a track can be decoded, and whether it is silent; a video never is."""
+    frames = errors = 0
+    with MediaInput(path, OPEN_LIMIT_S) as media:
+        stream = media.container.streams[index]
+        is_audio = stream.type == "audio"  # read now: a stream must not be used after its file is closed
+        media.prepare(stream)
+        for position_s in _positions(media.container, stream):
+            for packet in _packets_at(media, stream, position_s):
+                if packet.has_sidedata("encryption_info"):
+                    return False, False
+                try:
+                    decoded = media.decode(packet)
+                except (av.FFmpegError, OSError, ValueError):
+                    errors += 1
+                    continue
+                frames += len(decoded)
+                if frames > errors and (not is_audio or any(map(_is_audible, decoded))):
+                    return bool(frames), False
+    return frames > errors, frames > errors and is_audio
+
+
+def _positions(container: Any, stream: Any) -> list[float | None]:
+    """Return the positions in seconds at which a track is tested; None is the beginning of the file."""
+    duration_s = (container.duration or 0) / av.time_base
+    if stream.type == "video" or duration_s <= POSITIONS * LISTEN_S:
+        return [None]
+    start_s, step_s = (container.start_time or 0) / av.time_base, duration_s / POSITIONS
+    return [None, *(start_s + number * step_s for number in range(1, POSITIONS))]
+
+
+def _packets_at(media: MediaInput, stream: Any, position_s: float | None) -> Iterator[av.Packet]:
+    """Yield the packets of a track from a position on, for a bounded time."""
+    until_s = math.inf
+    try:
+        if position_s is not None:
+            media.seek(round(position_s * av.time_base))
+        for number, packet in enumerate(media.demux()):
+            if packet.stream.index == stream.index:
+                yield packet
+            if packet.dts is not None and packet.time_base is not None:
+                at_s = float(packet.dts * packet.time_base)
+                until_s = min(until_s, at_s + (POSITIONS if position_s is None else 1) * LISTEN_S)
+                if at_s > until_s:
+                    return
+            if number >= MAX_PACKETS:
+                return
+    except (av.FFmpegError, OSError):  # cannot be read further, or cannot seek
+        return
+
+
+def _is_audible(frame: Any) -> bool:
+    samples = _packed(frame)
+    return samples.size > 0 and float(np.abs(samples).max()) >= 10 ** (SILENT_DB / 20)
+
+
+def _packed(frame: Any) -> np.ndarray:
+    """Return the samples of a frame as floats; PyAV reads planes of more than 8 channels wrongly."""
+    parts = av.AudioResampler(format="flt").resample(frame)
+    return np.concatenate([part.to_ndarray().ravel() for part in parts]) if parts else np.zeros(0)
+
+
+def _is_local_ts(media: MediaInput) -> bool:
+    return media.container.format.name == "mpegts" and not is_url(media.path)
+
+
+def _chain(path: str, first: Any, streams: Sequence[Any], pids: dict[int, Pid]) -> tuple[int, ...]:
+    """Return the indices of a track and of those that continue it, in the order of the file.
+
+    Raises:
+        MediaError: One of them has another codec, or FFmpeg does not know it.
+    """
+    if first.id not in pids:
+        return (first.index,)
+    chain, known = [first.id], {stream.id: stream for stream in first.container.streams}
+    others = [stream.id for stream in streams] + [number for number in pids if number not in known]
+    for number in others:
+        pid = pids.get(number)
+        if pid is None or pid.kind not in ("", first.type) or not all(continues(pid, pids[part]) for part in chain):
+            continue
+        if number not in known:
+            if pid.kind:
+                raise MediaError(path, f"the {first.type} continues under PID {number}, which FFmpeg ignores: {REMUX}")
+            continue
+        codec = known[number].codec_context.name
+        if _family(codec) != _family(first.codec_context.name):
+            reason = f"the {first.type} continues under PID {number} in another codec ({codec})"
+            raise MediaError(path, f"{reason}: split the file there")
+        chain.append(number)
+    return tuple(known[number].index for number in sorted(chain, key=lambda number: pids[number].offsets[0]))
+
+
+def _family(codec: str) -> str:
+    """Return the codecs between which FFmpeg cannot distinguish before it reads packets, as one."""
+    return re.sub(r"^mp[123](float)?$", "MPEG audio", re.sub(r"^mpeg[12]video$", "MPEG video", codec))
+
+
+def _describe(stream: Any, choice: Choice, test: tuple[bool, bool] | None) -> TrackInfo:
+    decoder, kind = stream.codec_context, stream.type
+    is_video, is_audio = kind == "video", kind == "audio"
+    if is_video and stream.disposition & NOT_A_VIDEO:
+        kind = "image"
+    return TrackInfo(
+        index=stream.index,
+        kind=kind,
+        codec=decoder.codec.canonical_name if decoder is not None else "",
+        width=decoder.width if is_video and decoder else None,
+        height=decoder.height if is_video and decoder else None,
+        channels=decoder.layout.nb_channels if is_audio and decoder else None,
+        sample_rate=decoder.sample_rate if is_audio and decoder else None,
+        language="" if stream.language in (None, "und") else stream.language,
+        title=stream.metadata.get("title", ""),
+        default=bool(stream.disposition & stream.disposition.__class__.default),
+        decodable=False if decoder is None and (is_video or is_audio) else test and test[0],
+        silent=test[1] if test and is_audio else None,
+        chosen=stream.index in (*choice.video, *choice.audio),
+    )

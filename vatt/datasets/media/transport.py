@@ -1,0 +1,87 @@
+"""Tracks of an MPEG transport stream that continue under another PID, as after a change of the program.
+
+FFmpeg makes them tracks of their own, and gives none of them the right start or duration. Where each PID occurs in the
+file tells which tracks follow each other: those of parallel tracks alternate all the time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vatt.datasets.media.source import read_bytes
+
+CHUNKS, CHUNK = 64, 2**17  # parts of the file that are read, and their bytes
+PACKET_SIZES = (188, 192, 204)  # plain, with time codes (M2TS), with error correction
+SYNC = 0x47
+MOST_CHANGES = 4  # a track that alternates more often with another one is parallel to it
+
+
+@dataclass
+class Pid:
+    """Packets of one PID.
+
+    Attributes:
+        offsets: Bytes at which they were met, ascending.
+        kind: "video" or "audio" by the first PES header; empty for others.
+    """
+
+    offsets: list[int] = field(default_factory=list)
+    kind: str = ""
+
+
+def find_pids(path: str, size: int) -> dict[int, Pid]:
+    """Find the packets of every PID in a bounded number of parts of a transport stream (ISO/IEC 13818-1, 2.4.3.2).
+
+    Args:
+        path: See `vatt.datasets.media.source`.
+        size: Number of bytes of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    pids: dict[int, Pid] = defaultdict(Pid)
+    number = min(CHUNKS, -(-size // CHUNK))
+    for at in np.linspace(0, max(0, size - CHUNK), number, dtype=int).tolist():
+        data = read_bytes(path, at, CHUNK)
+        for begin, pid, packet in _packets(data):
+            pids[pid].offsets.append(at + begin)
+            if packet[1] & 0x40 and not pids[pid].kind:
+                pids[pid].kind = _kind(packet)
+    return dict(pids)
+
+
+def continues(one: Pid, other: Pid) -> bool:
+    """Return whether two PIDs follow each other in the file, which is so if they hardly alternate."""
+    offsets = np.concatenate([one.offsets, other.offsets])
+    is_one = np.arange(len(offsets)) < len(one.offsets)
+    is_one = is_one[np.argsort(offsets, kind="stable")]
+    return 0 < np.count_nonzero(is_one[1:] != is_one[:-1]) <= MOST_CHANGES
+
+
+def _packets(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield offset, PID and bytes of the packets in a part of a transport stream."""
+    values = np.frombuffer(data, np.uint8)
+    for size in PACKET_SIZES:
+        for begin in range(min(size, len(values))):
+            table = values[begin : begin + (len(values) - begin) // size * size].reshape(-1, size)
+            if len(table) and (table[:, 0] == SYNC).all():
+                pids = (table[:, 1].astype(int) & 0x1F) << 8 | table[:, 2]
+                for number, pid in enumerate(pids.tolist()):
+                    at = begin + number * size
+                    yield at, pid, data[at : at + size]
+                return
+
+
+def _kind(packet: bytes) -> str:
+    """Return the kind of track whose PES header (2.4.3.6) begins in a packet; empty for tables and other kinds."""
+    payload = 5 + packet[4] if packet[3] & 0x20 else 4
+    if packet[payload : payload + 3] != b"\0\0\1":
+        return ""
+    stream_id = packet[payload + 3]
+    if 0xE0 <= stream_id <= 0xEF:
+        return "video"
+    return "audio" if 0xC0 <= stream_id <= 0xDF else ""

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.mutating import mutate, write_good
 from vatt.datasets.scan.report import read_report
+from vatt.structures import NOT_READ
 
 ROOT = Path(__file__).parents[1]
 LARGEST_BATCH = 24
@@ -95,7 +96,7 @@ def trained(account: Account, kinds: dict[str, str], run: Path) -> None:
     steps = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     read = {name for _, kind, said in steps if kind == "step" for name in said[:-1]}
     with (run / "data_events.csv").open(newline="", encoding="utf-8") as file:
-        named = {row["id"]: row["reason"] for row in csv.DictReader(file) if row["kind"] == "unreadable"}
+        named = {row["id"]: row["reason"] for row in csv.DictReader(file) if row["kind"] in NOT_READ}
     for path, kind in kinds.items():
         if path in read:
             account.take(kind, "training: read")
@@ -110,7 +111,7 @@ def embedded(account: Account, kinds: dict[str, str], folder: Path) -> set[str]:
     vectors = pq.read_table(folder / "embeddings.parquet", columns=["id", "modality"]).to_pylist()
     read = {row["id"] for row in vectors if row["modality"] != "text"}
     errors = pq.read_table(folder / "errors.parquet").to_pylist()
-    named = {row["id"] for row in errors if row["kind"] in ("unreadable", "damaged") and row["reason"]}
+    named = {row["id"] for row in errors if row["kind"] in (*NOT_READ, "damaged") and row["reason"]}
     for path, kind in kinds.items():
         if path in read:
             account.take(kind, "damaged" if path in named else "embed: whole")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from vatt.datasets.datamodule import ClipDataModule, Source
+from tests.datasets.crashing import crash_on
+from vatt.datasets.datamodule import ClipDataModule, ClipLoader, Source
 from vatt.datasets.manifest import ManifestError
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError
+from vatt.structures import Batch
 
 
 def manifest(folder: Path, video: Path, splits: list[str | None]) -> str:
@@ -90,6 +93,43 @@ def test_a_file_of_two_sources_is_in_a_batch_once(tmp_path: Path, capsys: pytest
         (source, i) for source in range(2) for i in range(len(clips[source]))
     }
     assert "14 training clips, of which at most 8 do not overlap in time: " in capsys.readouterr().out
+
+
+def test_a_crash_is_a_replaced_clip_also_after_a_resumption(
+    tmp_path: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the file had been unreadable from the beginning; no batch is lost or comes twice."""
+    paths = [tmp_path / f"{number}.mp4" for number in range(6)]
+    for path in paths:
+        path.symlink_to(video_file)
+    rows = [{"path": str(path), "id": path.stem} for path in paths]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def loader(num_workers: int = 2) -> ClipLoader:
+        options = {"batch_size": 2, "val_fraction": 0.0, "start_method": "fork", "num_workers": num_workers}
+        data = ClipDataModule(str(tmp_path / "clips.jsonl"), TINY, **options)
+        data.setup("fit")
+        root = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
+        data.trainer = SimpleNamespace(
+            max_steps=6, accumulate_grad_batches=1, global_rank=0, world_size=1, strategy=root
+        )
+        return data.train_dataloader()
+
+    def ids(batches: Iterable[Batch]) -> list[list[str]]:
+        return [batch["id"] for batch in batches]
+
+    crash_on(monkeypatch, "3.mp4")
+    batches = list(crashing := loader())
+    events = [event for batch in batches for event in batch["events"]]
+    assert {(event["kind"], event["id"], event["path"]) for event in events} == {("crashed", "3", str(paths[3]))}
+    assert "was killed by SIGSEGV" in events[0]["reason"]
+    monkeypatch.undo()
+    resumed = loader()
+    resumed.load_state_dict(crashing.state_dict() | {"step": 0, "slot": 0})
+    assert ids(resumed) == ids(batches)  # the file is readable now, and still excluded
+    paths[3].unlink()
+    paths[3].write_bytes(b"nothing")
+    assert ids(loader(num_workers=0)) == ids(batches)
 
 
 def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, tiny_backbone, tiny_model
+from tests.datasets.crashing import crash_on
 from tests.datasets.media.test_sound import write_wav
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.manifest import read_manifest
@@ -144,6 +145,28 @@ def test_embeddings_of_other_files_or_options_are_not_mixed(
     assert json.loads((out / "embeddings.json").read_text())["hop_s"] == 0.5
 
 
+@pytest.mark.parametrize("after_s", [0.0, 2.0])
+def test_a_crash_costs_one_clip(
+    model_folder: Path, video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_s: float
+) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    for name in ("a", "b", "c", "d", "e"):
+        shutil.copy(video_file, media / f"{name}.mp4")
+    options = {"num_workers": 2, "batch_size": 2, "shard_clips": 3}
+    whole = embed(media, model_folder, tmp_path / "whole", **options)
+    crash_on(monkeypatch, "b.mp4", after_s=after_s)
+    report = embed(media, model_folder, tmp_path / "out", **options)
+    assert (whole.embedded, report.embedded) == (5, 4)
+    (event,) = report.incomplete
+    assert (event["kind"], event["id"], event["path"]) == ("crashed", "b.mp4", str(media / "b.mp4"))
+    assert "was killed by SIGSEGV" in event["reason"]
+    expected, found = vectors(tmp_path / "whole"), vectors(tmp_path / "out")
+    assert found.keys() == {key for key in expected if key[0] != "b.mp4"}
+    for key, vector in found.items():
+        np.testing.assert_allclose(vector, expected[key], atol=1e-5)
+
+
 def test_parts_together_are_the_whole(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
     whole = embed(manifest, model_folder, tmp_path / "whole", num_workers=0, shard_clips=1)
     for number, missing in ((2, 3), (3, 2)):
@@ -204,7 +227,9 @@ def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_
     (folder / "empty.mp4").touch()
     (folder / "page.mp4").write_text("<html>not found</html>")
     (folder / "half.mp4").write_bytes(video_file.read_bytes()[:2000])
-    report = embed(folder, model_folder, tmp_path / "out", num_workers=0)
+    listed = folder / "clips.csv"
+    listed.write_text("path\n" + "".join(f"{name}.mp4\n" for name in ("good", "empty", "page", "half")))
+    report = embed(listed, model_folder, tmp_path / "out", num_workers=0)
     assert {event["id"] for event in report.unreadable} == {"empty.mp4", "page.mp4", "half.mp4"}
     assert {key[0] for key in vectors(tmp_path / "out")} == {"good.mp4"}
     rows = {row["id"]: row["reason"] for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()}

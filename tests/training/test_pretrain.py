@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import functools
 import os
 import socket
@@ -13,7 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone, tiny_batch
+from tests.datasets.crashing import crash_on
 from tests.training.runs import logged, train
+from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
@@ -65,6 +68,18 @@ def test_a_bare_folder_of_videos_is_trained_on(corpus: Path, tmp_path: Path) -> 
     model = VATT.from_pretrained(tmp_path / "model")
     assert model.folder == tmp_path / "model"
     assert not (tmp_path / "model" / "vocabulary").exists()
+
+
+def test_files_that_crash_a_decoder_cost_no_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = read_manifest(corpus / "manifest.jsonl")
+    crashing = [next(clip for clip in clips if clip.split == split) for split in ("train", "val")]
+    crash_on(monkeypatch, *(Path(clip.path).name for clip in crashing))
+    train(corpus, tmp_path, steps=8, num_workers=2)
+    assert len(logged(tmp_path, "train/loss")) == 8
+    assert len(logged(tmp_path, "val/text_to_video_R@1")) == 2
+    with (tmp_path / "data_events.csv").open() as file:
+        crashed = [row["path"] for row in csv.DictReader(file) if row["kind"] == "crashed"]
+    assert crashed == [clip.path for clip in crashing]
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.data import DataLoader
 
 from vatt.cli.ranges import Count, CountOrZero, Seed
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.manifest import of_split, read_manifest
+from vatt.datasets.workers import leave_interrupts_to_main
 from vatt.errors import InputError
 from vatt.models.codes import PatchCodes
-from vatt.structures import ClipFormat
+from vatt.structures import NOT_READ, ClipFormat
 
 
 def codes(
@@ -54,10 +55,11 @@ def codes(
     reader = ClipReader(ClipFormat(num_frames=1, fps=1, size=size), modalities=("video",))
     dataset = ClipDataset(chosen, reader, views=Views(frames))
     pictures, bad = [], 0
-    for batch in DataLoader(dataset, 8, num_workers=num_workers, collate_fn=collate):
+    options = {"num_workers": num_workers, "collate_fn": collate}
+    for batch in SequentialLoader(dataset, 8, {}, leave_interrupts_to_main, **options):
         for event in batch["events"]:
             print(f"{event['kind']}: {event['path']}: {event['reason']}")
-            bad += event["kind"] == "unreadable"
+            bad += event["kind"] in NOT_READ
         pictures.append(finish(batch)["video"][batch["video_valid"]].flatten(0, 1))
     shown = torch.cat(pictures)
     codebook = PatchCodes(codes, stride)

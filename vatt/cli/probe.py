@@ -26,7 +26,7 @@ from vatt.models.device import resolve_device
 from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
 from vatt.retrieval.features import FINAL, extract
-from vatt.structures import ClipFormat
+from vatt.structures import NOT_READ, ClipFormat
 from vatt.training.history import history_of
 from vatt.training.probing import OF_TOKENS, train_and_score
 
@@ -189,7 +189,7 @@ def probe(
         "minutes": round((time.perf_counter() - began) / 60, 2),
     }
     _say(results, f"Probes on frozen {modality} features", about, output)
-    return 1 if any(event["kind"] == "unreadable" for event in events.values()) else 0
+    return 1 if any(event["kind"] in NOT_READ for event in events.values()) else 0
 
 
 def _protocol(windows: int, crops: int, together: bool) -> str:

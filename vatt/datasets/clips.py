@@ -12,6 +12,7 @@ from torch import Generator
 from torch.utils.data import Dataset
 
 from vatt.datasets.batches import Sample
+from vatt.datasets.crashes import begin_reading
 from vatt.datasets.labels import Classes
 from vatt.datasets.media.cache import DecodedCache
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
@@ -69,6 +70,7 @@ class ClipReader:
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
         """The files with the clip's picture and with its sound: usually the same, and so where only one is read."""
+        stack.callback(begin_reading, "")
         paths = {"video": clip.path, "audio": clip.audio_path or clip.path}
         wanted = dict.fromkeys(paths[modality] for modality in self.modalities)
         media = {path: stack.enter_context(self._open(path)) for path in wanted}
@@ -104,9 +106,11 @@ class ClipReader:
         """
         sample = self._begin(clip)
         if "video" in self.modalities:
+            begin_reading(files[0].path)
             video, valid = self.video(files[0], start_s, end_s, augment, generator, place)
             sample |= {"video": video, "video_valid": torch.tensor(valid)}
         if "audio" in self.modalities:
+            begin_reading(files[1].path)
             audio, valid, problems = self.audio(files[1], start_s, end_s, augment, generator)
             sample |= {"audio": audio, "audio_valid": torch.tensor(valid)}
             for kind, reason in problems.items():
@@ -143,6 +147,7 @@ class ClipReader:
         return sample
 
     def _open(self, path: str) -> Media:
+        begin_reading(path)
         if self.cache:
             return self.cache.open(path)  # type: ignore[return-value]
         return open_media(path, self.decoder, self.time_limit_s)
@@ -221,7 +226,7 @@ class ClipDataset(Dataset[list[Sample]]):
             try:
                 samples = self._training(clip, generator)
             except MediaError as error:
-                events.append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
+                events.append(Event(kind=error.kind, id=clip.id, path=error.path, reason=error.reason))
                 index = int(torch.randint(len(self.clips), (), generator=generator))
             else:
                 samples[0]["events"] = events + samples[0]["events"]
@@ -260,7 +265,7 @@ class ClipDataset(Dataset[list[Sample]]):
                 bad = sum(file.bad_packets for file in set(files))
         except MediaError as error:
             samples = [self.reader.nothing(clip) for _ in range(len(views))]
-            events = [Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason)]
+            events = [Event(kind=error.kind, id=clip.id, path=error.path, reason=error.reason)]
         else:
             if bad:
                 reason = f"{bad} damaged packets"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
+from vatt.datasets.crashes import CrashTolerantLoader, SequentialLoader
 from vatt.datasets.identity import Segments, count_distinct, read_segments
-from vatt.datasets.manifest import ManifestError, hold_out, of_split, read_manifest
+from vatt.datasets.manifest import hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import TextCounts, report, report_rows, report_texts, warn_shared
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
@@ -23,7 +24,7 @@ from vatt.datasets.table import ClipTable
 from vatt.datasets.text import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.datasets.workers import leave_signals_to_main
-from vatt.errors import InputError
+from vatt.errors import InputError, ManifestError
 from vatt.structures import Batch, Clip, ClipFormat
 
 
@@ -59,19 +60,18 @@ class Source:
         return replace(common, fps=self.fps or common.fps, sample_rate=rate, audio_s=common.num_samples / rate)
 
 
-class ClipLoader(DataLoader):
+class ClipLoader(CrashTolerantLoader):
     """A loader that knows how many batches it gave, so that a resumed run continues where the last one stopped."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def delivered(self, batch: Batch) -> None:
         sampler: StepSampler = self.batch_sampler
-        for batch in super().__iter__():
-            sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
-            yield batch
+        sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
 
-    def state_dict(self) -> dict[str, int]:
-        return self.batch_sampler.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        return self.batch_sampler.state_dict() | {"crashed": dict(self.crashed)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.crashed |= state["crashed"]
         self.batch_sampler.load_state_dict(state)
 
 
@@ -95,7 +95,7 @@ class ClipDataModule(L.LightningDataModule):
         time_limit_s: bound on reading one modality of one window.
         words_per_text: see `vatt.datasets.readers.TextReader`.
         cache: folder that keeps decoded files, or "memory", for sets of short clips (see `vatt.datasets.media.cache`).
-        num_workers: processes that read clips.
+        num_workers: processes that read clips. With 0, a file that crashes a decoder ends the main process.
         start_method: of these processes: "fork", "spawn" or "forkserver"; the system's unless given.
         seed: of the order and of every random draw.
         modalities: those of a clip that are read: "video", "audio" or both.
@@ -172,6 +172,7 @@ class ClipDataModule(L.LightningDataModule):
         }
         self.parts: dict[str, tuple[ClipTable, ClipTable]] = {}
         self.train_segments: list[Segments] = []
+        self.crashed: dict[str, str] = {}
 
     @property
     def train_clips(self) -> ConcatDataset[Clip]:
@@ -296,7 +297,7 @@ class ClipDataModule(L.LightningDataModule):
         datasets = [ClipDataset(val, self.readers[name]) for name, (_, val) in self.parts.items() if val]
         if not datasets:
             return []
-        return DataLoader(ConcatDataset(datasets), batch_size=self.batch_size, **self._workers())
+        return SequentialLoader(ConcatDataset(datasets), self.batch_size, **self._workers())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch except for its color augmentation parameters, which `finish` reads on the CPU."""
@@ -310,7 +311,8 @@ class ClipDataModule(L.LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": leave_signals_to_main,
+            "crashed": self.crashed,
+            "initialize": leave_signals_to_main,
             "collate_fn": collate,
             "persistent_workers": self.num_workers > 0,
             "multiprocessing_context": self.start_method if self.num_workers else None,

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from vatt.datasets.clips import ClipDataset, Views
+from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.identity import read_segments
 from vatt.datasets.labels import Classes
@@ -234,4 +235,4 @@ class LabelledDataModule(ClipDataModule):
     def _views_of(self, clips: ClipTable) -> DataLoader:
         dataset = ClipDataset(clips, self.readers[""], views=self.views)
         # A batch in memory is as large as one of the training.
-        return DataLoader(dataset, batch_size=max(1, self.batch_size // len(self.views)), **self._workers())
+        return SequentialLoader(dataset, max(1, self.batch_size // len(self.views)), **self._workers())

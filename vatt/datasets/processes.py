@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.workers import interrupts_blocked
+from vatt.datasets.workers import describe_exit, interrupts_blocked
 from vatt.errors import VattError
 
 TRIES = 2  # of a task when the pool breaks
@@ -175,10 +174,7 @@ def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Excepti
     except TimeoutError:
         return Failure("timeout", f"not done within {time_limit_s:g} s")
     except ProcessExpired as error:
-        code = error.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        how += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return Failure("crashed", f"the process that read it {how}")
+        return Failure("crashed", f"the process that read it {describe_exit(error.exitcode)}")
     except (BrokenProcessPool, CancelledError):
         raise
     except MediaError as error:

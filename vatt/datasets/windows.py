@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -14,8 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.batches import Sample, collate
 from vatt.datasets.clips import ClipReader, Views, start_range
+from vatt.datasets.crashes import CrashTolerantLoader
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media
+from vatt.datasets.workers import leave_interrupts_to_main
 from vatt.errors import InputError
 from vatt.structures import Batch, Clip, Event
 
@@ -119,7 +121,7 @@ class Windows:
             yield from self._read(clip)
         except MediaError as error:
             sample = self.reader.nothing(clip) | {"path": clip.path, "start_s": clip.start_s, "end_s": clip.start_s}
-            sample["events"].append(Event(kind="unreadable", id=clip.id, path=error.path, reason=error.reason))
+            sample["events"].append(Event(kind=error.kind, id=clip.id, path=error.path, reason=error.reason))
             yield sample
 
     def _read(self, clip: Clip) -> Iterator[Sample]:
@@ -163,14 +165,32 @@ class Part(TypedDict):
     """What is read of one shard at a time.
 
     Keys:
-        shard: its number.
-        batch: windows of its clips; None if there are none left.
-        ends: this worker has no more of the shard.
+        shard: Number of the shard.
+        batch: Windows of its clips; None if there are none left.
+        ends: This worker has no more of the shard.
+        worker: Number of the worker.
+        next: Where the worker continues.
     """
 
     shard: int
     batch: Batch | None
     ends: bool
+    worker: int
+    next: Position
+
+
+class Position(NamedTuple):
+    """The first window that a worker has not delivered.
+
+    Args:
+        shard: Index into the shards to read.
+        clip: Index into the clips of the shard that the worker reads.
+        window: Number of the window of that clip.
+    """
+
+    shard: int = 0
+    clip: int = 0
+    window: int = 0
 
 
 class ShardedWindows(IterableDataset[Part]):
@@ -185,6 +205,9 @@ class ShardedWindows(IterableDataset[Part]):
         shards: the numbers of those that are wanted.
         size: clips of a shard.
         batch_size: windows at a time.
+
+    Attributes:
+        positions: Where each worker begins.
     """
 
     def __init__(
@@ -194,20 +217,52 @@ class ShardedWindows(IterableDataset[Part]):
             raise InputError(f"a batch and a shard hold at least one, not {batch_size} and {size}")
         self.clips, self.windows, self.shards = clips, windows, shards
         self.size, self.batch_size = size, batch_size
+        self.positions: dict[int, Position] = {}
 
     def clips_of(self, shard: int) -> Sequence[Clip]:
         """The clips of a shard."""
         return self.clips[shard * self.size : (shard + 1) * self.size]
 
     def __iter__(self) -> Iterator[Part]:
-        worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for shard in self.shards:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        begin = self.positions.get(worker, Position())
+        for number in range(begin.shard, len(self.shards)):
             samples: list[list[Sample]] = []
-            for clip in self.clips_of(shard)[first::step] if self.windows.reader.modalities else ():
-                for sample in self.windows.of(clip):
-                    samples.append([sample])
-                    if len(samples) == self.batch_size:
-                        yield Part(shard=shard, batch=collate(samples), ends=False)
-                        samples = []
-            yield Part(shard=shard, batch=collate(samples) if samples else None, ends=True)
+            first = begin if number == begin.shard else Position(number)
+            shard = self.shards[number]
+            for sample, following in self._samples(shard, first, worker, workers):
+                samples.append([sample])
+                if len(samples) == self.batch_size:
+                    yield Part(shard=shard, batch=collate(samples), ends=False, worker=worker, next=following)
+                    samples = []
+            batch = collate(samples) if samples else None
+            yield Part(shard=shard, batch=batch, ends=True, worker=worker, next=Position(number + 1))
+
+    def _samples(self, shard: int, first: Position, worker: int, workers: int) -> Iterator[tuple[Sample, Position]]:
+        """Yield the windows of a shard from a position on, each with the position after it."""
+        if not self.windows.reader.modalities:
+            return
+        clips = self.clips_of(shard)[worker::workers]
+        for index in range(first.clip, len(clips)):
+            for number, sample in enumerate(self.windows.of(clips[index])):
+                has_crashed = any(event["kind"] == "crashed" for event in sample["events"])
+                if index > first.clip or number >= first.window or has_crashed:
+                    yield sample, Position(first.shard, index, number + 1)
+
+
+class WindowLoader(CrashTolerantLoader):
+    """A loader of `ShardedWindows`.
+
+    Args:
+        dataset: Where it continues after a restart is kept there.
+        num_workers: Number of processes that read.
+    """
+
+    dataset: ShardedWindows
+
+    def __init__(self, dataset: ShardedWindows, num_workers: int) -> None:
+        super().__init__(dataset, {}, leave_interrupts_to_main, batch_size=None, num_workers=num_workers)
+
+    def delivered(self, part: Part) -> None:
+        self.dataset.positions[part["worker"]] = part["next"]

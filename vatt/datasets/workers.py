@@ -1,4 +1,4 @@
-"""Signals of worker processes."""
+"""Signals and exits of worker processes."""
 
 from __future__ import annotations
 
@@ -45,3 +45,15 @@ def leave_signals_to_main(worker: int) -> None:
     """
     leave_interrupts_to_main(worker)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, such as "was killed by SIGSEGV".
+
+    Args:
+        code: Exit status as of `multiprocessing.Process`; negative for a signal.
+    """
+    if code >= 0:
+        return f"ended with status {code}"
+    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"

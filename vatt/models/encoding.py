@@ -27,7 +27,7 @@ from vatt.io import lock_directory
 from vatt.models.hub import VOCABULARY
 from vatt.models.vatt import VATT, Space
 from vatt.models.vocabulary import read_vocabulary
-from vatt.structures import Batch, Clip
+from vatt.structures import NOT_READ, Batch, Clip
 
 Kind = tuple[str, str]  # modality and space
 OUTPUTS: dict[str, Kind] = {  # of the model for a window
@@ -121,7 +121,7 @@ def encode_file(
     parts: list[tuple[int, dict[Kind, Tensor]]] = []
     while samples := list(islice(windows_of, BATCH)):  # of hours of video only so many are in memory
         for event in (event for sample in samples for event in sample["events"]):
-            if event["kind"] == "unreadable":
+            if event["kind"] in NOT_READ:
                 raise InputError(f"{path}: {event['reason']}")
         spans += [(sample["start_s"], sample["end_s"]) for sample in samples]
         for modality, found in valid.items():

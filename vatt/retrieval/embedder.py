@@ -6,18 +6,16 @@ import json
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vatt.datasets.windows import Part, ShardedWindows
-from vatt.datasets.workers import leave_interrupts_to_main
+from vatt.datasets.windows import Part, ShardedWindows, WindowLoader
 from vatt.errors import InputError, VattError
 from vatt.models.device import resolve_device
 from vatt.models.encoding import encode_windows
@@ -27,7 +25,7 @@ from vatt.retrieval.paths import absolute
 from vatt.retrieval.store import Row, missing_shards, write_shard
 from vatt.retrieval.tables import MAX_LENGTH
 from vatt.retrieval.texts import embed_texts
-from vatt.structures import Batch, Clip, Event
+from vatt.structures import NOT_READ, Batch, Clip, Event
 
 
 class Embedder(L.LightningModule):
@@ -91,10 +89,8 @@ class Embedder(L.LightningModule):
             self._lock.release()
             self._lock = None
 
-    def predict_dataloader(self) -> DataLoader[Part]:
-        return DataLoader(
-            self.stream, batch_size=None, num_workers=self.num_workers, worker_init_fn=leave_interrupts_to_main
-        )
+    def predict_dataloader(self) -> Iterable[Part]:
+        return iter(WindowLoader(self.stream, self.num_workers))  # Lightning would rebuild a loader
 
     def predict_step(self, part: Part, batch_idx: int) -> int:
         """Embed a batch; write the shard, if this was its last one. Returns how many windows it had."""
@@ -136,13 +132,14 @@ class Embedder(L.LightningModule):
                 events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
             else:
                 usable.append(clip)
-        known = {clip.id for clip in usable}
+        # How many windows were delivered before a crash depends on time: none of them is kept.
+        known = {clip.id for clip in usable} - {event["id"] for event in events if event["kind"] == "crashed"}
         rows = [row for row in rows if row["id"] in known]
         rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))
         text_rows, text_events = embed_texts(self.model, usable) if "text" in self.plan["modalities"] else ([], [])
         read = self.stream.windows.reader.modalities
         known = {row["id"] for row in (rows if read else text_rows)}
-        known |= {event["id"] for event in events if event["kind"] == "unreadable"}
+        known |= {event["id"] for event in events if event["kind"] in NOT_READ}
         for clip in clips:
             if clip.id not in known:
                 reason = f"no window of it has anything that is embedded ({', '.join(read)})" if read else "no text"

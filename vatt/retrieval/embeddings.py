@@ -25,7 +25,7 @@ from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
 from vatt.retrieval.paths import absolute, parent_directory, roots_of
 from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, tidy, write_notes
-from vatt.structures import Clip, Event
+from vatt.structures import NOT_READ, Clip, Event
 
 SHARD_CLIPS = 512
 
@@ -55,12 +55,12 @@ class EmbedReport:
     @property
     def unreadable(self) -> list[Event]:
         """Files, or the rest of files, without vectors."""
-        return [event for event in self.events if event["kind"] == "unreadable"]
+        return [event for event in self.events if event["kind"] in NOT_READ]
 
     @property
     def incomplete(self) -> list[Event]:
         """`unreadable`, and windows with vectors from which damaged packets are missing."""
-        return [event for event in self.events if event["kind"] in ("unreadable", "damaged")]
+        return [event for event in self.events if event["kind"] in (*NOT_READ, "damaged")]
 
 
 def embed(

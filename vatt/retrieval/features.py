@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.table import ClipTable
+from vatt.datasets.workers import leave_interrupts_to_main
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.device import resolve_device
@@ -71,9 +72,11 @@ def extract(
     (modality,) = backbone.modalities
     target = resolve_device(device)
     backbone, encoder = backbone.to(target).eval(), backbone.encoder(modality)
-    loader = DataLoader(
+    loader = SequentialLoader(
         ClipDataset(clips, reader, views=views),
-        batch_size=max(1, batch_size // len(views)),
+        max(1, batch_size // len(views)),
+        {},
+        leave_interrupts_to_main,
         num_workers=num_workers,
         collate_fn=collate,
     )

@@ -1,0 +1,132 @@
+"""Files whose decoding ends a process cost one clip, not the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from vatt.datasets.crashes import CrashedFile, CrashTolerantLoader, SequentialLoader, begin_reading
+
+CRASHES: dict[str, Callable[[], None]] = {
+    "segmentation fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "abort": os.abort,
+    "out of memory": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(3),
+}
+HOW = {
+    "segmentation fault": "was killed by SIGSEGV",
+    "abort": "was killed by SIGABRT",
+    "out of memory": "was killed by SIGKILL, perhaps for want of memory",
+    "exit": "ended with status 3",
+}
+
+
+class Paths(Dataset):
+    """Reads paths as numbers; -1 stands for a file that is excluded, and what is no number crashes."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> int:
+        path = self.paths[index]
+        try:
+            begin_reading(path)
+        except CrashedFile:
+            return -1
+        if path in CRASHES:
+            CRASHES[path]()
+        begin_reading("")
+        if path == "unnamed":
+            os._exit(1)
+        return int(path)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch looks every 5 s whether its workers live."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+def nothing(worker: int) -> None:
+    pass
+
+
+def loader(paths: list[str], **options: object) -> SequentialLoader:
+    return SequentialLoader(Paths(paths), 2, {}, nothing, **({"num_workers": 2} | options))
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_crash_costs_one_item_and_no_batch_comes_twice(crash: str) -> None:
+    batches = loader(["0", "1", "2", "3", crash, "5", "6", "7", "8"])
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [-1, 5], [6, 7], [8]]
+    assert batches.crashed == {crash: f"the process that read it {HOW[crash]}"}
+    assert len(list(batches)) == 5  # the next pass begins anew, and crashes nothing
+
+
+def test_spawned_workers_crash_as_forked_ones() -> None:
+    batches = loader(["0", "abort", "2"], multiprocessing_context="spawn", num_workers=1)
+    assert torch.cat(list(batches)).tolist() == [0, -1, 2]
+
+
+def test_what_another_loader_excluded_is_excluded_without_workers() -> None:
+    batches = loader(["0", "abort"], num_workers=0)
+    batches.crashed["abort"] = "the process that read it ended with status 1"
+    assert [batch.tolist() for batch in batches] == [[0, -1]]
+
+
+def test_several_crashes_and_persistent_workers() -> None:
+    batches = loader(["abort", "1", "exit", "3", "4"], persistent_workers=True)
+    for _ in range(2):
+        assert torch.cat(list(batches)).tolist() == [-1, 1, -1, 3, 4]
+    assert batches.crashed.keys() == {"abort", "exit"}
+
+
+def test_a_crash_reaches_the_main_process_only_when_it_asks_for_a_batch() -> None:
+    batches = iter(loader(["0", "1", "abort", "3"], num_workers=1))
+    next(batches)
+    for _ in range(100_000):  # PyTorch's handler of SIGCHLD would raise here, such as in a step of an optimizer
+        os.getpid()
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    assert [batch.tolist() for batch in batches] == [[-1, 3]]
+
+
+def test_a_worker_that_dies_between_files_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        list(loader(["0", "1", "unnamed"]))
+
+
+def test_errors_of_the_consumer_are_its_own() -> None:
+    def consume() -> Iterator[None]:
+        for _ in loader(["0", "1"]):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(consume())
+
+
+def test_without_workers_the_file_is_named(tmp_path: Path) -> None:
+    code = (
+        "from tests.datasets.test_crashes import loader\n"
+        "for batch in loader(['0', '1', 'abort', '3'], num_workers=0): print(batch.tolist(), flush=True)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == -signal.SIGABRT
+    assert result.stdout == "[0, 1]\n"
+    assert "the process ended while it read abort" in result.stderr
+
+
+def test_a_loader_says_what_it_delivers() -> None:
+    with pytest.raises(NotImplementedError):
+        next(iter(CrashTolerantLoader(Paths(["0"]), {}, nothing)))

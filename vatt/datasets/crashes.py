@@ -1,0 +1,214 @@
+"""Data loaders that survive a file whose decoding ends the process, such as by a segmentation fault.
+
+A worker notes the file that it reads in shared memory. If the worker dies, the loader excludes that file and starts new
+workers at the first batch that was not delivered. An excluded file is handled as one that cannot be read, so batches
+are those of a run in which the file was unreadable from the beginning.
+
+Without workers the main process reads, and a crash ends it: a small process beside it then prints the name of the file.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from ctypes import c_char
+from functools import partial
+from itertools import islice
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.workers import describe_exit, interrupts_blocked
+
+NOTE = 2**13  # bytes for the path that a worker reads
+WATCH = """
+import sys
+path = ""
+for line in sys.stdin:
+    path = line.strip()
+if path:
+    print(f"vatt: the process ended while it read {path}; with num_workers 1 or more such files are skipped", file=sys.stderr)
+"""  # noqa: E501
+
+
+class CrashedFile(MediaError):
+    """A file that is excluded because a process ended while it read it."""
+
+    kind = "crashed"
+
+
+_note: Callable[[str], None] | None = None  # keeps the path of the file that this process reads
+_excluded: dict[str, str] = {}
+
+
+def begin_reading(path: str) -> None:
+    """Note that this process is about to read a file.
+
+    Args:
+        path: See `vatt.datasets.media.source`; empty at the end of reading.
+
+    Raises:
+        CrashedFile: A process ended while it read the file.
+    """
+    if path in _excluded:
+        raise CrashedFile(path, _excluded[path])
+    if _note is not None:
+        _note(path)
+
+
+class CrashTolerantLoader(DataLoader):
+    """A `DataLoader` that excludes files whose decoding ends a worker.
+
+    Subclasses implement `delivered`, and begin with the first batch that was not delivered when they are iterated.
+
+    Args:
+        dataset: Reads files after `begin_reading`, as `vatt.datasets.clips.ClipReader` does.
+        crashed: Excluded files, and why; files are added. Loaders may share it.
+        initialize: Called in every worker with its number.
+        options: Passed to `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, crashed: dict[str, str], initialize: Callable[[int], None], **options: Any
+    ) -> None:
+        self.crashed, self.initialize = crashed, initialize
+        self._notes = RawArray(c_char, max(1, options.get("num_workers", 0)) * NOTE)
+        init = partial(_initialize, notes=self._notes, crashed=crashed, initialize=initialize)
+        super().__init__(dataset, **({"worker_init_fn": init} | options))
+
+    def delivered(self, batch: Any) -> None:
+        """Note that a batch is about to be delivered: after a restart, the first batch is the next one."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.num_workers == 0:
+            global _excluded
+            _excluded = self.crashed
+            _watch()
+            yield from self._deliver(super().__iter__())
+            return
+        is_done = False
+        while not is_done:
+            batches = self._start()
+            try:
+                yield from self._deliver(batches)
+                is_done = True
+            except _WorkerError as failure:
+                files = self._crashed_files(batches)
+                if not files:
+                    raise failure.error from failure.error.__cause__
+                self.crashed |= files
+                batches = self._iterator = None  # ends the other workers
+
+    def _deliver(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                if not self.num_workers:
+                    raise
+                raise _WorkerError(error) from error
+            self.delivered(batch)
+            yield batch
+
+    def _start(self) -> Iterator[Any]:
+        """Start the workers, which die without PyTorch raising an error in whatever the main process does meanwhile."""
+        self._notes[:] = bytes(len(self._notes))
+        batches = super().__iter__()
+        handler = signal.getsignal(signal.SIGCHLD)
+        if threading.current_thread() is threading.main_thread() and _is_of_torch(handler):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
+
+    def _crashed_files(self, batches: Any) -> dict[str, str]:
+        """Return the files that dead workers were reading, and how they died."""
+        files = {}
+        for number, worker in enumerate(batches._workers):  # PyTorch 2.14
+            note, _, _ = self._notes[number * NOTE : (number + 1) * NOTE].partition(b"\0")
+            path = note.decode(errors="surrogateescape")
+            if worker.exitcode is not None and path:
+                files[path] = f"the process that read it {describe_exit(worker.exitcode)}"
+        return files
+
+
+class SequentialLoader(CrashTolerantLoader):
+    """A loader of all items of a dataset, in order.
+
+    Args:
+        dataset, crashed, initialize, options: See `CrashTolerantLoader`.
+        batch_size: Items of a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        crashed: dict[str, str],
+        initialize: Callable[[int], None],
+        **options: Any,
+    ) -> None:
+        self._rest = _Rest(SequentialSampler(dataset), batch_size, drop_last=False)
+        super().__init__(dataset, crashed, initialize, batch_sampler=self._rest, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._rest.first = 0
+        return super().__iter__()
+
+    def delivered(self, batch: Any) -> None:
+        self._rest.first += 1
+
+
+class _Rest(BatchSampler):
+    """The batches from number `first` on."""
+
+    first = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(super().__iter__(), self.first, None)
+
+
+class _WorkerError(Exception):
+    """An error of the loader, as opposed to one of its consumer."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _watch() -> None:
+    """Start the process that prints which file this process was reading when it ended, unless it runs."""
+    global _note
+    if _note is not None:
+        return
+    with interrupts_blocked():
+        command = [sys.executable, "-IS", "-c", WATCH]
+        pipe = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True).stdin
+
+    def note(path: str) -> None:
+        with suppress(OSError):  # it was killed
+            pipe.write(path.encode(errors="backslashreplace") + b"\n")
+            pipe.flush()
+
+    _note = note
+
+
+def _initialize(worker: int, notes: Any, crashed: dict[str, str], initialize: Callable[[int], None]) -> None:
+    global _note, _excluded
+    initialize(worker)
+    _note, _excluded = partial(_write_note, notes, worker), crashed
+
+
+def _write_note(notes: Any, worker: int, path: str) -> None:
+    data = path.encode(errors="surrogateescape")[: NOTE - 1]
+    notes[worker * NOTE : worker * NOTE + len(data) + 1] = data + b"\0"
+
+
+def _is_of_torch(handler: Any) -> bool:
+    return getattr(handler, "__module__", "").startswith("torch.")

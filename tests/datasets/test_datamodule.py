@@ -11,9 +11,8 @@ import torch
 from tests.conftest import TINY
 from tests.datasets.crashing import crash_on
 from vatt.datasets.datamodule import ClipDataModule, ClipLoader, Source
-from vatt.datasets.manifest import ManifestError
 from vatt.datasets.transforms import Augment
-from vatt.errors import InputError
+from vatt.errors import InputError, ManifestError
 from vatt.structures import Batch
 
 

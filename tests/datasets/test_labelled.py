@@ -13,8 +13,7 @@ import torch
 from tests.conftest import TINY
 from vatt.datasets.clips import Views
 from vatt.datasets.labelled import FormatChange, LabelledDataModule
-from vatt.datasets.manifest import ManifestError
-from vatt.errors import InputError
+from vatt.errors import InputError, ManifestError
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import TINY
 from vatt.datasets.datamodule import ClipDataModule, Source
 from vatt.datasets.labelled import LabelledDataModule
-from vatt.datasets.manifest import ManifestError, read_manifest
+from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
+from vatt.errors import ManifestError
 
 
 @pytest.fixture

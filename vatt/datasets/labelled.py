@@ -15,13 +15,13 @@ from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.identity import read_segments
 from vatt.datasets.labels import Classes
-from vatt.datasets.manifest import ManifestError, hold_out, read_manifest
+from vatt.datasets.manifest import hold_out, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import report_rows, warn_shared
 from vatt.datasets.splits import SplitRows
 from vatt.datasets.table import ClipTable
 from vatt.datasets.transforms import NO_AUGMENT, Augment
-from vatt.errors import InputError
+from vatt.errors import InputError, ManifestError
 from vatt.structures import Clip, ClipFormat, Downmix, Overflow
 
 FOLD = "x_fold"  # column with the number of a clip's fold; with a number behind it: that split

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import av
@@ -21,13 +21,20 @@ from vatt.datasets.media.demuxing import (
     is_still_format,
 )
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
+from vatt.datasets.media.source import state
+from vatt.datasets.media.timeline import UNANCHORED, WALKED, Stamps, Timeline, recall, straighten
 from vatt.datasets.media.tracks import choose_tracks
 
-EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
-UNANCHORED = ("mpegts", "mpeg")  # formats whose times have no zero
 UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of their own, and FFmpeg guesses them
-LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
+# Formats of audio in which FFmpeg seeks by the average number of bytes per second, which is exact for PCM only.
+BYTE_RATE = ("wav", "w64", "aiff", "au", "caf", "voc", "sox", "xwma", "nistsphere")
+OGG_CODECS = ("opus", "vorbis")  # for others, FFmpeg gives wrong timestamps after a seek in Ogg
+# Seconds after which decoders of these codecs give the same samples wherever they begin. Others may never do so.
+SETTLE_S = {"adpcm_ima_wav": 0.0, "adpcm_ms": 0.0, "flac": 0.0, "g722": 5.0, "g726": 5.0, "gsm_ms": 5.0}
+BACK_S = 5.0  # a seek that lands late is repeated this much earlier, and then twice as much
 
 
 class Container:
@@ -73,6 +80,7 @@ class Container:
         self._input.limit(self._until - time.monotonic())
         self._container, size = self._input.container, self._input.size
         self._longest_s = longest_s(size)
+        self._timeline: Timeline | None = None
         try:
             self._video, self._audio = choose_tracks(self._input)
             for stream in (self._video, self._audio):
@@ -85,14 +93,60 @@ class Container:
             raise
         self._origin_s = self._begin_of_clock()
         self._fresh, self._must_reopen = True, False
+        if self._input.may_restart:
+            try:
+                file = (self._input.size, 0) if is_url(self.path) else state(self.path)
+                streams = (stream.index for stream in (self._video, self._audio) if stream is not None)
+                self._timeline = recall((self.path, *file, *streams), self._walk)
+            except BaseException:
+                self.close()
+                raise
+        self._is_linear = self._must_read_on()
 
     def _begin_of_clock(self) -> float:
         """What second 0 is in the file's own times."""
-        if self._container.format.name in UNANCHORED and self._video is not None and self._video.start_time:
-            # These begin at any time, and with sound that the encoder put in front: the first picture is 0.
-            return float(self._video.start_time * self._video.time_base)
+        if self._container.format.name in UNANCHORED:
+            # These begin at any time, also before 0, and with audio that the encoder put in front of the video.
+            if self._video is not None and self._video.start_time is not None:
+                return float(self._video.start_time * self._video.time_base)
+            return (self._container.start_time or 0) / av.time_base
         # A start below zero belongs to samples that the decoder drops (the priming of AAC and Opus).
-        return max(0.0, (self._container.start_time or 0) / av.time_base)
+        start_s = max(0.0, (self._container.start_time or 0) / av.time_base)
+        if self._container.format.name in WALKED and self._video is not None and self._video.start_time is not None:
+            # FLV and ASF begin with such samples, too.
+            video_s = float(self._video.start_time * self._video.time_base)
+            start_s = video_s if start_s < video_s <= start_s + SLACK_S else start_s
+        return start_s
+
+    def _walk(self) -> Timeline | None:
+        """Return the timeline of the file, for which all packets are read; None if its own timestamps are right."""
+        if not self._input.must_walk():
+            return None
+        streams = [stream for stream in (self._video, self._audio) if stream is not None]
+        stamps = {stream.index: Stamps(stream) for stream in streams}
+        bad_packets = self.bad_packets
+        for packet in self._demux(*streams):
+            if packet.size:
+                stamps[packet.stream_index].add(packet)
+        self.bad_packets = bad_packets  # counted when they are read to be decoded
+        self._input.refuse_second_file(max(each.last_position for each in stamps.values()))
+        timeline, _ = straighten(list(stamps.values()))
+        end_s = self._input.lasts_s(timeline.end_s)
+        if end_s > timeline.end_s and self._video is not None:  # of the last picture
+            begin_s, _ = timeline.spans_s[self._video.index]
+            timeline = replace(timeline, spans_s=timeline.spans_s | {self._video.index: (begin_s, end_s)}, end_s=end_s)
+        return timeline
+
+    def _must_read_on(self) -> bool:
+        """Return whether seeking is not exact, so that the file is always read from its beginning."""
+        name, codec = self._container.format.name, ""
+        if self._audio is not None:
+            codec = self._audio.codec_context.codec.canonical_name
+        if codec and (
+            (name in BYTE_RATE and not codec.startswith("pcm_")) or (name == "ogg" and codec not in OGG_CODECS)
+        ):
+            return True
+        return name in UNSEEKABLE or (self._timeline is not None and bool(self._timeline.shifts))
 
     def _probe(self) -> MediaInfo:
         video, audio = self._video, self._audio
@@ -108,8 +162,8 @@ class Container:
             is_picture=video is not None and audio is None and is_still_format(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
-            video_s=math.inf if self._input.is_joined else _end_s(video, self._origin_s),
-            audio_s=math.inf if self._input.is_joined else _end_s(audio, self._origin_s),
+            video_s=self._end_s(video),
+            audio_s=self._end_s(audio),
         )
 
     def _duration_s(self) -> float:
@@ -118,10 +172,13 @@ class Container:
         Raises:
             MediaError: their times cannot be right either.
         """
+        if self._timeline is not None and not math.isnan(self._timeline.end_s):
+            return self._plausible(max(0.0, self._timeline.end_s - self._origin_s))
         # Matroska may count its duration from 0, wherever its times begin.
         is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
-        is_unclear = is_unclear or self._input.is_joined
         said_s = (self._container.duration or 0) / av.time_base
+        if self._container.format.name == "avi" and self._audio is not None and self._end_s(self._audio) < math.inf:
+            said_s = max(said_s, self._end_s(self._audio))
         if 0 < said_s <= self._longest_s and not is_unclear:
             return said_s
         if is_unclear:
@@ -131,11 +188,28 @@ class Container:
         for packet in self._demux(*self._container.streams):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
+        return self._plausible(end_s)
+
+    def _plausible(self, end_s: float) -> float:
         if end_s > self._longest_s:
             raise MediaError(
                 self.path, f"its timestamps reach {end_s:.0f} s, which is implausible for its size in bytes"
             )
         return end_s
+
+    def _end_s(self, stream: Any) -> float:
+        """Return when a track ends, by its packets if all were read, or by the header if that gives it."""
+        if stream is None:
+            return math.inf
+        if self._timeline is not None:
+            span_s = self._timeline.spans_s.get(stream.index, (0.0, math.nan))
+            return math.inf if math.isnan(span_s[1]) else max(0.0, span_s[1] - self._origin_s)
+        ticks = stream.duration or 0
+        if self._container.format.name == "avi" and stream.type == "audio":
+            ticks = max(ticks, stream.frames)  # its header may count bytes, its index counts packets
+        if not ticks:
+            return math.inf
+        return max(0.0, float(((stream.start_time or 0) + ticks) * stream.time_base) - self._origin_s)
 
     def packet_times_s(self) -> np.ndarray | None:
         """When the packets of picture and sound begin, ascending; None if some do not tell.
@@ -167,15 +241,20 @@ class Container:
         """Packets until the end, or until the container cannot be read any further."""
         self._fresh = False
         packets = self._input.demux(*streams)
+        shifts = {} if self._timeline is None else self._timeline.shifts
+        counts = dict.fromkeys(shifts, 0)
         while True:
             self._check_time()
             try:
-                yield next(packets)
+                packet = next(packets)
             except StopIteration:
                 return
             except (av.FFmpegError, OSError):
                 self.bad_packets += 1
                 return
+            if shifts and packet.size:  # read from the beginning: see `_must_read_on`
+                _shift(packet, shifts.get(packet.stream_index, ()), counts)
+            yield packet
 
     def _decode_from(
         self, kind: Literal["video", "audio"], start_s: float, shown_s: Sequence[float] = ()
@@ -184,17 +263,21 @@ class Container:
 
         With ``shown_s``, ascending times, pictures that are shown at none of them may be missing.
         """
-        # A seek can land late (open groups of pictures, containers without an index): then go further back, and
-        # at last to the beginning.
+        # A seek can land late (open groups of pictures, containers without an index), or at a packet that is wrongly
+        # flagged as a key frame: then go further back, and at last to the beginning.
         self._begin_call(self.time_limit_s)
         start_s = max(start_s, self._begins_s(kind))
-        for back_s in (0.0, 5.0, None):
+        back_s: float | None = 0.0
+        while True:
             self._go_to(kind, None if back_s is None else start_s - back_s)
             whole = self._fresh
             frames = self._decode(kind, start_s, shown_s)
             first = next(frames, None)
             if whole or (first is not None and first[0] <= start_s + EARLY_S):
                 break
+            back_s = max(BACK_S, 2 * back_s)
+            if back_s >= start_s:
+                back_s = None
         if first is not None:
             yield first
             yield from frames
@@ -206,9 +289,9 @@ class Container:
 
     def _go_to(self, kind: str, start_s: float | None) -> None:
         """Seek to before ``start_s``, or to the very beginning of the file."""
-        if self._fresh and (start_s is None or start_s < NEAR_START_S):
+        if self._fresh and (start_s is None or start_s < NEAR_START_S or self._is_linear):
             return
-        if start_s is not None and self._container.format.name not in UNSEEKABLE and not self._must_reopen:
+        if start_s is not None and not self._is_linear and not self._must_reopen:
             stream = self._stream(kind)
             try:
                 self._input.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
@@ -230,18 +313,20 @@ class Container:
         next_s = 0.0
         # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
         torn = not self._fresh and self._container.format.name in UNANCHORED
-        packets = self._demux(stream)
-        if self._container.format.name == "avi" and stream.codec_context.name in LEAVES_OUT:
-            packets = _without_guesses(packets)
-        if self._container.format.name in UNSEEKABLE:
-            packets = self._from_key_before(packets, start_s)
-        if shown_s and _can_leave_out(stream.codec_context):
+        # Frames between a seek and the first key frame refer to others that were not decoded.
+        waits = not self._fresh and kind == "video"
+        packets = self._video_packets(start_s) if kind == "video" else self._audio_packets(start_s)
+        # FFmpeg computes no times of decoding after a restart, by which to see what can be left out.
+        restarts = self._timeline is not None and bool(self._timeline.restarts_s)
+        if shown_s and not restarts and can_leave_out(stream.codec_context):
             packets = self._leave_out(packets, shown_s)
         for packet in packets:
+            if kind == "audio" and packet.has_sidedata("new_extradata"):
+                stream.codec_context.flush_buffers()  # a chained file: its parts do not overlap
             try:
                 frames = self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):
-                self.bad_packets += not torn
+                self.bad_packets += not (torn or waits)
                 continue
             finally:
                 torn = False
@@ -249,66 +334,38 @@ class Container:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s
                 next_s = at_s + step_s
+                if waits and not frame.key_frame:
+                    if at_s > start_s + EARLY_S:
+                        return
+                    continue
+                waits = False
                 yield at_s, frame
 
-    def _from_key_before(self, packets: Iterator[av.Packet], start_s: float) -> Iterator[av.Packet]:
-        """Packets, read from the beginning of the file, without those that decoding from ``start_s`` on can spare."""
-        held: list[av.Packet] = []
-        for packet in packets:
-            if packet.is_keyframe and packet.pts is not None:
-                if float(packet.pts * packet.time_base) - self._origin_s > start_s + EARLY_S:
-                    held.append(packet)
-                    break
-                held.clear()
-            held.append(packet)
-        yield from held
-        yield from packets
+    def _video_packets(self, start_s: float) -> Iterator[av.Packet]:
+        packets = self._input.in_order(self._demux(self._video), self._video)
+        return from_key_before(packets, start_s, self._at_s) if self._is_linear else packets
+
+    def _audio_packets(self, start_s: float) -> Iterator[av.Packet]:
+        packets = self._demux(self._audio)
+        if not self._is_linear:
+            return packets
+        if self._container.format.name in (*BYTE_RATE, "ogg"):
+            start_s -= SETTLE_S.get(self._audio.codec_context.codec.canonical_name, math.inf)
+        return from_last_before(packets, start_s, partial(self._at_s, kind="audio"))
 
     def _leave_out(self, packets: Iterator[av.Packet], shown_s: Sequence[float]) -> Iterator[av.Packet]:
-        """The packets, with the decoder told to leave out pictures that nobody sees and no other picture needs."""
-        held: list[av.Packet] = []
-        known = True
-        for packet in packets:
-            held.append(packet)
-            known = known and (packet.size == 0 or (packet.pts is not None and packet.dts is not None))
-            if not known or (packet.dts is not None and self._at_s(packet.dts) > shown_s[-1] + EARLY_S):
-                break  # every later picture is shown later
-        if not known:
-            yield from chain(held, packets)
-            return
-        stamps = sorted({packet.pts for packet in held if packet.size and not packet.is_discard})
-        times_s = [self._at_s(stamp) for stamp in stamps]
-        seen = {stamps[max(0, bisect_right(times_s, at_s + EARLY_S) - 1)] for at_s in shown_s} if stamps else set()
-        decoder = self._video.codec_context
-        try:
-            for packet in chain(held, packets):
-                decoder.skip_frame = "DEFAULT" if packet.pts in seen else "NONREF"
-                yield packet
-        finally:
-            decoder.skip_frame = "DEFAULT"
+        return leave_out(packets, shown_s, self._at_s, self._video.codec_context)
 
-    def _at_s(self, stamp: int) -> float:
-        """Seconds of a stamp of the picture track."""
-        return float(stamp * self._video.time_base) - self._origin_s
+    def _at_s(self, stamp: int, kind: str = "video") -> float:
+        """Seconds of a timestamp of a track."""
+        return float(stamp * self._stream(kind).time_base) - self._origin_s
 
 
-def _can_leave_out(decoder: Any) -> bool:
-    """Whether a picture that FFmpeg calls a non-reference is one; in layered HEVC other layers may refer to it."""
-    if decoder.name != "hevc":
-        return decoder.name in LEAVES_OUT
-    header = decoder.extradata or b""  # hvcC, ISO/IEC 14496-15, 8.3.3.1.2: numTemporalLayers in byte 21
-    return len(header) > 21 and header[0] == 1 and header[21] >> 3 & 7 == 1
-
-
-def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Packets of AVI, which has no times of pictures: without those that FFmpeg invents, the decoder orders them."""
-    for packet in packets:
-        packet.pts = None
-        yield packet
-
-
-def _end_s(stream: Any, origin_s: float) -> float:
-    """When a track ends, if the header says so."""
-    if stream is None or not stream.duration:
-        return math.inf
-    return max(0.0, float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s)
+def _shift(packet: av.Packet, shifts: Any, counts: dict[int, int]) -> None:
+    """Correct the timestamps of a packet by those of its track; ``counts`` holds how many packets came before it."""
+    number = counts.get(packet.stream_index, 0)
+    counts[packet.stream_index] = number + 1
+    if number < len(shifts):
+        ticks = int(shifts[number])
+        packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.dts = None if packet.dts is None else packet.dts + ticks

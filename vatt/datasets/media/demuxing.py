@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, packets, png
+from vatt.datasets.media import boxes, extent, packets, png, xvid
 from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
-from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile
+from vatt.datasets.media.timeline import WALKED
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
@@ -29,6 +30,7 @@ PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
+LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
 
@@ -48,6 +50,9 @@ class MediaInput:
         size: Number of bytes; None if the server does not report it.
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels are
             taken for square.
+        is_open_ended: Whether the audio of a WAV file reaches to the end of the file, contrary to its header.
+        is_concatenated: Whether another AVI or Matroska file follows in the same file.
+        movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
 
     Raises:
         MediaError: The file is empty, refers to other files, has an unsupported format, or has a header that would
@@ -62,6 +67,7 @@ class MediaInput:
         self.size = self._file.size
         self._parts: list[Any] = []  # streams that were joined to others
         self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
+        self.is_open_ended, self.is_concatenated, self.movie_s = False, False, 0.0
         self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
@@ -144,6 +150,78 @@ class MediaInput:
                 self.pixel_aspect.mark(frame)
         return frames
 
+    def in_order(self, packets: Iterator[av.Packet], stream: Any) -> Iterator[av.Packet]:
+        """Yield packets of video so that the decoded frames have the timestamps at which they are presented.
+
+        Args:
+            packets: Packets of the stream, from its beginning or from a seek on.
+            stream: Video stream of the container.
+        """
+        is_avi, codec = self.container.format.name == "avi", stream.codec_context.name
+        if codec == "mpeg4":
+            return xvid.unpack(packets, stream, is_avi)
+        return _without_guesses(packets) if is_avi and codec in LEAVES_OUT else packets
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether only the packets may tell the duration, and whether timestamps restart."""
+        if self.container.format.name in WALKED or self.is_open_ended or self.is_concatenated:
+            return True
+        return self.movie_s - (self.container.duration or 0) / av.time_base > SLACK_S
+
+    def must_walk(self) -> bool:
+        """Return whether only the packets tell the duration, and whether timestamps restart."""
+        name = self.container.format.name
+        if name == "ogg" and self.container.duration:
+            return self._look(extent.is_chained)
+        if name == "mp3" and self.container.streams.audio:
+            rate = self.container.streams.audio[0].codec_context.sample_rate
+            samples_s = self.counted_samples() / max(rate, 1)
+            return not samples_s or abs(samples_s - (self.container.duration or 0) / av.time_base) > SLACK_S
+        return self.may_restart
+
+    def counted_samples(self, first_at: int | None = None) -> int:
+        """Return how many samples an MP3 file should have; 0 if it does not count its frames.
+
+        Args:
+            first_at: Byte at which the first packet begins, if it is known.
+        """
+        return self._look(extent.mp3_samples, first_at)
+
+    def refuse_second_file(self, after: int) -> None:
+        """Refuse a file that FFmpeg reads only in part, because another one follows in the same file.
+
+        Args:
+            after: Byte at which the last packet begins.
+
+        Raises:
+            MediaError: There is one.
+        """
+        at = self._look(extent.second_file, self.container.format.name, after)
+        if at is not None:
+            raise MediaError(self.path, f"a second file begins at byte {at}; split the file there")
+
+    def lasts_s(self, packets_end_s: float) -> float:
+        """Return when the container ends, in seconds on its own clock.
+
+        The header of a whole FLV file tells how long its last picture is presented; its packets do not.
+
+        Args:
+            packets_end_s: End of the last packet.
+        """
+        header_s = (self.container.duration or 0) / av.time_base
+        if self.container.format.name != "flv" or header_s <= packets_end_s or self.size is None:
+            return packets_end_s
+        return header_s if self._look(extent.flv_is_complete, self.size) else packets_end_s
+
+    def _look(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that reads the file, and let FFmpeg continue where it was."""
+        at = self._file.tell()
+        try:
+            return function(self._file, *args)
+        finally:
+            self._file.seek(at)
+
     def seek(self, offset: int, stream: Any = None) -> None:
         """Seek to a key frame at or before a time.
 
@@ -203,7 +281,7 @@ class MediaInput:
                     self._callbacks,
                     mode="r",
                     options={"max_pixels": str(self._max_pixels(is_still))},
-                    container_options=CLOSED,
+                    container_options=CLOSED | ({"ignore_length": "1"} if self.is_open_ended else {}),
                     timeout=(time_limit_s, None),
                     **ANY_TAGS,
                 )
@@ -223,6 +301,10 @@ class MediaInput:
             reason = boxes.problem(self._file, self.size, REMOTE_BOXES if self._file.is_remote else None)
             if reason or (reason := png.problem(self._file, self.size)):
                 raise MediaError(self.path, reason)
+            self.is_open_ended = extent.is_open_ended(self._file, self.size)
+            self.is_concatenated = extent.is_concatenated(self._file, self.size)
+            if head[4:8] == b"ftyp":
+                self.movie_s = extent.movie_duration_s(self._file, self.size)
         self._file.seek(0)
         return STILLS.match(head) is not None
 
@@ -230,6 +312,13 @@ class MediaInput:
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
+
+
+def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """Yield packets of AVI, which has no timestamps of pictures, without those that FFmpeg invents."""
+    for packet in packets:
+        packet.pts = None
+        yield packet
 
 
 def first_line(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.selection import has_false_keys
 from vatt.datasets.media.sound import decode_rate, measure, place, resample
 from vatt.datasets.media.source import read_bytes, split_member
 from vatt.structures import Downmix
@@ -74,6 +75,9 @@ class Media(Container):
         is_matroska = self._container.format.name == MATROSKA and head.startswith(b"\x1a\x45\xdf\xa3")
         if not (is_mp4 or is_matroska) or Path(self.path).suffix.lower() not in OWN_SUFFIXES:
             self._refuse(f"{decoder} supports only MP4 and Matroska files with their usual suffixes")
+        self._go_to("video", self.info.duration_s / 2)
+        if self._is_linear or has_false_keys(self._demux(self._video)):
+            self._refuse(f"its timestamps or key frames are wrong, and {decoder} relies on them")
         return os.path.abspath(self.path)
 
     def _refuse_non_square_pixels(self, decoder: str) -> None:
@@ -222,15 +226,14 @@ class Media(Container):
 
     def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
         """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
-        resampler = _resampler(rate)
+        resampler, kind = None, None
         for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
             if (channels := frame.layout.nb_channels) > MAX_CHANNELS:
                 raise MediaError(self.path, f"its audio has {channels} channels; at most {MAX_CHANNELS} can be read")
-            try:
-                parts = resampler.resample(frame)
-            except (av.FFmpegError, ValueError):  # the track changes its layout or rate midway
-                resampler = _resampler(rate)
-                parts = resampler.resample(frame)
+            frame_kind = (frame.format.name, frame.layout.name, channels, frame.sample_rate)
+            if kind != frame_kind:  # the first frame, or the track changes its layout or sample rate midway
+                kind, resampler = frame_kind, _resampler(rate)
+            parts = resampler.resample(frame)
             for part in parts:
                 samples = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
                 if not np.abs(samples).max(initial=0) < MAX_SAMPLE:

@@ -21,12 +21,14 @@ from itertools import pairwise
 from typing import Any
 
 import av
+import numpy as np
 
-from vatt.datasets.media.damage import counted_samples, jpeg_is_whole
+from vatt.datasets.media.damage import jpeg_is_whole
 from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
+from vatt.datasets.media.timeline import UNANCHORED, Stamps, TrackTimes, straighten
 from vatt.datasets.media.tracks import TrackInfo, choose_tracks, list_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
@@ -72,6 +74,8 @@ class Track:
         # In MP4 the first packets of AAC lie before the start: their samples are dropped.
         self._start_s = -math.inf if stream.start_time is None else stream.start_time * self._base_s
         self._until_s = -math.inf
+        self.stamps = Stamps(stream)
+        self._keys: list[bool] = []
         about = f"{self.codec} {self.width} {self.height} {self.sample_rate} {self.channels}"
         self._hash = blake2b(about.encode())
 
@@ -80,24 +84,23 @@ class Track:
         self.first_at = self.first_at if self.packets else packet.pos
         self.packets += 1
         self._hash.update(packet)
-        if packet.pts is None:
-            self.timed = False
-            return
-        begin_s = packet.pts * self._base_s
-        end_s = begin_s + (packet.duration or 0) * self._base_s
-        if self.kind == "audio" and self.gap is None and self.times_s and begin_s - self._until_s > GAP_S:
-            self.gap = self._until_s, begin_s
-        if self.sample_rate and packet.has_sidedata("skip_samples"):
-            end_s -= int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little") / self.sample_rate
-        self.times_s.append(begin_s)
-        if packet.is_keyframe:
-            self.keys_s.append(begin_s)
-        self._until_s = max(self._until_s, end_s)
+        self.stamps.add(packet)
+        self._keys.append(packet.is_keyframe)
+        self.timed = self.timed and packet.pts is not None
 
-    def finish(self) -> None:
-        """Call it after the last packet."""
-        self.times_s.sort()
-        self.keys_s.sort()
+    def finish(self, times: TrackTimes) -> None:
+        """Take note of the times of all packets, which were computed after the last one."""
+        begins_s, ends_s = times.times_s()
+        known = ~np.isnan(begins_s)
+        begins_s, ends_s = begins_s[known], ends_s[known]
+        self.times_s = np.sort(begins_s).tolist()
+        self.keys_s = np.sort(begins_s[np.array(self._keys, bool)[known]]).tolist()
+        if not self.times_s:
+            return
+        self._until_s = times.end_s()
+        pauses = np.flatnonzero(begins_s[1:] - np.maximum.accumulate(ends_s)[:-1] > GAP_S)
+        if self.kind == "audio" and len(pauses):
+            self.gap = float(ends_s[: pauses[0] + 1].max()), float(begins_s[pauses[0] + 1])
 
     @property
     def digest(self) -> bytes:
@@ -115,7 +118,7 @@ class Track:
     @property
     def end_s(self) -> float:
         """End on the container's own clock; a last picture without a duration is shown as long as the others."""
-        return max(self._until_s, self.times_s[-1] + (self._step_s() if self.kind == "video" else 0.0))
+        return self._until_s
 
     def fps(self) -> float | None:
         """Frames per second; None for less than two frames."""
@@ -151,6 +154,7 @@ class Packets:
         listing: All tracks of the file.
         longest_s: Longest plausible duration of the file in seconds (`vatt.datasets.media.facts.longest_s`).
         begin_s, end_s: of everything, on the container's own clock.
+        is_measured: the reader measures the duration as well, by the times of all packets.
         cut: how it is known that the file was cut off; empty if it was not.
         problems: what else is wrong, in words.
     """
@@ -162,6 +166,7 @@ class Packets:
     longest_s: float = math.inf
     begin_s: float = 0.0
     end_s: float = 0.0
+    is_measured: bool = False
     cut: str = ""
     problems: list[str] = field(default_factory=list)
 
@@ -176,14 +181,15 @@ class Packets:
         Args:
             said_s: by the header, or estimated by FFmpeg.
         """
+        if self.is_measured:
+            return said_s
         ends_s = [track.end_s for track in self.tracks if track.times_s]
         found_s = max(ends_s, default=self.end_s) - self.begin_s
         if self.cut:
             return min(said_s, found_s)
         if found_s > self.longest_s:
             return said_s
-        is_known = self.container in PROMISING and abs(found_s - said_s) <= SLACK_S
-        if not ends_s or is_known or not all(track.timed for track in self.tracks):
+        if not ends_s or abs(found_s - said_s) <= SLACK_S or not all(track.timed for track in self.tracks):
             return said_s
         return found_s
 
@@ -213,6 +219,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         listing = list_tracks(media)
         video, audio = (None if stream is None else Track(stream) for stream in choose_tracks(media))
         found = Packets(container.format.name, listing, video, audio, longest_s(opened.size))
+        found.is_measured = opened.must_walk()
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")
@@ -220,13 +227,13 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         found.video, found.audio = (track if track and track.packets else None for track in (video, audio))
         if not found.tracks:
             raise MediaError(path, "no packet of picture or sound is in it")
-        _look_for_an_early_end(path, container, found)
+        _look_for_an_early_end(media, found)
     return found
 
 
 def _read(media: MediaInput, found: Packets) -> None:
     tracks = {track.index: track for track in found.tracks}
-    torn: list[float] = []  # times of packets that are not whole
+    torn: list[tuple[float, int, int]] = []  # time, stream and number of packets that are not whole
     end_s, last_is_torn = 0.0, False
     try:
         for packet in media.demux():
@@ -234,9 +241,9 @@ def _read(media: MediaInput, found: Packets) -> None:
                 continue  # PyAV's mark for the end of a stream
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            last_is_torn = packet.is_corrupt
+            last_is_torn = packet.is_corrupt and not media.is_open_ended  # whose last packet is always a part
             if last_is_torn:
-                torn.append(end_s)
+                torn.append((end_s, packet.stream_index, getattr(tracks.get(packet.stream_index), "packets", 0)))
             if packet.stream_index in tracks and packet.size:
                 track = tracks[packet.stream_index]
                 track.add(packet)
@@ -245,25 +252,41 @@ def _read(media: MediaInput, found: Packets) -> None:
                     found.cut = "the picture ends before its end marker"
     except (av.FFmpegError, OSError) as error:
         found.problems.append(f"cannot be read further than {end_s:.2f} s: {first_line(error)}")
+    if found.is_measured:
+        media.refuse_second_file(max(track.stamps.last_position for track in found.tracks))
+    timeline, times = straighten([track.stamps for track in found.tracks])
     for track in found.tracks:
-        track.finish()
+        if track.packets:
+            track.finish(times[track.index])
         if track.gap is not None:
             found.problems.append(f"no sound from {track.gap[0]:.2f} s to {track.gap[1]:.2f} s: lost packets")
+    if timeline.restarts_s and not found.is_measured:
+        found.problems.append(f"its timestamps restart at {timeline.restarts_s[0]:.2f} s")
     timed = [track for track in found.tracks if track.times_s]
-    found.begin_s = max(0.0, min((track.begin_s for track in timed), default=0.0))
-    found.end_s = max([end_s, *(track.end_s for track in timed)])
+    found.begin_s = min((track.begin_s for track in timed), default=0.0)
+    if found.container not in UNANCHORED:
+        found.begin_s = max(0.0, found.begin_s)
+    found.end_s = max((track.end_s for track in timed), default=end_s)
+    found.end_s = media.lasts_s(found.end_s) if found.is_measured else max(found.end_s, end_s)
     if found.end_s > found.longest_s:
         found.problems.append(f"its timestamps reach {found.end_s:.0f} s, which is implausible for its size in bytes")
     if last_is_torn:
-        found.cut = f"cut off within a packet at {torn.pop():.2f} s"
+        found.cut = f"cut off within a packet at {torn.pop()[0]:.2f} s"
+    torn = [part for part in torn if not _is_at_restart(times.get(part[1]), part[2])]
     if torn:
-        found.problems.append(f"packets that are not whole: {len(torn)}, the first at {torn[0]:.2f} s")
+        found.problems.append(f"packets that are not whole: {len(torn)}, the first at {torn[0][0]:.2f} s")
 
 
-def _look_for_an_early_end(path: str, container: Any, found: Packets) -> None:
+def _is_at_restart(times: TrackTimes | None, number: int) -> bool:
+    """Whether a packet counts as torn only because the numbers of its parts restart (MPEG-TS) after it or the next."""
+    return times is not None and not times.restarts.isdisjoint(range(number, number + 3))
+
+
+def _look_for_an_early_end(media: MediaInput, found: Packets) -> None:
+    container = media.container
     if found.container == "mp3" and found.audio is not None:
         # FFmpeg does not tell whether it found a count of the frames or estimated the duration.
-        promised_s = counted_samples(path, found.audio.first_at or 0) / max(found.audio.sample_rate, 1)
+        promised_s = media.counted_samples(found.audio.first_at) / max(found.audio.sample_rate, 1)
     elif found.container in PROMISING:
         promised_s = (container.duration or 0) / av.time_base
     else:

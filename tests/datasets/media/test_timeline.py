@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import numbered_frames
+from tests.datasets.media.clocks import FPS, MIDDLES_S, SECONDS, chirp, numbers, pitch, tone, write, write_joined
+from vatt.datasets.media import timeline
+from vatt.datasets.media.cache import DecodedCache
+from vatt.datasets.media.container import Container
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.pictures import Part
+from vatt.datasets.media.transcode import Encoding, transcode
+from vatt.datasets.scan.file import scan_file
+
+CODECS = {"a.aac": "aac", "a.mp3": "libmp3lame", "a.ts": "aac", "a.ac3": "ac3", "a.mp2": "mp2", "a.ogg": "flac"}
+MPEG2 = {"b": "2M", "g": "12", "bf": "2"}
+
+
+def check(path: Path, duration_s: float) -> None:
+    """The reader and a scan give the right duration."""
+    facts = scan_file(str(path), 3, 60.0)
+    assert (facts.status, facts.reason) == ("ok", "")
+    with open_media(path) as media:
+        assert media.info.duration_s == pytest.approx(duration_s, abs=0.06)
+        assert facts.duration_s == pytest.approx(media.info.duration_s, abs=1e-3)
+        info = media.info
+    ends_s = [end_s for end_s, there in ((info.video_s, info.has_video), (info.audio_s, info.has_audio)) if there]
+    assert max(ends_s) in (pytest.approx(duration_s, abs=0.06), np.inf)
+
+
+@pytest.mark.parametrize("sound", ["aac", None])
+@pytest.mark.parametrize("offsets_s", [(0, 0), (0, 5000), (5000, 1000), (95_440, 0), (95_440, 95_440)])
+def test_joined_mpeg_ts(tmp_path: Path, offsets_s: tuple[float, float], sound: str | None) -> None:
+    path = write_joined(tmp_path / "a.ts", sound=sound, offsets_s=offsets_s, options={"g": "25"})
+    check(path, 8.0)
+    assert numbers(path, MIDDLES_S) == list(range(200))
+    for start in (10, 90, 98, 103, 150):  # before, at and after the join
+        assert numbers(path, MIDDLES_S[start : start + 8]) == list(range(start, start + 8))
+    if sound:
+        assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "sound"),
+    [("a.mpg", "mpeg2video", "mp2"), ("a.ts", "mpeg2video", "mp2"), ("a.avi", "mpeg4", "mp2")],
+)
+def test_other_joined_files(tmp_path: Path, name: str, video: str, sound: str) -> None:
+    path = write_joined(tmp_path / name, video, sound, options=MPEG2)
+    check(path, 8.0)
+    whole = numbers(path, MIDDLES_S)
+    assert whole[:185] == list(range(185))  # FFmpeg loses pictures at the end of program streams
+    assert numbers(path, MIDDLES_S[110:118]) == list(range(110, 118))
+    assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
+def test_joined_matroska(tmp_path: Path) -> None:
+    path = write_joined(tmp_path / "a.mkv", sound="libopus", options={"g": "25", "bf": "0"})
+    check(path, 8.0)
+    whole = numbers(path, MIDDLES_S)
+    assert np.abs(np.array(whole) - np.arange(200)).max() <= 1
+    assert np.diff(numbers(path, MIDDLES_S[110:118])).tolist() == [1] * 7
+    assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
+@pytest.mark.parametrize(("name", "video"), [("a.flv", "libx264"), ("a.wmv", "wmv2")])
+def test_a_second_file_that_ffmpeg_does_not_read_is_an_error(tmp_path: Path, name: str, video: str) -> None:
+    path = write_joined(tmp_path / name, video, "libmp3lame" if name == "a.flv" else "wmav2")
+    with pytest.raises(MediaError, match="a second file begins at byte"):
+        open_media(path)
+    facts = scan_file(str(path), 3, 60.0)
+    assert facts.status == "unreadable"
+    assert "a second file begins at byte" in facts.reason
+
+
+@pytest.mark.parametrize("sound", ["libopus", "vorbis", "flac"])
+def test_chained_ogg(tmp_path: Path, sound: str) -> None:
+    path = write_joined(tmp_path / "a.ogg", None, sound)
+    check(path, 8.0)
+    assert [pitch(path, start_s) for start_s in (0.2, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+    with open_media(path) as media:
+        whole = media.waveform(0.0, 8.0, 48_000)
+        assert (whole.begin, whole.end) == (0, pytest.approx(8 * 48_000, abs=10))
+        for start in (1.0, 3.9, 4.4, 6.1):
+            part = media.waveform(start, 1.0, 48_000).samples
+            first = round(start * 48_000)
+            assert np.abs(part - whole.samples[first : first + 48_000]).max() < 0.01
+
+
+@pytest.mark.parametrize("rates", [(44_100, 22_050), (16_000, 48_000)])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.aac", "aac"), ("a.mp3", "libmp3lame"), ("a.ts", "aac"), ("a.ac3", "ac3")]
+)
+def test_a_sample_rate_that_changes(tmp_path: Path, name: str, codec: str, rates: tuple[int, int]) -> None:
+    if codec == "ac3":
+        rates = (48_000, 32_000)
+    options = {"write_xing": "0", "id3v2_version": "0"} if name == "a.mp3" else {}
+    parts = [
+        write(tmp_path / name, None, codec, tone(hz, 4.0, rate), rate, container_options=options)
+        for hz, rate in zip((440, 880), rates, strict=True)
+    ]
+    (tmp_path / name).write_bytes(b"".join(parts))
+    check(tmp_path / name, 8.08)
+    assert [pitch(tmp_path / name, start_s) for start_s in (0.5, 3.0, 4.6, 7.0)] == [440, 440, 880, 880]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.aac", "aac"), ("a.mp3", "libmp3lame"), ("a.ac3", "ac3"), ("a.mp2", "mp2")]
+)
+def test_estimated_durations(tmp_path: Path, name: str, codec: str) -> None:
+    """Noise followed by silence: the number of bytes per second at the beginning is not that of the file."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * 44_100)
+    samples = np.concatenate([noise, np.zeros(10 * 44_100)]).astype(np.float32)
+    options = {"write_xing": "0"} if name == "a.mp3" else {}
+    write(tmp_path / name, None, CODECS[name], samples, 44_100, container_options=options)
+    check(tmp_path / name, 12.03)
+
+
+@pytest.mark.parametrize("name", ["a.ac3", "a.mp3", "a.ogg"])
+def test_windows_of_raw_audio_are_those_of_the_whole_file(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, None, CODECS[name], chirp(12.0, 44_100), 44_100)
+    with open_media(tmp_path / name) as media:
+        whole = media.waveform(0.0, 12.0, 44_100).samples
+    for start_s in (2.3, 6.1, 10.4):
+        with open_media(tmp_path / name) as media:
+            part = media.waveform(start_s, 1.0, 44_100).samples
+        first = round(start_s * 44_100)
+        assert (part - whole[first : first + 44_100]).abs().max() < 1e-3
+
+
+def test_asf_whose_clock_begins_late(tmp_path: Path) -> None:
+    frames = numbered_frames(SECONDS * FPS)
+    options = {"output_ts_offset": "100"}
+    write(tmp_path / "a.wmv", "wmv2", "wmav2", tone(440, 4.0, 48_000), frames=frames, options={"b": "4M"},
+          container_options=options)  # fmt: skip
+    check(tmp_path / "a.wmv", 4.0)
+    assert numbers(tmp_path / "a.wmv", MIDDLES_S[:100:8]) == list(range(0, 100, 8))
+    transcode(str(tmp_path / "a.wmv"), tmp_path / "new.mp4", Encoding())
+    assert numbers(tmp_path / "new.mp4", MIDDLES_S[:100:8]) == list(range(0, 100, 8))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.ts", "a.mov"])
+def test_a_last_picture_that_comes_late(tmp_path: Path, name: str) -> None:
+    from tests.datasets.media.zoo import write as write_at
+
+    write_at(tmp_path / name, shown_ms=[*range(0, 2000, 40), 30_000], sound=None, options={"bf": "2"})
+    check(tmp_path / name, 30.04)
+
+
+def test_joined_files_are_prepared_and_cached_whole(tmp_path: Path) -> None:
+    path = write_joined(tmp_path / "a.ts", options={"g": "25"})
+    transcode(str(path), tmp_path / "new.mp4", Encoding())
+    assert numbers(tmp_path / "new.mp4", MIDDLES_S) == list(range(200))
+    assert [pitch(tmp_path / "new.mp4", start_s) for start_s in (1.0, 7.0)] == [440, 880]
+    with DecodedCache(tmp_path / "cache", Part(32), 16_000).open(path) as cached:
+        assert len(cached.frames(MIDDLES_S).times_s) == 200
+        assert cached.info.duration_s == pytest.approx(8.0, abs=0.05)
+
+
+def test_a_file_is_walked_once_and_again_after_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[str] = []
+    original = Container._walk
+    monkeypatch.setattr(Container, "_walk", lambda self: walked.append(self.path) or original(self))
+    monkeypatch.setattr(timeline, "_timelines", type(timeline._timelines)())
+    path = tmp_path / "a.aac"
+    for seconds in (2.0, 3.0):
+        write(path, None, "aac", tone(440, seconds, 44_100), 44_100)
+        for _ in range(3):
+            with open_media(path) as media:
+                assert media.info.duration_s == pytest.approx(seconds, abs=0.06)
+    assert len(walked) == 2

@@ -1,0 +1,184 @@
+"""Files whose header does not describe all of their data: streamed WAV, concatenated files, and odd durations."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import BinaryIO
+
+CHUNK = re.compile(rb"[ -~]{4}")
+UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that write into a pipe
+MATROSKA_HEAD, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of EBML elements, RFC 9559
+FLV_SIZE = re.compile(rb"filesize\0(.{8})", re.DOTALL)  # of onMetaData, Adobe Flash Video File Format, annex E.5
+SIGNATURES = {"flv": b"FLV\1", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}  # at the beginning of a file
+SEARCHED = 2**16  # bytes after the last packet in which a second file may begin
+MP3_HEAD = 4096  # bytes at the beginning of an MP3 file, after a tag, in which its frames may be counted
+BOS_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")  # first page of a stream, RFC 3533, section 6
+PAGE = re.compile(rb"OggS\0[\x00\x01\x04\x05]")
+BLOCK = 2**20  # bytes that are searched at once
+LEAST_S = 0.1  # less than this after the audio is not audio
+MAX_CHUNKS = 1000
+
+# The first frame of an MP3 file may hold no sound, but counts the frames: Xing's tag behind the header and the side
+# information, whose length depends on version and channels, or Fraunhofer's.
+_COUNTED = re.compile(
+    rb"\xff([\xe2-\xff])..(?:(?:..)?(?:.{9}|.{17}|.{32})(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"
+    rb"|.{32}VBRI.{10}(.{4}))",
+    re.DOTALL,
+)
+
+
+def is_open_ended(file: BinaryIO, size: int) -> bool:
+    """Return whether the audio of a WAV file reaches to the end of the file, contrary to its header.
+
+    The header gives no size, or a smaller one, as where a number of 32 bits has overflowed, and what follows is no
+    other chunk.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+    """
+    head = _read(file, 0, 12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return False
+    at, bytes_per_s = 12, 0
+    for _ in range(MAX_CHUNKS):
+        head = _read(file, at, 24)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] == b"fmt ":
+            bytes_per_s = int.from_bytes(head[16:20], "little")
+        if head[:4] == b"data" or len(head) < 8:
+            break
+        at += 8 + length + length % 2
+    if head[:4] != b"data":
+        return False
+    end = at + 8 + length + length % 2
+    if length in UNKNOWN_SIZES:
+        return True
+    if size - end < max(8, LEAST_S * bytes_per_s):
+        return False
+    head = _read(file, end, 8)
+    return not CHUNK.match(head) or end + 8 + int.from_bytes(head[4:], "little") > size
+
+
+def is_concatenated(file: BinaryIO, size: int) -> bool:
+    """Return whether an AVI or Matroska file is followed by another one in the same file.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+    """
+    head = _read(file, 0, 64)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        length = int.from_bytes(head[4:8], "little")
+        following = _read(file, 8 + length + length % 2, 12)
+        return following[:4] == b"RIFF" and following[8:12] == b"AVI "
+    if head[:4] != MATROSKA_HEAD:
+        return False
+    begin = sum(_element_size(head, 4))
+    segment = _read(file, begin, 12)
+    if segment[:4] != SEGMENT:
+        return False
+    end = begin + sum(_element_size(segment, 4))  # beyond the end of the file if the size is not known
+    return end < size and _read(file, end, 4) == MATROSKA_HEAD
+
+
+def movie_duration_s(file: BinaryIO, size: int) -> float:
+    """Return the duration in the header of an MP4 file (ISO/IEC 14496-12, section 8.2.2); 0 without one.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+    """
+    at = 0
+    for _ in range(MAX_CHUNKS):
+        head = _read(file, at, 48)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if kind == b"moov" and head[12:16] == b"mvhd":
+            wide = head[16] == 1
+            scale_at = 36 if wide else 28
+            scale = int.from_bytes(head[scale_at : scale_at + 4], "big")
+            ticks = int.from_bytes(head[scale_at + 4 : scale_at + (12 if wide else 8)], "big")
+            is_known = ticks != 2 ** (64 if wide else 32) - 1
+            return ticks / scale if scale and is_known else 0.0
+        length = int.from_bytes(head[8:16], "big") if length == 1 else length
+        if length < 8 or not kind.isalnum():
+            break
+        at += length
+    return 0.0
+
+
+def is_chained(file: BinaryIO) -> bool:
+    """Return whether streams of an Ogg file begin after others.
+
+    Args:
+        file: File that is open for reading.
+    """
+    file.seek(0)
+    has_begun, rest = False, b""
+    while block := file.read(BLOCK):
+        data = rest + block
+        if not has_begun and (page := PAGE.search(data)):
+            has_begun, data = True, data[page.start() :]
+        if has_begun and BOS_PAGE.search(data):
+            return True
+        rest = data[-5:]
+    return False
+
+
+def mp3_samples(file: BinaryIO, at: int | None = None) -> int:
+    """Return how many samples an MP3 file should have; 0 if it does not count its frames.
+
+    Args:
+        file: File that is open for reading.
+        at: Byte at which the first packet begins; None looks for it.
+    """
+    if at is None:
+        at = MP3_HEAD
+        head = _read(file, 0, 10)
+        if head[:3] == b"ID3":  # ID3v2.4.0, section 3.1
+            at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    begin = max(0, at - MP3_HEAD)
+    found = _COUNTED.search(_read(file, begin, at - begin))
+    if found is None:
+        return 0
+    is_version_1 = found[1][0] >> 3 & 3 == 3
+    return int.from_bytes(found[2] or found[3], "big") * (1152 if is_version_1 else 576)
+
+
+def flv_is_complete(file: BinaryIO, size: int) -> bool:
+    """Return whether an FLV file has as many bytes as its header says."""
+    found = FLV_SIZE.search(_read(file, 0, SEARCHED))
+    return found is not None and struct.unpack(">d", found[1])[0] == size
+
+
+def second_file(file: BinaryIO, container: str, after: int) -> int | None:
+    """Return the byte at which a second FLV or ASF file begins, which FFmpeg does not read; None if there is none.
+
+    Args:
+        file: File that is open for reading.
+        container: FFmpeg's name of the format.
+        after: Byte at which the last packet begins.
+    """
+    signature = SIGNATURES.get(container)
+    if signature is None:
+        return None
+    found = _read(file, after, SEARCHED).find(signature)
+    return None if found < 0 else after + found
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _element_size(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the content of an EBML element begins and how long it is (RFC 8794, section 6).
+
+    Args:
+        data: Bytes of the element from its identifier on.
+        at: Where its size begins.
+    """
+    count = 9 - data[at].bit_length() if data[at] else 8
+    value = int.from_bytes(data[at : at + count], "big") - (1 << 7 * count)
+    return at + count, value

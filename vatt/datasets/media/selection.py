@@ -1,0 +1,102 @@
+"""Which packets are decoded, to get the frames from some time on or at some times."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import av
+
+from vatt.datasets.media.demuxing import LEAVES_OUT
+
+EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
+FLAGS = 30  # packets whose flags are looked at
+
+AtS = Callable[[int], float]  # seconds of a timestamp
+
+
+def from_key_before(packets: Iterator[av.Packet], start_s: float, at_s: AtS) -> Iterator[av.Packet]:
+    """Yield packets of video, read from the beginning, from the last key frame before a time on.
+
+    Args:
+        packets: Packets of the track.
+        start_s: Time in seconds.
+        at_s: Seconds of a timestamp of the track.
+    """
+    held: list[av.Packet] = []
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None:
+            if at_s(packet.pts) > start_s + EARLY_S:
+                held.append(packet)
+                break
+            held.clear()
+        held.append(packet)
+    yield from held
+    yield from packets
+
+
+def from_last_before(packets: Iterator[av.Packet], start_s: float, at_s: AtS) -> Iterator[av.Packet]:
+    """Yield packets of audio, read from the beginning, from the last one before a time on.
+
+    A packet with new headers of a chained file is yielded in any case. See `from_key_before`.
+    """
+    headers: list[av.Packet] = []
+    held: list[av.Packet] = []
+    for packet in packets:
+        is_later = packet.pts is None or at_s(packet.pts) > start_s
+        if held and held[0].has_sidedata("new_extradata"):
+            headers = held[:1]
+        held = [*held, packet] if is_later else [packet]
+        if is_later:
+            break
+    yield from chain(headers, held, packets)
+
+
+def has_false_keys(packets: Iterator[av.Packet]) -> bool:
+    """Return whether more packets than the key frames are flagged as such, judging by the first ones after a seek.
+
+    Programs that do not know the key frames flag all packets. FFmpeg corrects the flags of some codecs, but not the
+    index by which it seeks.
+    """
+    flags = [packet.is_keyframe for packet in islice(packets, FLAGS) if packet.size]
+    return len(flags) > 1 and (all(flags) or not flags[0])
+
+
+def can_leave_out(decoder: Any) -> bool:
+    """Return whether no picture refers to one that FFmpeg calls a non-reference, as layers of layered HEVC may do."""
+    if decoder.name != "hevc":
+        return decoder.name in LEAVES_OUT
+    header = decoder.extradata or b""  # hvcC, ISO/IEC 14496-15, 8.3.3.1.2: numTemporalLayers in byte 21
+    return len(header) > 21 and header[0] == 1 and header[21] >> 3 & 7 == 1
+
+
+def leave_out(packets: Iterator[av.Packet], shown_s: Sequence[float], at_s: AtS, decoder: Any) -> Iterator[av.Packet]:
+    """Yield the packets, with the decoder set to leave out pictures that are not used and to which no other one refers.
+
+    Args:
+        packets: Packets of the track.
+        shown_s: Ascending times of the pictures that are used, in seconds.
+        at_s: Seconds of a timestamp of the track.
+        decoder: Codec context of the track.
+    """
+    held: list[av.Packet] = []
+    known = True
+    for packet in packets:
+        held.append(packet)
+        known = known and (packet.size == 0 or (packet.pts is not None and packet.dts is not None))
+        if not known or (packet.dts is not None and at_s(packet.dts) > shown_s[-1] + EARLY_S):
+            break  # every later picture is shown later
+    if not known:
+        yield from chain(held, packets)
+        return
+    stamps = sorted({packet.pts for packet in held if packet.size and not packet.is_discard})
+    times_s = [at_s(stamp) for stamp in stamps]
+    used = {stamps[max(0, bisect_right(times_s, time_s + EARLY_S) - 1)] for time_s in shown_s} if stamps else set()
+    try:
+        for packet in chain(held, packets):
+            decoder.skip_frame = "DEFAULT" if packet.pts in used else "NONREF"
+            yield packet
+    finally:
+        decoder.skip_frame = "DEFAULT"

@@ -1,0 +1,317 @@
+"""One continuous clock for files whose own timestamps restart, wrap around, jump or are estimated.
+
+MPEG streams, Ogg, FLV, ASF and raw audio have no index that gives the time of every packet. FFmpeg estimates their
+duration, and files that were concatenated or recorded with interruptions have timestamps that restart. `Stamps`
+collects the timestamps of all packets of a track, and `straighten` computes what to add to each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import av
+import numpy as np
+
+from vatt.datasets.media.headers import frame_length
+
+# Formats of raw audio: FFmpeg computes timestamps from the parameters of the first packet.
+RAW = ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "loas", "mlp", "mp3", "truehd")
+UNANCHORED = ("mpegts", "mpeg")  # formats whose timestamps begin anywhere
+WALKED = (*RAW, *UNANCHORED, "asf", "asf_o", "flv", "ogg")  # formats whose packets are all read on opening
+# Timestamps of a track that go back by more restart. Outside MPEG streams, decoding times may not be in order.
+BACK_S = {"audio": 0.1, "video": 0.5}
+MPEG_BACK_S = 0.1
+FORWARD_S = 60.0  # a jump of MPEG streams by more is a restart, not a pause
+OVERLAP_S = 0.5  # by which audio may overlap where the video of two segments is joined
+ALIGNED_S = 0.01  # readers do not move audio whose timestamp is off by less (`vatt.datasets.media.media.GAP_S`)
+UNKNOWN = np.iinfo(np.int64).min
+SKIP_SAMPLES = struct.Struct("<II")  # FFmpeg's side data
+NEW_LINK = ("strings_metadata", "new_extradata")  # side data of the first packet of each stream of a chained Ogg file
+MAX_TIMELINES = 4096  # kept for files that are opened again
+
+
+class Stamps:
+    """The timestamps of the packets of a track, in the order of the file.
+
+    Args:
+        stream: PyAV stream.
+
+    Attributes:
+        index: Number of the stream.
+        base_s: Seconds of one tick.
+        container: FFmpeg's name of the format.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.index, self.kind, self.base_s = stream.index, stream.type, float(stream.time_base)
+        self.container = stream.container.format.name
+        self._codec = stream.codec_context.codec.canonical_name
+        self._pts, self._dts, self._ticks = array("q"), array("q"), array("q")
+        self._positions = array("q")
+        self._skips, self._trims = array("q"), array("q")  # samples to drop at the beginning and the end of a packet
+        self._lengths_s, self._rates = array("d"), set[int]()  # as the headers of audio frames give them
+        self._links: list[int] = []  # first packets of the second and later streams of a chained Ogg file
+        self._rate = stream.codec_context.sample_rate if self.kind == "audio" else 0
+
+    def add(self, packet: av.Packet) -> None:
+        """Add the next packet."""
+        self._pts.append(UNKNOWN if packet.pts is None else packet.pts)
+        self._dts.append(UNKNOWN if packet.dts is None else packet.dts)
+        self._ticks.append(packet.duration or 0)
+        self._positions.append(-1 if packet.pos is None else packet.pos)
+        length_s, skip, trim = 0.0, 0, 0
+        if self.kind == "audio":
+            rate, samples = frame_length(self._codec, packet)
+            if rate:
+                self._rates.add(rate)
+                length_s = (samples or packet.duration or 0) / rate
+            for side_data in () if self.container in UNANCHORED else packet.iter_sidedata():
+                if side_data.data_type == "skip_samples":
+                    skip, trim = SKIP_SAMPLES.unpack_from(side_data)
+                elif side_data.data_type in NEW_LINK and len(self) > 1 and self._links[-1:] != [len(self) - 1]:
+                    self._links.append(len(self) - 1)
+        self._lengths_s.append(length_s)
+        self._skips.append(skip)
+        self._trims.append(trim)
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    @property
+    def last_position(self) -> int:
+        """Byte at which the last packet begins; -1 if that is unknown."""
+        return max(self._positions, default=-1)
+
+    def arrays(self) -> TrackTimes:
+        """Return the timestamps as arrays, with those of frames that change their sample rate corrected."""
+        pts, dts, ticks, positions, skips, trims = (
+            np.array(values, np.int64)
+            for values in (self._pts, self._dts, self._ticks, self._positions, self._skips, self._trims)
+        )
+        shift = np.zeros(len(pts), np.int64)
+        if self.container in RAW or (len(self._rates) > 1 and self.container in (*UNANCHORED, "ogg")):
+            shift, ticks = self._sum_lengths(pts, positions, ticks, is_estimated=self.container not in UNANCHORED)
+        elif self.container == "ogg":
+            _link(shift, pts, ticks, skips, self._links)
+        trims_s = (
+            trims / self._rate if self._rate and self.container != "ogg" else np.zeros(len(pts))
+        )  # Ogg: in durations
+        return TrackTimes(self, pts, dts, ticks, _filled(positions), trims_s, shift)
+
+    def _sum_lengths(
+        self, pts: np.ndarray, positions: np.ndarray, ticks: np.ndarray, is_estimated: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return corrections of the timestamps, and durations, that follow from the headers of audio frames.
+
+        FFmpeg computes all timestamps (``is_estimated``), or those of packets without a position, from the first sample
+        rate and from durations that are rounded.
+        """
+        lengths = np.frombuffer(self._lengths_s) / self.base_s
+        lengths = np.where(lengths > 0, lengths, ticks)
+        new, next_tick = np.zeros(len(pts)), float(pts[0]) if len(pts) and pts[0] != UNKNOWN else 0.0
+        for i in range(len(pts)):
+            own = not is_estimated and positions[i] >= 0 and pts[i] != UNKNOWN
+            new[i] = pts[i] if own else next_tick
+            next_tick = new[i] + lengths[i]
+        return np.where(pts == UNKNOWN, 0, np.round(new).astype(np.int64) - pts), np.round(lengths).astype(np.int64)
+
+
+@dataclass
+class TrackTimes:
+    """Timestamps of a track as arrays.
+
+    Args:
+        stamps: What they were made of.
+        pts, dts: (N,) int64, presentation and decoding in ticks; the smallest number where they are unknown.
+        ticks: (N,) int64 durations.
+        positions: (N,) int64 bytes in the file.
+        trims_s: (N,) seconds that are dropped at the end of a packet.
+        shift: (N,) int64 ticks to add to the timestamps.
+        restarts: First packets after each restart of the timestamps.
+    """
+
+    stamps: Stamps
+    pts: np.ndarray
+    dts: np.ndarray
+    ticks: np.ndarray
+    positions: np.ndarray
+    trims_s: np.ndarray
+    shift: np.ndarray
+    restarts: set[int] = field(default_factory=set)
+
+    def times_s(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return when each packet begins and ends to be presented; NaN where that is unknown."""
+        begins_s = np.where(self.pts == UNKNOWN, np.nan, (self.pts + self.shift) * self.stamps.base_s)
+        return begins_s, begins_s + self.ticks * self.stamps.base_s - self.trims_s
+
+    def order_s(self) -> np.ndarray:
+        """Return what ascends from packet to packet: the times of decoding, or those of presentation for audio."""
+        is_decoding = self.stamps.kind == "video" and (self.dts != UNKNOWN).any()
+        ticks = self.dts if is_decoding else self.pts
+        return _filled(np.where(ticks == UNKNOWN, UNKNOWN, ticks + self.shift), UNKNOWN) * self.stamps.base_s
+
+    def jumps(self, first: int = 0) -> np.ndarray:
+        """Return the packets, from one on, at which the timestamps restart or jump."""
+        back_s, forward_s = BACK_S[self.stamps.kind], math.inf
+        if self.stamps.container in UNANCHORED:
+            back_s, forward_s = min(back_s, MPEG_BACK_S), FORWARD_S
+        steps_s = np.diff(self.order_s()[first:])
+        return np.flatnonzero((steps_s < -back_s) | (steps_s > forward_s)) + first + 1
+
+    def begin_s(self, first: int = 0, last: int | None = None) -> float:
+        """Return when the packets of a range begin to be presented; NaN if that is unknown."""
+        begins_s = self.times_s()[0][first:last]
+        return float(np.nanmin(begins_s)) if not np.isnan(begins_s).all() else math.nan
+
+    def end_s(self, last: int | None = None) -> float:
+        """Return when the packets before one end; NaN if that is unknown.
+
+        A last packet without a duration is presented as long as the others.
+        """
+        begins_s, ends_s = (values[:last][~np.isnan(values[:last])] for values in self.times_s())
+        if not len(begins_s):
+            return math.nan
+        is_last = begins_s.argmax()
+        if len(begins_s) > 1 and ends_s[is_last] <= begins_s[is_last]:
+            ends_s[is_last] += np.median(np.diff(np.sort(begins_s)))
+        return float(ends_s.max())
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What to add to the timestamps of a file so that they are those of one continuous clock.
+
+    Args:
+        shifts: By number of stream, (N,) int64 ticks to add to the timestamps of its N packets; empty where all
+            timestamps are right.
+        spans_s: By number of stream, its beginning and end on the continuous clock, in seconds.
+        restarts_s: Times on the continuous clock at which the timestamps of the file restart.
+        end_s: End of the last packet on the continuous clock, or of the last picture where the header tells it; NaN if
+            that is unknown.
+    """
+
+    shifts: dict[int, np.ndarray] = field(default_factory=dict)
+    spans_s: dict[int, tuple[float, float]] = field(default_factory=dict)
+    restarts_s: tuple[float, ...] = ()
+    end_s: float = math.nan
+
+
+def straighten(stamps: Sequence[Stamps]) -> tuple[Timeline, dict[int, TrackTimes]]:
+    """Compute a continuous clock.
+
+    Where timestamps restart, the rest of the file is moved so that the video, or audio without video, continues. All
+    tracks are moved equally, which keeps them synchronous.
+
+    Args:
+        stamps: Timestamps of all packets of the tracks that are read.
+
+    Returns:
+        The clock, and the corrected timestamps by number of stream.
+    """
+    tracks = [each.arrays() for each in stamps if len(each)]
+    jumps = sorted(
+        (int(track.positions[i]), number, int(i)) for number, track in enumerate(tracks) for i in track.jumps()
+    )
+    restarts_s = tuple(_connect(join, tracks) for join in _joins(jumps, tracks))
+    changed = any(track.shift.any() for track in tracks)
+    by_index = {track.stamps.index: track for track in tracks}
+    timeline = Timeline(
+        {index: track.shift for index, track in by_index.items()} if changed else {},
+        {index: (track.begin_s(), track.end_s()) for index, track in by_index.items()},
+        restarts_s,
+        max((track.end_s() for track in tracks), default=math.nan),
+    )
+    return timeline, by_index
+
+
+def _link(shift: np.ndarray, pts: np.ndarray, ticks: np.ndarray, skips: np.ndarray, links: list[int]) -> None:
+    """Let each stream of a chained Ogg file begin where the one before ends.
+
+    FFmpeg gives the packets of the first page of a stream timestamps that continue those of the stream before.
+
+    Args:
+        shift: (N,) ticks to add to the timestamps; written.
+        pts, ticks: (N,) timestamps and durations.
+        skips: (N,) samples that are dropped at the beginning of a packet.
+        links: First packets of the second and later streams.
+    """
+    for first, last in pairwise([*links, len(pts)]):
+        own = np.array(pts[first:last])
+        back = np.flatnonzero(np.diff(own) < 0)
+        if len(back):
+            page = int(back[0]) + 1
+            own[:page] = own[page] - np.cumsum(ticks[first : first + page][::-1])[::-1]
+        end = pts[first - 1] + shift[first - 1] + ticks[first - 1]
+        begin = max(0, own[0] + skips[first])  # a first packet of Vorbis, before 0, gives no samples
+        shift[first:last] = own - pts[first:last] + end - begin
+
+
+def _filled(values: np.ndarray, gap: int = -1) -> np.ndarray:
+    """Return the values with each gap replaced by the value before it, or by the first value."""
+    known = np.flatnonzero(values != gap)
+    if not len(known):
+        return np.zeros_like(values)
+    return values[known[np.maximum(np.searchsorted(known, np.arange(len(values)), side="right") - 1, 0)]]
+
+
+def _joins(jumps: list[tuple[int, int, int]], tracks: list[TrackTimes]) -> list[dict[int, int]]:
+    """Group the jumps of all tracks, in the order of their positions: the first packet of each track after a join."""
+    joins: list[tuple[int, dict[int, int]]] = []
+    for position, number, i in jumps:
+        if not joins or number in joins[-1][1]:
+            joins.append((position, {}))
+        joins[-1][1][number] = i
+    result = []
+    for position, join in joins:
+        others = [number for number in range(len(tracks)) if number not in join]
+        inside = [n for n in others if tracks[n].positions[0] < position <= tracks[n].positions[-1]]
+        goes_back = any(np.diff(tracks[n].order_s()[i - 1 : i + 1])[0] < 0 for n, i in join.items())
+        if inside and not goes_back:
+            continue  # a pause of one track
+        late = {n: 0 for n in others if tracks[n].positions[0] >= position}
+        result.append(join | late)
+    return result
+
+
+def _connect(join: dict[int, int], tracks: list[TrackTimes]) -> float:
+    """Move all packets from a join on, and return the time of the join."""
+    ends = {n: tracks[n].end_s(i) for n, i in join.items() if i}
+    nexts = {n: next(iter(tracks[n].jumps(i)), None) for n, i in join.items() if i}
+    begins = {n: tracks[n].begin_s(join[n], end) for n, end in nexts.items()}
+    by_kind = {tracks[n].stamps.kind: ends[n] - begins[n] for n in ends if not math.isnan(ends[n] - begins[n])}
+    if not by_kind:
+        return 0.0
+    offset_s = by_kind.get("video", -math.inf)
+    if by_kind.get("audio", -math.inf) > offset_s + OVERLAP_S:
+        offset_s = by_kind["audio"]
+    for number, i in join.items():
+        track = tracks[number]
+        own_s = by_kind.get(track.stamps.kind, offset_s)
+        track_s = own_s if abs(own_s - offset_s) < ALIGNED_S else offset_s
+        track.shift[i:] += round(track_s / track.stamps.base_s)
+        track.restarts.add(i)
+    return min(begins.values()) + offset_s
+
+
+_timelines: OrderedDict[tuple[Any, ...], Timeline | None] = OrderedDict()
+
+
+def recall(key: tuple[Any, ...], compute: Callable[[], Timeline | None]) -> Timeline | None:
+    """Return the timeline of a file, which this process computes only once.
+
+    Args:
+        key: Path, state and streams of the file.
+        compute: Computes the timeline; None if that of the file is right.
+    """
+    if key not in _timelines:
+        _timelines[key] = compute()
+        while len(_timelines) > MAX_TIMELINES:
+            _timelines.popitem(last=False)
+    return _timelines[key]

@@ -54,6 +54,18 @@ def test_what_follows_the_audio_of_wav_is_not_audio(tmp_path: Path) -> None:
         assert (facts.status, facts.duration_s) == ("ok", pytest.approx(SECONDS, abs=1e-3))
 
 
+@pytest.mark.parametrize("name", ["a.caf", "a.au"])
+def test_other_streamed_audio_is_whole(tmp_path: Path, name: str) -> None:
+    data = bytearray(write(tmp_path / name, None, "pcm_s16be", chirp(SECONDS, RATE), RATE))
+    at, count = (data.index(b"data") + 4, 8) if name == "a.caf" else (8, 4)
+    data[at : at + count] = b"\xff" * count
+    (tmp_path / name).write_bytes(data)
+    facts = scan_file(str(tmp_path / name), 2, 60.0)
+    assert (facts.status, facts.duration_s) == ("ok", pytest.approx(SECONDS, abs=1e-3))
+    with open_media(tmp_path / name) as media:
+        assert media.info.duration_s == pytest.approx(SECONDS, abs=1e-3)
+
+
 def test_a_wav_file_that_was_cut_off_is_not_open_ended(tmp_path: Path) -> None:
     path = header(tmp_path / "a.wav", 2 * RATE * SECONDS)
     path.write_bytes(path.read_bytes()[:100_001])

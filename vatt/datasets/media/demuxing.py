@@ -50,7 +50,7 @@ class MediaInput:
         size: Number of bytes; None if the server does not report it.
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels are
             taken for square.
-        is_open_ended: Whether the audio of a WAV file reaches to the end of the file, contrary to its header.
+        is_open_ended: Whether the audio of a WAV or CAF file reaches to the end of the file, contrary to its header.
         is_concatenated: Whether another AVI or Matroska file follows in the same file.
         movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
 

@@ -29,7 +29,7 @@ _COUNTED = re.compile(
 
 
 def is_open_ended(file: BinaryIO, size: int) -> bool:
-    """Return whether the audio of a WAV file reaches to the end of the file, contrary to its header.
+    """Return whether the audio of a WAV or CAF file reaches to the end of the file, which its header does not say.
 
     The header gives no size, or a smaller one, as where a number of 32 bits has overflowed, and what follows is no
     other chunk.
@@ -39,6 +39,8 @@ def is_open_ended(file: BinaryIO, size: int) -> bool:
         size: Number of its bytes.
     """
     head = _read(file, 0, 12)
+    if head[:4] == b"caff":
+        return _is_open_ended_caf(file)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return False
     at, bytes_per_s = 12, 0
@@ -59,6 +61,18 @@ def is_open_ended(file: BinaryIO, size: int) -> bool:
         return False
     head = _read(file, end, 8)
     return not CHUNK.match(head) or end + 8 + int.from_bytes(head[4:], "little") > size
+
+
+def _is_open_ended_caf(file: BinaryIO) -> bool:
+    """Apple Core Audio Format Specification 1.0: the size of the data may be -1."""
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        head = _read(file, at, 12)
+        length = int.from_bytes(head[4:12], "big", signed=True)
+        if head[:4] == b"data" or len(head) < 12 or length < 0:
+            return head[:4] == b"data" and length == -1
+        at += 12 + length
+    return False
 
 
 def is_concatenated(file: BinaryIO, size: int) -> bool:

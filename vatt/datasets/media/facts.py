@@ -68,8 +68,8 @@ class MediaInfo:
         sample_rate: of the sound in Hz; 0 without sound.
         is_picture: a single picture (JPEG, PNG, …), shown at every time.
         video_codec, audio_codec: names; empty where there is none.
-        video_s, audio_s: when the tracks end, by the header or, where that is an estimate, by the packets; infinite if it
-            is not known.
+        video_s, audio_s: when the tracks end, by the header or, where that is an estimate, by the packets; infinite
+            if it is not known.
     """
 
     duration_s: float

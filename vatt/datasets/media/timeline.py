@@ -54,6 +54,7 @@ class Stamps:
         self.container = stream.container.format.name
         self._codec = stream.codec_context.codec.canonical_name
         self._pts, self._dts, self._ticks = array("q"), array("q"), array("q")
+        self._ticks_per_byte = 0.0
         self._positions = array("q")
         self._skips, self._trims = array("q"), array("q")  # samples to drop at the beginning and the end of a packet
         self._lengths_s, self._rates = array("d"), set[int]()  # as the headers of audio frames give them
@@ -64,7 +65,11 @@ class Stamps:
         """Add the next packet."""
         self._pts.append(UNKNOWN if packet.pts is None else packet.pts)
         self._dts.append(UNKNOWN if packet.dts is None else packet.dts)
-        self._ticks.append(packet.duration or 0)
+        ticks = packet.duration or 0
+        if self._codec.startswith("pcm_"):  # a last packet that is smaller has the duration of the others
+            self._ticks_per_byte = self._ticks_per_byte or ticks / packet.size
+            ticks = round(packet.size * self._ticks_per_byte)
+        self._ticks.append(ticks)
         self._positions.append(-1 if packet.pos is None else packet.pos)
         length_s, skip, trim = 0.0, 0, 0
         if self.kind == "audio":

@@ -98,6 +98,9 @@ class Container:
                 file = (self._input.size, 0) if is_url(self.path) else state(self.path)
                 streams = (stream.index for stream in (self._video, self._audio) if stream is not None)
                 self._timeline = recall((self.path, *file, *streams), self._walk)
+            except OSError as error:
+                self.close()
+                raise MediaError(self.path, first_line(error)) from error
             except BaseException:
                 self.close()
                 raise

@@ -128,11 +128,6 @@ class MediaInput:
             self._parts += streams[1:]
             self._first |= {stream.index: streams[0] for stream in streams}
 
-    @property
-    def is_joined(self) -> bool:
-        """Whether streams were joined: their durations are those of parts."""
-        return bool(self._parts)
-
     def decode(self, packet: av.Packet) -> list[Any]:
         """Return the frames of a packet.
 

@@ -86,7 +86,7 @@ def test_moments_in_time(prepare: Prepare, touch: Touch, save: Save) -> None:
 def test_moments_in_the_folder_of_another_class(prepare: Prepare, touch: Touch, save: Save) -> None:
     path = save("trainingSet.csv", "opening/f_1.mp4,opening,3,0\nclosing/f_1.mp4,closing,2,1\n")
     done = prepare("moments_in_time", path, touch("closing/f_1.mp4"))
-    assert [clip.labels for clip in done.clips] == [("opening",), ("closing",)]
+    assert [clip.labels for clip in done.clips] == [("opening", "closing")]
     said = "Files found in another folder than the one named: 1 (first: 'opening/f_1.mp4' took closing/f_1.mp4)."
     assert said in done.out
     done = prepare("moments_in_time", save("trainingSet.csv", ",opening,3,0\n"), touch())

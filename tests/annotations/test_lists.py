@@ -23,8 +23,7 @@ def test_paths_with_labels(prepare: Prepare, touch: Touch, save: Save, tmp_path:
         ("k400/a b 3.mp4", str(media / "k400/a b 3.mp4"), ("1",), "train"),
         ("k400/c,d.MP4", str(media / "k400/c,d.MP4"), ("2",), "train"),
         (str(apart), str(apart), ("0",), "train"),
-        ("./e.mp4", str(media / "e.webm"), ("0",), "val"),
-        ("e.mp4", str(media / "e.webm"), (), "val"),
+        ("./e.mp4", str(media / "e.webm"), ("0",), "val"),  # and a second row without a label
     ]
     assert done.missing == [["k400/f.mp4", "k400/f.mp4"]]  # not the one in another folder
 

@@ -146,3 +146,36 @@ def test_what_is_no_tar_is_named(prepare: Prepare, tmp_path: Path) -> None:
     (tmp_path / "empty" / "0.tar.gz").touch()
     assert "0.tar.gz: decompress it" in prepare("webdataset", tmp_path / "empty").err
     assert "No such file" in prepare("webdataset", tmp_path / "gone.tar").err
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_members_are_paired_by_key_in_any_order(prepare: Prepare, tmp_path: Path) -> None:
+    """All videos, then all captions; and two samples of one key far apart."""
+    videos = [(f"{i}.mp4", b"video%d" % i) for i in range(3)]
+    captions = [(f"{i}.txt", b"caption %d" % i) for i in (2, 0, 1)]
+    again = [("1.mp4", b"other"), ("1.txt", b"another")]
+    tar = write_tar(tmp_path / "tars" / "a.tar", [*videos, *captions, *again])
+    done = prepare("webdataset", tar)
+    content = tar.read_bytes()
+
+    def media(path: str) -> bytes:
+        offset, size = map(int, path.partition("#")[2].split("+"))
+        return content[offset : offset + size]
+
+    assert {clip.id: (media(clip.path), [text.text for text in clip.texts]) for clip in done.clips} == {
+        "a/0": (b"video0", ["caption 0"]),
+        "a/1": (b"video1", ["caption 1"]),
+        "a/2": (b"video2", ["caption 2"]),
+        "a/1#2": (b"other", ["another"]),
+    }
+    assert "Members whose name occurs again in their tar, read as further samples: 2 (first: " in done.out
+    assert "without" not in done.out

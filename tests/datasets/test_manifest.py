@@ -130,7 +130,8 @@ def test_one_file_is_a_manifest(folder: Path) -> None:
 
 def test_rows_without_an_id_are_told_apart(folder: Path) -> None:
     path = folder / "twice.jsonl"
-    rows = [{"end_s": 1}, {"start_s": 12345.61, "end_s": 12346}, {"start_s": 12345.64}, {}, {}, {}]
+    rows = [{"end_s": 1}, {"start_s": 12345.61, "end_s": 12346}, {"start_s": 12345.64}]
+    rows += [{}, {"split": "val"}, {"split": "test"}]
     path.write_text("".join(json.dumps({"path": "c.mp4", **row}) + "\n" for row in rows))
     ids = ["c.mp4@0-1", "c.mp4@12345.61-12346", "c.mp4@12345.64-end", "c.mp4", "c.mp4#2", "c.mp4#3"]
     assert [clip.id for clip in read_manifest(path)] == ids
@@ -153,18 +154,21 @@ def test_split_is_chosen_or_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("path,txet\nc.mp4,hello", r"row 2, column 'txet': unknown; did you mean 'text'"),
-        ("file,text\nc.mp4,hello", r"row 2, column 'file': unknown"),
-        ("text\nhello", r"row 2, column 'path': missing"),
-        ("path,start_s\nc.mp4,1\nc.mp4,soon", r"row 3, column 'start_s': 'soon' is not a number"),
-        ("path,start_s\nc.mp4,-1", r"row 2, column 'start_s': '-1' is not a time"),
-        ("path,start_s,end_s\nc.mp4,2,1", r"row 2, column 'end_s': 1 is not after start_s 2"),
-        ("path\nc.mp4\ngone.mp4", r"1 missing files\)\n  row 3, column 'path': no file at .*gone.mp4"),
-        ("path,audio_path\nc.mp4,gone.wav", r"row 2, column 'audio_path': no file at"),
-        ("path,id\nc.mp4,x\nc.mp4,x", r"row 3, column 'id': 'x' stands in row 2 too"),
-        ("path,words\nc.mp4,one two", r"row 2, column 'words': a JSON list is wanted"),
-        ("path,texts\nc.mp4,[3]", r"row 2, column 'texts': each item is a text or"),
-        ("path,text\nc.mp4,a,b", r"line 2: 1 cells more than the header"),
+        ("path,txet\nc.mp4,hello", r"line 1, column 'txet': unknown; did you mean 'text'"),
+        ("file,text\nc.mp4,hello", r"line 1, column 'file': unknown"),
+        ("text\nhello", r"line 1, column 'path': missing"),
+        ("path,start_s\nc.mp4,1\nc.mp4,soon", r"line 3, column 'start_s': 'soon' is not a number"),
+        ("path,start_s\nc.mp4,-1", r"line 2, column 'start_s': '-1' is not a time"),
+        ("path,start_s,end_s\nc.mp4,2,1", r"line 2, column 'end_s': 1 is not after start_s 2"),
+        ("path\nc.mp4\ngone.mp4", r"1 missing files\)\n  line 3, column 'path': no file at .*gone.mp4"),
+        ("path,audio_path\nc.mp4,gone.wav", r"line 2, column 'audio_path': no file at"),
+        (
+            "path,id\nc.mp4,x\nc.wav,x",
+            r"line 3, column 'id': 'x' is the id of another file.* in line 2",
+        ),
+        ("path,words\nc.mp4,one two", r"line 2, column 'words': must be a JSON list"),
+        ("path,texts\nc.mp4,[3]", r"line 2, column 'texts': an item must be a text or"),
+        ("path,text\nc.mp4,a,b", r"line 2: 3 cells, but the header names 2 columns"),
         ("path", r"the manifest has no rows"),
         ("", r"the file is empty"),
     ],
@@ -184,8 +188,8 @@ def test_other_wrong_sources(folder: Path) -> None:
     (folder / "empty").mkdir()
     for name, says in [
         ("broken.jsonl", "line 2: not JSON"),
-        ("list.jsonl", "line 1: an object"),
-        ("bytes.csv", "not a readable .csv"),
+        ("list.jsonl", "line 1: the file seems to be one JSON array"),
+        ("bytes.csv", "line 2: not UTF-8, and it does not look like Windows-1252"),
         ("no.parquet", "not a readable .parquet"),
         ("notes.txt", "a manifest ends in"),
         ("empty", "holds no media file"),

@@ -271,8 +271,8 @@ def test_directory_is_its_own_root_and_invalid_names_are_reported(
     assert read_notes(tmp_path / "out")["roots"] == [str(corpus / "clips")]
     assert report.embedded == 2
     (event,) = read_errors(tmp_path / "out")
-    assert event["reason"] == "its id is not valid Unicode: rename the file"
-    assert event["path"].endswith("caf\\udce9.mp4")
+    assert event["reason"] == "its path is not valid Unicode: rename the file"
+    assert event["path"].endswith("caf\\xe9.mp4")
 
 
 def test_roots_of_several_sources_are_merged(tmp_path: Path) -> None:

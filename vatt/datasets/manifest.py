@@ -8,37 +8,32 @@ of your own begin with ``x_`` and are carried along.
 
 from __future__ import annotations
 
-import csv
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import compress
 from operator import not_
 from pathlib import Path
-from typing import Any
 
 from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES, describe, fixed_part, is_listed, list_media
+from vatt.datasets.manifests.files import from_media, read_rows
 from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import open_source, parent
-from vatt.datasets.rows import BadCell, BadColumn, MissingFile, RowIds, check_columns, to_clip, to_row
-from vatt.datasets.rows import check_files as look_for_files
+from vatt.datasets.rows import to_row
 from vatt.datasets.splits import match_split
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, ManifestError
 from vatt.io import atomic_write
 from vatt.structures import Clip
 
-SHOWN = 5  # problems that one error message lists in full
-
 
 def read_manifest(source: str | Path, *, split: str | None = None, check_files: bool = True) -> ClipTable:
     """Read a manifest file, or take a folder of media files as one.
 
     Args:
-        source: ``.csv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively and through links,
-            sorted by path; see `vatt.datasets.folders` for files that are skipped), a single media file, or a pattern
-            of media files (``*``, ``?``, ``**/`` any folders).
+        source: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file or URL, a folder (searched recursively and through
+            links, sorted by path; see `vatt.datasets.folders` for files that are skipped), a single media file, or a
+            pattern of media files (``*``, ``?``, ``**/`` any folders).
         split: keep only the rows of this split.
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
@@ -52,18 +47,13 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
     name = str(source)
     suffix = Path(name).suffix.lower()
     if is_listed(name):
-        clips = ClipTable(_from_listing(name))
+        clips = from_media(name, _from_listing(name))
     elif not is_url(name) and not Path(name).exists():
         raise ManifestError(f"there is no manifest and no folder at {name}")
     elif suffix in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
-        clips = ClipTable([Clip(id=Path(name).name, path=name)])
+        clips = from_media(name, [Clip(id=Path(name).name, path=name)])
     else:
-        try:
-            clips = ClipTable(_from_rows(name, _read_rows(name, suffix), check_files))
-        except ManifestError:
-            raise
-        except (ValueError, csv.Error) as error:  # not UTF-8, a NUL byte, not Parquet, …
-            raise ManifestError(f"{name}: not a readable {suffix} file: {error}") from error
+        clips = read_rows(name, suffix, check_files)
     return clips if split is None else of_split(clips, split, source)
 
 
@@ -144,72 +134,3 @@ def _from_listing(source: str) -> list[Clip]:
         skipped = f"; skipped: {describe(listing.counts.items())}" if listing.skipped else ""
         raise ManifestError(f"{kind.format(source)} (found {describe(listing.others.items())}{skipped})")
     return [Clip(id=path.relative_to(root).as_posix(), path=str(path)) for path in listing.media]
-
-
-def _read_rows(source: str, suffix: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with the number a person sees: the line of a text file, counted from 1, or the row of a table."""
-    if suffix == ".csv":
-        csv.field_size_limit(2**24)  # a cell may hold the timed words of an hour
-        with open_source(source, "rt", newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not reader.fieldnames:
-                raise ManifestError(f"{source}: the file is empty; the first line must name the columns")
-            for row in reader:
-                if None in row:
-                    raise ManifestError(
-                        f"{source} line {reader.line_num}: {len(row[None])} cells more than the header has "
-                        "columns; put quotes around cells with commas"
-                    )
-                yield reader.line_num, row
-    elif suffix in (".jsonl", ".ndjson"):
-        with open_source(source, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ManifestError(f"{source} line {number}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise ManifestError(f"{source} line {number}: an object {{…}} is wanted, not {line.strip()[:40]}")
-                yield number, row
-    elif suffix in (".parquet", ".pq"):
-        import pyarrow.parquet as pq
-
-        with open_source(source, "rb") as file:
-            # Threads of Arrow that read from a Python file can abort the interpreter when it ends.
-            parts = pq.ParquetFile(file, pre_buffer=False).iter_batches(1024, use_threads=False)
-            yield from enumerate((row for part in parts for row in part.to_pylist()), start=1)
-    else:
-        raise ManifestError(f"{source}: a manifest ends in .csv, .jsonl or .parquet, or is a folder of media")
-
-
-def _from_rows(source: str, rows: Iterator[tuple[int, dict[str, Any]]], check_files: bool) -> Iterator[Clip]:
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    missing = 0
-    ids = RowIds()
-    for number, row in rows:
-        try:
-            check_columns(row)
-            clip = to_clip(row, parent(source), ids)
-            if clip.id in seen:
-                raise BadCell("id", f"{clip.id!r} stands in row {seen[clip.id]} too")
-            seen[clip.id] = number
-            if check_files:
-                look_for_files(clip)
-        except BadColumn as bad:  # every row of the file would say the same
-            raise ManifestError(f"{source} row {number}, column {bad.column!r}: {bad.reason}") from None
-        except BadCell as bad:
-            missing += isinstance(bad, MissingFile)
-            problems.append(f"row {number}, column {bad.column!r}: {bad.reason}")
-        else:
-            if not problems:
-                yield clip
-    if problems:
-        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        counted = f" ({missing} missing files)" if missing else ""
-        shown = "\n  ".join(problems[:SHOWN])
-        raise ManifestError(f"{source}: {len(problems)} bad rows{counted}\n  {shown}{more}")
-    if not seen:
-        raise ManifestError(f"{source}: the manifest has no rows")

@@ -149,6 +149,7 @@ def embed(
     notes |= {key: plan[key] for key in ("model", "hop_s", "windows_per_clip", "modalities")}
     stream = ShardedWindows(clips, read, [], shard_clips, batch_size)
     embedder = Embedder(model, stream, Path(output), plan, notes, overwrite, part, num_workers, bar)
+    embedder.events[0] += clips.skipped
     try:
         first = predict(embedder, device, devices, nodes)
         return _finished(Path(output), clips, first)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.datasets.media.transcode import Encoding
-from vatt.datasets.rows import BadCell, RowIds, to_clip, to_row
 from vatt.datasets.shards.plan import Plan, make_plan, pieces, shifted
-from vatt.errors import InputError
+from vatt.errors import InputError, ManifestError
 from vatt.structures import Clip, TimedText
 
 HOUR_S = 3600.0
@@ -46,7 +46,7 @@ def test_a_piece_reaches_back_to_the_first_text() -> None:
     assert pieces([0], [words], HOUR_S) == [(98.5, 110, [0])]
 
 
-def test_times_move_together_and_can_be_read_again() -> None:
+def test_times_move_together_and_can_be_read_again(tmp_path: Path) -> None:
     old = Clip(
         id="x",
         path="a.mp4",
@@ -63,12 +63,15 @@ def test_times_move_together_and_can_be_read_again() -> None:
     assert new.texts == (TimedText("whole"), TimedText("part", 0.0, 2.9))
     assert new.words == (TimedText("word", 9.8, 10.9),)
     assert (new.id, new.labels, new.split, new.extra) == ("x", ("dog",), "train", {"x_mine": [1, 2]})
-    assert to_clip(to_row(new, Path("/")), "/", RowIds()) == shifted(
-        to_clip(to_row(old, Path("/")), "/", RowIds()), 30.1
-    )
+    assert _written(new, tmp_path) == shifted(_written(old, tmp_path), 30.1)
     assert shifted(old, 0.0) is old
-    with pytest.raises(BadCell):  # why a piece has to begin with its first text
-        to_clip(to_row(shifted(old, 31.0), Path("/")), "/", RowIds())
+    with pytest.raises(ManifestError, match="is not a time"):  # why a piece has to begin with its first text
+        _written(shifted(old, 31.0), tmp_path)
+
+
+def _written(clip: Clip, folder: Path) -> Clip:
+    write_manifest([clip], folder / "clips.jsonl")
+    return read_manifest(folder / "clips.jsonl", check_files=False)[0]
 
 
 @pytest.fixture

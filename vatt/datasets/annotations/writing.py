@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
 from vatt.datasets.manifest import write_manifest
-from vatt.datasets.rows import RowIds
+from vatt.datasets.rows import segment_id
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_write
 from vatt.structures import Clip
@@ -51,7 +51,7 @@ class Wanted:
 
 def span_id(name: str, start_s: float, end_s: float | None) -> str:
     """The id of a stretch of a file, as a manifest without ids would have it."""
-    return RowIds()(name, start_s, end_s)
+    return segment_id(name, start_s, end_s)
 
 
 @dataclass

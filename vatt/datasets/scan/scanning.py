@@ -127,7 +127,12 @@ def scan(
             report.add(facts, is_known)
             summary.add(facts)
             bar.update()
+        for event in clips.skipped:
+            facts = FileFacts(event["path"], status=event["kind"], reason=event["reason"], num_clips=num_clips)
+            report.add(facts, False)
+            summary.add(facts)
     cleaned = _clean(clips, found, {"ok", "damaged", "truncated"} if keep_damaged else {"ok"})
+    cleaned.left_out.update(event["kind"] for event in clips.skipped)
     if cleaned.clips:
         write_manifest(cleaned.clips, cleaned_path)
         cleaned.path = cleaned_path
@@ -171,12 +176,11 @@ def _probe_all(
 ) -> Iterator[tuple[str, FileFacts, bool]]:
     """The facts of every file, in order, and whether they come from an earlier scan."""
     ready = {path: facts for path in paths if (facts := _unchanged(path, known, num_clips))}
-    unnamed = {path: facts for path in paths if (facts := _unnamed(path))}
-    new = [path for path in paths if path not in ready and path not in unnamed]
+    new = [path for path in paths if path not in ready]
     with closing(workers(new)) as results:
         for path in paths:
             is_known = path in ready
-            facts = ready.pop(path, None) or unnamed.get(path) or next(results)[1]
+            facts = ready.pop(path, None) or next(results)[1]
             if isinstance(facts, Failure):
                 facts = FileFacts(path, status=facts.kind, reason=facts.reason)
             facts.num_clips = num_clips
@@ -192,19 +196,6 @@ def _unchanged(path: str, known: dict[str, FileFacts], num_clips: int) -> FileFa
         return facts if state(path) == (facts.size, facts.modified_ns) else None
     except OSError:
         return None
-
-
-def _unnamed(path: str) -> FileFacts | None:
-    """A file whose name cannot be written into a report or a manifest."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        try:
-            name = os.fsencode(path).decode(errors="backslashreplace")
-        except UnicodeEncodeError:  # half a character of JSON, which stands for no byte either
-            name = path.encode(errors="backslashreplace").decode()
-        return FileFacts(name, status="unreadable", reason="its name is not UTF-8: rename it")
-    return None
 
 
 def _compare(path: str, facts: FileFacts, found: dict[str, Found], same_hash: dict[str, tuple[str, ...]]) -> Found:

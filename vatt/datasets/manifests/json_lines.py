@@ -1,0 +1,82 @@
+"""Rows of JSON Lines files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vatt.datasets.manifests.reading import BLOCK_ROWS, REPLACED, Block, Report, bad_line, check_columns, not_null_lines
+from vatt.datasets.manifests.values import has_surrogates, replace_surrogates, shorten, unique_keys
+from vatt.datasets.media.source import open_source
+from vatt.datasets.rows import COLUMNS, BadCell
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+ARRAY_HINT = "the file seems to be one JSON array. Write one object per line; in pandas: to_json(…, lines=True)"
+
+
+def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Block]:
+    """Yield blocks of rows, one JSON object per line.
+
+    Args:
+        source: Path or URL.
+        encoding: Name of the encoding.
+        report: Gets what is counted.
+
+    Raises:
+        ManifestError: A line is not an object, or has a key twice or an unknown key.
+        UnicodeDecodeError: The encoding is another one.
+    """
+    decode = json.JSONDecoder(object_pairs_hook=unique_keys).decode
+    numbers: list[int] = []
+    rows: list[dict[str, Any]] = []
+    with open_source(source, "rt", encoding=encoding) as file:
+        for number, line in enumerate(not_null_lines(file, source), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = decode(line)
+            except BadCell as bad:
+                raise bad_line(source, number, bad.reason) from None
+            except (ValueError, RecursionError) as error:
+                hint = ARRAY_HINT if line.strip() == "[" else f"not JSON: {error}"
+                raise bad_line(source, number, hint) from None
+            if not isinstance(row, dict):
+                hint = ARRAY_HINT if isinstance(row, list) else f"must be an object {{…}}, not {shorten(row)}"
+                raise bad_line(source, number, hint)
+            if SURROGATE.search(line) and not _is_unicode(row, number, report):
+                continue
+            numbers.append(number)
+            rows.append(row)
+            if len(rows) == BLOCK_ROWS:
+                yield _block(source, numbers, rows)
+                numbers, rows = [], []
+        if rows:
+            yield _block(source, numbers, rows)
+
+
+def _is_unicode(row: dict[str, Any], number: int, report: Report) -> bool:
+    """Replace lone surrogates in a row. Returns False if one is in a path, so that the row must be skipped."""
+    for column in ("path", "audio_path"):
+        if isinstance(path := row.get(column), str) and has_surrogates(path):
+            report.skip(path, f"line {number}: ")
+            return False
+    clean = replace_surrogates(row)
+    if clean != row:
+        report.count(REPLACED, number)
+        row.clear()
+        row.update(clean)
+    return True
+
+
+def _block(source: str, numbers: list[int], rows: list[dict[str, Any]]) -> Block:
+    keys: dict[str, None] = {}
+    for number, row in zip(numbers, rows, strict=True):
+        if not row.keys() <= keys.keys() or "path" not in row:
+            check_columns(list(row), source, f"line {number}")
+            keys |= dict.fromkeys(row)
+    own = [name for name in keys if name.startswith("x_")]
+    columns = {name: [row.get(name) for row in rows] for name in COLUMNS if name in keys}
+    extras = [{name: row[name] for name in own if name in row} for row in rows] if own else []
+    return Block(numbers, columns, extras)

@@ -1,0 +1,118 @@
+"""Paths of a manifest: resolved against its directory, spelled as on the disk, and looked for in each directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from unicodedata import normalize
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vatt.datasets.manifests.values import has_surrogates
+from vatt.datasets.media import source
+from vatt.datasets.media.remote import is_url
+from vatt.datasets.table import STRING
+
+UNUSUAL = r"://|//|(^|/)\.(/|$)|/$"  # paths that `source.join` does not only append
+EMPTY = pa.scalar("", STRING)
+WORTH_LISTING = 8  # paths in one directory, from which on it is listed
+LISTED = 2**16  # names of a directory that are in memory at once
+
+
+def resolve(paths: pa.Array, root: str) -> pa.Array:
+    """Join paths of a manifest with its directory.
+
+    Args:
+        paths: (N,) paths, absolute or relative; null stays null.
+        root: Directory or URL.
+    """
+    prefix = source.join(root, "x")[:-1]
+    joined = pc.if_else(
+        pc.starts_with(paths, "/"), paths, pc.binary_join_element_wise(pa.scalar(prefix, STRING), paths, EMPTY)
+    )
+    is_unusual = pc.fill_null(pc.match_substring_regex(paths, UNUSUAL), False)
+    if is_url(root):
+        is_unusual = pc.or_(is_unusual, pc.fill_null(pc.starts_with(paths, "/"), False))
+    if pc.any(is_unusual).as_py():
+        unusual = [source.join(root, path) for path in paths.filter(is_unusual).to_pylist()]
+        joined = pc.replace_with_mask(joined, is_unusual, pa.array(unusual, STRING))
+    return joined
+
+
+def identities(paths: pa.Array) -> pa.Array:
+    """Return (N,) strings that are equal if paths lead to the same file, however they are spelled.
+
+    Links to directories are resolved; links to files are other files. URLs are unchanged.
+
+    Args:
+        paths: (N,) different paths.
+    """
+    folders = pc.dictionary_encode(pc.replace_substring_regex(paths, r"[^/]*$", ""))
+    names = folders.dictionary.to_pylist()
+    real = [name if is_url(name) else os.path.join(os.path.realpath(name), "") for name in names]
+    if len(set(real)) == len(real):
+        return paths
+    files = pc.replace_substring_regex(paths, r"^.*/", "")
+    return pc.binary_join_element_wise(pa.array(real, STRING).take(folders.indices), files, EMPTY)
+
+
+def find_missing(paths: pa.Array) -> list[str]:
+    """Return the paths without a file. Directories that hold many of them are listed once. URLs are not looked at.
+
+    Args:
+        paths: (N,) different paths.
+    """
+    folders = pc.dictionary_encode(pc.replace_substring_regex(paths, r"[^/]*$", ""))
+    order = pc.sort_indices(folders.indices)
+    start, missing = 0, []
+    counts = np.bincount(folders.indices.to_numpy(), minlength=len(folders.dictionary)).tolist()
+    for folder, count in zip(folders.dictionary.to_pylist(), counts, strict=True):
+        unknown = pa.array([], STRING) if is_url(folder) else paths.take(order.slice(start, count))
+        start += count
+        if count >= WORTH_LISTING:
+            unknown = _not_listed(folder, unknown)
+        missing += [path for path in unknown.to_pylist() if not source.exists(path)]
+    return missing
+
+
+def _not_listed(folder: str, paths: pa.Array) -> pa.Array:
+    """Return the paths that are not among the files of a directory; all of them if it cannot be listed."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            files = (folder + entry.name for entry in entries if entry.is_file() and not has_surrogates(entry.name))
+            while len(paths) and (block := list(islice(files, LISTED))):
+                paths = paths.filter(pc.invert(pc.is_in(paths, pa.array(block, STRING))))
+    except OSError:
+        pass
+    return paths
+
+
+def other_spellings(paths: Iterable[str]) -> dict[str, str]:
+    """Map paths without a file to the same path in another Unicode normalization form, where that is a file.
+
+    macOS writes names with decomposed letters (NFD), other systems mostly with composed ones (NFC).
+    """
+    found = {}
+    for path in paths:
+        if path.isascii() or is_url(path) or source.exists(path):
+            continue
+        file, offset, size = source.split_member(path)
+        spelled = _spelled(file)
+        if spelled is not None:
+            found[path] = spelled if size is None else source.member(spelled, offset, size)
+    return found
+
+
+def _spelled(path: str) -> str | None:
+    """Return a path with each part in the normalization form that exists; None if there is none."""
+    spelled = ""
+    for part in path.split("/"):
+        forms = dict.fromkeys((part, normalize("NFC", part), normalize("NFD", part)))
+        spelled = next((spelled + form for form in forms if os.path.exists(spelled + form or "/")), None)
+        if spelled is None:
+            return None
+        spelled += "/"
+    return spelled.removesuffix("/")

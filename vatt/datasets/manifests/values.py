@@ -1,0 +1,241 @@
+"""Conversion of single values of a manifest, for columns that Arrow cannot convert as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+from unicodedata import normalize
+
+from vatt.datasets.rows import BadCell
+from vatt.datasets.table import Timed
+
+NONE: Timed = ([], [], [])
+REPLACEMENT = "\ufffd"
+# What pandas.read_csv reads as missing values, and so what pandas, Excel and R write for them.
+MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+FORMULA_ERRORS = frozenset(
+    "#REF!|#VALUE!|#NAME?|#DIV/0!|#NULL!|#NUM!|#SPILL!|#CALC!|#BUSY!|#FIELD!|#GETTING_DATA".split("|")
+)
+DECIMAL_COMMA = re.compile(r"\d+,\d+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def has_surrogates(text: str) -> bool:
+    """Return whether a string holds half of a surrogate pair, which UTF-8 cannot encode."""
+    return not text.isascii() and _SURROGATES.search(text) is not None
+
+
+def replace_surrogates(value: Any) -> Any:
+    """Return a JSON value with U+FFFD in place of lone surrogates."""
+    if isinstance(value, str):
+        return _SURROGATES.sub(REPLACEMENT, value)
+    if isinstance(value, list):
+        return [replace_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def clean(text: str) -> str:
+    """Return a text without surrounding white space, in NFC, with U+FFFD in place of lone surrogates."""
+    return normalize("NFC", _SURROGATES.sub(REPLACEMENT, text)).strip()
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN (also pandas' NaT) or an empty string."""
+    return value is None or value == "" or (not isinstance(value, (list, dict)) and value != value)
+
+
+def to_text(value: Any, column: str) -> str | None:
+    """Convert a value to a text without surrounding white space. A float that is an integer becomes one: 10.0 is "10".
+
+    Pandas stores integers as floats where a value of the column is missing.
+
+    Args:
+        value: Value of any type.
+        column: Name of its column, for errors.
+
+    Raises:
+        BadCell: The value is a list, an object or bytes.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    value = plain(value, column)
+    if isinstance(value, (list, dict)):
+        raise BadCell(column, f"must be one text, not {shorten(value)}")
+    return str(value)
+
+
+def to_seconds(value: Any, column: str, decimal_comma: bool = False) -> float | None:
+    """Convert a number, a string or a duration to seconds.
+
+    Args:
+        value: Value of any type.
+        column: Name of its column, for errors.
+        decimal_comma: Read ``"1,5"`` as 1.5.
+
+    Raises:
+        BadCell: The value is not a finite number of at least 0.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        value = None if value in MISSING else value
+    if is_missing(value):
+        return None
+    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
+        if not decimal_comma:
+            raise BadCell(column, f"{value!r} has a decimal comma: write {value.replace(',', '.')}")
+        value = value.replace(",", ".")
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise BadCell(column, f"{shorten(value)} is not a number of seconds") from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise BadCell(column, f"{shorten(value)} is not a time of at least 0 seconds")
+    return seconds
+
+
+def to_timed(value: Any, column: str, key: str, decimal_comma: bool = False) -> Timed:
+    """Convert a list of texts, or of objects ``{key: text, "start": seconds, "end": seconds}``, or its JSON.
+
+    Args:
+        value: List, or string with JSON.
+        column: Name of its column, for errors.
+        key: Key of the text: "text", "word" or "label".
+        decimal_comma: Passed to `to_seconds`.
+
+    Returns:
+        Texts, starts and ends in the order of the list, without empty texts.
+
+    Raises:
+        BadCell: Another type, or an end before its start.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        value = None if value in MISSING else value
+    if is_missing(value):
+        return NONE
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, object_pairs_hook=unique_keys)
+        except BadCell as bad:
+            raise BadCell(column, bad.reason) from None
+        except (ValueError, RecursionError):
+            raise BadCell(column, f"must be a JSON list, not {shorten(value)}") from None
+    if not isinstance(value, (list, tuple)):
+        raise BadCell(column, f"must be a list, not {shorten(value)}")
+    fast = _plain_objects(value, key)
+    if fast is not None:
+        return fast
+    items = [_timed_item(item, column, key, decimal_comma) for item in value if not is_missing(item)]
+    items = [item for item in items if item[0]]
+    return tuple(map(list, zip(*items, strict=True))) if items else NONE  # type: ignore[return-value]
+
+
+def _plain_objects(items: list[Any], key: str) -> Timed | None:
+    """Convert objects whose values are all of the right types, as a whole; None if they are not."""
+    try:
+        texts = [item[key].strip() for item in items]
+        starts, ends = [item["start"] for item in items], [item["end"] for item in items]
+        are_valid = all(0 <= start <= end < math.inf for start, end in zip(starts, ends, strict=True)) and all(texts)
+    except (TypeError, KeyError, AttributeError, IndexError):
+        return None
+    if not items or not are_valid or not {*map(type, starts), *map(type, ends)} <= {int, float}:
+        return None
+    if not all(map(str.isascii, texts)):
+        texts = list(map(clean, texts))
+    return texts, list(map(float, starts)), list(map(float, ends))
+
+
+def _timed_item(item: Any, column: str, key: str, decimal_comma: bool) -> tuple[str | None, float | None, float | None]:
+    """Convert one item of a list to its text, start and end."""
+    start_s = end_s = None
+    text = item
+    if isinstance(item, dict):
+        if is_missing(text := item.get(key)):
+            raise BadCell(column, f"an item must have a text {key!r}: {shorten(item)}")
+        start_s, end_s = (to_seconds(item.get(name), column, decimal_comma) for name in ("start", "end"))
+        if (start_s is None) != (end_s is None) or (start_s is not None and end_s < start_s):
+            raise BadCell(column, f"{shorten(text)} has start {start_s} and end {end_s}: give both, in order")
+    elif not isinstance(item, str) and (key != "label" or isinstance(item, (list, tuple))):
+        form = f"{{{key!r}: …, 'start': …, 'end': …}}"
+        raise BadCell(column, f"an item must be a text or {form}, not {shorten(item)}")
+    text = to_text(text, column)
+    return (clean(text) if text else None), start_s, end_s
+
+
+def by_time(words: Timed) -> Timed:
+    """Sort words by their start. Words are left in their order if any of them has no time."""
+    texts, starts, ends = words
+    if None in starts or all(a <= b for a, b in pairwise(starts)):
+        return words
+    order = sorted(range(len(texts)), key=lambda i: (starts[i], ends[i]))
+    return [texts[i] for i in order], [starts[i] for i in order], [ends[i] for i in order]
+
+
+def distinct(*parts: Timed) -> Timed:
+    """Join lists of texts without repetitions."""
+    items = dict.fromkeys(item for part in parts for item in zip(*part, strict=True))
+    return tuple(map(list, zip(*items, strict=True))) if items else NONE  # type: ignore[return-value]
+
+
+def plain(value: Any, column: str) -> Any:
+    """Convert a value to one that JSON can hold: strings in NFC, floats that are integers as integers, NaN as None.
+
+    Dates and times become ISO 8601 strings, durations seconds, and decimals numbers.
+
+    Raises:
+        BadCell: Bytes, or an unknown type.
+    """
+    if isinstance(value, str):
+        return normalize("NFC", value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, (float, Decimal)):
+        if value != value:
+            return None
+        return int(value) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else float(value)
+    if isinstance(value, dict):
+        return {plain(str(key), column): plain(item, column) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, column) for item in value]
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat() if value == value else None
+    if isinstance(value, timedelta):
+        return plain(value.total_seconds(), column)
+    if hasattr(value, "tolist"):  # scalars and arrays of NumPy
+        return plain(value.tolist(), column)
+    raise BadCell(column, f"{type(value).__name__} cannot be used: convert the column to text or numbers")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the object of JSON pairs.
+
+    Raises:
+        BadCell: A key occurs twice.
+    """
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadCell(twice, f"the key {twice!r} occurs twice in one object")
+    return record
+
+
+def shorten(value: Any) -> str:
+    """Return the representation of a value, at most 60 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -37,7 +37,7 @@ class TimedText:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of a manifest: a stretch of one media file and what is known about it.
+    """A segment of one media file and what is known about it: one row of a manifest, or several.
 
     Args:
         id: unique name within the manifest.
@@ -49,7 +49,7 @@ class Clip:
         labels: class names.
         split: "train", "val", "test" or any other name; None where the manifest has no such column.
         audio_path: a separate file with the sound; None takes it from ``path``.
-        extra: the manifest's own columns that begin with ``x_``, carried along untouched.
+        extra: Columns that begin with ``x_``, the user's own. Values are those of JSON.
     """
 
     id: str

@@ -1,9 +1,9 @@
 """Manifests: which clips there are, where, and what is known about them.
 
-A manifest is a CSV, JSONL or Parquet file with one row a clip, behind a URL if need be, or a folder of media files,
-which may be pictures if it holds nothing else. The columns are in
-`vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a record in a CSV cell is written as JSON. Columns
-of your own begin with ``x_`` and are carried along.
+A manifest is a CSV, TSV, JSONL or Parquet file, behind a URL if need be, or a folder of media files, which may be
+pictures if it holds nothing else. The columns are in `vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a
+record in a CSV cell is written as JSON. Columns of your own begin with ``x_``. Rows of the same segment of a file are one
+clip (see `vatt.datasets.manifests.grouping`).
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
         check_files: look whether every ``path`` and ``audio_path`` exists.
 
     Returns:
-        Clips in the order of the file, with paths resolved against the manifest's folder, packed in memory.
+        Clips in the order of their first rows, with paths resolved against the manifest's folder. Warnings report how
+        many rows describe how many clips, cells read as missing, and files skipped because of their names.
 
     Raises:
-        ManifestError: nothing there, no rows, unknown or missing columns, a bad value, a missing file, or an id
-            that comes twice.
+        ManifestError: nothing there, no rows, unknown or missing columns, a bad value, a missing file, or an id of
+            several clips; see data/README.md.
     """
     name = str(source)
     suffix = Path(name).suffix.lower()

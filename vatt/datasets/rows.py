@@ -1,4 +1,4 @@
-"""One row of a manifest to a `Clip` and back: which columns there are and what may stand in them."""
+"""Columns of manifests, ids of clips without one, and clips as rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vatt.structures import Clip, TimedText
 
 COLUMNS = {
     "path": "media file, absolute or relative to the manifest's folder; a URL; a clip in a shard: FILE.tar#OFFSET+SIZE",
-    "id": "unique name; without it the path and the span, if there is one",
+    "id": "name of the clip; without it the path and the segment, if there is one",
     "start_s": "beginning of the clip in seconds; 0 without it",
     "end_s": "end of the clip in seconds; the end of the file without it",
     "text": "one caption",

@@ -1,0 +1,106 @@
+"""CSV as spreadsheets, pandas and people write it is read, or rejected with the line and the cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.manifests.conftest import Read, texts
+from vatt.errors import ManifestError
+
+HEADER = "path,text,split\na.mp4,one,train\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (HEADER + 'b.mp4,"open,train\nc.mp4,three,train\nd.mp4,"four five",train\n', "line 3: a quote is not closed"),
+        (HEADER + 'b.mp4,"open,train\nc.mp4,three,train\n', "line 3: a quote is not closed"),
+        (HEADER + 'b.mp4,"open,train\nc.mp4,three,train\nd.mp4,four",train\n', "line 3: a quote is closed too late"),
+        (HEADER + 'b.mp4,"open,train\nc.mp4,three",train\n', "line 3: a quote is closed too late"),
+        (HEADER + 'b.mp4,"said" he,train\n', "line 3: .*text follows a closing quote"),
+        (HEADER + "b.mp4,two\n", "line 3: 2 cells, but the header names 3 columns"),
+        (HEADER + "b.mp4,two, three,train\n", "line 3: 4 cells, but the header names 3 columns. Put quotes"),
+        ("path,text,text\na.mp4,one,two\n", "line 1, column 'text': occurs twice"),
+        ("path;text; text \na.mp4;one;two\n", "line 1, column 'text': occurs twice"),
+        ("path,text,\na.mp4,one,\nb.mp4,two,note\n", "line 3: column 3 has no name, but the value 'note'"),
+        (",path\nfirst,a.mp4\n", "line 2: column 1 has no name, but the value 'first'"),
+        ("path,label\na.mp4,#REF!\n", "line 2, column 'label': a formula"),
+        ('path,start_s\na.mp4,"1,5"\n', r"line 2, column 'start_s': '1,5' has a decimal comma: write 1\.5"),
+        ("path,text\na.mp4,x\0y\n", "line 2: holds NUL characters"),
+        ("path\ttext\na.mp4\tCafé\n".encode("utf-16-le"), "line 1: holds NUL .* UTF-16 without a byte order mark"),
+        ("path,text\na.mp4,Café\n".encode() + b"b.mp4,Caf\xe9\n", "line 3: not UTF-8, but line 2 is"),
+        ("path,text\na.mp4,собака\n".encode("cp1251"), "line 2: .*does not look like Windows-1252"),
+        ("path,text\na.mp4,犬が走る\n".encode("shift-jis"), "line 2: "),
+    ],
+)
+def test_invalid_files_are_errors_that_name_the_line(read: Read, content: str | bytes, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read("clips.csv", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,text\na.mp4,é x\nb.mp4,two",
+        "path;text\r\na.mp4;é x\r\nb.mp4;two\r\n",
+        "path\ttext\ra.mp4\té x\rb.mp4\ttwo\r",
+        "path|text\na.mp4|é x\nb.mp4|two\n",
+        "sep=;\r\npath;text\r\na.mp4;é x\r\nb.mp4;two\r\n",
+        "path,text,,\na.mp4,é x,,\nb.mp4,two\n,,,\n\n , \n",
+        " path , text \n a.mp4 , é x \nb.mp4,two,\n",
+        ",path,text\n0,a.mp4,é x\n7,b.mp4,two\n",
+        "Unnamed: 0,path,text\n0,a.mp4,é x\n,b.mp4,two\n",
+        '"path","text"\n"a.mp4","e\u0301 x"\n"b.mp4","two"\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "windows-1252"])
+def test_separators_line_ends_and_encodings(read: Read, content: str, encoding: str) -> None:
+    if encoding == "windows-1252":
+        content = content.replace("e\u0301", "é")
+    bom = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    clips, warnings = read("clips.tsv" if "\t" in content else "clips.csv", bom + content.encode(encoding))
+    assert texts(clips) == {"a.mp4": ["é x"], "b.mp4": ["two"]}
+    assert any("is read as Windows-1252 (first: line" in line for line in warnings) == (encoding == "windows-1252")
+    assert any("ignored as the row index of pandas" in line for line in warnings) == ("0,a.mp4" in content)
+
+
+def test_only_line_feeds_and_carriage_returns_end_lines(read: Read) -> None:
+    text = "x\u2028y\u0085z\x0bw\x1cv"
+    clips, _ = read("clips.csv", f'path,text\na.mp4,{text}\nb.mp4,"two\nlines, 5"" tall"\nc.mp4,a 5" disc\n')
+    assert texts(clips) == {"a.mp4": [text], "b.mp4": ['two\nlines, 5" tall'], "c.mp4": ['a 5" disc']}
+
+
+def test_decimal_commas_beside_other_separators(read: Read) -> None:
+    clips, _ = read("clips.csv", "path;start_s;end_s;label\na.mp4;1,5;2.75;0,0\nb.mp4;0;3;12,0\n")
+    assert [(clip.start_s, clip.end_s, clip.labels) for clip in clips] == [(1.5, 2.75, ("0",)), (0.0, 3.0, ("12",))]
+
+
+def test_missing_values_are_read_as_pandas_reads_them(read: Read) -> None:
+    content = "path,text,label,split,start_s,x_note\na.mp4,null,NaN,N/A,nan,NA\nb.mp4,None of us,#N/A,,NULL,\n"
+    clips, warnings = read("clips.csv", content)
+    assert texts(clips) == {"a.mp4": [], "b.mp4": ["None of us"]}
+    assert [(clip.labels, clip.split, clip.start_s, clip.extra) for clip in clips] == [
+        ((), None, 0.0, {"x_note": "NA"}),
+        ((), None, 0.0, {"x_note": ""}),
+    ]
+    assert warnings == ["4 cells are read as missing values (first: line 2: column 'split': 'N/A')"]
+
+
+def test_pandas_files_are_read(read: Read, tmp_path: Path) -> None:
+    """An index column, and integers as floats because one is missing."""
+    import pandas
+
+    frame = pandas.DataFrame({"path": ["a.mp4", "b.mp4", "c.mp4"], "label": [0, 10, None], "text": ["x", None, "y"]})
+    frame.to_csv(tmp_path / "clips.csv")
+    clips, warnings = read("clips.csv")
+    assert [(clip.labels, len(clip.texts)) for clip in clips] == [(("0",), 1), (("10",), 0), ((), 1)]
+    assert warnings == ["3 values of column without a name are ignored as the row index of pandas (first: line 2)"]
+
+
+@pytest.mark.parametrize(("cells", "labels"), [("1.0 2", "1 2"), ("1.5 2.0", "1.5 2.0"), ("dog 2.0", "dog 2.0")])
+def test_float_labels_are_integers_if_all_are(read: Read, cells: str, labels: str) -> None:
+    rows = "".join(f"{path}.mp4,{cell}\n" for path, cell in zip("ab", cells.split(), strict=True))
+    clips, _ = read("clips.csv", "path,label\n" + rows)
+    assert [clip.labels for clip in clips] == [(label,) for label in labels.split()]

@@ -1,0 +1,58 @@
+"""Rows of the same file and segment are one clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.manifests.conftest import Read, texts
+from vatt.errors import ManifestError
+from vatt.structures import TimedText
+
+
+def test_one_row_per_caption(read: Read, tmp_path: Path) -> None:
+    rows = [f"{path}.mp4,caption {path} {i % 3}\n" for i in range(4) for path in "ba"]
+    clips, warnings = read("clips.csv", "path,text\n" + "".join(rows))
+    assert texts(clips) == {f"{path}.mp4": [f"caption {path} {i}" for i in range(3)] for path in "ba"}
+    assert [clip.id for clip in clips] == ["b.mp4", "a.mp4"]
+    assert warnings == ["8 rows describe 2 clips: rows of one file and segment are one clip"]
+
+
+def test_a_file_in_several_spellings_is_one_file(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    paths = ["a.mp4", "./a.mp4", "link/a.mp4", "link/../" + tmp_path.name + "/a.mp4", str(tmp_path / "a.mp4")]
+    clips, _ = read("clips.csv", "path,text\n" + "".join(f"{path},{i}\n" for i, path in enumerate(paths)))
+    assert texts(clips) == {"a.mp4": list("01234")}
+
+
+def test_segments_splits_and_other_audio_are_other_clips(read: Read) -> None:
+    columns = ["path", "start_s", "end_s", "split", "audio_path", "text"]
+    rows = ["a.mp4,,,,,0", "a.mp4,0,,,,1", "a.mp4,0,2,,,2", "a.mp4,1,2,,,3", "a.mp4,1.0,2.0,,,4", "a.mp4,,,val,,5"]
+    rows += ["a.mp4,,,,b.mp4,6", "a.mp4,,,,./b.mp4,7"]
+    clips, _ = read("clips.csv", "\n".join([",".join(columns), *rows]))
+    assert list(texts(clips).values()) == [["0", "1"], ["2"], ["3", "4"], ["5"], ["6", "7"]]
+    assert [clip.id for clip in clips] == ["a.mp4", "a.mp4@0-2", "a.mp4@1-2", "a.mp4#2", "a.mp4#3"]
+
+
+def test_nothing_of_the_rows_is_lost(read: Read) -> None:
+    rows = [
+        {"path": "a.mp4", "label": "dog", "x_year": 2020, "x_source": "web", "text": "one"},
+        {"path": "b.mp4", "id": "other"},
+        {"path": "a.mp4", "id": "first", "labels": ["cat", "dog"], "x_year": 2021, "x_source": "web"},
+        {"path": "a.mp4", "id": "second", "x_year": 2020, "texts": [{"text": "one", "start": 1, "end": 2}, "two"]},
+        {"path": "a.mp4", "words": [{"word": "late", "start": 3, "end": 4}], "text": "two"},
+        {"path": "a.mp4", "words": [{"word": "early", "start": 1, "end": 2}]},
+    ]
+    clips, _ = read("clips.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [clip.id for clip in clips] == ["first", "other"]
+    assert clips[0].labels == ("dog", "cat")
+    assert clips[0].extra == {"x_year": [2020, 2021], "x_source": "web", "x_row_ids": ["first", "second"]}
+    assert clips[0].texts == (TimedText("one"), TimedText("one", 1.0, 2.0), TimedText("two"))
+    assert clips[0].words == (TimedText("early", 1.0, 2.0), TimedText("late", 3.0, 4.0))
+
+
+def test_one_id_of_two_clips_is_an_error(read: Read) -> None:
+    with pytest.raises(ManifestError, match=r"line 3, column 'id': 'x' is the id of another file.* in line 2"):
+        read("clips.csv", "path,id\na.mp4,x\nb.mp4,x\n")

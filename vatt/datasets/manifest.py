@@ -2,8 +2,8 @@
 
 A manifest is a CSV, TSV, JSONL or Parquet file, behind a URL if need be, or a folder of media files, which may be
 pictures if it holds nothing else. The columns are in `vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a
-record in a CSV cell is written as JSON. Columns of your own begin with ``x_``. Rows of the same segment of a file are one
-clip (see `vatt.datasets.manifests.grouping`).
+record in a CSV cell is written as JSON. Columns of your own begin with ``x_``. Rows of the same segment of a file are
+one clip (see `vatt.datasets.manifests.grouping`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
     firsts, lists = (groups[name].combine_chunks() for name in ("row_min", "row_list"))
     if len(firsts) == count:
         return rows
-    report.notes.append(f"{count:,} rows describe {len(firsts):,} clips: rows of one file and segment are one clip")
+    clips = f"{len(firsts):,} clip{'s' * (len(firsts) > 1)}"
+    report.notes.append(f"{count:,} rows describe {clips}: rows of one file and segment are one clip")
     # Only the rows of clips with several rows are merged one by one.
     merged = _merged(rows, lists.filter(pc.greater(pc.list_value_length(lists), 1)).to_pylist())
     order = pc.array_sort_indices(firsts)
@@ -69,13 +70,13 @@ def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
     position = pc.index_in(firsts, pa.array(merged.pop("first"), pa.int64()))
     # Index of each clip among the first rows followed by the merged ones.
     chosen = pc.coalesce(pc.add(position.cast(pa.int64()), len(firsts)), pa.array(np.arange(len(firsts))))
-    clips = {}
+    columns = {}
     for name in [*rows]:
         column = pc.take(rows.pop(name), firsts)
         if name in merged:
             column = pa.chunked_array([*column.chunks, pa.array(merged[name], column.type)]).take(chosen)
-        clips[name] = column
-    return clips
+        columns[name] = column
+    return columns
 
 
 def _merged(rows: Columns, groups: list[list[int]]) -> dict[str, list[Any]]:

@@ -228,7 +228,10 @@ def test_every_fine_tuning_is_built_and_fits_its_data(path: Path, tmp_path: Path
     """On the paper's Base towers, unless it has a tower of its own."""
     (tmp_path / "a.wav").touch()
     parts = ("train", "val", "test", "eval")
-    rows = [{"path": "a.wav", "id": f"{i}", "label": f"class {i // 4}", "split": parts[i % 4]} for i in range(12)]
+    rows = [
+        {"path": "a.wav", "id": f"{i}", "start_s": i / 1000, "label": f"class {i // 4}", "split": parts[i % 4]}
+        for i in range(12)
+    ]
     rows = [row | {"x_fold": 1 + i % 3, "x_fold1": parts[i % 4]} for i, row in enumerate(rows)]
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = [f"--data.manifest={tmp_path}/clips.jsonl", f"--run.folder={tmp_path}"]

@@ -46,10 +46,11 @@ def test_grid(tmp_path: Path, silent_file: Path) -> None:
 
 def test_words_of_sentences_become_labels(tmp_path: Path, video_file: Path) -> None:
     words = [{"word": "bin", "start": 0.95, "end": 1.18}, {"word": "blue", "start": 1.2, "end": 1.4}]
+    early = {"word": "bin", "start": 0.0, "end": 0.1}  # words are sorted by time
     rows = [
         {"path": str(video_file), "id": "a", "words": words, "text": "bin blue", "split": "train"},
-        {"path": str(video_file), "id": "b", "words": words[:1]},
-        {"path": str(video_file), "id": "c", "words": [words[0], {"word": "red", "start": 0.1, "end": 0.3}]},
+        {"path": str(video_file), "id": "b", "end_s": 2, "words": words[:1]},
+        {"path": str(video_file), "id": "c", "end_s": 1, "words": [{"word": "red", "start": 0.1, "end": 0.3}, early]},
     ]
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     script = [sys.executable, str(ROOT / "data/grid/label.py"), str(tmp_path / "clips.jsonl")]

@@ -55,7 +55,10 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
     if word == "finetune":
         (tmp_path / "a.wav").touch()
         parts = ("train", "train", "val")
-        rows = [{"path": "a.wav", "id": f"{i}", "label": "ab"[i % 2], "split": part} for i, part in enumerate(parts)]
+        rows = [
+            {"path": "a.wav", "id": f"{i}", "start_s": i / 1000, "label": "ab"[i % 2], "split": part}
+            for i, part in enumerate(parts)
+        ]
         (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
         changed = {"--data.manifest": f"{tmp_path}/clips.jsonl", "--model.pretrained": None}
         options = [changed.get(before, word) for before, word in itertools.pairwise(rest)]

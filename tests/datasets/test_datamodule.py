@@ -18,7 +18,9 @@ from vatt.structures import Batch
 
 def manifest(folder: Path, video: Path, splits: list[str | None]) -> str:
     path = folder / "clips.jsonl"
-    rows = [{"path": str(video), "id": f"clip{i}", "split": split} for i, split in enumerate(splits)]
+    rows = [
+        {"path": str(video), "id": f"clip{i}", "start_s": i / 1000, "split": split} for i, split in enumerate(splits)
+    ]
     path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v}) for row in rows))
     return str(path)
 

@@ -20,7 +20,7 @@ from vatt.errors import InputError, ManifestError
 def write(tmp_path: Path, video_file: Path, sound_file: Path) -> Any:
     def write(rows: list[dict[str, Any]]) -> str:
         path = tmp_path / "clips.jsonl"
-        full = [{"path": str(video_file), "id": f"clip{i}"} | row for i, row in enumerate(rows)]
+        full = [{"path": str(video_file), "id": f"clip{i}", "start_s": i / 1000} | row for i, row in enumerate(rows)]
         path.write_text("\n".join(json.dumps(row) for row in full))
         return str(path)
 

@@ -49,6 +49,7 @@ def test_invalid_files_are_errors_that_name_the_line(read: Read, content: str | 
         "path|text\na.mp4|é x\nb.mp4|two\n",
         "sep=;\r\npath;text\r\na.mp4;é x\r\nb.mp4;two\r\n",
         "path,text,,\na.mp4,é x,,\nb.mp4,two\n,,,\n\n , \n",
+        "\n\r\npath,text\na.mp4,é x\nb.mp4,two",
         " path , text \n a.mp4 , é x \nb.mp4,two,\n",
         ",path,text\n0,a.mp4,é x\n7,b.mp4,two\n",
         "Unnamed: 0,path,text\n0,a.mp4,é x\n,b.mp4,two\n",

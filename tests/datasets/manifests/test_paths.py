@@ -29,7 +29,8 @@ def test_missing_files_are_found_in_listed_directories(tmp_path: Path) -> None:
     Path(paths[5]).symlink_to("nowhere.mp4")
     (tmp_path / "many" / "0.tar").write_bytes(bytes(10))
     paths += [str(tmp_path / "many" / f"0.tar#0+{size}") for size in (10, 11)]
-    missing = [paths[i] for i in (1, *range(5, 20, 2), 20, 23)]
+    paths += [str(tmp_path / ("a" * 5000)), str(tmp_path / "a\0.mp4")]
+    missing = [paths[i] for i in (1, *range(5, 20, 2), 20, 23, 24, 25)]
     assert sorted(find_missing(pa.array(paths, pa.large_string()))) == sorted(missing)
 
 

@@ -41,9 +41,11 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
     with open_source(source, "rt", newline="", encoding=encoding) as file:
         lines = not_null_lines(file, source)
         header_line, first = 1, next(lines, "")
+        while first and not first.strip():
+            header_line, first = header_line + 1, next(lines, "")
         separator = SEPARATOR_LINE.fullmatch(first)
         if separator:
-            header_line, first = 2, next(lines, "")
+            header_line, first = header_line + 1, next(lines, "")
         delimiter = separator[1] if separator else _separator(first)
         report.decimal_comma = delimiter != ","
         rows = csv.reader(chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=True)

@@ -74,7 +74,7 @@ def find_missing(paths: pa.Array) -> list[str]:
         start += count
         if count >= WORTH_LISTING:
             unknown = _not_listed(folder, unknown)
-        missing += [path for path in unknown.to_pylist() if not source.exists(path)]
+        missing += [path for path in unknown.to_pylist() if not _exists(path)]
     return missing
 
 
@@ -97,13 +97,21 @@ def other_spellings(paths: Iterable[str]) -> dict[str, str]:
     """
     found = {}
     for path in paths:
-        if path.isascii() or is_url(path) or source.exists(path):
+        if path.isascii() or is_url(path) or _exists(path):
             continue
         file, offset, size = source.split_member(path)
         spelled = _spelled(file)
         if spelled is not None:
             found[path] = spelled if size is None else source.member(spelled, offset, size)
     return found
+
+
+def _exists(path: str) -> bool:
+    """Return whether there is a file; False for a path that no file can have."""
+    try:
+        return source.exists(path)
+    except (OSError, ValueError):  # too long, or with a NUL character
+        return False
 
 
 def _spelled(path: str) -> str | None:

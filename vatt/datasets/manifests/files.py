@@ -109,14 +109,12 @@ def _find_files(rows: Columns, check_files: bool, report: Report) -> None:
     """Spell the paths of rows as on the disk, and look for the files."""
     for column in ("path", "audio_path"):
         paths = rows[column]
-        unique = pc.unique(paths).drop_null()
-        odd = unique.filter(pc.invert(pc.string_is_ascii(unique))).to_pylist()
+        odd = pc.unique(paths.filter(pc.invert(pc.string_is_ascii(paths)))).to_pylist()
         if spelled := other_spellings(odd):
             index = pc.index_in(paths, pa.array([*spelled], STRING))
             others = pa.chunked_array([pa.array([*spelled.values()], STRING)])
             rows[column] = paths = pc.coalesce(others.take(index), paths)
-            unique = pc.unique(paths).drop_null()
-        if check_files and (missing := find_missing(unique)):
+        if check_files and (missing := find_missing(paths.drop_null().combine_chunks())):
             is_missing = pc.is_in(paths, pa.array(missing, STRING))
             for row in pc.indices_nonzero(is_missing).to_pylist():
                 report.add(rows["number"][row].as_py(), column, f"no file at {paths[row].as_py()}", True)

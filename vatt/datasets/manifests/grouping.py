@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.manifests.paths import identities
+from vatt.datasets.manifests.paths import are_different_files, are_distinct, identities
 from vatt.datasets.manifests.reading import Report
 from vatt.datasets.manifests.values import NONE, by_time, distinct
 from vatt.datasets.rows import RowIds
@@ -33,24 +33,19 @@ def group_rows(rows: Columns, report: Report) -> Columns:
     Returns:
         (M,) clips with the schema `SCHEMA`, in the order of their first rows.
     """
-    keys = {name: pc.dictionary_encode(rows[name]).combine_chunks() for name in ("path", "audio_path", "split")}
-    count = len(rows["number"])
-    paths = keys["path"].dictionary
-    files = identities(paths)
-    if len(paths) < count or files is not paths:
-        keys["path"] = pc.dictionary_encode(files).indices.take(keys["path"].indices)
-        keys["audio_path"] = _file_codes(keys["audio_path"])
-        keys["split"] = keys["split"].indices
-        keys |= {name: rows[name] for name in ("start_s", "end_s")}
+    if not are_different_files(rows["path"]):
+        keys = {name: _file_codes(rows[name]) for name in ("path", "audio_path")}
+        keys |= {name: rows[name] for name in ("split", "start_s", "end_s")}
         rows = _grouped(rows, pa.table(keys), report)
     numbers, has_id = rows.pop("number"), rows.pop("has_id")
     rows["id"] = _distinct_ids(rows["id"], has_id, numbers, report)
     return rows
 
 
-def _file_codes(paths: pa.DictionaryArray) -> pa.Array:
+def _file_codes(paths: pa.ChunkedArray) -> pa.Array:
     """Return (N,) equal numbers for paths of the same file; null stays null."""
-    return pc.dictionary_encode(identities(paths.dictionary)).indices.take(paths.indices)
+    encoded = pc.dictionary_encode(paths).combine_chunks()
+    return pc.dictionary_encode(identities(encoded.dictionary)).indices.take(encoded.indices)
 
 
 def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
@@ -137,7 +132,7 @@ def _merge_extras(extras: list[str | None], ids: list[str]) -> str | None:
 
 def _distinct_ids(ids: Column, has_id: Column, numbers: Column, report: Report) -> Column:
     """Number the ids of clips that have none of their own where they occur again, and report the others as errors."""
-    if pc.count_distinct(ids).as_py() == len(ids):
+    if are_distinct(ids):
         return ids
     make, known, results = RowIds(), dict[str, int](), []
     for name, is_own, number in zip(*(column.to_pylist() for column in (ids, has_id, numbers)), strict=True):

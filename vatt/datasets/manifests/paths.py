@@ -42,6 +42,24 @@ def resolve(paths: pa.Array, root: str) -> pa.Array:
     return joined
 
 
+def are_distinct(strings: pa.ChunkedArray) -> bool:
+    """Return whether no string occurs twice.
+
+    Strings are compared by 64-bit hashes, which take much less memory than a hash table. In the unlikely case that
+    hashes of different strings are equal, the result is False.
+    """
+    hashes = (hash(string) for block in strings.chunks for string in block.to_pylist())
+    return len(np.unique(np.fromiter(hashes, np.int64, len(strings)))) == len(strings)
+
+
+def are_different_files(paths: pa.ChunkedArray) -> bool:
+    """Return whether no two paths lead to the same file (see `identities` and `are_distinct`)."""
+    if not are_distinct(paths):
+        return False
+    real = _real_folders(pc.unique(_folders(paths)))
+    return len(set(real)) == len(real)
+
+
 def identities(paths: pa.Array) -> pa.Array:
     """Return (N,) strings that are equal if paths lead to the same file, however they are spelled.
 
@@ -50,27 +68,38 @@ def identities(paths: pa.Array) -> pa.Array:
     Args:
         paths: (N,) different paths.
     """
-    folders = pc.dictionary_encode(pc.replace_substring_regex(paths, r"[^/]*$", ""))
-    names = folders.dictionary.to_pylist()
-    real = [name if is_url(name) else os.path.join(os.path.realpath(name), "") for name in names]
-    if len(set(real)) == len(real):
-        return paths
+    folders = pc.dictionary_encode(_folders(paths))
+    real = pa.array(_real_folders(folders.dictionary), STRING)
     files = pc.replace_substring_regex(paths, r"^.*/", "")
-    return pc.binary_join_element_wise(pa.array(real, STRING).take(folders.indices), files, EMPTY)
+    return pc.binary_join_element_wise(real.take(folders.indices), files, EMPTY)
+
+
+def _folders(paths: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Return the directories of paths, with a slash at the end."""
+    return pc.replace_substring_regex(paths, r"[^/]*$", "")
+
+
+def _real_folders(folders: pa.Array) -> list[str]:
+    """Return directories with links resolved."""
+    names = folders.to_pylist()
+    return [name if is_url(name) else os.path.join(os.path.realpath(name), "") for name in names]
 
 
 def find_missing(paths: pa.Array) -> list[str]:
     """Return the paths without a file. Directories that hold many of them are listed once. URLs are not looked at.
 
     Args:
-        paths: (N,) different paths.
+        paths: (N,) paths.
+
+    Returns:
+        Different paths, ordered by directory.
     """
-    folders = pc.dictionary_encode(pc.replace_substring_regex(paths, r"[^/]*$", ""))
+    folders = pc.dictionary_encode(_folders(paths))
     order = pc.sort_indices(folders.indices)
     start, missing = 0, []
     counts = np.bincount(folders.indices.to_numpy(), minlength=len(folders.dictionary)).tolist()
     for folder, count in zip(folders.dictionary.to_pylist(), counts, strict=True):
-        unknown = pa.array([], STRING) if is_url(folder) else paths.take(order.slice(start, count))
+        unknown = pa.array([], STRING) if is_url(folder) else pc.unique(paths.take(order.slice(start, count)))
         start += count
         if count >= WORTH_LISTING:
             unknown = _not_listed(folder, unknown)

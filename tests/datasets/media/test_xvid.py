@@ -98,3 +98,17 @@ def test_a_picture_that_is_not_coded_repeats_the_one_before(tmp_path: Path) -> N
     expected = [*range(first), first - 1, first - 1, *range(first, COUNT)]
     assert numbers(path, MIDDLES_S[: COUNT + 2]) == expected
     assert numbers(path, MIDDLES_S[first - 3 : first + 10]) == expected[first - 3 : first + 10]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_empty_slots_are_the_delay_of_an_encoder_or_repeat_pictures(tmp_path: Path, packed: bool) -> None:
+    """XviD leaves slots empty at the beginning of a packed bitstream; elsewhere a program dropped a picture."""
+    path = tmp_path / "a.avi"
+    packets = encode(path, 2, numbered_frames(COUNT)) if packed else encode(path, 0, numbered_frames(COUNT))
+    chunks = pack(packets) if packed else packets
+    chunks = [*chunks[:1], b"", *chunks[1:3], b"", *chunks[3:]]
+    write_avi(path, chunks, [i > 0 and bool(chunk) and vop_type(chunk) == 0 for i, chunk in enumerate(chunks)])
+    expected = [*range(COUNT)] if packed else [0, 0, 1, 2, 2, *range(3, COUNT)]
+    assert numbers(path, MIDDLES_S[: len(expected)]) == expected
+    for start in (1, 5, 30, 47, 90):
+        assert numbers(path, MIDDLES_S[start : start + 8]) == expected[start : start + 8]

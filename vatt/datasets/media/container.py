@@ -24,7 +24,7 @@ from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
 from vatt.datasets.media.source import state
-from vatt.datasets.media.timeline import UNANCHORED, WALKED, Stamps, Timeline, recall, straighten
+from vatt.datasets.media.timeline import UNANCHORED, WALKED, Stamps, Timeline, begins_link, recall, straighten
 from vatt.datasets.media.tracks import choose_tracks
 
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
@@ -323,9 +323,10 @@ class Container:
         restarts = self._timeline is not None and bool(self._timeline.restarts_s)
         if shown_s and not restarts and can_leave_out(stream.codec_context):
             packets = self._leave_out(packets, shown_s)
+        is_ogg = kind == "audio" and self._container.format.name == "ogg"
         for packet in packets:
-            if kind == "audio" and packet.has_sidedata("new_extradata"):
-                stream.codec_context.flush_buffers()  # a chained file: its parts do not overlap
+            if is_ogg and begins_link(packet):
+                stream.codec_context.flush_buffers()  # the links of a chained file do not overlap
             try:
                 frames = self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):

@@ -37,6 +37,11 @@ NEW_LINK = ("strings_metadata", "new_extradata")  # side data of the first packe
 MAX_TIMELINES = 4096  # kept for files that are opened again
 
 
+def begins_link(packet: av.Packet) -> bool:
+    """Return whether a packet may be the first of a stream of a chained Ogg file."""
+    return any(map(packet.has_sidedata, NEW_LINK))
+
+
 class Stamps:
     """The timestamps of the packets of a track, in the order of the file.
 

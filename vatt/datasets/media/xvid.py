@@ -7,7 +7,9 @@ bitstream").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import av
@@ -15,6 +17,7 @@ import av
 VOP = b"\0\0\1\xb6"  # ISO/IEC 14496-2, section 6.2.5
 B_VOP = 2
 NOT_CODED_BYTES = 8  # size of a VOP without macroblocks, at most
+DELAYED = 32  # chunks at the beginning of a file among which an encoder's delay leaves slots empty
 
 
 def unpack(packets: Iterator[av.Packet], stream: Any, is_avi: bool) -> Iterator[av.Packet]:
@@ -29,10 +32,13 @@ def unpack(packets: Iterator[av.Packet], stream: Any, is_avi: bool) -> Iterator[
         is_avi: Whether the timestamps of pictures are those that FFmpeg computes for AVI. In other formats, they are
             replaced only where a bitstream is packed.
     """
+    empty = empty_slots(stream.index_entries) if is_avi else []
     group: list[av.Packet] = []  # a VOP, and the B-VOPs that follow it
     stored: bytes | None = None  # a VOP that was packed with the one before it
     was_packed = False
     for packet in packets:
+        if empty and packet.dts is not None:
+            packet.dts -= bisect_left(empty, packet.dts)
         data = bytes(packet)
         first = data.find(VOP)
         second = data.find(VOP, first + 4) if first >= 0 else -1
@@ -47,6 +53,21 @@ def unpack(packets: Iterator[av.Packet], stream: Any, is_avi: bool) -> Iterator[
         was_packed = was_packed or second >= 0
         group.append(packet)
     yield from _ordered(group, is_avi, was_packed)
+
+
+def empty_slots(index: Sequence[Any]) -> list[int]:
+    """Return the numbers of the slots that the delay of an encoder left without a chunk in a packed bitstream.
+
+    The pictures after an empty slot belong into earlier slots. In a bitstream that is not packed, and later in a file,
+    an empty slot repeats the picture before it.
+
+    Args:
+        index: Index entries of an AVI stream (PyAV); the timestamp of an entry is the number of its slot.
+    """
+    first = [(entry.timestamp, entry.size) for entry in islice(index, DELAYED)]
+    if not any(0 < size <= NOT_CODED_BYTES for _, size in first):
+        return []
+    return [slot for (before, _), (after, _) in pairwise(first) for slot in range(before + 1, after)]
 
 
 def _is_b_vop(data: bytes) -> bool:

@@ -69,6 +69,7 @@ def write_joined(
     sound: str | None = "aac",
     offsets_s: Sequence[float] = (0, 0),
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Two files of 4 s one behind the other: frames 0 to 199, and 440 Hz followed by 880 Hz."""
     parts = []
@@ -76,8 +77,8 @@ def write_joined(
         part = path.with_name(f"part{number}_{path.name}")
         frames = numbered_frames(2 * SECONDS * FPS)[number * SECONDS * FPS :][: SECONDS * FPS]
         samples = tone(440 * (number + 1), SECONDS, RATE)
-        container_options = {"output_ts_offset": str(offset_s)} if offset_s else {}
-        parts.append(write(part, video, sound, samples, RATE, frames, options, container_options))
+        of_part = (container_options or {}) | ({"output_ts_offset": str(offset_s)} if offset_s else {})
+        parts.append(write(part, video, sound, samples, RATE, frames, options, of_part))
         part.unlink()
     path.write_bytes(b"".join(parts))
     return path

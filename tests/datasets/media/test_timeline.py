@@ -66,14 +66,33 @@ def test_joined_matroska(tmp_path: Path) -> None:
     assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
 
 
-@pytest.mark.parametrize(("name", "video"), [("a.flv", "libx264"), ("a.wmv", "wmv2")])
-def test_a_second_file_that_ffmpeg_does_not_read_is_an_error(tmp_path: Path, name: str, video: str) -> None:
-    path = write_joined(tmp_path / name, video, "libmp3lame" if name == "a.flv" else "wmav2")
-    with pytest.raises(MediaError, match="a second file begins at byte"):
+def test_joined_fragmented_mp4(tmp_path: Path) -> None:
+    movflags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    path = write_joined(tmp_path / "a.mp4", options={"g": "25", "bf": "0"}, container_options=movflags)
+    check(path, 8.0)
+    assert numbers(path, MIDDLES_S) == list(range(200))
+    assert numbers(path, MIDDLES_S[110:118]) == list(range(110, 118))
+    assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "sound"),
+    [
+        ("a.flv", "libx264", "libmp3lame"),
+        ("a.wmv", "wmv2", "wmav2"),
+        ("a.mp4", "libx264", "aac"),
+        ("a.m4a", None, "aac"),
+    ],
+)
+def test_a_second_file_that_ffmpeg_does_not_read_is_an_error(
+    tmp_path: Path, name: str, video: str | None, sound: str
+) -> None:
+    path = write_joined(tmp_path / name, video, sound)
+    with pytest.raises(MediaError, match="begins at byte"):
         open_media(path)
     facts = scan_file(str(path), 3, 60.0)
     assert facts.status == "unreadable"
-    assert "a second file begins at byte" in facts.reason
+    assert "begins at byte" in facts.reason
 
 
 @pytest.mark.parametrize("sound", ["libopus", "vorbis", "flac"])

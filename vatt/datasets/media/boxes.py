@@ -172,6 +172,32 @@ def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
     return REFERS if header.has_alternatives and not header.tracks else ""
 
 
+def second_file(file: io.RawIOBase, size: int) -> tuple[int, bool] | None:
+    """Return where another MP4 file begins in the same file, and whether it is fragmented; None if there is none.
+
+    FFmpeg ignores the second header, and so all samples but those of fragments.
+
+    Args:
+        file: Seekable file.
+        size: Its length in bytes.
+
+    Raises:
+        OSError, MediaError: The file cannot be read.
+    """
+    reader, files, is_fragmented = io.BufferedReader(file, BUFFER), list[int](), False
+    try:
+        begin = 0
+        for kind, start, end in _boxes(reader, 0, size):
+            if kind == b"ftyp":
+                files.append(begin)
+            elif kind == b"moov":
+                is_fragmented = any(inner == b"mvex" for inner, _, _ in _boxes(reader, start, end))
+            begin = end
+    finally:
+        reader.detach()
+    return (files[1], is_fragmented) if len(files) > 1 else None
+
+
 def _runs(file: BinaryIO, kind: bytes, begin: int, end: int) -> np.ndarray:
     """Return a table of runs, (N, numbers of an entry).
 

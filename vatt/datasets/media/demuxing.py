@@ -29,6 +29,7 @@ MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and 
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
+SECOND_FILE = "a second file, which FFmpeg does not read, begins at byte {}: split the file there"
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
@@ -51,7 +52,7 @@ class MediaInput:
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels are
             taken for square.
         is_open_ended: Whether the audio of a WAV or CAF file reaches to the end of the file, contrary to its header.
-        is_concatenated: Whether another AVI or Matroska file follows in the same file.
+        is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file.
         movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
 
     Raises:
@@ -194,7 +195,7 @@ class MediaInput:
         """
         at = self._look(extent.second_file, self.container.format.name, after)
         if at is not None:
-            raise MediaError(self.path, f"a second file begins at byte {at}; split the file there")
+            raise MediaError(self.path, SECOND_FILE.format(at))
 
     def lasts_s(self, packets_end_s: float) -> float:
         """Return when the container ends, in seconds on its own clock.
@@ -300,8 +301,16 @@ class MediaInput:
             self.is_concatenated = extent.is_concatenated(self._file, self.size)
             if head[4:8] == b"ftyp":
                 self.movie_s = extent.movie_duration_s(self._file, self.size)
+                self._check_second_movie()
         self._file.seek(0)
         return STILLS.match(head) is not None
+
+    def _check_second_movie(self) -> None:
+        second = None if self._file.is_remote else boxes.second_file(self._file, self.size)
+        if second is not None:
+            at, self.is_concatenated = second
+            if not self.is_concatenated:
+                raise MediaError(self.path, SECOND_FILE.format(at))
 
 
 def is_still_format(name: str) -> bool:

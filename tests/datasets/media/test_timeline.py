@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,27 @@ def test_joined_matroska(tmp_path: Path) -> None:
     assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
 
 
-def test_joined_fragmented_mp4(tmp_path: Path) -> None:
-    movflags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-    path = write_joined(tmp_path / "a.mp4", options={"g": "25", "bf": "0"}, container_options=movflags)
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+def test_fragmented_mp4_whose_header_comes_again(tmp_path: Path) -> None:
+    """As a stream is saved whose segments begin with the same header."""
+    path = tmp_path / "a.mp4"
+    frames = numbered_frames(200)
+    data = write(path, "libx264", frames=frames, options={"g": "25", "bf": "0"}, container_options=FRAGMENTED)
+    fragments = [match.start() - 4 for match in re.finditer(b"moof", data)]
+    path.write_bytes(data[: fragments[4]] + data[: fragments[0]] + data[fragments[4] :])
     check(path, 8.0)
     assert numbers(path, MIDDLES_S) == list(range(200))
     assert numbers(path, MIDDLES_S[110:118]) == list(range(110, 118))
-    assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
+def test_joined_fragmented_mp4_is_an_error(tmp_path: Path) -> None:
+    """FFmpeg leaves out the frames of a fragment that is earlier than the one before it."""
+    path = write_joined(tmp_path / "a.mp4", sound=None, container_options=FRAGMENTED)
+    with pytest.raises(MediaError, match="begins at byte"):
+        open_media(path)
+    assert "begins at byte" in scan_file(str(path), 3, 60.0).reason
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,9 @@ class Container:
             if packet.size:
                 stamps[packet.stream_index].add(packet)
         self.bad_packets = bad_packets  # counted when they are read to be decoded
-        self._input.refuse_second_file(max(each.last_position for each in stamps.values()))
         timeline, _ = straighten(list(stamps.values()))
+        last_position = max(each.last_position for each in stamps.values())
+        self._input.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
         end_s = self._input.lasts_s(timeline.end_s)
         if end_s > timeline.end_s and self._video is not None:  # of the last picture
             begin_s, _ = timeline.spans_s[self._video.index]

@@ -29,7 +29,7 @@ MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and 
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
-SECOND_FILE = "a second file, which FFmpeg does not read, begins at byte {}: split the file there"
+SECOND_FILE = "a second file, which FFmpeg does not read whole, begins at byte {}: split the file there"
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
@@ -69,6 +69,7 @@ class MediaInput:
         self._parts: list[Any] = []  # streams that were joined to others
         self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
         self.is_open_ended, self.is_concatenated, self.movie_s = False, False, 0.0
+        self._second_movie_at: int | None = None
         self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
@@ -184,16 +185,19 @@ class MediaInput:
         """
         return self._look(extent.mp3_samples, first_at)
 
-    def refuse_second_file(self, after: int) -> None:
+    def refuse_second_file(self, after: int, restarts: bool) -> None:
         """Refuse a file that FFmpeg reads only in part, because another one follows in the same file.
 
         Args:
             after: Byte at which the last packet begins.
+            restarts: Whether timestamps restart; FFmpeg then leaves out frames of fragmented MP4.
 
         Raises:
             MediaError: There is one.
         """
-        at = self._look(extent.second_file, self.container.format.name, after)
+        at = self._second_movie_at if restarts else None
+        if at is None:
+            at = self._look(extent.second_file, self.container.format.name, after)
         if at is not None:
             raise MediaError(self.path, SECOND_FILE.format(at))
 
@@ -308,9 +312,9 @@ class MediaInput:
     def _check_second_movie(self) -> None:
         second = None if self._file.is_remote else boxes.second_file(self._file, self.size)
         if second is not None:
-            at, self.is_concatenated = second
+            self._second_movie_at, self.is_concatenated = second
             if not self.is_concatenated:
-                raise MediaError(self.path, SECOND_FILE.format(at))
+                raise MediaError(self.path, SECOND_FILE.format(self._second_movie_at))
 
 
 def is_still_format(name: str) -> bool:

@@ -252,9 +252,10 @@ def _read(media: MediaInput, found: Packets) -> None:
                     found.cut = "the picture ends before its end marker"
     except (av.FFmpegError, OSError) as error:
         found.problems.append(f"cannot be read further than {end_s:.2f} s: {first_line(error)}")
-    if found.is_measured:
-        media.refuse_second_file(max(track.stamps.last_position for track in found.tracks))
     timeline, times = straighten([track.stamps for track in found.tracks])
+    if found.is_measured:
+        last_position = max(track.stamps.last_position for track in found.tracks)
+        media.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
     for track in found.tracks:
         if track.packets:
             track.finish(times[track.index])

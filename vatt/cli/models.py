@@ -48,9 +48,7 @@ def convert(
     """
     from dataclasses import replace
 
-    from vatt.datasets.labels import clean
     from vatt.datasets.text import WordVocabulary
-    from vatt.io import read_lines
     from vatt.models.card import CONVERSION
     from vatt.models.official import sizes, video
     from vatt.models.official.files import read_variables
@@ -86,10 +84,7 @@ def convert(
     if classes is not None:
         if isinstance(model, VATT):
             raise InputError("this model has no classes: leave --classes out")
-        names = [clean(line) for line in read_lines(classes)]  # some published lists have a name twice
-        if len(names) != model.head.classes:
-            raise InputError(f"{classes} has {len(names)} lines, the model {model.head.classes} classes")
-        model.classes = names
+        model.classes = _read_classes(classes, model.head.classes)
     origin = json.dumps({"source": str(official), "notes": report.notes}, indent=1)
     model.save_pretrained(
         output, vocabulary=words, extra_files={CONVERSION: lambda path: path.write_text(origin, encoding="utf-8")}
@@ -102,6 +97,21 @@ def convert(
         print(f"clips are {model.format.size} x {model.format.size}; the paper's fine-tuned numbers are at --size 320")
     print(f"model: {output}    vatt.{type(model).__name__}.from_pretrained({output!r})")
     return 0
+
+
+def _read_classes(path: str, count: int) -> list[str]:
+    """Read the names of classes, of which some published lists have one twice.
+
+    Raises:
+        InputError: The file does not have as many lines.
+    """
+    from vatt.datasets.labels import clean
+    from vatt.io import read_lines
+
+    names = [clean(line) for line in read_lines(path)]
+    if len(names) != count:
+        raise InputError(f"{path} has {len(names)} lines, the model {count} classes")
+    return names
 
 
 def _say(official: str, model: VATT | Classifier, report: Loaded, assumed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Media files whose own clock is wrong: small parts that are written one behind the other, and odd headers."""
+"""Media files with wrong clocks: concatenated files, and wrong headers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MIDDLES_S = [(i + 0.5) / FPS for i in range(2 * SECONDS * FPS)]
 
 
 def tone(hz: float, seconds: float, rate: int) -> np.ndarray:
-    """(S,) float32 sine."""
+    """Return a (S,) float32 sine."""
     return (0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def chirp(seconds: float, rate: int) -> np.ndarray:
-    """(S,) float32: every window of it is different."""
+    """Return (S,) float32 samples, of which every window is different."""
     t = np.arange(round(seconds * rate)) / rate
     return (0.5 * np.sin(2 * np.pi * (200 * t + 750 / seconds * t * t))).astype(np.float32)
 
@@ -44,7 +44,7 @@ def write(
             stream = container.add_stream(video, rate=FPS, options=options or {})
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
             stream.codec_context.thread_count = 1
-        layout = "stereo" if sound == "vorbis" else "mono"  # FFmpeg's own encoder has no other
+        layout = "stereo" if sound == "vorbis" else "mono"  # the encoder of FFmpeg supports no other
         audio = container.add_stream(sound, rate=rate, layout=layout) if sound else None
         if audio is not None:
             audio.bit_rate = 96_000
@@ -71,7 +71,7 @@ def write_joined(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Two files of 4 s one behind the other: frames 0 to 199, and 440 Hz followed by 880 Hz."""
+    """Concatenate two files of 4 s: frames 0 to 199, and 440 Hz followed by 880 Hz."""
     parts = []
     for number, offset_s in enumerate(offsets_s):
         part = path.with_name(f"part{number}_{path.name}")
@@ -93,13 +93,13 @@ def textured(count: int) -> np.ndarray:
 
 
 def numbers(path: Path, times_s: Sequence[float]) -> list[int]:
-    """Numbers of the frames at some times."""
+    """Return the numbers of the frames at some times."""
     with open_media(path) as media:
         return [read_number(frame) for frame in media.frames(list(times_s)).frames]
 
 
 def pitch(path: Path, start_s: float, seconds: float = 0.5) -> int:
-    """Frequency of the audio in Hz, to 4 Hz."""
+    """Return the frequency of the audio in Hz, to 4 Hz."""
     with open_media(path) as media:
         samples = media.waveform(start_s, seconds, 16_000).samples.numpy()
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
@@ -107,7 +107,7 @@ def pitch(path: Path, start_s: float, seconds: float = 0.5) -> int:
 
 
 def write_avi(path: Path, chunks: Sequence[bytes], keys: Sequence[bool], fourcc: bytes = b"XVID") -> Path:
-    """Chunks of video with 64x48 pixels at 25 fps, with an index (idx1)."""
+    """Write chunks of video with 64x48 pixels at 25 fps, with an index (idx1)."""
 
     def chunk(name: bytes, *parts: bytes) -> bytes:
         data = b"".join(parts)

@@ -1,4 +1,4 @@
-"""A circle stays as wide as high, whatever the shape of the stored pixels."""
+"""Circles stay circles for any aspect ratio of the stored pixels."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _shape(region: Region, width: int, height: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, 1, 0)])
 @pytest.mark.parametrize("region", REGIONS)
-def test_circles_of_turned_pictures_stay_circles(
+def test_circles_of_rotated_frames_stay_circles(
     tmp_path: Path, matrix: tuple[int, int, int, int], region: Region
 ) -> None:
     path = write(tmp_path / "turned.mp4", "libx264", WIDE)
@@ -169,7 +169,7 @@ def test_other_decoders_refuse_non_square_pixels(tmp_path: Path, decoder: Decode
         open_media(write(tmp_path / "wide.mp4", "libx264", WIDE), decoder)
 
 
-def test_pictures_are_not_enlarged_without_bounds() -> None:
+def test_the_size_of_frames_is_bounded() -> None:
     assert display_size(720, 576, WIDE) == (1024, 576)
     assert display_size(720, 480, Fraction(8, 9)) == (640, 480)
     assert display_size(8192, 8192, Fraction(4)) == (8192, 2048)

@@ -45,7 +45,7 @@ def test_wav_is_read_to_its_end(tmp_path: Path, size: int, codec: str, riff: int
             assert np.abs(pair[0] - pair[1]).max() < 1e-3
 
 
-def test_what_follows_the_audio_of_wav_is_not_audio(tmp_path: Path) -> None:
+def test_chunks_after_the_audio_of_wav_are_not_audio(tmp_path: Path) -> None:
     size = 2 * RATE * SECONDS
     chunk = b"LIST" + struct.pack("<I", 30_000) + b"INFOISFT" + struct.pack("<I", 29_988) + b"a" * 29_988
     for number, tail in enumerate((chunk, chunk + chunk, b"TAG" + bytes(125), bytes(100))):
@@ -72,7 +72,7 @@ def test_a_wav_file_that_was_cut_off_is_not_open_ended(tmp_path: Path) -> None:
     assert scan_file(str(path), 2, 60.0).status == "truncated"
 
 
-def test_joined_files_are_recognised(tmp_path: Path) -> None:
+def test_concatenated_files_are_recognized(tmp_path: Path) -> None:
     frames = numbered_frames(25)
     for name, codec in (("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx")):
         data = write(tmp_path / name, codec, frames=frames)
@@ -106,7 +106,7 @@ def test_durations_of_headers(tmp_path: Path) -> None:
     assert not extent.flv_is_complete(io.BytesIO(data[:-50]), len(data) - 50)
 
 
-def test_a_last_picture_of_flv_is_shown_as_long_as_the_header_says(tmp_path: Path) -> None:
+def test_the_header_of_flv_gives_the_duration_of_the_last_frame(tmp_path: Path) -> None:
     data = bytearray(write(tmp_path / "a.flv", "flv", frames=numbered_frames(25)))
     at = data.index(b"duration\0") + 9
     data[at : at + 8] = struct.pack(">d", 20.0)

@@ -41,6 +41,6 @@ def test_a_header_of_dts() -> None:
 
 
 @pytest.mark.parametrize("codec", ["aac", "mp3", "ac3", "eac3", "dts", "flac", "opus"])
-def test_what_has_no_header(codec: str) -> None:
+def test_packets_without_a_header(codec: str) -> None:
     assert frame_length(codec, av.Packet(bytes(20))) == (0, 0)
     assert frame_length(codec, av.Packet(b"\xff")) == (0, 0)

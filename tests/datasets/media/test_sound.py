@@ -1,4 +1,4 @@
-"""Many channels, samples outside [-1, 1], channels that cancel: everywhere that audio is read."""
+"""Audio with many channels, samples outside [-1, 1], or channels that cancel, in all readers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_all_channels_of_other_codecs_are_averaged(
     assert amplitude(whole(path)) == pytest.approx(0.5, rel=0.03)  # re-encoded, or copied
 
 
-def test_more_channels_than_ffmpeg_converts_are_named(tmp_path: Path) -> None:
+def test_more_channels_than_ffmpeg_converts_are_an_error(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "65.wav", channels_of(65))
     with open_media(path) as media, pytest.raises(MediaError, match="has 65 channels; at most 64 can be read"):
         media.waveform(0.0, 1.0, RATE)
@@ -151,7 +151,7 @@ def test_prepared_audio_is_scaled_where_aac_would_saturate(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_samples_that_are_no_audio_are_damage(tmp_path: Path, value: float) -> None:
+def test_invalid_samples_are_damage(tmp_path: Path, value: float) -> None:
     samples = (0.5 * TONE).astype(np.float32)
     samples[RATE // 2] = value
     path = write_wav(tmp_path / "damaged.wav", samples)

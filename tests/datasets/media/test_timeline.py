@@ -22,7 +22,7 @@ MPEG2 = {"b": "2M", "g": "12", "bf": "2"}
 
 
 def check(path: Path, duration_s: float) -> None:
-    """The reader and a scan give the right duration."""
+    """Check the duration of the reader and of a scan."""
     facts = scan_file(str(path), 3, 60.0)
     assert (facts.status, facts.reason) == ("ok", "")
     with open_media(path) as media:
@@ -53,7 +53,7 @@ def test_other_joined_files(tmp_path: Path, name: str, video: str, sound: str) -
     path = write_joined(tmp_path / name, video, sound, options=MPEG2)
     check(path, 8.0)
     whole = numbers(path, MIDDLES_S)
-    assert whole[:185] == list(range(185))  # FFmpeg loses pictures at the end of program streams
+    assert whole[:185] == list(range(185))  # FFmpeg loses frames at the end of program streams
     assert numbers(path, MIDDLES_S[110:118]) == list(range(110, 118))
     assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
 
@@ -70,8 +70,8 @@ def test_joined_matroska(tmp_path: Path) -> None:
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
-def test_fragmented_mp4_whose_header_comes_again(tmp_path: Path) -> None:
-    """As a stream is saved whose segments begin with the same header."""
+def test_fragmented_mp4_with_repeated_headers(tmp_path: Path) -> None:
+    """Such as a recorded stream whose segments start with the same header."""
     path = tmp_path / "a.mp4"
     frames = numbered_frames(200)
     data = write(path, "libx264", frames=frames, options={"g": "25", "bf": "0"}, container_options=FRAGMENTED)
@@ -118,7 +118,7 @@ def test_chained_ogg(tmp_path: Path, sound: str) -> None:
     with open_media(path) as media:
         whole = media.waveform(0.0, 8.0, 48_000)
         assert (whole.begin, whole.end) == (0, pytest.approx(8 * 48_000, abs=10))
-        assert whole.samples.abs().max() < 0.6  # the decoder does not go on with the state of the first link
+        assert whole.samples.abs().max() < 0.6  # the decoder is reset after the first link
         for start in (1.0, 3.9, 4.4, 6.1):
             part = media.waveform(start, 1.0, 48_000).samples
             first = round(start * 48_000)
@@ -178,7 +178,7 @@ def test_asf_whose_clock_begins_late(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.ts", "a.mov"])
-def test_a_last_picture_that_comes_late(tmp_path: Path, name: str) -> None:
+def test_a_late_last_frame(tmp_path: Path, name: str) -> None:
     from tests.datasets.media.zoo import write as write_at
 
     write_at(tmp_path / name, shown_ms=[*range(0, 2000, 40), 30_000], sound=None, options={"bf": "2"})
@@ -195,10 +195,12 @@ def test_joined_files_are_prepared_and_cached_whole(tmp_path: Path) -> None:
         assert cached.info.duration_s == pytest.approx(8.0, abs=0.05)
 
 
-def test_a_file_is_walked_once_and_again_after_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    walked: list[str] = []
-    original = Container._walk
-    monkeypatch.setattr(Container, "_walk", lambda self: walked.append(self.path) or original(self))
+def test_the_timeline_is_computed_once_and_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    original = Container._read_timeline
+    monkeypatch.setattr(Container, "_read_timeline", lambda self: opened.append(self.path) or original(self))
     monkeypatch.setattr(timeline, "_timelines", type(timeline._timelines)())
     path = tmp_path / "a.aac"
     for seconds in (2.0, 3.0):
@@ -206,4 +208,4 @@ def test_a_file_is_walked_once_and_again_after_it_changed(tmp_path: Path, monkey
         for _ in range(3):
             with open_media(path) as media:
                 assert media.info.duration_s == pytest.approx(seconds, abs=0.06)
-    assert len(walked) == 2
+    assert len(opened) == 2

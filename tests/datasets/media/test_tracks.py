@@ -1,4 +1,4 @@
-"""Which of several tracks is read."""
+"""Selection of one of several tracks."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_track_with_sound_is_read(tmp_path: Path, suffix: str, audible: int)
     assert pitch(path) == 440
 
 
-def test_of_several_tracks_with_sound_the_one_of_a_player_is_read(tmp_path: Path) -> None:
+def test_the_track_of_a_player_is_read_if_several_are_audible(tmp_path: Path) -> None:
     loud = {"bit_rate": 128_000}
     cases = {
         "first": ([Sound(440), Sound(880, **loud)], 440),
@@ -145,7 +145,7 @@ def test_all_readers_choose_the_same_track(tmp_path: Path) -> None:
     assert scan_file(str(path), 3, 60.0).silent is False
 
 
-def test_a_track_that_cannot_be_decoded_hides_no_other(tmp_path: Path) -> None:
+def test_a_track_that_cannot_be_decoded_is_skipped(tmp_path: Path) -> None:
     for number in range(2):
         path = write(tmp_path / f"{number}.mp4", [Sound(440, DEFAULT), Sound(880, DEFAULT)])
         assert pitch(rename(path, b"mp4a", b"apac", number)) == (880, 440)[number]
@@ -162,7 +162,7 @@ def test_more_channels_than_pyav_reads_are_tested(tmp_path: Path) -> None:
     assert pitch(write(tmp_path / "a.mkv", sounds, codec="flac")) == 440
 
 
-def test_encrypted_tracks_are_named(tmp_path: Path) -> None:
+def test_encrypted_tracks_are_an_error(tmp_path: Path) -> None:
     key = "0123456789abcdef" * 2
     options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
     path = write(tmp_path / "a.mp4", [Sound(440), Sound(880)], options=options)

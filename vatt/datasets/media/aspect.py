@@ -1,4 +1,4 @@
-"""Non-square pixels: their aspect ratio, and the size in square pixels at which a picture is shown."""
+"""Non-square pixels: their aspect ratio, and the size of frames in square pixels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from fractions import Fraction
 from typing import Any
 
 MAX_ASPECT = 10  # of width to height of a pixel, or the reverse; the widest in use are below 3
-MAX_SHOWN_PIXELS = 2**26  # pictures are not enlarged beyond this
+MAX_SHOWN_PIXELS = 2**26  # frames are not enlarged beyond this
 SQUARE = Fraction(1)
-SAME_SHAPE = 0.02  # proportions that differ by rounding only
+SAME_SHAPE = 0.02  # relative difference of sizes that is due to rounding
 
 
 class PixelAspect:
@@ -39,7 +39,7 @@ class PixelAspect:
         if self._marked is None or frame.key_frame:  # the decoder may be ahead of the frame, but not by a key frame
             self._marked = self.current
         if self._marked != SQUARE:
-            frame.opaque = Fraction(self._marked)  # PyAV finds it by its address: a new object for each frame
+            frame.opaque = Fraction(self._marked)  # a new object each: PyAV finds it by its address
 
     def reset(self) -> None:
         """Forget the last frame, after a seek."""
@@ -52,9 +52,9 @@ def pixel_aspect(frame: Any) -> Fraction:
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Return the width and height in square pixels of a picture with pixels of any aspect ratio.
+    """Return the width and height in square pixels of a frame whose pixels have an aspect ratio.
 
-    The height is kept, as in players, unless the picture would become too large.
+    The height is kept, as in players, unless the frame would become too large.
     """
     if width * height * max(aspect, 1) > max(MAX_SHOWN_PIXELS, width * height):
         return width, max(1, round(height / aspect))
@@ -62,9 +62,9 @@ def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
 
 def fit(size: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int]:
-    """Return the largest size with the proportions of one size that fits into another one.
+    """Return the largest size with the aspect ratio of ``size`` that fits into ``outer``.
 
-    Proportions that differ by rounding only are equal.
+    Aspect ratios that differ only by rounding are equal.
     """
     factor = min(outer[0] / size[0], outer[1] / size[1])
     inner = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -175,7 +175,7 @@ def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
 def second_file(file: io.RawIOBase, size: int) -> tuple[int, bool] | None:
     """Return where another MP4 file begins in the same file, and whether it is fragmented; None if there is none.
 
-    FFmpeg ignores the second header, and so all samples but those of fragments.
+    FFmpeg ignores the second header, and reads its samples only from fragments.
 
     Args:
         file: Seekable file.

@@ -24,7 +24,15 @@ from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
 from vatt.datasets.media.source import state
-from vatt.datasets.media.timeline import UNANCHORED, WALKED, Stamps, Timeline, begins_link, recall, straighten
+from vatt.datasets.media.timeline import (
+    UNANCHORED,
+    UNINDEXED,
+    Timeline,
+    Timestamps,
+    begins_link,
+    cached_timeline,
+    compute_timeline,
+)
 from vatt.datasets.media.tracks import choose_tracks
 
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
@@ -32,8 +40,8 @@ UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of t
 # Formats of audio in which FFmpeg seeks by the average number of bytes per second, which is exact for PCM only.
 BYTE_RATE = ("wav", "w64", "aiff", "au", "caf", "voc", "sox", "xwma", "nistsphere")
 OGG_CODECS = ("opus", "vorbis")  # for others, FFmpeg gives wrong timestamps after a seek in Ogg
-# Seconds after which decoders of these codecs give the same samples wherever they begin. Others may never do so.
-SETTLE_S = {"adpcm_ima_wav": 0.0, "adpcm_ms": 0.0, "flac": 0.0, "g722": 5.0, "g726": 5.0, "gsm_ms": 5.0}
+# Seconds after which decoders of these codecs give the same samples wherever they start. Others may never do so.
+CONVERGENCE_S = {"adpcm_ima_wav": 0.0, "adpcm_ms": 0.0, "flac": 0.0, "g722": 5.0, "g726": 5.0, "gsm_ms": 5.0}
 BACK_S = 5.0  # a seek that lands late is repeated this much earlier, and then twice as much
 
 
@@ -97,14 +105,14 @@ class Container:
             try:
                 file = (self._input.size, 0) if is_url(self.path) else state(self.path)
                 streams = (stream.index for stream in (self._video, self._audio) if stream is not None)
-                self._timeline = recall((self.path, *file, *streams), self._walk)
+                self._timeline = cached_timeline((self.path, *file, *streams), self._read_timeline)
             except OSError as error:
                 self.close()
                 raise MediaError(self.path, first_line(error)) from error
             except BaseException:
                 self.close()
                 raise
-        self._is_linear = self._must_read_on()
+        self._is_sequential = self._needs_sequential_read()
 
     def _begin_of_clock(self) -> float:
         """What second 0 is in the file's own times."""
@@ -115,34 +123,34 @@ class Container:
             return (self._container.start_time or 0) / av.time_base
         # A start below zero belongs to samples that the decoder drops (the priming of AAC and Opus).
         start_s = max(0.0, (self._container.start_time or 0) / av.time_base)
-        if self._container.format.name in WALKED and self._video is not None and self._video.start_time is not None:
+        if self._container.format.name in UNINDEXED and self._video is not None and self._video.start_time is not None:
             # FLV and ASF begin with such samples, too.
             video_s = float(self._video.start_time * self._video.time_base)
             start_s = video_s if start_s < video_s <= start_s + SLACK_S else start_s
         return start_s
 
-    def _walk(self) -> Timeline | None:
-        """Return the timeline of the file, for which all packets are read; None if its own timestamps are right."""
-        if not self._input.must_walk():
+    def _read_timeline(self) -> Timeline | None:
+        """Return the timeline of the file, by all of its packets; None if its own timestamps are right."""
+        if not self._input.needs_all_packets():
             return None
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
-        stamps = {stream.index: Stamps(stream) for stream in streams}
+        stamps = {stream.index: Timestamps(stream) for stream in streams}
         bad_packets = self.bad_packets
         for packet in self._demux(*streams):
             if packet.size:
                 stamps[packet.stream_index].add(packet)
-        self.bad_packets = bad_packets  # counted when they are read to be decoded
-        timeline, _ = straighten(list(stamps.values()))
-        last_position = max(each.last_position for each in stamps.values())
+        self.bad_packets = bad_packets  # they are counted when they are decoded
+        timeline, _ = compute_timeline(list(stamps.values()))
+        last_position = max(track.last_position for track in stamps.values())
         self._input.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
-        end_s = self._input.lasts_s(timeline.end_s)
-        if end_s > timeline.end_s and self._video is not None:  # of the last picture
+        end_s = self._input.container_end_s(timeline.end_s)
+        if end_s > timeline.end_s and self._video is not None:  # of the last frame
             begin_s, _ = timeline.spans_s[self._video.index]
             timeline = replace(timeline, spans_s=timeline.spans_s | {self._video.index: (begin_s, end_s)}, end_s=end_s)
         return timeline
 
-    def _must_read_on(self) -> bool:
-        """Return whether seeking is not exact, so that the file is always read from its beginning."""
+    def _needs_sequential_read(self) -> bool:
+        """Return whether seeking is inexact, so that the file is always read from its beginning."""
         name, codec = self._container.format.name, ""
         if self._audio is not None:
             codec = self._audio.codec_context.codec.canonical_name
@@ -195,6 +203,7 @@ class Container:
         return self._plausible(end_s)
 
     def _plausible(self, end_s: float) -> float:
+        """Return a duration if it is plausible for the size of the file."""
         if end_s > self._longest_s:
             raise MediaError(
                 self.path, f"its timestamps reach {end_s:.0f} s, which is implausible for its size in bytes"
@@ -202,7 +211,7 @@ class Container:
         return end_s
 
     def _end_s(self, stream: Any) -> float:
-        """Return when a track ends, by its packets if all were read, or by the header if that gives it."""
+        """Return the end of a track, by its packets if all were read, or else by the header; infinite if unknown."""
         if stream is None:
             return math.inf
         if self._timeline is not None:
@@ -256,8 +265,8 @@ class Container:
             except (av.FFmpegError, OSError):
                 self.bad_packets += 1
                 return
-            if shifts and packet.size:  # read from the beginning: see `_must_read_on`
-                _shift(packet, shifts.get(packet.stream_index, ()), counts)
+            if shifts and packet.size:  # read from the beginning: see `_needs_sequential_read`
+                _shift_timestamps(packet, shifts.get(packet.stream_index, ()), counts)
             yield packet
 
     def _decode_from(
@@ -293,9 +302,9 @@ class Container:
 
     def _go_to(self, kind: str, start_s: float | None) -> None:
         """Seek to before ``start_s``, or to the very beginning of the file."""
-        if self._fresh and (start_s is None or start_s < NEAR_START_S or self._is_linear):
+        if self._fresh and (start_s is None or start_s < NEAR_START_S or self._is_sequential):
             return
-        if start_s is not None and not self._is_linear and not self._must_reopen:
+        if start_s is not None and not self._is_sequential and not self._must_reopen:
             stream = self._stream(kind)
             try:
                 self._input.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
@@ -315,47 +324,47 @@ class Container:
         stream = self._stream(kind)
         step_s = 1.0 / float(stream.average_rate) if kind == "video" and stream.average_rate else 0.0
         next_s = 0.0
-        # A seek in these formats lands anywhere: what the first packet holds may have begun in the one before.
-        torn = not self._fresh and self._container.format.name in UNANCHORED
+        # A seek in these formats lands anywhere: the content of the first packet may begin in the one before.
+        is_partial = not self._fresh and self._container.format.name in UNANCHORED
         # Frames between a seek and the first key frame refer to others that were not decoded.
-        waits = not self._fresh and kind == "video"
+        needs_key = not self._fresh and kind == "video"
         packets = self._video_packets(start_s) if kind == "video" else self._audio_packets(start_s)
-        # FFmpeg computes no times of decoding after a restart, by which to see what can be left out.
+        # After a restart, FFmpeg computes no decoding timestamps, which `leave_out` needs.
         restarts = self._timeline is not None and bool(self._timeline.restarts_s)
         if shown_s and not restarts and can_leave_out(stream.codec_context):
             packets = self._leave_out(packets, shown_s)
         is_ogg = kind == "audio" and self._container.format.name == "ogg"
         for packet in packets:
             if is_ogg and begins_link(packet):
-                stream.codec_context.flush_buffers()  # the links of a chained file do not overlap
+                stream.codec_context.flush_buffers()  # links of a chained file do not overlap
             try:
                 frames = self._input.decode(packet)
             except (av.FFmpegError, OSError, ValueError):
-                self.bad_packets += not (torn or waits)
+                self.bad_packets += not (is_partial or needs_key)
                 continue
             finally:
-                torn = False
+                is_partial = False
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s
                 next_s = at_s + step_s
-                if waits and not frame.key_frame:
+                if needs_key and not frame.key_frame:
                     if at_s > start_s + EARLY_S:
                         return
                     continue
-                waits = False
+                needs_key = False
                 yield at_s, frame
 
     def _video_packets(self, start_s: float) -> Iterator[av.Packet]:
-        packets = self._input.in_order(self._demux(self._video), self._video)
-        return from_key_before(packets, start_s, self._at_s) if self._is_linear else packets
+        packets = self._input.reorder(self._demux(self._video), self._video)
+        return from_key_before(packets, start_s, self._at_s) if self._is_sequential else packets
 
     def _audio_packets(self, start_s: float) -> Iterator[av.Packet]:
         packets = self._demux(self._audio)
-        if not self._is_linear:
+        if not self._is_sequential:
             return packets
         if self._container.format.name in (*BYTE_RATE, "ogg"):
-            start_s -= SETTLE_S.get(self._audio.codec_context.codec.canonical_name, math.inf)
+            start_s -= CONVERGENCE_S.get(self._audio.codec_context.codec.canonical_name, math.inf)
         return from_last_before(packets, start_s, partial(self._at_s, kind="audio"))
 
     def _leave_out(self, packets: Iterator[av.Packet], shown_s: Sequence[float]) -> Iterator[av.Packet]:
@@ -366,7 +375,7 @@ class Container:
         return float(stamp * self._stream(kind).time_base) - self._origin_s
 
 
-def _shift(packet: av.Packet, shifts: Any, counts: dict[int, int]) -> None:
+def _shift_timestamps(packet: av.Packet, shifts: Any, counts: dict[int, int]) -> None:
     """Correct the timestamps of a packet by those of its track; ``counts`` holds how many packets came before it."""
     number = counts.get(packet.stream_index, 0)
     counts[packet.stream_index] = number + 1

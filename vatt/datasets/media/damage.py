@@ -46,7 +46,7 @@ class Pictures:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Width and height of the upright pictures, in square pixels."""
+        """Width and height of the upright frames, in square pixels."""
         size = display_size(self.width, self.height, self.pixel_aspect)
         return size if self.rotation % 180 == 0 else size[::-1]
 
@@ -75,7 +75,7 @@ def decode_pictures(
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + base_s for at_s in span)
             times_s = []
-            for at_s, frame in media.pictures(begin_s, end_s, is_first=number == 0, has_keys=bool(video.keys_s)):
+            for at_s, frame in media.decoded(begin_s, end_s, is_first=number == 0, has_keys=bool(video.keys_s)):
                 if frame is None:
                     failed += 1
                 else:
@@ -108,10 +108,12 @@ def jpeg_is_whole(data: bytes) -> bool:
 
 
 class _Decoder(Container):
-    def pictures(
+    """A container that also reports packets that cannot be decoded."""
+
+    def decoded(
         self, begin_s: float, end_s: float, is_first: bool, has_keys: bool
     ) -> Iterator[tuple[float, Any | None]]:
-        """Yield the pictures of a span with their times; None for a packet that gives none but an error."""
+        """Yield the frames of a segment with their times; None for a packet that cannot be decoded."""
         self._go_to("video", None if is_first else begin_s)
         ready = self._fresh or not has_keys
         packets = self._video_packets(begin_s)
@@ -128,7 +130,7 @@ class _Decoder(Container):
                 at_s = begin_s if stamp is None else self._at_s(stamp)
                 if at_s >= end_s:
                     return
-                if not ready and frame.key_frame:  # pictures before refer to others that were not decoded
+                if not ready and frame.key_frame:  # earlier ones refer to frames that were not decoded
                     ready, begin_s = True, max(begin_s, at_s)
                 if ready and at_s >= begin_s:
                     yield at_s, frame

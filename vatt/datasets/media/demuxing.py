@@ -15,7 +15,7 @@ from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile
-from vatt.datasets.media.timeline import WALKED
+from vatt.datasets.media.timeline import UNINDEXED
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
@@ -29,9 +29,9 @@ MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and 
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
-SECOND_FILE = "a second file, which FFmpeg does not read whole, begins at byte {}: split the file there"
+SECOND_FILE = "a second file begins at byte {}, which FFmpeg does not read completely: split the file there"
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
-LEAVES_OUT = ("h264", "hevc")  # decoders that leave out a picture no other one needs, and give the others unchanged
+LEAVES_OUT = ("h264", "hevc")  # decoders that can skip frames to which no other one refers, exactly
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
 
@@ -49,9 +49,9 @@ class MediaInput:
     Attributes:
         container: The PyAV container.
         size: Number of bytes; None if the server does not report it.
-        pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels are
-            taken for square.
-        is_open_ended: Whether the audio of a WAV or CAF file reaches to the end of the file, contrary to its header.
+        pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels count
+            as square.
+        is_open_ended: Whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
         is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file.
         movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
 
@@ -90,7 +90,7 @@ class MediaInput:
     def demux(self, *streams: Any) -> Iterator[av.Packet]:
         """Yield the packets of these streams, or of all, to the end.
 
-        Streams that were joined to others belong to those.
+        Packets of joined streams are those of the first one (see `join`).
 
         Raises:
             av.FFmpegError, OSError: The file cannot be read any further.
@@ -111,8 +111,8 @@ class MediaInput:
             yield packet
 
     def _joined(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """Yield packets, those of streams that were joined as packets of the first of these streams."""
-        current: dict[int, tuple[int, int]] = {}  # by first stream: index of the part that is read, where it begins
+        """Yield packets, in which joined streams are replaced by the first of them."""
+        current: dict[int, tuple[int, int]] = {}  # by first stream: index and first byte of the current part
         for packet in packets:
             first, index = self._first.get(packet.stream.index), packet.stream.index
             if first is not None:
@@ -125,7 +125,7 @@ class MediaInput:
             yield packet
 
     def join(self, streams: Sequence[Any]) -> None:
-        """Read streams that follow each other in the file, in the same codec, as the first one of them."""
+        """Read streams of one codec that follow each other in the file as one, the first of them."""
         if len(streams) > 1:
             self._parts += streams[1:]
             self._first |= {stream.index: streams[0] for stream in streams}
@@ -147,7 +147,7 @@ class MediaInput:
                 self.pixel_aspect.mark(frame)
         return frames
 
-    def in_order(self, packets: Iterator[av.Packet], stream: Any) -> Iterator[av.Packet]:
+    def reorder(self, packets: Iterator[av.Packet], stream: Any) -> Iterator[av.Packet]:
         """Yield packets of video so that the decoded frames have the timestamps at which they are presented.
 
         Args:
@@ -161,16 +161,16 @@ class MediaInput:
 
     @property
     def may_restart(self) -> bool:
-        """Whether only the packets may tell the duration, and whether timestamps restart."""
-        if self.container.format.name in WALKED or self.is_open_ended or self.is_concatenated:
+        """Whether the duration in the header may be wrong, or timestamps may restart."""
+        if self.container.format.name in UNINDEXED or self.is_open_ended or self.is_concatenated:
             return True
         return self.movie_s - (self.container.duration or 0) / av.time_base > SLACK_S
 
-    def must_walk(self) -> bool:
-        """Return whether only the packets tell the duration, and whether timestamps restart."""
+    def needs_all_packets(self) -> bool:
+        """Return whether all packets must be read for the duration and for restarts of timestamps."""
         name = self.container.format.name
         if name == "ogg" and self.container.duration:
-            return self._look(extent.is_chained)
+            return self._inspect(extent.is_chained)
         if name == "mp3" and self.container.streams.audio:
             rate = self.container.streams.audio[0].codec_context.sample_rate
             samples_s = self.counted_samples() / max(rate, 1)
@@ -183,28 +183,28 @@ class MediaInput:
         Args:
             first_at: Byte at which the first packet begins, if it is known.
         """
-        return self._look(extent.mp3_samples, first_at)
+        return self._inspect(extent.mp3_samples, first_at)
 
     def refuse_second_file(self, after: int, restarts: bool) -> None:
-        """Refuse a file that FFmpeg reads only in part, because another one follows in the same file.
+        """Refuse a file that contains another one, of which FFmpeg reads only a part.
 
         Args:
             after: Byte at which the last packet begins.
             restarts: Whether timestamps restart; FFmpeg then leaves out frames of fragmented MP4.
 
         Raises:
-            MediaError: There is one.
+            MediaError: There is another file.
         """
         at = self._second_movie_at if restarts else None
         if at is None:
-            at = self._look(extent.second_file, self.container.format.name, after)
+            at = self._inspect(extent.second_file, self.container.format.name, after)
         if at is not None:
             raise MediaError(self.path, SECOND_FILE.format(at))
 
-    def lasts_s(self, packets_end_s: float) -> float:
+    def container_end_s(self, packets_end_s: float) -> float:
         """Return when the container ends, in seconds on its own clock.
 
-        The header of a whole FLV file tells how long its last picture is presented; its packets do not.
+        The header of a complete FLV file states how long its last frame is presented; its packets do not.
 
         Args:
             packets_end_s: End of the last packet.
@@ -212,10 +212,10 @@ class MediaInput:
         header_s = (self.container.duration or 0) / av.time_base
         if self.container.format.name != "flv" or header_s <= packets_end_s or self.size is None:
             return packets_end_s
-        return header_s if self._look(extent.flv_is_complete, self.size) else packets_end_s
+        return header_s if self._inspect(extent.flv_is_complete, self.size) else packets_end_s
 
-    def _look(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that reads the file, and let FFmpeg continue where it was."""
+    def _inspect(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that reads the file, and restore the position of FFmpeg."""
         at = self._file.tell()
         try:
             return function(self._file, *args)
@@ -323,7 +323,7 @@ def is_still_format(name: str) -> bool:
 
 
 def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Yield packets of AVI, which has no timestamps of pictures, without those that FFmpeg invents."""
+    """Yield packets of AVI, which has no presentation timestamps, without those that FFmpeg invents."""
     for packet in packets:
         packet.pts = None
         yield packet

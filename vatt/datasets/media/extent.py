@@ -1,4 +1,4 @@
-"""Files whose header does not describe all of their data: streamed WAV, concatenated files, and odd durations."""
+"""Files whose header does not describe all of their data: streamed WAV, concatenated files, and wrong durations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from typing import BinaryIO
 
 CHUNK = re.compile(rb"[ -~]{4}")
-UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that write into a pipe
+UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # of programs that write to a pipe
 MATROSKA_HEAD, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of EBML elements, RFC 9559
 FLV_SIZE = re.compile(rb"filesize\0(.{8})", re.DOTALL)  # of onMetaData, Adobe Flash Video File Format, annex E.5
 SIGNATURES = {"flv": b"FLV\1", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}  # at the beginning of a file
@@ -16,10 +16,10 @@ MP3_HEAD = 4096  # bytes at the beginning of an MP3 file, after a tag, in which 
 BOS_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")  # first page of a stream, RFC 3533, section 6
 PAGE = re.compile(rb"OggS\0[\x00\x01\x04\x05]")
 BLOCK = 2**20  # bytes that are searched at once
-LEAST_S = 0.1  # less than this after the audio is not audio
+LEAST_S = 0.1  # shorter data after the audio are not audio
 MAX_CHUNKS = 1000
 
-# The first frame of an MP3 file may hold no sound, but counts the frames: Xing's tag behind the header and the side
+# The first frame of an MP3 file may be silent and count the frames: Xing's tag behind the header and the side
 # information, whose length depends on version and channels, or Fraunhofer's.
 _COUNTED = re.compile(
     rb"\xff([\xe2-\xff])..(?:(?:..)?(?:.{9}|.{17}|.{32})(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})"
@@ -29,10 +29,10 @@ _COUNTED = re.compile(
 
 
 def is_open_ended(file: BinaryIO, size: int) -> bool:
-    """Return whether the audio of a WAV or CAF file reaches to the end of the file, which its header does not say.
+    """Return whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
 
-    The header gives no size, or a smaller one, as where a number of 32 bits has overflowed, and what follows is no
-    other chunk.
+    The header has no size, or one that is too small, such as after an overflow of 32 bits, and no other chunk follows
+    the audio.
 
     Args:
         file: File that is open for reading.
@@ -153,17 +153,17 @@ def mp3_samples(file: BinaryIO, at: int | None = None) -> int:
         if head[:3] == b"ID3":  # ID3v2.4.0, section 3.1
             at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     begin = max(0, at - MP3_HEAD)
-    found = _COUNTED.search(_read(file, begin, at - begin))
-    if found is None:
+    match = _COUNTED.search(_read(file, begin, at - begin))
+    if match is None:
         return 0
-    is_version_1 = found[1][0] >> 3 & 3 == 3
-    return int.from_bytes(found[2] or found[3], "big") * (1152 if is_version_1 else 576)
+    is_version_1 = match[1][0] >> 3 & 3 == 3
+    return int.from_bytes(match[2] or match[3], "big") * (1152 if is_version_1 else 576)
 
 
 def flv_is_complete(file: BinaryIO, size: int) -> bool:
     """Return whether an FLV file has as many bytes as its header says."""
-    found = FLV_SIZE.search(_read(file, 0, SEARCHED))
-    return found is not None and struct.unpack(">d", found[1])[0] == size
+    match = FLV_SIZE.search(_read(file, 0, SEARCHED))
+    return match is not None and struct.unpack(">d", match[1])[0] == size
 
 
 def second_file(file: BinaryIO, container: str, after: int) -> int | None:
@@ -177,8 +177,8 @@ def second_file(file: BinaryIO, container: str, after: int) -> int | None:
     signature = SIGNATURES.get(container)
     if signature is None:
         return None
-    found = _read(file, after, SEARCHED).find(signature)
-    return None if found < 0 else after + found
+    offset = _read(file, after, SEARCHED).find(signature)
+    return None if offset < 0 else after + offset
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:

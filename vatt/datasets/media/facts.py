@@ -62,7 +62,7 @@ class MediaInfo:
         duration_s: seconds from the start of the file to its end.
         has_video: there is a picture track (cover art does not count).
         has_audio: there is a sound track.
-        width, height: Stored size of the picture in pixels, before a rotation and with pixels of any aspect ratio; 0
+        width, height: Stored size of the frames in pixels, before rotation and scaling to square pixels; 0
             without one.
         fps: average frames per second; 0 without a picture.
         sample_rate: of the sound in Hz; 0 without sound.

@@ -9,7 +9,7 @@ AC3_RATES = (48000, 44100, 32000)
 MPEG_RATES = (44100, 48000, 32000)
 FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 DTS_RATES = (0, 8000, 16000, 32000, 0, 0, 11025, 22050, 44100, 0, 0, 12000, 24000, 48000, 0, 0)
-NONE, HEAD = (0, 0), 9  # bytes that are looked at
+NONE, HEAD = (0, 0), 9  # without a header; bytes that are read
 
 
 def frame_length(codec: str, packet: av.Packet) -> tuple[int, int]:

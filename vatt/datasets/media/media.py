@@ -26,7 +26,7 @@ from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError, Waveform
 from vatt.datasets.media.pictures import WHOLE, Painter, Region
 from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.selection import has_false_keys
+from vatt.datasets.media.selection import has_wrong_key_flags
 from vatt.datasets.media.sound import decode_rate, measure, place, resample
 from vatt.datasets.media.source import read_bytes, split_member
 from vatt.structures import Downmix
@@ -37,7 +37,7 @@ MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # types of 
 OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
 MAX_BYTES = 2**32  # of all frames or all audio that is decoded at once
 MAX_SAMPLE = 2.0**40  # larger magnitudes are damage, as are NaN and infinity
-MAX_CHANNELS = 64  # that FFmpeg converts
+MAX_CHANNELS = 64  # FFmpeg converts no more
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
@@ -76,14 +76,14 @@ class Media(Container):
         if not (is_mp4 or is_matroska) or Path(self.path).suffix.lower() not in OWN_SUFFIXES:
             self._refuse(f"{decoder} supports only MP4 and Matroska files with their usual suffixes")
         self._go_to("video", self.info.duration_s / 2)
-        if self._is_linear or has_false_keys(self._demux(self._video)):
+        if self._is_sequential or has_wrong_key_flags(self._demux(self._video)):
             self._refuse(f"its timestamps or key frames are wrong, and {decoder} relies on them")
         return os.path.abspath(self.path)
 
     def _refuse_non_square_pixels(self, decoder: str) -> None:
         aspect = self._input.pixel_aspect
         if aspect is not None and aspect.current != SQUARE:
-            self._refuse(f"its pixels are not square (aspect ratio {aspect.current}), which {decoder} does not apply")
+            self._refuse(f"its pixels are not square (aspect ratio {aspect.current}), which {decoder} ignores")
 
     def _refuse(self, reason: str) -> None:
         """Close a file that a decoder would read wrongly, and say why it is not read."""
@@ -202,7 +202,7 @@ class Media(Container):
         """Write the audio from sample ``first`` on into ``span``, as mono.
 
         Returns:
-            Where it begins and ends there, and the energy that it would have if its channels were uncorrelated.
+            Its start and end in ``span``, and the energy that it would have if its channels were uncorrelated.
         """
         begins, ends, cursor, decoded, expected_energy = len(span), 0, None, False, 0.0
         for at_s, channels in self._decode_sound(rate, first / rate):
@@ -244,5 +244,5 @@ class Media(Container):
 
 
 def _resampler(rate: int) -> av.AudioResampler:
-    """Return a converter to packed floats: PyAV reads planes only of up to 8 channels, and crashes with more."""
+    """Return a converter to packed floats: PyAV crashes on planar audio of more than 8 channels."""
     return av.AudioResampler(format="flt", rate=rate)

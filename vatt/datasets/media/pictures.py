@@ -1,4 +1,4 @@
-"""Decoded frames to (3, H, W) uint8: the part of the picture that is looked at, upright, scaled and in square pixels.
+"""Decoded frames to (3, H, W) uint8: a region of the frame, upright, scaled and in square pixels.
 
 What is looked at is a `Region`. It says, for a picture of any size, which rectangle is cut out and how large that
 becomes; the rectangle is cut before anything is scaled or converted, so that nothing is done for pixels outside.
@@ -177,7 +177,7 @@ class Painter:
         left, width = _rescaled(left, width, shown[0], frame.width)
         top, height = _rescaled(top, height, shown[1], frame.height)
         size = _turned(self._size, turns)
-        # A picture whose proportions differ from those of the first one keeps them, between black bars.
+        # Frames whose aspect ratio differs from that of the first one are letterboxed.
         inner = _turned(fit((cut.new_width, cut.new_height), self._size), turns)
         graph = av.filter.Graph()
         graph.threads = 1  # the workers of a loader are the parallelism
@@ -235,12 +235,12 @@ def paint(frames: np.ndarray, region: Region) -> Tensor:
 
 
 def _turned(size: tuple[int, int], turns: int) -> tuple[int, int]:
-    """Width and height after so many quarter turns."""
+    """Return width and height after a number of quarter turns."""
     return size if turns % 2 == 0 else size[::-1]
 
 
 def _rescaled(begin: int, length: int, shown: int, stored: int) -> tuple[int, int]:
-    """Begin and length of a cut along one axis, from shown to stored pixels."""
+    """Return start and length of a cut along one axis in stored pixels, given those in square pixels."""
     first = min(round(begin * stored / shown), stored - 1)
     return first, max(1, round((begin + length) * stored / shown) - first)
 

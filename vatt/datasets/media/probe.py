@@ -28,7 +28,7 @@ from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
-from vatt.datasets.media.timeline import UNANCHORED, Stamps, TrackTimes, straighten
+from vatt.datasets.media.timeline import UNANCHORED, Timestamps, TrackTimes, compute_timeline
 from vatt.datasets.media.tracks import TrackInfo, choose_tracks, list_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
@@ -74,7 +74,7 @@ class Track:
         # In MP4 the first packets of AAC lie before the start: their samples are dropped.
         self._start_s = -math.inf if stream.start_time is None else stream.start_time * self._base_s
         self._until_s = -math.inf
-        self.stamps = Stamps(stream)
+        self.stamps = Timestamps(stream)
         self._keys: list[bool] = []
         about = f"{self.codec} {self.width} {self.height} {self.sample_rate} {self.channels}"
         self._hash = blake2b(about.encode())
@@ -89,7 +89,7 @@ class Track:
         self.timed = self.timed and packet.pts is not None
 
     def finish(self, times: TrackTimes) -> None:
-        """Take note of the times of all packets, which were computed after the last one."""
+        """Store the times of all packets, which are computed after the last one."""
         begins_s, ends_s = times.times_s()
         known = ~np.isnan(begins_s)
         begins_s, ends_s = begins_s[known], ends_s[known]
@@ -98,9 +98,9 @@ class Track:
         if not self.times_s:
             return
         self._until_s = times.end_s()
-        pauses = np.flatnonzero(begins_s[1:] - np.maximum.accumulate(ends_s)[:-1] > GAP_S)
-        if self.kind == "audio" and len(pauses):
-            self.gap = float(ends_s[: pauses[0] + 1].max()), float(begins_s[pauses[0] + 1])
+        gaps = np.flatnonzero(begins_s[1:] - np.maximum.accumulate(ends_s)[:-1] > GAP_S)
+        if self.kind == "audio" and len(gaps):
+            self.gap = float(ends_s[: gaps[0] + 1].max()), float(begins_s[gaps[0] + 1])
 
     @property
     def digest(self) -> bytes:
@@ -154,7 +154,7 @@ class Packets:
         listing: All tracks of the file.
         longest_s: Longest plausible duration of the file in seconds (`vatt.datasets.media.facts.longest_s`).
         begin_s, end_s: of everything, on the container's own clock.
-        is_measured: the reader measures the duration as well, by the times of all packets.
+        is_measured: Whether readers also measure the duration by the times of all packets.
         cut: how it is known that the file was cut off; empty if it was not.
         problems: what else is wrong, in words.
     """
@@ -219,7 +219,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         listing = list_tracks(media)
         video, audio = (None if stream is None else Track(stream) for stream in choose_tracks(media))
         found = Packets(container.format.name, listing, video, audio, longest_s(opened.size))
-        found.is_measured = opened.must_walk()
+        found.is_measured = opened.needs_all_packets()
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")
@@ -233,17 +233,17 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
 
 def _read(media: MediaInput, found: Packets) -> None:
     tracks = {track.index: track for track in found.tracks}
-    torn: list[tuple[float, int, int]] = []  # time, stream and number of packets that are not whole
-    end_s, last_is_torn = 0.0, False
+    partial: list[tuple[float, int, int]] = []  # time, stream and number of incomplete packets
+    end_s, last_is_partial = 0.0, False
     try:
         for packet in media.demux():
             if packet.dts is None and packet.pts is None and not packet.size:
                 continue  # PyAV's mark for the end of a stream
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            last_is_torn = packet.is_corrupt and not media.is_open_ended  # whose last packet is always a part
-            if last_is_torn:
-                torn.append((end_s, packet.stream_index, getattr(tracks.get(packet.stream_index), "packets", 0)))
+            last_is_partial = packet.is_corrupt and not media.is_open_ended  # whose last packet is always incomplete
+            if last_is_partial:
+                partial.append((end_s, packet.stream_index, getattr(tracks.get(packet.stream_index), "packets", 0)))
             if packet.stream_index in tracks and packet.size:
                 track = tracks[packet.stream_index]
                 track.add(packet)
@@ -252,7 +252,7 @@ def _read(media: MediaInput, found: Packets) -> None:
                     found.cut = "the picture ends before its end marker"
     except (av.FFmpegError, OSError) as error:
         found.problems.append(f"cannot be read further than {end_s:.2f} s: {first_line(error)}")
-    timeline, times = straighten([track.stamps for track in found.tracks])
+    timeline, times = compute_timeline([track.stamps for track in found.tracks])
     if found.is_measured:
         last_position = max(track.stamps.last_position for track in found.tracks)
         media.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
@@ -268,18 +268,18 @@ def _read(media: MediaInput, found: Packets) -> None:
     if found.container not in UNANCHORED:
         found.begin_s = max(0.0, found.begin_s)
     found.end_s = max((track.end_s for track in timed), default=end_s)
-    found.end_s = media.lasts_s(found.end_s) if found.is_measured else max(found.end_s, end_s)
+    found.end_s = media.container_end_s(found.end_s) if found.is_measured else max(found.end_s, end_s)
     if found.end_s > found.longest_s:
         found.problems.append(f"its timestamps reach {found.end_s:.0f} s, which is implausible for its size in bytes")
-    if last_is_torn:
-        found.cut = f"cut off within a packet at {torn.pop()[0]:.2f} s"
-    torn = [part for part in torn if not _is_at_restart(times.get(part[1]), part[2])]
-    if torn:
-        found.problems.append(f"packets that are not whole: {len(torn)}, the first at {torn[0][0]:.2f} s")
+    if last_is_partial:
+        found.cut = f"cut off within a packet at {partial.pop()[0]:.2f} s"
+    partial = [part for part in partial if not _is_at_restart(times.get(part[1]), part[2])]
+    if partial:
+        found.problems.append(f"packets that are not whole: {len(partial)}, the first at {partial[0][0]:.2f} s")
 
 
 def _is_at_restart(times: TrackTimes | None, number: int) -> bool:
-    """Whether a packet counts as torn only because the numbers of its parts restart (MPEG-TS) after it or the next."""
+    """Return whether a packet counts as corrupt only because the continuity counter of MPEG-TS restarts near it."""
     return times is not None and not times.restarts.isdisjoint(range(number, number + 3))
 
 

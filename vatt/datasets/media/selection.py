@@ -1,4 +1,4 @@
-"""Which packets are decoded, to get the frames from some time on or at some times."""
+"""Selection of the packets to decode for the frames from a time on, or at given times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 from vatt.datasets.media.demuxing import LEAVES_OUT
 
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
-FLAGS = 30  # packets whose flags are looked at
+FLAGS = 30  # packets whose flags are checked
 
 AtS = Callable[[int], float]  # seconds of a timestamp
 
@@ -54,10 +54,10 @@ def from_last_before(packets: Iterator[av.Packet], start_s: float, at_s: AtS) ->
     yield from chain(headers, held, packets)
 
 
-def has_false_keys(packets: Iterator[av.Packet]) -> bool:
-    """Return whether more packets than the key frames are flagged as such, judging by the first ones after a seek.
+def has_wrong_key_flags(packets: Iterator[av.Packet]) -> bool:
+    """Return whether packets are wrongly flagged as key frames, judging by the first ones after a seek.
 
-    Programs that do not know the key frames flag all packets. FFmpeg corrects the flags of some codecs, but not the
+    Some programs flag all packets. FFmpeg corrects the flags of some codecs, but not the
     index by which it seeks.
     """
     flags = [packet.is_keyframe for packet in islice(packets, FLAGS) if packet.size]
@@ -65,7 +65,7 @@ def has_false_keys(packets: Iterator[av.Packet]) -> bool:
 
 
 def can_leave_out(decoder: Any) -> bool:
-    """Return whether no picture refers to one that FFmpeg calls a non-reference, as layers of layered HEVC may do."""
+    """Return whether no frame refers to one that FFmpeg calls a non-reference, as layers of multi-layer HEVC may."""
     if decoder.name != "hevc":
         return decoder.name in LEAVES_OUT
     header = decoder.extradata or b""  # hvcC, ISO/IEC 14496-15, 8.3.3.1.2: numTemporalLayers in byte 21
@@ -73,11 +73,11 @@ def can_leave_out(decoder: Any) -> bool:
 
 
 def leave_out(packets: Iterator[av.Packet], shown_s: Sequence[float], at_s: AtS, decoder: Any) -> Iterator[av.Packet]:
-    """Yield the packets, with the decoder set to leave out pictures that are not used and to which no other one refers.
+    """Yield the packets, with the decoder set to skip unused frames to which no other frame refers.
 
     Args:
         packets: Packets of the track.
-        shown_s: Ascending times of the pictures that are used, in seconds.
+        shown_s: Ascending times of the used frames, in seconds.
         at_s: Seconds of a timestamp of the track.
         decoder: Codec context of the track.
     """
@@ -87,7 +87,7 @@ def leave_out(packets: Iterator[av.Packet], shown_s: Sequence[float], at_s: AtS,
         held.append(packet)
         known = known and (packet.size == 0 or (packet.pts is not None and packet.dts is not None))
         if not known or (packet.dts is not None and at_s(packet.dts) > shown_s[-1] + EARLY_S):
-            break  # every later picture is shown later
+            break  # all later frames are presented later
     if not known:
         yield from chain(held, packets)
         return

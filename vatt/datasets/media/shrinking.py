@@ -1,4 +1,4 @@
-"""Decoded pictures for an encoder: small, upright, in square pixels, yuv420p, and at most so many per second."""
+"""Decoded frames for an encoder: small, upright, in square pixels, yuv420p, with a limited frame rate."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Shown = tuple[float, float, av.VideoFrame]  # from, until (seconds on the new cl
 
 
 class Shrinker:
-    """Decoded pictures to upright ones in yuv420p, all of the size and the matrix that the first one leads to.
+    """Convert decoded frames to upright ones in yuv420p, all with the size and the color matrix of the first one.
 
-    Pictures whose proportions differ from those of the first one keep them, between black bars.
+    Frames whose aspect ratio differs from that of the first one are letterboxed.
     """
 
     def __init__(self, short_side: int) -> None:

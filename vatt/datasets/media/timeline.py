@@ -1,8 +1,8 @@
 """One continuous clock for files whose own timestamps restart, wrap around, jump or are estimated.
 
 MPEG streams, Ogg, FLV, ASF and raw audio have no index that gives the time of every packet. FFmpeg estimates their
-duration, and files that were concatenated or recorded with interruptions have timestamps that restart. `Stamps`
-collects the timestamps of all packets of a track, and `straighten` computes what to add to each of them.
+duration, and files that were concatenated or recorded with interruptions have timestamps that restart. `Timestamps`
+collects the timestamps of all packets of a track, and `compute_timeline` computes what to add to each of them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from vatt.datasets.media.headers import frame_length
 # Formats of raw audio: FFmpeg computes timestamps from the parameters of the first packet.
 RAW = ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "loas", "mlp", "mp3", "truehd")
 UNANCHORED = ("mpegts", "mpeg")  # formats whose timestamps begin anywhere
-WALKED = (*RAW, *UNANCHORED, "asf", "asf_o", "flv", "ogg")  # formats whose packets are all read on opening
+UNINDEXED = (*RAW, *UNANCHORED, "asf", "asf_o", "flv", "ogg")  # formats whose packets are all read on opening
 # Timestamps of a track that go back by more restart. Outside MPEG streams, decoding times may not be in order.
 BACK_S = {"audio": 0.1, "video": 0.5}
 MPEG_BACK_S = 0.1
 FORWARD_S = 60.0  # a jump of MPEG streams by more is a restart, not a pause
-OVERLAP_S = 0.5  # by which audio may overlap where the video of two segments is joined
+OVERLAP_S = 0.5  # that audio may overlap at a join of video
 ALIGNED_S = 0.01  # readers do not move audio whose timestamp is off by less (`vatt.datasets.media.media.GAP_S`)
 UNKNOWN = np.iinfo(np.int64).min
 SKIP_SAMPLES = struct.Struct("<II")  # FFmpeg's side data
 NEW_LINK = ("strings_metadata", "new_extradata")  # side data of the first packet of each stream of a chained Ogg file
-MAX_TIMELINES = 4096  # kept for files that are opened again
+MAX_TIMELINES = 4096  # size of the cache
 
 
 def begins_link(packet: av.Packet) -> bool:
@@ -42,7 +42,7 @@ def begins_link(packet: av.Packet) -> bool:
     return any(map(packet.has_sidedata, NEW_LINK))
 
 
-class Stamps:
+class Timestamps:
     """The timestamps of the packets of a track, in the order of the file.
 
     Args:
@@ -100,7 +100,7 @@ class Stamps:
         return max(self._positions, default=-1)
 
     def arrays(self) -> TrackTimes:
-        """Return the timestamps as arrays, with those of frames that change their sample rate corrected."""
+        """Return the timestamps as arrays, corrected where the sample rate changes."""
         pts, dts, ticks, positions, skips, trims = (
             np.array(values, np.int64)
             for values in (self._pts, self._dts, self._ticks, self._positions, self._skips, self._trims)
@@ -109,11 +109,10 @@ class Stamps:
         if self.container in RAW or (len(self._rates) > 1 and self.container in (*UNANCHORED, "ogg")):
             shift, ticks = self._sum_lengths(pts, positions, ticks, is_estimated=self.container not in UNANCHORED)
         elif self.container == "ogg":
-            _link(shift, pts, ticks, skips, self._links)
-        trims_s = (
-            trims / self._rate if self._rate and self.container != "ogg" else np.zeros(len(pts))
-        )  # Ogg: in durations
-        return TrackTimes(self, pts, dts, ticks, _filled(positions), trims_s, shift)
+            _shift_links(shift, pts, ticks, skips, self._links)
+        has_trims = self._rate and self.container != "ogg"  # durations of Ogg include them
+        trims_s = trims / self._rate if has_trims else np.zeros(len(pts))
+        return TrackTimes(self, pts, dts, ticks, _forward_filled(positions), trims_s, shift)
 
     def _sum_lengths(
         self, pts: np.ndarray, positions: np.ndarray, ticks: np.ndarray, is_estimated: bool
@@ -138,16 +137,16 @@ class TrackTimes:
     """Timestamps of a track as arrays.
 
     Args:
-        stamps: What they were made of.
-        pts, dts: (N,) int64, presentation and decoding in ticks; the smallest number where they are unknown.
+        stamps: Timestamps that they are computed from.
+        pts, dts: (N,) int64, presentation and decoding in ticks; `UNKNOWN` where they are not known.
         ticks: (N,) int64 durations.
-        positions: (N,) int64 bytes in the file.
-        trims_s: (N,) seconds that are dropped at the end of a packet.
+        positions: (N,) int64 positions in the file, in bytes.
+        trims_s: (N,) seconds dropped at the end of each packet.
         shift: (N,) int64 ticks to add to the timestamps.
         restarts: First packets after each restart of the timestamps.
     """
 
-    stamps: Stamps
+    stamps: Timestamps
     pts: np.ndarray
     dts: np.ndarray
     ticks: np.ndarray
@@ -157,18 +156,18 @@ class TrackTimes:
     restarts: set[int] = field(default_factory=set)
 
     def times_s(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return when each packet begins and ends to be presented; NaN where that is unknown."""
+        """Return the start and end of the presentation of each packet; NaN where unknown."""
         begins_s = np.where(self.pts == UNKNOWN, np.nan, (self.pts + self.shift) * self.stamps.base_s)
         return begins_s, begins_s + self.ticks * self.stamps.base_s - self.trims_s
 
     def order_s(self) -> np.ndarray:
-        """Return what ascends from packet to packet: the times of decoding, or those of presentation for audio."""
+        """Return the times that ascend from packet to packet: decoding times of video, presentation times of audio."""
         is_decoding = self.stamps.kind == "video" and (self.dts != UNKNOWN).any()
         ticks = self.dts if is_decoding else self.pts
-        return _filled(np.where(ticks == UNKNOWN, UNKNOWN, ticks + self.shift), UNKNOWN) * self.stamps.base_s
+        return _forward_filled(np.where(ticks == UNKNOWN, UNKNOWN, ticks + self.shift), UNKNOWN) * self.stamps.base_s
 
     def jumps(self, first: int = 0) -> np.ndarray:
-        """Return the packets, from one on, at which the timestamps restart or jump."""
+        """Return the packets from ``first`` on at which the timestamps restart or jump."""
         back_s, forward_s = BACK_S[self.stamps.kind], math.inf
         if self.stamps.container in UNANCHORED:
             back_s, forward_s = min(back_s, MPEG_BACK_S), FORWARD_S
@@ -176,14 +175,14 @@ class TrackTimes:
         return np.flatnonzero((steps_s < -back_s) | (steps_s > forward_s)) + first + 1
 
     def begin_s(self, first: int = 0, last: int | None = None) -> float:
-        """Return when the packets of a range begin to be presented; NaN if that is unknown."""
+        """Return the start of the presentation of a range of packets; NaN if unknown."""
         begins_s = self.times_s()[0][first:last]
         return float(np.nanmin(begins_s)) if not np.isnan(begins_s).all() else math.nan
 
     def end_s(self, last: int | None = None) -> float:
-        """Return when the packets before one end; NaN if that is unknown.
+        """Return the end of the presentation of the packets before ``last``; NaN if unknown.
 
-        A last packet without a duration is presented as long as the others.
+        A last packet without a duration gets the median duration of the others.
         """
         begins_s, ends_s = (values[:last][~np.isnan(values[:last])] for values in self.times_s())
         if not len(begins_s):
@@ -203,8 +202,7 @@ class Timeline:
             timestamps are right.
         spans_s: By number of stream, its beginning and end on the continuous clock, in seconds.
         restarts_s: Times on the continuous clock at which the timestamps of the file restart.
-        end_s: End of the last packet on the continuous clock, or of the last picture where the header tells it; NaN if
-            that is unknown.
+        end_s: End of the last packet on the continuous clock, or of the last frame by the header; NaN if unknown.
     """
 
     shifts: dict[int, np.ndarray] = field(default_factory=dict)
@@ -213,8 +211,8 @@ class Timeline:
     end_s: float = math.nan
 
 
-def straighten(stamps: Sequence[Stamps]) -> tuple[Timeline, dict[int, TrackTimes]]:
-    """Compute a continuous clock.
+def compute_timeline(stamps: Sequence[Timestamps]) -> tuple[Timeline, dict[int, TrackTimes]]:
+    """Compute one continuous clock for the tracks of a file.
 
     Where timestamps restart, the rest of the file is moved so that the video, or audio without video, continues. All
     tracks are moved equally, which keeps them synchronous.
@@ -223,9 +221,9 @@ def straighten(stamps: Sequence[Stamps]) -> tuple[Timeline, dict[int, TrackTimes
         stamps: Timestamps of all packets of the tracks that are read.
 
     Returns:
-        The clock, and the corrected timestamps by number of stream.
+        The timeline, and the corrected timestamps by number of stream.
     """
-    tracks = [each.arrays() for each in stamps if len(each)]
+    tracks = [track.arrays() for track in stamps if len(track)]
     jumps = sorted(
         (int(track.positions[i]), number, int(i)) for number, track in enumerate(tracks) for i in track.jumps()
     )
@@ -241,15 +239,15 @@ def straighten(stamps: Sequence[Stamps]) -> tuple[Timeline, dict[int, TrackTimes
     return timeline, by_index
 
 
-def _link(shift: np.ndarray, pts: np.ndarray, ticks: np.ndarray, skips: np.ndarray, links: list[int]) -> None:
-    """Let each stream of a chained Ogg file begin where the one before ends.
+def _shift_links(shift: np.ndarray, pts: np.ndarray, ticks: np.ndarray, skips: np.ndarray, links: list[int]) -> None:
+    """Shift each stream of a chained Ogg file to the end of the one before.
 
     FFmpeg gives the packets of the first page of a stream timestamps that continue those of the stream before.
 
     Args:
         shift: (N,) ticks to add to the timestamps; written.
         pts, ticks: (N,) timestamps and durations.
-        skips: (N,) samples that are dropped at the beginning of a packet.
+        skips: (N,) samples dropped at the beginning of each packet.
         links: First packets of the second and later streams.
     """
     for first, last in pairwise([*links, len(pts)]):
@@ -263,7 +261,7 @@ def _link(shift: np.ndarray, pts: np.ndarray, ticks: np.ndarray, skips: np.ndarr
         shift[first:last] = own - pts[first:last] + end - begin
 
 
-def _filled(values: np.ndarray, gap: int = -1) -> np.ndarray:
+def _forward_filled(values: np.ndarray, gap: int = -1) -> np.ndarray:
     """Return the values with each gap replaced by the value before it, or by the first value."""
     known = np.flatnonzero(values != gap)
     if not len(known):
@@ -272,7 +270,7 @@ def _filled(values: np.ndarray, gap: int = -1) -> np.ndarray:
 
 
 def _joins(jumps: list[tuple[int, int, int]], tracks: list[TrackTimes]) -> list[dict[int, int]]:
-    """Group the jumps of all tracks, in the order of their positions: the first packet of each track after a join."""
+    """Group the jumps of all tracks by join, in the order of the file: the first packet of each track after a join."""
     joins: list[tuple[int, dict[int, int]]] = []
     for position, number, i in jumps:
         if not joins or number in joins[-1][1]:
@@ -313,12 +311,12 @@ def _connect(join: dict[int, int], tracks: list[TrackTimes]) -> float:
 _timelines: OrderedDict[tuple[Any, ...], Timeline | None] = OrderedDict()
 
 
-def recall(key: tuple[Any, ...], compute: Callable[[], Timeline | None]) -> Timeline | None:
-    """Return the timeline of a file, which this process computes only once.
+def cached_timeline(key: tuple[Any, ...], compute: Callable[[], Timeline | None]) -> Timeline | None:
+    """Return the timeline of a file, which is computed once per process.
 
     Args:
         key: Path, state and streams of the file.
-        compute: Computes the timeline; None if that of the file is right.
+        compute: Computes the timeline; returns None if the timestamps of the file are right.
     """
     if key not in _timelines:
         _timelines[key] = compute()

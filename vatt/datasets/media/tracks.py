@@ -1,12 +1,11 @@
-"""Which tracks of a file are read.
+"""Selection of the tracks of a file that are read.
 
-Of several tracks of a kind, the first is taken that can be decoded and, for audio, is not silent. They are tried in the
-order of a player: tracks marked as default before the others, and last commentaries, dubs and tracks for people with
-impairments.
-A transport stream may continue a track under another PID: such tracks are read as one.
+Of several tracks of a kind, the first one that can be decoded and, for audio, is not silent is read. As in players,
+default tracks come first, and commentaries, dubs and tracks for people with impairments last. Tracks of a transport
+stream that continue each other under several PIDs are read as one.
 
 Decoding and silence are tested only if there are several tracks of a kind, at a fixed number of positions, so the
-choice depends on the file alone. It is kept for as long as the process runs and the file does not change.
+choice depends on the file alone. It is cached until the file changes.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from vatt.datasets.media.transport import Pid, continues, find_pids
 
 Kind = Literal["video", "audio"]
 SILENT_DB = -60.0  # a peak below this is silence
-POSITIONS, LISTEN_S = 16, 1.0  # where, and for how long, each of several audio tracks is decoded
-MAX_PACKETS = 10_000  # of all tracks at one position
+POSITIONS, TEST_S = 16, 1.0  # number of positions at which an audio track is tested, and the duration of each test
+MAX_PACKETS = 10_000  # of all tracks that are read at one position
 NOT_A_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 SECONDARY = (
     av.stream.Disposition.comment
@@ -144,7 +143,7 @@ def _version(media: MediaInput) -> tuple[int, int]:
 
 
 def _candidates(container: Any, kind: Kind) -> list[Any]:
-    """Return the tracks of a kind for which there is a decoder, those first that a player would prefer."""
+    """Return the tracks of a kind that have a decoder, in the order in which a player prefers them."""
     streams = [stream for stream in getattr(container.streams, kind) if stream.codec_context is not None]
     if kind == "video":
         streams = [stream for stream in streams if not stream.disposition & NOT_A_VIDEO]
@@ -208,7 +207,7 @@ def _test(path: str, size: int, changed_ns: int, index: int) -> tuple[bool, bool
 def _positions(container: Any, stream: Any) -> list[float | None]:
     """Return the positions in seconds at which a track is tested; None is the beginning of the file."""
     duration_s = (container.duration or 0) / av.time_base
-    if stream.type == "video" or duration_s <= POSITIONS * LISTEN_S:
+    if stream.type == "video" or duration_s <= POSITIONS * TEST_S:
         return [None]
     start_s, step_s = (container.start_time or 0) / av.time_base, duration_s / POSITIONS
     return [None, *(start_s + number * step_s for number in range(1, POSITIONS))]
@@ -225,7 +224,7 @@ def _packets_at(media: MediaInput, stream: Any, position_s: float | None) -> Ite
                 yield packet
             if packet.dts is not None and packet.time_base is not None:
                 at_s = float(packet.dts * packet.time_base)
-                until_s = min(until_s, at_s + (POSITIONS if position_s is None else 1) * LISTEN_S)
+                until_s = min(until_s, at_s + (POSITIONS if position_s is None else 1) * TEST_S)
                 if at_s > until_s:
                     return
             if number >= MAX_PACKETS:
@@ -240,7 +239,7 @@ def _is_audible(frame: Any) -> bool:
 
 
 def _packed(frame: Any) -> np.ndarray:
-    """Return the samples of a frame as floats; PyAV reads planes of more than 8 channels wrongly."""
+    """Return the samples of a frame as packed floats; PyAV misreads planar audio of more than 8 channels."""
     parts = av.AudioResampler(format="flt").resample(frame)
     return np.concatenate([part.to_ndarray().ravel() for part in parts]) if parts else np.zeros(0)
 
@@ -276,7 +275,7 @@ def _chain(path: str, first: Any, streams: Sequence[Any], pids: dict[int, Pid]) 
 
 
 def _family(codec: str) -> str:
-    """Return the codecs between which FFmpeg cannot distinguish before it reads packets, as one."""
+    """Return the name of a codec, or of those that FFmpeg cannot distinguish before it reads packets."""
     return re.sub(r"^mp[123](float)?$", "MPEG audio", re.sub(r"^mpeg[12]video$", "MPEG video", codec))
 
 

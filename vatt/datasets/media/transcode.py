@@ -81,12 +81,12 @@ class Stretch:
 
 
 def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretch = Stretch()) -> None:
-    """Write a file, or a stretch of it, as MP4: H.264 (yuv420p, upright, square pixels) and sound.
+    """Write a file, or a segment of it, as MP4: H.264 (yuv420p, upright, square pixels) and audio.
 
     The sound is copied if it is AAC, Opus or MP3 in MP4 or Matroska and nothing is cut off; else it becomes AAC of
     the same sample rate, or of the next lower one that AAC has. Of more than two channels the mean is kept, which is
-    what training listens to. Audio with samples outside [-1, 1], which AAC cannot hold, is
-    scaled to fit. Encoders run with one thread: the same input gives the same bytes.
+    what training reads. Audio with samples outside [-1, 1], which AAC cannot hold, is scaled. Encoders run with one
+    thread: the same input gives the same bytes.
 
     Args:
         path: what is read: see `vatt.datasets.media.source`.
@@ -257,7 +257,7 @@ class _Input(Media):
             yield math.inf, stream.encode()
 
     def _scale(self, rate: int, stretch: Stretch, alone: bool) -> np.float32:
-        """Return the factor that brings the audio of a segment into [-1, 1]; 1 if it is there."""
+        """Return the factor that scales the audio of a segment into [-1, 1]; 1 if no sample is outside."""
         if (format := self._audio.codec_context.format) is not None and format.name.startswith(INTEGERS):
             return np.float32(1)
         with _Input(self.path) as media:

@@ -1,7 +1,7 @@
 """Tracks of an MPEG transport stream that continue under another PID, as after a change of the program.
 
-FFmpeg makes them tracks of their own, and gives none of them the right start or duration. Where each PID occurs in the
-file tells which tracks follow each other: those of parallel tracks alternate all the time.
+FFmpeg makes them separate tracks, with wrong starts and durations. The positions of PIDs in the file show which tracks
+follow each other: packets of parallel tracks alternate everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vatt.datasets.media.source import read_bytes
 CHUNKS, CHUNK = 64, 2**17  # parts of the file that are read, and their bytes
 PACKET_SIZES = (188, 192, 204)  # plain, with time codes (M2TS), with error correction
 SYNC = 0x47
-MOST_CHANGES = 4  # a track that alternates more often with another one is parallel to it
+MAX_CHANGES = 4  # tracks that alternate more often are parallel
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Pid:
     """Packets of one PID.
 
     Attributes:
-        offsets: Bytes at which they were met, ascending.
+        offsets: Positions of packets in the file in bytes, ascending.
         kind: "video" or "audio" by the first PES header; empty for others.
     """
 
@@ -55,11 +55,11 @@ def find_pids(path: str, size: int) -> dict[int, Pid]:
 
 
 def continues(one: Pid, other: Pid) -> bool:
-    """Return whether two PIDs follow each other in the file, which is so if they hardly alternate."""
+    """Return whether two PIDs follow each other in the file, so that they hardly alternate."""
     offsets = np.concatenate([one.offsets, other.offsets])
     is_one = np.arange(len(offsets)) < len(one.offsets)
     is_one = is_one[np.argsort(offsets, kind="stable")]
-    return 0 < np.count_nonzero(is_one[1:] != is_one[:-1]) <= MOST_CHANGES
+    return 0 < np.count_nonzero(is_one[1:] != is_one[:-1]) <= MAX_CHANGES
 
 
 def _packets(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -1,6 +1,6 @@
-"""MPEG-4 Part 2 video in AVI and in files copied from AVI: timestamps of pictures, and packed bitstreams.
+"""MPEG-4 Part 2 video in AVI and in files copied from AVI: presentation timestamps, and packed bitstreams.
 
-AVI has no timestamps of pictures: those that FFmpeg computes are late by one picture if there are B-VOPs. XviD and DivX
+AVI has no presentation timestamps: those that FFmpeg computes are late by one frame if there are B-VOPs. XviD and DivX
 put a P-VOP and the first B-VOP before it into one chunk, and a VOP that is not coded after the last one ("packed
 bitstream").
 """
@@ -23,14 +23,13 @@ DELAYED = 32  # chunks at the beginning of a file among which an encoder's delay
 def unpack(packets: Iterator[av.Packet], stream: Any, is_avi: bool) -> Iterator[av.Packet]:
     """Yield packets of one VOP each, with timestamps in the order of presentation.
 
-    Each picture gets the timestamp of a packet: B-VOPs that of the packet before them, and other VOPs that of the
+    Each VOP gets the timestamp of a packet: B-VOPs that of the packet before them, and other VOPs that of the
     last B-VOP that follows them.
 
     Args:
         packets: Packets of the stream, each with its decoding time.
         stream: PyAV stream.
-        is_avi: Whether the timestamps of pictures are those that FFmpeg computes for AVI. In other formats, they are
-            replaced only where a bitstream is packed.
+        is_avi: Whether the file is AVI. In other formats, timestamps are replaced only where a bitstream is packed.
     """
     empty = empty_slots(stream.index_entries) if is_avi else []
     group: list[av.Packet] = []  # a VOP, and the B-VOPs that follow it
@@ -56,10 +55,10 @@ def unpack(packets: Iterator[av.Packet], stream: Any, is_avi: bool) -> Iterator[
 
 
 def empty_slots(index: Sequence[Any]) -> list[int]:
-    """Return the numbers of the slots that the delay of an encoder left without a chunk in a packed bitstream.
+    """Return the numbers of the slots without a chunk that the delay of an encoder causes in a packed bitstream.
 
-    The pictures after an empty slot belong into earlier slots. In a bitstream that is not packed, and later in a file,
-    an empty slot repeats the picture before it.
+    The VOPs after such a slot belong to earlier slots. In a bitstream that is not packed, and later in a file, an empty
+    slot repeats the frame before it.
 
     Args:
         index: Index entries of an AVI stream (PyAV); the timestamp of an entry is the number of its slot.
@@ -76,7 +75,7 @@ def _is_b_vop(data: bytes) -> bool:
 
 
 def _like(packet: av.Packet, data: bytes, stream: Any) -> av.Packet:
-    """Return a packet with other data."""
+    """Return a packet with new data and the metadata of another one."""
     new = av.Packet(len(data))  # with the padding that decoders need
     new.update(data)
     new.stream, new.time_base = stream, packet.time_base
@@ -85,6 +84,7 @@ def _like(packet: av.Packet, data: bytes, stream: Any) -> av.Packet:
 
 
 def _ordered(group: list[av.Packet], is_avi: bool, was_packed: bool) -> list[av.Packet]:
+    """Set the presentation timestamps of a group of packets; see `unpack`."""
     if group and group[0].size and (is_avi or was_packed):
         stamps = [packet.dts if is_avi else packet.pts for packet in group]
         for packet, stamp in zip(group, stamps[-1:] + stamps[:-1], strict=True):

@@ -1,4 +1,4 @@
-"""Opening a manifest of many rows, beside the checks that it includes done row by row with pandas and `os.stat`.
+"""Time to read a manifest of many rows, compared with the same checks in pandas.
 
 Usage:
     python benchmarks/manifests.py --rows 300000
@@ -20,7 +20,7 @@ FOLDERS, CAPTION = 30, "a dog runs along the beach while two people talk"
 
 
 def write(root: Path, rows: int, captions: int) -> Path:
-    """Write a CSV with so many rows for each file, and empty files."""
+    """Write empty media files, and a CSV with several captions of each, one per row."""
     for folder in range(FOLDERS):
         (root / f"{folder:02d}").mkdir(exist_ok=True)
     names = [f"{i % FOLDERS:02d}/{i:07d}.mp4" for i in range(rows // captions)]
@@ -32,7 +32,7 @@ def write(root: Path, rows: int, captions: int) -> Path:
     return path
 
 
-def by_pandas(path: Path) -> None:
+def read_with_pandas(path: Path) -> None:
     """Read the table, look for each file, and group the rows by file."""
     table = pandas.read_csv(path, dtype=str)
     missing = [name for name in table["path"] if not os.path.isfile(path.parent / name)]
@@ -44,15 +44,18 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for captions in (1, 20):
-            path = write(Path(folder), given.rows, captions)
-            ways = {"read_manifest": lambda path=path: read_manifest(path), "pandas": lambda path=path: by_pandas(path)}
-            seconds = medians(ways, given.rounds)
+            path = write(Path(folder), args.rows, captions)
+            functions = {
+                "read_manifest": lambda path=path: read_manifest(path),
+                "pandas": lambda path=path: read_with_pandas(path),
+            }
+            seconds = medians(functions, args.rounds)
             ratio = seconds["pandas"] / seconds["read_manifest"]
-            shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-            print(f"{given.rows:,} rows, {captions} per file: {shown}; ratio {ratio:.2f}")
+            times = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+            print(f"{args.rows:,} rows, {captions} per file: {times}; ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

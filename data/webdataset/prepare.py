@@ -1,9 +1,9 @@
 """WebDataset tars, as video2dataset and others write them, to a manifest whose rows are read inside the tars.
 
-A sample is what has the same name up to the first dot, in any order: KEY.mp4 (or .webm, .jpg, …), KEY.m4a (or .wav, …)
-with the sound if that has a file of its own, and KEY.txt with the caption, or KEY.json that has it under a name such as
-"caption". If a key has several of them, the n-th KEY.mp4 and the n-th KEY.txt belong together. Nothing is unpacked: a
-row's path is the tar with the place of the media file in it.
+A sample consists of the members with the same name up to the first dot, in any order: KEY.mp4 (or .webm, .jpg, …),
+KEY.m4a (or .wav, …) if the audio has a file of its own, and KEY.txt with the caption, or KEY.json with a key such as
+"caption". If a key occurs several times, the n-th KEY.mp4 and the n-th KEY.txt belong together. Nothing is unpacked:
+the path of a row is the tar with the offset and size of the media file.
 
 Usage:
     python data/webdataset/prepare.py tars/ --output tars/clips.jsonl
@@ -73,14 +73,14 @@ def members(path: Path, notes: Notes) -> Iterator[tuple[str, str, tuple[int, int
 def samples(path: Path, notes: Notes) -> Iterator[Sample]:
     """Return the samples of a tar in the order of their first members.
 
-    A member belongs to the first sample of its key that has no member of its suffix yet. So tars that hold all videos
-    before all captions are read as well, and two samples of one key, whose ids are ``KEY`` and ``KEY#2``.
+    A member belongs to the first sample of its key that has no member of its suffix yet. This supports tars with all
+    videos before all captions, and several samples of one key, whose ids are ``KEY``, ``KEY#2``, …
     """
-    found: dict[tuple[str, int], Sample] = {}
+    result: dict[tuple[str, int], Sample] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for key, suffix, place, content in members(path, notes):
         number = counts[key, suffix] = counts[key, suffix] + 1
-        sample = found.setdefault((key, number), Sample(key if number == 1 else f"{key}#{number}"))
+        sample = result.setdefault((key, number), Sample(key if number == 1 else f"{key}#{number}"))
         if number > 1:
             notes.add("Members whose name occurs again in their tar, read as further samples", f"{path}, {key}{suffix}")
         if suffix in TEXT_SUFFIXES:
@@ -88,7 +88,7 @@ def samples(path: Path, notes: Notes) -> Iterator[Sample]:
         for kind, suffixes in KINDS.items():
             if Path(f"x{suffix}").suffix in suffixes:
                 sample.places.setdefault(kind, []).append(place)
-    return iter(found.values())
+    return iter(result.values())
 
 
 def caption_of(sample: Sample, names: Sequence[str], where: str, notes: Notes) -> str:

@@ -1,4 +1,4 @@
-"""Files that bring down the process that reads them."""
+"""Files that crash the process that reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vatt.datasets.media.decoding import open_media
 
 
 def crash_on(monkeypatch: pytest.MonkeyPatch, *names: str, after_s: float = 0.0) -> None:
-    """Have processes that are forked from now on crash when they read some files.
+    """Make processes that are forked from now on crash when they read some files.
 
     Args:
         monkeypatch: Undoes it.

@@ -1,4 +1,4 @@
-"""Files whose decoding ends a process cost one clip, not the run."""
+"""Files whose decoding crashes a process are skipped."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CRASHES: dict[str, Callable[[], None]] = {
 HOW = {
     "segmentation fault": "was killed by SIGSEGV",
     "abort": "was killed by SIGABRT",
-    "out of memory": "was killed by SIGKILL, perhaps for want of memory",
+    "out of memory": "was killed by SIGKILL, perhaps out of memory",
     "exit": "ended with status 3",
 }
 
 
 class Paths(Dataset):
-    """Reads paths as numbers; -1 stands for a file that is excluded, and what is no number crashes."""
+    """Read paths as numbers; -1 stands for an excluded file, and other paths crash."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
@@ -68,19 +68,19 @@ def loader(paths: list[str], **options: object) -> SequentialLoader:
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_costs_one_item_and_no_batch_comes_twice(crash: str) -> None:
+def test_a_crash_skips_one_item_and_repeats_no_batch(crash: str) -> None:
     batches = loader(["0", "1", "2", "3", crash, "5", "6", "7", "8"])
     assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [-1, 5], [6, 7], [8]]
     assert batches.crashed == {crash: f"the process that read it {HOW[crash]}"}
-    assert len(list(batches)) == 5  # the next pass begins anew, and crashes nothing
+    assert len(list(batches)) == 5  # the next pass starts at the beginning, without crashes
 
 
-def test_spawned_workers_crash_as_forked_ones() -> None:
+def test_crashes_of_spawned_workers() -> None:
     batches = loader(["0", "abort", "2"], multiprocessing_context="spawn", num_workers=1)
     assert torch.cat(list(batches)).tolist() == [0, -1, 2]
 
 
-def test_what_another_loader_excluded_is_excluded_without_workers() -> None:
+def test_files_excluded_by_another_loader_are_excluded_without_workers() -> None:
     batches = loader(["0", "abort"], num_workers=0)
     batches.crashed["abort"] = "the process that read it ended with status 1"
     assert [batch.tolist() for batch in batches] == [[0, -1]]
@@ -93,7 +93,7 @@ def test_several_crashes_and_persistent_workers() -> None:
     assert batches.crashed.keys() == {"abort", "exit"}
 
 
-def test_a_crash_reaches_the_main_process_only_when_it_asks_for_a_batch() -> None:
+def test_a_crash_reaches_the_main_process_only_at_the_next_batch() -> None:
     batches = iter(loader(["0", "1", "abort", "3"], num_workers=1))
     next(batches)
     for _ in range(100_000):  # PyTorch's handler of SIGCHLD would raise here, such as in a step of an optimizer
@@ -107,7 +107,7 @@ def test_a_worker_that_dies_between_files_is_an_error() -> None:
         list(loader(["0", "1", "unnamed"]))
 
 
-def test_errors_of_the_consumer_are_its_own() -> None:
+def test_errors_of_the_consumer_are_raised() -> None:
     def consume() -> Iterator[None]:
         for _ in loader(["0", "1"]):
             raise KeyError("mine")

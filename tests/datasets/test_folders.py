@@ -1,4 +1,4 @@
-"""Files of a directory that are media, and files of systems that are skipped."""
+"""Media files of a directory, and files of the operating system, which are skipped."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_patterns_skip_the_same_files(tmp_path: Path) -> None:
     assert f"skipped: {tmp_path / 'x' / 'e.mp4'}: empty (0 bytes)" in summarize(tmp_path / "*" / "*")
 
 
-def test_nothing_but_skipped_files_is_an_error_that_counts_them(tmp_path: Path) -> None:
+def test_only_skipped_files_are_an_error(tmp_path: Path) -> None:
     fill(tmp_path, **{"a.mp4": b"", "._b.mp4": APPLE_DOUBLE})
     with pytest.raises(
         ManifestError, match=r"found nothing; skipped: 1 AppleDouble metadata of macOS, 1 empty \(0 bytes\)"
@@ -79,7 +79,7 @@ def test_nothing_but_skipped_files_is_an_error_that_counts_them(tmp_path: Path) 
         read_manifest(tmp_path)
 
 
-def test_pictures_are_media_where_nothing_else_is(tmp_path: Path) -> None:
+def test_images_are_media_without_other_media(tmp_path: Path) -> None:
     fill(tmp_path, **{"a.jpg": b"0", "b.PNG": b"0", "notes.txt": b"", "README": b""})
     assert names(tmp_path) == ["a.jpg", "b.PNG"]
     assert list_media(tmp_path).others == {".txt": 1, "README": 1}

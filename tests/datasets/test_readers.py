@@ -52,7 +52,7 @@ def test_sound_played_faster_is_higher_and_spans_more(sound_file: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", [None, "cache"])
-def test_what_levels_do_to_audio_is_reported(tmp_path: Path, cache: str | None) -> None:
+def test_clipped_and_cancelled_audio_is_reported(tmp_path: Path, cache: str | None) -> None:
     """Floats that hold integers, and stereo in opposite phase: by default, and with the options that handle them."""
     spec = ClipFormat(num_frames=2, fps=4.0, size=32, sample_rate=RATE)
     loud = write_wav(tmp_path / "loud.wav", (20_000 * TONE).astype(np.float32))

@@ -1,4 +1,4 @@
-"""What is reported of the data before a training starts."""
+"""Reports on the data before a training starts."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_missing_and_unknown_texts_are_reported(
 
 def test_texts_without_a_vocabulary_are_reported(write: Any) -> None:
     data = set_up(write([{"text": "a ring"}, {}]), val_fraction=0.0)
-    with pytest.warns(UserWarning, match="1 of 2 training clips have texts, but data.vocabulary is not set"):
+    with pytest.warns(
+        UserWarning, match="1 of 2 training clips have texts, which are ignored because data.vocabulary is not set"
+    ):
         data.report_texts()
 
 

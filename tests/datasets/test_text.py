@@ -200,7 +200,7 @@ def test_a_file_of_words_numbers_them_by_their_lines(tmp_path: Path) -> None:
     [
         ("red\n<unk>\n", "line 1 must be <pad>, not 'red'"),
         ("<pad>\nred\n", "one line must be <unk>, not 0"),
-        ("<pad>\n<unk>\nred\nred\n", "words.txt: the word 'red' stands twice"),
+        ("<pad>\n<unk>\nred\nred\n", "words.txt: the word 'red' occurs twice"),
         ("", "not 'nothing'"),
         ("[PAD]\n[UNK]\nplay\n##ing\n", "'##ing' is a piece of a word; make this one with --kind huggingface"),
     ],

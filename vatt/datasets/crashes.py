@@ -1,10 +1,10 @@
-"""Data loaders that survive a file whose decoding ends the process, such as by a segmentation fault.
+"""Data loaders that skip files whose decoding crashes the process, such as by a segmentation fault.
 
-A worker notes the file that it reads in shared memory. If the worker dies, the loader excludes that file and starts new
-workers at the first batch that was not delivered. An excluded file is handled as one that cannot be read, so batches
-are those of a run in which the file was unreadable from the beginning.
+A worker writes the path of the file that it reads to shared memory. If the worker dies, the loader excludes that file
+and starts new workers at the first batch that was not delivered. An excluded file is handled as an unreadable one, so
+batches are those of a run in which the file was unreadable from the beginning.
 
-Without workers the main process reads, and a crash ends it: a small process beside it then prints the name of the file.
+Without workers the main process reads, and a crash ends it. A small second process then prints the path of the file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CrashedFile(MediaError):
     kind = "crashed"
 
 
-_note: Callable[[str], None] | None = None  # keeps the path of the file that this process reads
+_note: Callable[[str], None] | None = None  # stores the path of the file that this process reads
 _excluded: dict[str, str] = {}
 
 
@@ -65,11 +65,11 @@ def begin_reading(path: str) -> None:
 class CrashTolerantLoader(DataLoader):
     """A `DataLoader` that excludes files whose decoding ends a worker.
 
-    Subclasses implement `delivered`, and begin with the first batch that was not delivered when they are iterated.
+    Subclasses implement `delivered`, and start at the first batch that was not delivered when they are iterated.
 
     Args:
-        dataset: Reads files after `begin_reading`, as `vatt.datasets.clips.ClipReader` does.
-        crashed: Excluded files, and why; files are added. Loaders may share it.
+        dataset: Dataset that calls `begin_reading` before it reads a file, as `vatt.datasets.clips.ClipReader` does.
+        crashed: Reasons by excluded file; files are added. Loaders may share it.
         initialize: Called in every worker with its number.
         options: Passed to `torch.utils.data.DataLoader`.
     """
@@ -83,7 +83,7 @@ class CrashTolerantLoader(DataLoader):
         super().__init__(dataset, **({"worker_init_fn": init} | options))
 
     def delivered(self, batch: Any) -> None:
-        """Note that a batch is about to be delivered: after a restart, the first batch is the next one."""
+        """Record that a batch is about to be delivered. After a restart, the next batch is the first one."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
@@ -120,7 +120,7 @@ class CrashTolerantLoader(DataLoader):
             yield batch
 
     def _start(self) -> Iterator[Any]:
-        """Start the workers, which die without PyTorch raising an error in whatever the main process does meanwhile."""
+        """Start the workers, without PyTorch's SIGCHLD handler, which raises errors anywhere in the main process."""
         self._notes[:] = bytes(len(self._notes))
         batches = super().__iter__()
         handler = signal.getsignal(signal.SIGCHLD)
@@ -129,7 +129,7 @@ class CrashTolerantLoader(DataLoader):
         return batches
 
     def _crashed_files(self, batches: Any) -> dict[str, str]:
-        """Return the files that dead workers were reading, and how they died."""
+        """Return the files that dead workers were reading, with the reasons."""
         files = {}
         for number, worker in enumerate(batches._workers):  # PyTorch 2.14
             note, _, _ = self._notes[number * NOTE : (number + 1) * NOTE].partition(b"\0")
@@ -144,7 +144,7 @@ class SequentialLoader(CrashTolerantLoader):
 
     Args:
         dataset, crashed, initialize, options: See `CrashTolerantLoader`.
-        batch_size: Items of a batch.
+        batch_size: Number of items in a batch.
     """
 
     def __init__(
@@ -155,19 +155,19 @@ class SequentialLoader(CrashTolerantLoader):
         initialize: Callable[[int], None],
         **options: Any,
     ) -> None:
-        self._rest = _Rest(SequentialSampler(dataset), batch_size, drop_last=False)
-        super().__init__(dataset, crashed, initialize, batch_sampler=self._rest, **options)
+        self._remaining = _RemainingBatches(SequentialSampler(dataset), batch_size, drop_last=False)
+        super().__init__(dataset, crashed, initialize, batch_sampler=self._remaining, **options)
 
     def __iter__(self) -> Iterator[Any]:
-        self._rest.first = 0
+        self._remaining.first = 0
         return super().__iter__()
 
     def delivered(self, batch: Any) -> None:
-        self._rest.first += 1
+        self._remaining.first += 1
 
 
-class _Rest(BatchSampler):
-    """The batches from number `first` on."""
+class _RemainingBatches(BatchSampler):
+    """Batches from number `first` on."""
 
     first = 0
 

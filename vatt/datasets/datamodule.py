@@ -185,7 +185,7 @@ class ClipDataModule(L.LightningDataModule):
         return ConcatDataset([val for _, val in self.parts.values()])
 
     def setup(self, stage: str) -> None:
-        """Read the manifests, part each of them, and print how many rows of which split are used for what."""
+        """Read the manifests, split each of them, and print the use of its rows."""
         if not self.parts:
             self.parts = {name: self._part(name, source.manifest) for name, source in self.sources.items()}
             self._check_parts()
@@ -214,9 +214,9 @@ class ClipDataModule(L.LightningDataModule):
             raise ManifestError(f"{manifest}: {error}; set data.train_split, val_split or test_split") from None
 
     def _check_parts(self) -> None:
-        """Validate on every clip once, and warn about training files that are in the validation as well."""
+        """Remove repeated validation clips, and warn about files that are in both training and validation."""
         segments = read_segments([part.heads() for parts in self.parts.values() for part in parts])
-        earlier = set[tuple[int, float, float]]()  # of other sources: reading a manifest groups the rows of a clip
+        earlier = set[tuple[int, float, float]]()  # of other sources; within a source, clips are distinct
         val_segments = []
         for (name, (train, val)), own in zip(self.parts.items(), segments[1::2], strict=True):
             keys = own.keys()
@@ -224,7 +224,7 @@ class ClipDataModule(L.LightningDataModule):
             if len(new) < len(keys):
                 rank_zero_warn(
                     f"{self.sources[name].manifest}: {len(keys) - len(new)} of {len(keys)} validation clips are also "
-                    "validation clips of another source, and are validated on once"
+                    "validation clips of another source; they are used once"
                 )
                 self.parts[name] = train, val.take(new)
             earlier |= {*keys}
@@ -274,12 +274,12 @@ class ClipDataModule(L.LightningDataModule):
             return None
         report(
             f"{len(clips)} training clips, of which at most {distinct} do not overlap in time: clips that share most "
-            "of their time are not put into one batch"
+            "of their time are put into different batches"
         )
         if distinct < batch:
             rank_zero_warn(
-                f"a batch has {batch} clips, but only {distinct} of the training clips do not overlap in time, so that "
-                "batches hold a segment twice, which a contrastive loss takes as two clips: lower data.batch_size"
+                f"a batch has {batch} clips, but only {distinct} training clips do not overlap in time: a contrastive "
+                "loss takes equal segments in a batch as negatives. Lower data.batch_size"
             )
         return self.train_segments
 

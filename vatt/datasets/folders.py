@@ -1,7 +1,7 @@
-"""Lists of the media files of a directory or a pattern. Files that systems leave beside them are skipped.
+"""Lists of the media files of a directory or a pattern, without files of the operating system.
 
-Skipped are directories of trash, snapshots and thumbnails, the AppleDouble files (``._a.mp4``) that macOS writes on
-other file systems, files of file managers, and files without content.
+Skipped are directories of trash, snapshots and thumbnails, AppleDouble files (``._a.mp4``) that macOS writes on other
+file systems, files of file managers, and empty files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Listing:
 
     Attributes:
         media: Media files, sorted by path: videos and audio, or images if there is neither.
-        skipped: Files that are skipped, and directories with the number of their files, each with the reason.
+        skipped: Skipped files, and skipped directories with the number of their files, each with the reason.
         counts: Number of skipped files by reason.
         others: Number of all other files by suffix.
     """
@@ -110,7 +110,7 @@ def fixed_part(pattern: str) -> Path:
 
 
 def summarize(source: str | Path) -> list[str]:
-    """Return lines that name the files of a directory or pattern that are skipped, and count those that are not media.
+    """Return lines that list the skipped files of a directory or pattern, and count files that are not media.
 
     Args:
         source: Any source of `vatt.datasets.manifest.read_manifest`.
@@ -135,23 +135,23 @@ def describe(counts: Iterable[tuple[str, int]]) -> str:
 
 
 def _walk(folder: str | Path) -> Iterator[Path]:
-    """Yield everything below a directory that is not a directory, also dangling links."""
+    """Yield all files below a directory, also dangling links."""
 
     def fail(error: OSError) -> None:
         raise ManifestError(f"folder {error.filename} cannot be listed: {error.strerror}") from error
 
     above: dict[str, tuple[str, ...]] = {}  # real paths of the directories that contain a directory
     for top, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real, holders = os.path.realpath(top), above.pop(top, ())
-        if real in holders:
+        real, parents = os.path.realpath(top), above.pop(top, ())
+        if real in parents:
             folders.clear()
             continue
-        above |= {os.path.join(top, name): (*holders, real) for name in folders}
+        above |= {os.path.join(top, name): (*parents, real) for name in folders}
         yield from (Path(top, name) for name in names)
 
 
 def _system_folder(path: Path, root: PurePath) -> Path | None:
-    """Return the first directory below ``root`` that contains ``path`` and belongs to a system, or None."""
+    """Return the first directory below ``root`` that contains ``path`` and is a system directory, or None."""
     folder = root
     for part in path.relative_to(root).parts[:-1]:
         folder = folder / part

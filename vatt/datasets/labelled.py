@@ -189,11 +189,11 @@ class LabelledDataModule(ClipDataModule):
             warn_shared(segments[0], own, use)
 
     def _segments(self) -> None:
-        """A batch may have clips of one file: a classifier does not compare them."""
+        """Return None: a batch may have several clips of a file, since a classifier does not compare them."""
         return
 
     def _fold_rows(self, clips: ClipTable) -> SplitRows:
-        """Return the rows of a fold; those of neither its training nor its test are unused."""
+        """Return the rows of a fold; rows that are neither for training nor for testing are unused."""
         rows: dict[str, list[int]] = {"training": [], "validation": [], "test": []}
         unused = Counter[str | None]()
         for row, clip in enumerate(clips.heads()):

@@ -1,7 +1,7 @@
 """Manifests: which clips there are, where, and what is known about them.
 
 A manifest is a CSV, TSV, JSONL or Parquet file, behind a URL if need be, or a folder of media files, which may be
-pictures if it holds nothing else. The columns are in `vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a
+images if it holds nothing else. The columns are in `vatt.datasets.rows.COLUMNS`; only ``path`` is needed. A list or a
 record in a CSV cell is written as JSON. Columns of your own begin with ``x_``. Rows of the same segment of a file are
 one clip (see `vatt.datasets.manifests.grouping`).
 """
@@ -59,9 +59,9 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
 
 def of_split(clips: ClipTable, split: str, source: str | Path) -> ClipTable:
-    """The rows of one split, or of a split whose name stands for it (see `vatt.datasets.splits.match_split`).
+    """Return the rows of one split, or of a synonym of it (see `vatt.datasets.splits.match_split`).
 
-    Warns if the name is another one.
+    Warns if a synonym is used.
 
     Raises:
         ManifestError: there is none in the source, or several names match.

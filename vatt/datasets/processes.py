@@ -126,7 +126,7 @@ class Isolated(Generic[Task, Result]):
 
 
 class Processes:
-    """Processes that call functions on request: one that hangs or crashes costs one call.
+    """Processes that call functions on request. If one hangs or crashes, only its call fails.
 
     Args:
         num_workers: Number of processes.
@@ -146,7 +146,7 @@ class Processes:
                 self._pool.schedule(os.getpid)
 
     async def call(self, function: Callable[..., Result], *args: Any) -> Result | Failure:
-        """Call a function, which is sent to a process with its arguments. If this is cancelled, the process is killed.
+        """Call a function in a process. If the call is cancelled, the process is killed.
 
         Raises:
             BrokenProcessPool: Another call has stopped all processes. The next call starts them again.

@@ -87,8 +87,8 @@ class AudioReader:
         After ``end_s``, the end of the clip, there is silence.
 
         Returns:
-            (S,) float in [-1, 1]; whether at least half of what lies inside the clip is real audio; and the kinds of
-            events that its levels cause, with the reasons.
+            (S,) float in [-1, 1]; whether at least half of the part inside the clip is real audio; and reasons of
+            events about its levels, by kind.
         """
         spec = self.format
         length_s = spec.sound_s * draw_speed(augment, generator)

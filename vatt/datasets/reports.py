@@ -1,4 +1,4 @@
-"""What is reported of the data of a training before it starts: splits, files in two splits, and texts."""
+"""Reports on the data before a training starts: splits, files in two splits, and texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vatt.datasets.readers import TextReader
 from vatt.datasets.splits import SplitRows, describe_unused
 from vatt.datasets.table import ClipTable
 
-CLIPS, TEXTS = 10_000, 10  # clips whose texts are looked at, and texts of each
+CLIPS, TEXTS = 10_000, 10  # clips whose texts are checked, and texts of each
 SHOWN, SHOWN_COLUMNS = 80, 3  # characters of a text, and columns, in a message
 
 
@@ -27,7 +27,7 @@ def report(line: str) -> None:
 def report_rows(
     manifest: str, counts: Mapping[str, int], split_rows: SplitRows | None, held_out: bool = False, part: str = ""
 ) -> None:
-    """Print how many clips of a manifest are used for what, and how many rows are not used.
+    """Print the number of clips of a manifest by use, and the number of unused rows.
 
     Args:
         manifest: Manifest.
@@ -70,11 +70,11 @@ class TextCounts:
 
     Attributes:
         total: Number of clips.
-        clips: Number of clips that were looked at.
+        clips: Number of clips that were checked.
         with_text: Number of those that have a text.
-        texts: Number of texts that were looked at.
+        texts: Number of texts that were checked.
         unknown: Texts without any word of the vocabulary.
-        columns: Columns of the manifest that have phrases, with numbers of clips, where clips have no text.
+        columns: Number of clips without text, by column of the manifest that has phrases for them.
     """
 
     total: int = 0
@@ -124,16 +124,16 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
     """
     of, hint = f"{counts.total} training clips", counts.describe_columns()
     if counts.clips < counts.total:
-        of = f"{counts.clips} training clips that were looked at, of {counts.total},"
+        of = f"{counts.clips} checked training clips (of {counts.total})"
     if not has_vocabulary:
         if counts.with_text:
             rank_zero_warn(
-                f"{manifests}: {counts.with_text} of {of} have texts, but data.vocabulary is not set, so that nothing "
-                "is learned from them. Make a vocabulary with vatt vocabulary"
+                f"{manifests}: {counts.with_text} of {of} have texts, which are ignored because data.vocabulary is not "
+                "set. Make a vocabulary with vatt vocabulary"
             )
     elif counts.clips and not counts.with_text:
         rank_zero_warn(
-            f"{manifests}: none of {of} has a text (columns text, texts, words), so that nothing is learned about text "
+            f"{manifests}: none of {of} has a text (columns text, texts, words), so nothing is learned about text "
             f"although data.vocabulary is set{hint}"
         )
     elif counts.with_text < counts.clips:
@@ -141,6 +141,5 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
     if counts.unknown:
         rank_zero_warn(
             f"{manifests}: {len(counts.unknown)} of {counts.texts} texts have no word of data.vocabulary, such as "
-            f"{counts.unknown[0][:SHOWN]!r}. If it is a vocabulary of other texts, make one of these with vatt "
-            "vocabulary"
+            f"{counts.unknown[0][:SHOWN]!r}. If the vocabulary is of other texts, make a new one with vatt vocabulary"
         )

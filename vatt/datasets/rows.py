@@ -1,4 +1,4 @@
-"""Columns of manifests, ids of clips without one, and clips as rows."""
+"""Columns of manifests, default ids of clips, and conversion of clips to rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BadCell(Exception):
 
 
 def segment_id(path: str, start_s: float, end_s: float | None) -> str:
-    """Return the id of a clip without one: its path, with the segment if it has one.
+    """Return the default id of a clip: its path, with the segment if it has one.
 
     Args:
         path: Path as the manifest spells it.
@@ -51,7 +51,7 @@ def segment_id(path: str, start_s: float, end_s: float | None) -> str:
 
 
 class RowIds:
-    """Ids of clips without one: those of `segment_id`, numbered where they occur again."""
+    """Default ids of clips: those of `segment_id`, numbered where they occur again."""
 
     def __init__(self) -> None:
         self.used: Counter[str] = Counter()

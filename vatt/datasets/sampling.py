@@ -24,8 +24,8 @@ from vatt.errors import InputError
 
 Key = tuple[int, int, int]  # number of the dataset, index of the clip, number that makes this draw of it unique
 BLOCK = 10_000  # slots after which a mix has its weights exactly
-REPLACEMENTS = 20  # draws that are tried for a clip whose segment is in the batch already
-LATER = 2**40  # draws between those; no training is so long
+REPLACEMENTS = 20  # draws that are tried for a clip whose segment is already in the batch
+LATER = 2**40  # distance of these draws; no training is so long
 
 
 def seeded(*numbers: int) -> Generator:
@@ -165,8 +165,8 @@ class StepSampler(Sampler[list[Key]]):
         steps: batches of the whole training.
         mix: of the datasets; not needed for a single one.
         rank, world: which process of how many this is. All processes together draw the slots of a step.
-        segments: of the clips of each dataset, if a batch must not hold a segment of a file twice. It still may if
-            `REPLACEMENTS` draws give no other one, as in a dataset with fewer segments than a batch.
+        segments: Segments of the clips of each dataset, if a batch should not contain a segment of a file twice. It
+            still does if no other one is found in `REPLACEMENTS` draws, as in a dataset smaller than a batch.
 
     Attributes:
         step: number of the next batch; the ones before it have been trained on.
@@ -205,7 +205,7 @@ class StepSampler(Sampler[list[Key]]):
             slot += self.whole
 
     def key(self, slot: int, replacement: int = 0) -> Key:
-        """What is drawn in a slot, or one of the draws that may replace it."""
+        """Return the draw of a slot, or one of its replacements."""
         dataset, draw = (0, slot) if self.mix is None else self.mix[slot]
         return dataset, *self.orders[dataset][draw + replacement * LATER]
 

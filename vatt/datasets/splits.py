@@ -1,4 +1,4 @@
-"""Splits of manifests: which rows a training, a validation or a test uses, by the names that people give them."""
+"""Splits of manifests: the rows for training, validation and testing, by common names of splits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SplitRows:
     Attributes:
         rows: Numbers of the rows of each use.
         names: Name in the manifest of the split of each use; a use without rows is left out.
-        unused: Numbers of rows by the names of splits that no use has, None for rows without a split.
+        unused: Number of rows by split that has no use; None for rows without a split.
     """
 
     rows: dict[str, list[int]]

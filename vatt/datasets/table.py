@@ -44,8 +44,8 @@ class ClipTable(Sequence[Clip]):
     """Sequence of clips that makes a `Clip` at every access, from Arrow columns.
 
     A million `Clip` objects with timed texts take tens of GB, which every worker process would copy by and by, as it
-    counts references. The columns lie in tensors, which forked workers share, and so do spawned ones. Captions
-    without times are a column; lists of timed texts, which are long, are compressed row by row.
+    counts references. The columns are in tensors, which forked and spawned workers share. Captions without times
+    are a column; lists of timed texts, which are long, are compressed row by row.
 
     Args:
         clips: Clips of any kind. An iterator is not kept.
@@ -74,7 +74,7 @@ class ClipTable(Sequence[Clip]):
 
     def _set(self, columns: Columns, skipped: tuple[Event, ...] = ()) -> None:
         self._rows = torch.arange(len(columns["id"]), device=CPU)
-        # One after the other, so that memory is needed for one column twice, not for all.
+        # One after the other, so that only one column is in memory twice.
         self._bytes = tuple(_to_bytes(columns.pop(name)) for name in SCHEMA.names)
         self._prefix, self.skipped = "", skipped
         self._open()

@@ -130,7 +130,7 @@ class Windows:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
             still, empty_s, seen, said = _Stillness(files, duration_s), None, False, False
-            levels: set[str] = set()  # kinds of events about levels, which are reported once for each clip
+            levels: set[str] = set()  # kinds of events about levels, which are reported once per clip
             starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)
             if self.count is not None:
                 starts = Views.spread(first_s, last_s, self.count)
@@ -167,7 +167,7 @@ class Part(TypedDict):
     Keys:
         shard: Number of the shard.
         batch: Windows of its clips; None if there are none left.
-        ends: This worker has no more of the shard.
+        ends: Whether this worker has no more windows of the shard.
         worker: Number of the worker.
         next: Where the worker continues.
     """
@@ -255,7 +255,7 @@ class WindowLoader(CrashTolerantLoader):
     """A loader of `ShardedWindows`.
 
     Args:
-        dataset: Where it continues after a restart is kept there.
+        dataset: Windows; its `positions` are updated.
         num_workers: Number of processes that read.
     """
 

@@ -35,7 +35,7 @@ class WordVocabulary:
         self._entries.insert(unknown_id, "<unk>")
         if len(set(self.words)) != len(self.words):
             duplicate, _ = Counter(self.words).most_common(1)[0]
-            raise InputError(f"the word {duplicate!r} stands twice")
+            raise InputError(f"the word {duplicate!r} occurs twice")
         self._ids: dict[str, int] = {}
         for i, word in enumerate(self._entries):
             if i not in (self.pad_id, unknown_id):
@@ -48,7 +48,7 @@ class WordVocabulary:
         Lines may begin with their number.
 
         Raises:
-            InputError: the first entry is not ``<pad>`` (or empty), ``<unk>`` is missing, a word stands twice, or the
+            InputError: the first entry is not ``<pad>`` (or empty), ``<unk>`` is missing, a word occurs twice, or the
                 entries are pieces of words (``##ing``), which are another kind of vocabulary.
         """
         lines = [line.strip() for line in read_lines(path)]

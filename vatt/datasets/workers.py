@@ -55,5 +55,5 @@ def describe_exit(code: int) -> str:
     """
     if code >= 0:
         return f"ended with status {code}"
-    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{hint}"

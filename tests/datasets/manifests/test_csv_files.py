@@ -1,4 +1,4 @@
-"""CSV as spreadsheets, pandas and people write it is read, or rejected with the line and the cause."""
+"""CSV of spreadsheets, pandas and people is read, or rejected with the line and the cause."""
 
 from __future__ import annotations
 

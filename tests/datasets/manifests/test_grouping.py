@@ -36,7 +36,7 @@ def test_segments_splits_and_other_audio_are_other_clips(read: Read) -> None:
     assert [clip.id for clip in clips] == ["a.mp4", "a.mp4@0-2", "a.mp4@1-2", "a.mp4#2", "a.mp4#3"]
 
 
-def test_nothing_of_the_rows_is_lost(read: Read) -> None:
+def test_rows_of_a_clip_are_merged_completely(read: Read) -> None:
     rows = [
         {"path": "a.mp4", "label": "dog", "x_year": 2020, "x_source": "web", "text": "one"},
         {"path": "b.mp4", "id": "other"},
@@ -53,6 +53,6 @@ def test_nothing_of_the_rows_is_lost(read: Read) -> None:
     assert clips[0].words == (TimedText("early", 1.0, 2.0), TimedText("late", 3.0, 4.0))
 
 
-def test_one_id_of_two_clips_is_an_error(read: Read) -> None:
+def test_an_id_of_two_clips_is_an_error(read: Read) -> None:
     with pytest.raises(ManifestError, match=r"line 3, column 'id': 'x' is the id of another file.* in line 2"):
         read("clips.csv", "path,id\na.mp4,x\nb.mp4,x\n")

@@ -26,7 +26,7 @@ def test_invalid_lines_are_errors(read: Read, content: str, message: str) -> Non
         read("clips.jsonl", content)
 
 
-def test_lone_surrogates_are_reported_once_and_other_rows_go_on(read: Read) -> None:
+def test_lone_surrogates_are_reported_once_and_other_rows_are_read(read: Read) -> None:
     content = (
         '{"path": "a.mp4", "text": "a dog \\ud83d", "x_note": ["\\udc00"]}\n'
         '{"path": "b\\ud83d.mp4", "text": "skipped"}\n'

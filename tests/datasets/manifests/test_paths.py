@@ -13,7 +13,7 @@ from vatt.datasets.media.source import join
 
 
 @pytest.mark.parametrize("root", ["", ".", "data", "/data/", "https://host/data", "s3://bucket/a/"])
-def test_paths_are_joined_as_one_by_one(root: str) -> None:
+def test_paths_are_joined_as_single_paths(root: str) -> None:
     paths = ["a.mp4", "./a.mp4", "b//a.mp4", "/x/a.mp4", "../a.mp4", "s3://b/a.mp4", "0.tar#1+2", ".hidden/a", None]
     expected = [path and join(root, path) for path in paths]
     assert resolve(pa.array(paths, pa.large_string()), root).to_pylist() == expected

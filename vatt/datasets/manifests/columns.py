@@ -35,11 +35,11 @@ INTEGER = r"^-?\d+([.,]0+)?$"
 def to_rows(block: Block, report: Report) -> pa.RecordBatch:
     """Convert a block to columns with the schema `ROWS`.
 
-    Rows without an id get the one of their segment (`vatt.datasets.rows.segment_id`).
+    Rows without an id get that of their segment (`vatt.datasets.rows.segment_id`).
 
     Args:
         block: Rows as they are in the file.
-        report: Gets the errors of rows and what is counted.
+        report: Report to which errors and counts are added.
     """
     return _Converter(block, report).convert()
 
@@ -65,7 +65,7 @@ class _Converter:
 
     Args:
         block: Rows as they are in the file.
-        report: Gets the errors of rows and what is counted.
+        report: Report to which errors and counts are added.
     """
 
     def __init__(self, block: Block, report: Report) -> None:
@@ -99,7 +99,7 @@ class _Converter:
         for row in pc.indices_nonzero(pc.fill_null(is_bad, False)).to_pylist():
             self.report.add(self.numbers[row], column, reason(row))
 
-    def each(self, column: str, values: Values, convert: Callable[[Any], Any]) -> list[Any]:
+    def convert_values(self, column: str, values: Values, convert: Callable[[Any], Any]) -> list[Any]:
         """Convert a column value by value; values that cannot be converted are reported and become None."""
         results = []
         for row, value in enumerate(values.to_pylist() if isinstance(values, pa.Array) else values):
@@ -147,7 +147,7 @@ class _Converter:
                 return pa.array(values, STRING)
             except (pa.ArrowException, TypeError):  # numbers, lists
                 pass
-        return pa.array(self.each(column, values, lambda value: to_text(value, column)), STRING)
+        return pa.array(self.convert_values(column, values, lambda value: to_text(value, column)), STRING)
 
     def seconds(self, column: str) -> pa.Array:
         """Return a column of seconds."""
@@ -170,7 +170,9 @@ class _Converter:
             if pc.all(pc.and_(pc.is_finite(array), pc.greater_equal(array, 0)), skip_nulls=True).as_py() is not False:
                 return array
         comma = self.report.decimal_comma
-        return pa.array(self.each(column, values, lambda value: to_seconds(value, column, comma)), pa.float64())
+        return pa.array(
+            self.convert_values(column, values, lambda value: to_seconds(value, column, comma)), pa.float64()
+        )
 
     def timed(self, column: str, key: str) -> list[Timed] | None:
         """Return a column of lists of texts; None if all are empty."""
@@ -178,7 +180,7 @@ class _Converter:
         if values is None or (isinstance(values, pa.Array) and values.null_count == len(values)):
             return None
         comma = self.report.decimal_comma
-        lists = self.each(column, values, lambda value: to_timed(value, column, key, comma))
+        lists = self.convert_values(column, values, lambda value: to_timed(value, column, key, comma))
         lists = [NONE if part is None else part for part in lists]
         if not self.report.has_types:  # JSON in a cell
             for number, (texts, _, _) in zip(self.numbers, lists, strict=True):

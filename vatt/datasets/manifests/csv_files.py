@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.manifests.reading import BLOCK_ROWS, Block, Report, bad_line, check_columns, not_null_lines
+from vatt.datasets.manifests.reading import BLOCK_ROWS, Block, Report, bad_line, check_columns, lines_without_nul
 from vatt.datasets.media.source import open_source
 from vatt.errors import ManifestError
 
@@ -30,7 +30,7 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
     Args:
         source: Path or URL.
         encoding: Name of the encoding.
-        report: Gets what is counted.
+        report: Report to which counts are added.
 
     Raises:
         ManifestError: The file is not valid; the message names the line.
@@ -39,7 +39,7 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
     csv.field_size_limit(MAX_CELL)
     report.has_types = False
     with open_source(source, "rt", newline="", encoding=encoding) as file:
-        lines = not_null_lines(file, source)
+        lines = lines_without_nul(file, source)
         header_line, first = 1, next(lines, "")
         while first and not first.strip():
             header_line, first = header_line + 1, next(lines, "")

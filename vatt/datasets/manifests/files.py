@@ -1,4 +1,4 @@
-"""Manifest files to tables of clips."""
+"""Conversion of manifest files to tables of clips."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_rows(source: str, suffix: str, check_files: bool) -> ClipTable:
     if not len(rows["number"]) and not report.problems:
         report.warn()
         raise ManifestError(f"{source}: the manifest has no rows")
-    free = pa.default_memory_pool().release_unused  # what temporary columns took
+    free = pa.default_memory_pool().release_unused  # memory of temporary columns
     free()
     _find_files(rows, check_files, report)
     free()
@@ -59,7 +59,7 @@ def from_media(source: str, clips: Iterable[Clip]) -> ClipTable:
     """Make a table of clips of media files, without those whose names are not valid Unicode.
 
     Args:
-        source: Directory, pattern or file that they come from, for the report.
+        source: Directory, pattern or file of the clips, for messages.
         clips: A clip for each file.
 
     Raises:
@@ -106,11 +106,11 @@ def _to_columns(blocks: Iterator[Block], report: Report) -> tuple[Columns, Repor
 
 
 def _find_files(rows: Columns, check_files: bool, report: Report) -> None:
-    """Spell the paths of rows as on the disk, and look for the files."""
+    """Spell the paths of rows as on the disk, and report missing files."""
     for column in ("path", "audio_path"):
         paths = rows[column]
-        odd = pc.unique(paths.filter(pc.invert(pc.string_is_ascii(paths)))).to_pylist()
-        if spelled := other_spellings(odd):
+        non_ascii = pc.unique(paths.filter(pc.invert(pc.string_is_ascii(paths)))).to_pylist()
+        if spelled := other_spellings(non_ascii):
             index = pc.index_in(paths, pa.array([*spelled], STRING))
             others = pa.chunked_array([pa.array([*spelled.values()], STRING)])
             rows[column] = paths = pc.coalesce(others.take(index), paths)

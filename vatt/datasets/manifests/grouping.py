@@ -1,4 +1,4 @@
-"""Rows of a manifest as clips: rows of the same segment of the same file are one clip with several captions."""
+"""Grouping of rows into clips: rows of the same segment of the same file are one clip with several captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW_IDS = "x_row_ids"  # column of the ids of all rows of a clip, if they differ
 
 
 def group_rows(rows: Columns, report: Report) -> Columns:
-    """Make clips of rows.
+    """Group rows into clips.
 
     A clip is a segment (``start_s``, ``end_s``) of a file (``path`` and ``audio_path``) in one split. Its texts, words
     and labels are those of all its rows, in the order of the rows and without repetitions. It has the first id of its
@@ -28,7 +28,7 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
     Args:
         rows: (N,) rows with the schema of `vatt.datasets.manifests.columns.ROWS`.
-        report: Gets the number of rows and clips, and ids of several clips as errors.
+        report: Report to which the number of clips, and ids of several clips as errors, are added.
 
     Returns:
         (M,) clips with the schema `SCHEMA`, in the order of their first rows.
@@ -49,7 +49,7 @@ def _file_codes(paths: pa.ChunkedArray) -> pa.Array:
 
 
 def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
-    """Return the first row of each clip, in which those of its other rows are merged."""
+    """Return the first row of each clip, with its other rows merged into it."""
     count = keys.num_rows
     table = keys.append_column("row", pa.array(np.arange(count)))
     groups = table.group_by(keys.column_names, use_threads=False).aggregate([("row", "min"), ("row", "list")])
@@ -123,7 +123,8 @@ def _merge_extras(extras: list[str | None], ids: list[str]) -> str | None:
         for name, value in extra.items():
             values.setdefault(name, {}).setdefault(json.dumps(value, sort_keys=True), value)
     merged = {
-        name: next(iter(found.values())) if len(found) == 1 else [*found.values()] for name, found in values.items()
+        name: next(iter(options.values())) if len(options) == 1 else [*options.values()]
+        for name, options in values.items()
     }
     if len(ids) > 1:
         merged.setdefault(ROW_IDS, ids)
@@ -131,7 +132,7 @@ def _merge_extras(extras: list[str | None], ids: list[str]) -> str | None:
 
 
 def _distinct_ids(ids: Column, has_id: Column, numbers: Column, report: Report) -> Column:
-    """Number the ids of clips that have none of their own where they occur again, and report the others as errors."""
+    """Number repeated ids of clips without an id of their own, and report other repeated ids as errors."""
     if are_distinct(ids):
         return ids
     make, known, results = RowIds(), dict[str, int](), []

@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vatt.datasets.manifests.reading import BLOCK_ROWS, REPLACED, Block, Report, bad_line, check_columns, not_null_lines
+from vatt.datasets.manifests.reading import (
+    BLOCK_ROWS,
+    REPLACED,
+    Block,
+    Report,
+    bad_line,
+    check_columns,
+    lines_without_nul,
+)
 from vatt.datasets.manifests.values import has_surrogates, replace_surrogates, shorten, unique_keys
 from vatt.datasets.media.source import open_source
 from vatt.datasets.rows import COLUMNS, BadCell
@@ -22,7 +30,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
     Args:
         source: Path or URL.
         encoding: Name of the encoding.
-        report: Gets what is counted.
+        report: Report to which counts are added.
 
     Raises:
         ManifestError: A line is not an object, or has a key twice or an unknown key.
@@ -32,7 +40,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
     with open_source(source, "rt", encoding=encoding) as file:
-        for number, line in enumerate(not_null_lines(file, source), start=1):
+        for number, line in enumerate(lines_without_nul(file, source), start=1):
             if not line.strip():
                 continue
             try:
@@ -57,7 +65,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
 
 
 def _is_unicode(row: dict[str, Any], number: int, report: Report) -> bool:
-    """Replace lone surrogates in a row. Returns False if one is in a path, so that the row must be skipped."""
+    """Replace lone surrogates in a row. Return False if one is in a path, so that the row is skipped."""
     for column in ("path", "audio_path"):
         if isinstance(path := row.get(column), str) and has_surrogates(path):
             report.skip(path, f"line {number}: ")

@@ -19,7 +19,7 @@ def read_parquet(source: str, report: Report) -> Iterator[Block]:
 
     Args:
         source: Path or URL.
-        report: Gets what is counted.
+        report: Report to which counts are added.
 
     Raises:
         ManifestError: The file is not Parquet, or a column is unknown or occurs twice.
@@ -52,7 +52,7 @@ def read_parquet(source: str, report: Report) -> Iterator[Block]:
 
 
 def _check_text(batch: pa.RecordBatch, source: str) -> None:
-    """Check that strings are UTF-8, which not all programs see to."""
+    """Check that strings are UTF-8, which not all programs ensure."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)

@@ -1,4 +1,4 @@
-"""Paths of a manifest: resolved against its directory, spelled as on the disk, and looked for in each directory."""
+"""Paths of a manifest: resolving, other spellings, and missing files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vatt.datasets.table import STRING
 
 UNUSUAL = r"://|//|(^|/)\.(/|$)|/$"  # paths that `source.join` does not only append
 EMPTY = pa.scalar("", STRING)
-WORTH_LISTING = 8  # paths in one directory, from which on it is listed
-LISTED = 2**16  # names of a directory that are in memory at once
+MIN_LISTED = 8  # paths in a directory for which it is listed
+LISTED = 2**16  # names in memory at once
 
 
 def resolve(paths: pa.Array, root: str) -> pa.Array:
@@ -86,7 +86,7 @@ def _real_folders(folders: pa.Array) -> list[str]:
 
 
 def find_missing(paths: pa.Array) -> list[str]:
-    """Return the paths without a file. Directories that hold many of them are listed once. URLs are not looked at.
+    """Return the paths without a file. Directories with many paths are listed once. URLs are not checked.
 
     Args:
         paths: (N,) paths.
@@ -101,7 +101,7 @@ def find_missing(paths: pa.Array) -> list[str]:
     for folder, count in zip(folders.dictionary.to_pylist(), counts, strict=True):
         unknown = pa.array([], STRING) if is_url(folder) else pc.unique(paths.take(order.slice(start, count)))
         start += count
-        if count >= WORTH_LISTING:
+        if count >= MIN_LISTED:
             unknown = _not_listed(folder, unknown)
         missing += [path for path in unknown.to_pylist() if not _exists(path)]
     return missing
@@ -124,19 +124,19 @@ def other_spellings(paths: Iterable[str]) -> dict[str, str]:
 
     macOS writes names with decomposed letters (NFD), other systems mostly with composed ones (NFC).
     """
-    found = {}
+    spellings = {}
     for path in paths:
         if path.isascii() or is_url(path) or _exists(path):
             continue
         file, offset, size = source.split_member(path)
         spelled = _spelled(file)
         if spelled is not None:
-            found[path] = spelled if size is None else source.member(spelled, offset, size)
-    return found
+            spellings[path] = spelled if size is None else source.member(spelled, offset, size)
+    return spellings
 
 
 def _exists(path: str) -> bool:
-    """Return whether there is a file; False for a path that no file can have."""
+    """Return whether a file exists; False for invalid paths."""
     try:
         return source.exists(path)
     except (OSError, ValueError):  # too long, or with a NUL character

@@ -1,4 +1,4 @@
-"""Reading rows: text encodings, and what the readers of CSV, JSON Lines and Parquet have in common."""
+"""Text encodings, and common parts of the readers of CSV, JSON Lines and Parquet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-
 NOT_UNICODE = "its path is not valid Unicode: rename the file"
 SKIPPED = "files are skipped because their paths are not valid Unicode; rename them"
 REPLACED = "rows have U+FFFD in place of invalid Unicode (half of a surrogate pair)"
-NUL = "holds NUL characters: the file is damaged, or UTF-16 without a byte order mark. Save it as UTF-8"
+NUL = "contains NUL characters: the file is damaged, or UTF-16 without a byte order mark. Save it as UTF-8"
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 Values = pa.Array | list[Any]
 
@@ -48,13 +48,13 @@ class Report:
 
     Args:
         source: Path or URL of the manifest.
-        unit: What its rows are counted in: "line" or "row".
+        unit: Unit of row numbers: "line" or "row".
         decimal_comma: Whether numbers may have a decimal comma.
         has_types: Whether values have types, so that a string such as "null" is a string.
         problems: Rows that are errors: number, column, reason, and whether a file is missing.
-        counts: Rows or cells that are reported without being errors, by what they are: their number and an example.
+        counts: Number and first example of rows or cells that are reported without being errors, by description.
         notes: Further sentences to report.
-        skipped: Rows that cannot be clips.
+        skipped: Rows that are not clips.
     """
 
     source: str
@@ -189,17 +189,17 @@ def encoding_if_not_utf8(source: str) -> str:
                 example = text[max(0, at - 20) : at + 20].strip()
     if utf8_line:
         raise bad_line(source, first, f"not UTF-8, but line {utf8_line} is: save the whole file as UTF-8")
-    if 3 * adjacent > high:  # letters with diacritics rarely follow each other, unlike the bytes of other alphabets
+    if 3 * adjacent > high:  # accented letters are rarely adjacent, unlike the bytes of other alphabets
         raise bad_line(source, first, "not UTF-8, and it does not look like Windows-1252: save the file as UTF-8")
     warn(f"{source}: the file is not UTF-8 and is read as Windows-1252 (first: line {first}: {example!r})")
     return "windows-1252"
 
 
-def not_null_lines(lines: Iterator[str], source: str) -> Iterator[str]:
-    """Yield the lines of a text file.
+def lines_without_nul(lines: Iterator[str], source: str) -> Iterator[str]:
+    """Yield the lines of a text file, which must not contain NUL characters.
 
     Raises:
-        ManifestError: A line holds a NUL character.
+        ManifestError: A line contains a NUL character.
     """
     for number, line in enumerate(lines, start=1):
         if "\0" in line:

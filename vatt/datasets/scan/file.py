@@ -21,7 +21,7 @@ FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
 
 @dataclass(slots=True)  # a resumed scan holds those of all files
 class FileFacts:
-    """One row of a scan's report. The facts of picture and sound are of the tracks that are read.
+    """One row of a scan's report. The facts on video and audio are those of the tracks that are read.
 
     Args:
         path: as the manifest has it.
@@ -33,10 +33,9 @@ class FileFacts:
         container: FFmpeg's name of the format.
         duration_s: from second 0 of the file to the end of its data.
         num_streams: tracks of all kinds.
-        tracks: All tracks as JSON: a list of objects with the fields of `vatt.datasets.media.tracks.TrackInfo`, without
-            those that are empty or not known.
+        tracks: All tracks as a JSON list of objects with the known fields of `vatt.datasets.media.tracks.TrackInfo`.
         video_codec: empty without a picture; cover art does not count.
-        width, height: Size of the upright picture in square pixels, at which players show it.
+        width, height: Size of the upright frames in square pixels, as players show them.
         pixel_aspect: Width of a stored pixel divided by its height; 1 for square pixels.
         rotation: degrees counter-clockwise by which the stored picture is turned upright: 0, 90, 180 or 270.
         fps: frames per second, from the times of the packets.
@@ -48,7 +47,7 @@ class FileFacts:
         layout: their arrangement, such as stereo.
         silent: the peak is below -60 dB, in what was decoded.
         peak_db, rms_db: levels of what was decoded, mixed to mono, in dB of full scale; -120 for digital silence.
-        clipped_share: Share of the samples, mixed to mono, that are outside [-1, 1], as where floats hold integers;
+        clipped_share: Share of the samples, mixed to mono, that are outside [-1, 1], such as integers stored as floats;
             peak_db is then above 0. They are clipped unless ``audio_overflow`` is "scale".
         cancelled: The channels cancel in the mono mix, as in stereo of opposite phase; see ``audio_downmix``.
         start_difference_s: start of the sound minus start of the picture.

@@ -303,7 +303,7 @@ def describe(folder: Path, **values: Any) -> Path:
         ({"kind": "huggingface", "tokenizer": "empty"}, "cannot load a tokenizer from"),
         ({"kind": "words", "words": "abc"}, "'words' is 'abc', not a list"),
         ({"kind": "words", "words": [1]}, "'words' must be a list"),
-        ({"kind": "words", "words": ["a", "a"]}, "'a' stands twice"),
+        ({"kind": "words", "words": ["a", "a"]}, "'a' occurs twice"),
         ({"kind": "words", "words": ["a"], "unknown_id": "1"}, "'unknown_id' is '1', not a int"),
         ({"kind": "words", "words": ["a"], "unknown_id": 9}, "unknown_id 9"),
         ({"kind": ["words"]}, "unknown kind"),

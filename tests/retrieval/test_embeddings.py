@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_named(video_file: Path, model_folder: Path, tmp_
     assert all(rows.values())
 
 
-def test_levels_that_spoil_audio_are_named_once_for_each_clip(model_folder: Path, tmp_path: Path) -> None:
+def test_clipped_and_cancelled_audio_is_reported_once_per_clip(model_folder: Path, tmp_path: Path) -> None:
     tone = np.sin(np.arange(3 * 16_000))
     folder = tmp_path / "media"
     folder.mkdir()

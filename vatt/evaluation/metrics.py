@@ -112,9 +112,9 @@ def retrieval(
 class PairedRetrieval(Metric):
     """Retrieval in both directions between two embeddings of the same clips, gathered over batches.
 
-    On the first side a clip may have several vectors, such as those of its captions. All are queries, and in the other
-    direction the best of them counts. Of several processes each sees all clips and has the whole result: it does not
-    depend on their number.
+    The first side may have several vectors per clip, such as those of its captions. All are queries; in the other
+    direction, the best of them counts. The clips of all processes are gathered, so that each process has the same
+    result for any number of processes.
 
     Args:
         names: of the two sides, for example ("text", "video").

@@ -27,7 +27,7 @@ class Protocol:
     """What of a benchmark is compared.
 
     Rows of one file and segment are one clip, whatever their ids are. See `vatt.evaluation.metrics` for clips with
-    several captions. Everywhere the vectors of a clip's windows are averaged, not normalised, and compared by cosine
+    several captions. The vectors of a clip's windows are averaged, not normalized, and compared by cosine
     (VATT, appendix A.3.3; the released code's ``txt2vid_embd``); of equal similarities the right one comes last; R@k is
     in per cent.
 

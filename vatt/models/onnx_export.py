@@ -81,10 +81,10 @@ def export_onnx(model: VATT | Classifier, folder: str | Path) -> list[Exported]:
     """Write ``video.onnx``, ``audio.onnx`` and ``text.onnx``, as far as the model has them, and ``onnx.json``.
 
     Inputs are named by modality and have the shapes of ``model.format``, for any number of clips. Outputs of a `VATT`
-    are unit vectors named by their space, or pooled ``features`` if it has none, as converted video encoders; those of
-    a `Classifier` are ``logits`` and ``probabilities``. Each file is compared with the model by onnxruntime, if that is
-    installed. Weights of more than about 2 GB lie in a file beside the graph (``video.onnx.data``). The vocabulary of a
-    saved model goes along.
+    are unit vectors named by their space, or pooled ``features`` if it has no spaces, like converted video encoders;
+    those of a `Classifier` are ``logits`` and ``probabilities``. Each file is compared with the model by onnxruntime,
+    if that is installed. Weights of more than about 2 GB lie in a file beside the graph (``video.onnx.data``). The
+    vocabulary of a saved model goes along.
 
     Args:
         model: in evaluation mode, on the CPU, in single precision, as ``from_pretrained`` gives it.

@@ -132,7 +132,7 @@ class Embedder(L.LightningModule):
                 events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
             else:
                 usable.append(clip)
-        # How many windows were delivered before a crash depends on time: none of them is kept.
+        # The number of windows before a crash depends on timing, so none of them are kept.
         known = {clip.id for clip in usable} - {event["id"] for event in events if event["kind"] == "crashed"}
         rows = [row for row in rows if row["id"] in known]
         rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))

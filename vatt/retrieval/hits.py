@@ -137,7 +137,7 @@ def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.n
     else:
         likes = [_escaped(pattern).replace("*", "%").replace("?", "_")]
     mask, values = np.zeros(rows.num_rows, bool), rows.column(column)
-    if not all(map(str.isascii, likes)):  # names of files may be composed or not
+    if not all(map(str.isascii, likes)):  # names of files may be composed or decomposed
         likes, values = [normalize("NFC", like) for like in likes], pc.utf8_normalize(values, "NFC")
     for like in likes:
         mask |= pc.fill_null(pc.match_like(values, like), False).to_numpy()
@@ -151,7 +151,7 @@ def _escaped(text: str) -> str:
 def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
     """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
 
-    Files and segments are compared, not ids: several rows of a manifest may be of one file.
+    Hits are compared by file and segment, not by id: several rows of a manifest may be of one file.
 
     Args:
         columns: of all rows.
@@ -174,8 +174,8 @@ def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, di
 def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
     """Windows of one clip that touch or overlap as one span, with the score of the best, best first.
 
-    Clips of one file with a window in common are one clip. Of spans of other clips that mostly overlap in one file, the
-    best is kept.
+    Clips of one file with a window in common are merged. Of other clips of a file that mostly overlap, the best one is
+    kept.
 
     Args:
         hits: best first.
@@ -225,8 +225,8 @@ def _touch(a: Hit, b: Hit) -> bool:
 def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     """(N,) bool: whether a column of the manifest, kept in ``extra``, has a value: ``x_shape=ring``.
 
-    Numbers are equal if their values are: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". Of a list one element must
-    be it.
+    Numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". A list matches if one of its
+    elements does.
 
     Raises:
         InputError: not a condition, or no row has the column.
@@ -322,7 +322,7 @@ def _values(given: Any) -> list[str]:
 
 
 def _number(text: str) -> int | float | None:
-    """Return a JSON number, or None for other texts. Codes such as ``007`` are no numbers."""
+    """Return a JSON number, or None for other texts, including codes such as ``007``."""
     return json.loads(text) if _NUMBER.fullmatch(text) else None
 
 

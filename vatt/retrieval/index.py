@@ -102,7 +102,7 @@ class Index:
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
 
         Returns:
-            Number of added vectors. `replaced` has the number of replaced ones.
+            Number of added vectors. The number of replaced ones is added to `replaced`.
         """
         added = 0
         self._update_paths()

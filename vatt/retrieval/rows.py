@@ -96,7 +96,7 @@ def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, tuple[f
 
 
 class _Segments:
-    """Clips by file and segment, whose ends may differ by `SAME_S`."""
+    """Clips by file and segment, with a tolerance of `SAME_S` for start and end."""
 
     def __init__(self) -> None:
         self._clips: dict[tuple[str, int, int], list[tuple[float, float, ClipKey]]] = defaultdict(list)
@@ -107,15 +107,15 @@ class _Segments:
     def find(self, file: str, segment: tuple[float, float]) -> ClipKey | None:
         """Return the first clip with this segment, or None."""
         (start_s, end_s), (i, j) = segment, (round(time_s / SAME_S) for time_s in segment)
-        for some in (self._clips.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1)):
-            for a, b, clip in some:
+        for clips in (self._clips.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1)):
+            for a, b, clip in clips:
                 if abs(start_s - a) <= SAME_S + 1e-9 and abs(end_s - b) <= SAME_S + 1e-9:
                     return clip
         return None
 
 
 def equal_clips(clips: Mapping[ClipKey, tuple[float, float]]) -> dict[ClipKey, ClipKey]:
-    """Return for each clip the first one with the same file and segment, which may be itself.
+    """Map each clip to the first one with the same file and segment, which may be itself.
 
     Args:
         clips: Segments of clips, by clip (see `clips_of`). Segments are the same if both their ends differ by 10 ms at

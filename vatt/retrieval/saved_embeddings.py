@@ -131,7 +131,7 @@ class Embeddings:
         return self.table.select([*ROWS, "modality", "space"]).filter(chosen).select(ROWS)
 
     def clips(self, rows: Rows) -> list[str]:
-        """Return the clip of each row: the id of the first one with its file and segment.
+        """Return the clip of each row, as the id of the first clip with the same file and segment.
 
         Args:
             rows: Rows of these embeddings.
@@ -141,7 +141,7 @@ class Embeddings:
 
     @property
     def num_repeated(self) -> int:
-        """Return the number of clips with the file and segment of an earlier one."""
+        """Number of clips with the same file and segment as an earlier one."""
         return len(self._first_ids) - len(set(self._first_ids.values()))
 
     @cached_property

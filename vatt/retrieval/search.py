@@ -104,7 +104,7 @@ def search(
     else:
         total = index.parts[answers, space].total if (answers, space) in index.parts else 0
         best = max(k, min(2 * k, total // 10))
-        for count in (4 * best, 16 * best, 64 * best):  # more windows if most of them are merged or repeated
+        for count in (4 * best, 16 * best, 64 * best):  # more windows if most of them were merged or left out
             windows = index.search_spaces(vectors, model.fingerprint(), count, **kwargs)
             hits = merged(windows, best)[:k]
             if len(hits) == k or len(windows) < count:

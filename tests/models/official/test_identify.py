@@ -1,4 +1,4 @@
-"""Paths that are no checkpoints: the error states what they are and what to pass instead."""
+"""Other files than checkpoints: the error states what they are and what to pass instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What browsers cannot play is transcoded: the right segment, in a bounded cache, within limits."""
+"""Files that browsers cannot play are transcoded: the right segment, in a bounded cache, within limits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ AUDIO = {
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make 6 s of numbered frames with beeps, in all formats and in a shard; and files with odd names."""
+    """Make 6 s of numbered frames with beeps, in all formats and in a shard; and files with unusual names."""
     folder = tmp_path_factory.mktemp("formats") / "my media"
     folder.mkdir()
     for name, (_, options) in VIDEO.items():
@@ -321,7 +321,7 @@ def test_waiting_is_bounded(cache: Clips, source: Callable[[str], str], monkeypa
             await asyncio.sleep(0.01)
         with pytest.raises(Busy, match="busy"):
             await get(2.0)
-        waiting.cancel()  # nobody waits for it any more: it is not transcoded
+        waiting.cancel()  # without requests, it is not transcoded
         with pytest.raises(asyncio.CancelledError):
             await waiting
         monkeypatch.setattr(module, "WAIT_LIMIT_S", 0.1)

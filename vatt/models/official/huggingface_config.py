@@ -13,7 +13,7 @@ from vatt.untrusted import inner_file, read_json
 
 CONFIG = "config.json"
 MAX_SHOWN = 60  # characters of a value in an error
-# Names of other files and versions, the head, the output of the model, initialization, dropout and implementation.
+# Metadata, heads, outputs of the model, initialization, dropout and implementation.
 IGNORED = frozenset(
     "_name_or_path _commit_hash transformers_version id2label label2id num_labels problem_type finetuning_task "
     "output_hidden_states output_attentions return_dict torchscript use_cache initializer_range "
@@ -41,7 +41,7 @@ class Keys:
         used: Keys that the conversion uses, and their defaults in transformers.
         fixed: Keys of which one value is supported.
         ignored: Keys without effect on the features.
-        sides: Keys in ``used`` that may be pairs of equal numbers.
+        sides: Keys in ``used`` that may also be pairs of equal numbers.
     """
 
     architectures: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a path that is to be converted holds, judged by its content without loading it."""
+"""Identification of checkpoints to convert, by their content and without loading them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CONTENTS = {  # file or directory in a directory: what the directory is, what to
 
 
 def identify(path: str | Path) -> Kind:
-    """Return which converter a path is for, "tensorflow" (`files.read_variables`) or "video" (`video.convert`).
+    """Return the converter for a path: "tensorflow" (`files.read_variables`) or "video" (`video.convert`).
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -99,10 +99,10 @@ def identify(path: str | Path) -> Kind:
 
 
 def check_output(output: str | Path) -> None:
-    """Check that a directory can get a model.
+    """Check that a model can be written to a directory.
 
     Raises:
-        InputError: It holds a model of another library, such as the one to convert, which would be overwritten.
+        InputError: It contains a model of another library, such as the one to convert, which would be overwritten.
     """
     path = Path(output)
     if (path / CONFIG).exists() and not _is_vatt(read_json(path / CONFIG)):

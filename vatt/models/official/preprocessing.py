@@ -1,6 +1,6 @@
 """Preprocessing files of Hugging Face models: how uint8 frames become the input of the model.
 
-Every key is used, has no effect on the features, or is accepted only at the value at which it has none.
+Every key is used, has no effect on the features, or is accepted only with a value that has no effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMMON_DEFAULTS = {
     "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255,
     "resample": 2,
 }  # fmt: skip
-FIXED: dict[str, tuple[Any, ...]] = {  # values at which a key has no effect
+FIXED: dict[str, tuple[Any, ...]] = {  # values with which a key has no effect
     "do_pad": (None, False),
     "do_sample_frames": (None, False),
     "do_flip_channel_order": (None, False),
@@ -46,7 +46,7 @@ FIXED: dict[str, tuple[Any, ...]] = {  # values at which a key has no effect
     "input_data_format": (None,),
     "auto_map": (None,),
 }
-# Sampling and padding that FIXED turns off, conversion of images that are not RGB, and how the processor is run.
+# Sampling and padding, which FIXED disables, conversion to RGB, and options for running the processor.
 IGNORED = frozenset(
     "processor_class _processor_class _valid_processor_keys device return_tensors disable_grouping return_metadata "
     "video_metadata fps num_frames size_divisor pad_size image_seq_length do_convert_rgb default_to_square".split()
@@ -63,8 +63,8 @@ class Preprocessing:
         mean: Mean of each color channel after scaling.
         std: Standard deviation of each color channel after scaling.
         crop_box: Part of the frame that is resized and cropped (see `ClipFormat`).
-        source: Name of the file that states it, or where else it is from.
-        resizing: What the original processor does with frames of other sizes.
+        source: Name of the file, or another origin.
+        resizing: Sentence on how the original processor resizes and crops frames.
     """
 
     scale: float = 1 / 255
@@ -75,10 +75,10 @@ class Preprocessing:
     resizing: str = field(default="", compare=False)
 
     def describe(self) -> str:
-        """Return two sentences for the output of the conversion and for the model card."""
+        """Return a description for the output of the conversion and for the model card."""
         mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
         text = f"Pixels in [0, 255] are scaled by {self.scale:.6g} and normalized with mean ({mean}) and std ({std}), "
-        return f"{text}as in {self.source}; the first layer contains this.{self.resizing and ' '}{self.resizing}"
+        return f"{text}as in {self.source}; this is part of the first layer.{self.resizing and ' '}{self.resizing}"
 
 
 def read_preprocessing(folder: Path, model_type: str, size: int) -> Preprocessing:
@@ -110,7 +110,7 @@ def read_preprocessing(folder: Path, model_type: str, size: int) -> Preprocessin
 
 
 def _sections(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the configuration of each processor by the file, and section of the file, that it is from."""
+    """Return the configuration of each processor, by file and section of the file."""
     sections = {}
     if (folder / NESTED).exists():
         nested = read_json(inner_file(folder, NESTED))
@@ -158,7 +158,7 @@ class _Section:
                 raise self._error(key, self.values[key], "true or false is expected")
 
     def read(self) -> Preprocessing:
-        """Return what the keys state.
+        """Return the preprocessing of the configuration.
 
         Raises:
             InputError: A value is not supported; the message names the file, the key and the value.
@@ -176,7 +176,7 @@ class _Section:
         return Preprocessing(float(scale), mean, std, crop_box, self.source, resizing)
 
     def _geometry(self) -> tuple[Box, str]:
-        """Return the crop box, and what the processor does with frames of other sizes than the model's."""
+        """Return the crop box, and a sentence on how the processor resizes and crops frames."""
         resample = self.values["resample"]
         if type(resample) is not int or not 0 <= resample < len(RESAMPLING):
             raise self._error("resample", resample, "an integer from 0 to 5 is expected")

@@ -38,7 +38,7 @@ def convert(path: str | Path, head_width: int | None = None) -> tuple[VATT, Load
     Args:
         path: Checkpoint of the released V-JEPA, of which the target encoder is taken; or directory with config.json,
             weights and preprocessing files of Hugging Face's V-JEPA 2 or VideoMAE, pretrained or fine-tuned, whose
-            predictor, decoder or classifier is omitted.
+            predictor, decoder and classifier are omitted.
         head_width: Width of the attention heads, for a V-JEPA of a size that was not released.
 
     Raises:

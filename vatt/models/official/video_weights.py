@@ -22,14 +22,14 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def make_model(tokenizer: VideoTokenizer, transformer: Transformer, format: ClipFormat) -> VATT:
-    """Return a model of video alone, without projections, with random weights."""
+    """Return a randomly initialized video model without projections."""
     return VATT(Backbone({"video": tokenizer}, {"video": transformer}), NoProjection(), format)
 
 
 def tensor_names(
     depth: int, prefix: str, block: dict[str, str], patches: str, norm: str | None, qkv_bias: str = "qkv"
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the name of every tensor of our backbone, and the names of the checkpoint's tensors it consists of.
+    """Yield the name of every tensor of our backbone, and those of the checkpoint's tensors that it consists of.
 
     Args:
         depth: Number of blocks.
@@ -37,8 +37,8 @@ def tensor_names(
         block: Names of a block's layers: ours to theirs.
         patches: Name of the patch embedding in the checkpoint.
         norm: Name of the final layer norm in the checkpoint, or None without one.
-        qkv_bias: Those of ``q``, ``k`` and ``v`` that have a bias in the checkpoint. Other biases are zero, and have
-            an empty name.
+        qkv_bias: Those of ``q``, ``k`` and ``v`` that have a bias in the checkpoint. Other biases are zero, with an
+            empty name.
     """
     for end in ("weight", "bias"):
         yield f"tokenizers.video.project.{end}", (f"{patches}.{end}",)
@@ -64,7 +64,7 @@ def check_names(tensors: dict[str, Tensor], names: dict[str, tuple[str, ...]], s
         source: Name of the checkpoint in errors.
 
     Raises:
-        InputError: A tensor is missing, unknown or not of floating point.
+        InputError: A tensor is missing, unknown or not of a floating-point type.
     """
     known = {theirs for parts in names.values() for theirs in parts if theirs}
     lines = [f"\n  missing: {name}" for name in sorted(known - tensors.keys())]

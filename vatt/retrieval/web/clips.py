@@ -21,8 +21,8 @@ from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 
 MAX_CLIP_S = 30.0  # longest segment; the rest of a longer one is not transcoded
 CACHE_BYTES, MAX_CLIPS = 256 * MIB, 256  # of the cache; errors count as clips
-PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded at the same time, and that wait
-ERROR_S = 300.0  # after so long, a segment that could not be transcoded is tried again
+PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded in parallel, and that wait
+ERROR_S = 300.0  # after which a segment that could not be transcoded is tried again
 CLIP_LIMIT_S, WAIT_LIMIT_S = 60.0, 90.0  # time limits of transcoding, and of a request including its wait
 ENCODING = Encoding(short_side=480, gop=50, crf=23, fps=60.0)
 
@@ -38,30 +38,30 @@ class _Clip:
 
     @property
     def error(self) -> BaseException | None:
-        """Why there is no file, and will be none."""
+        """Error because of which there is no file, or None."""
         if self.task.cancelling():
             return asyncio.CancelledError()
         return self.task.exception() if self.task.done() else None
 
     @property
     def is_current(self) -> bool:
-        """Whether the file, or the reason why there is none, is still right. Others than media errors may pass soon."""
-        lasts = isinstance(self.error, MediaError) and time.monotonic() < self.begin_s + ERROR_S
-        return self.error is None or lasts
+        """Whether the file or its error can be reused. Only media errors are, since others may be temporary."""
+        is_kept = isinstance(self.error, MediaError) and time.monotonic() < self.begin_s + ERROR_S
+        return self.error is None or is_kept
 
 
 class Clips:
     """Least recently used cache of transcoded segments in a private directory. Call its methods from one event loop.
 
-    Concurrent requests of a segment share it. Files are decoded in processes of their own: one that hangs or crashes a
-    decoder costs one clip.
+    Concurrent requests for a segment share it. Files are decoded in other processes: a file that hangs or crashes its
+    decoder fails alone.
 
     Args:
-        cache_bytes: Size of the finished clips, apart from those that are being sent.
+        cache_bytes: Maximum size of the finished clips, except those that are being sent.
 
     Attributes:
         folder: The directory. It is deleted when the process exits.
-        processes: Processes that transcode. They are started by the first clip, or before.
+        processes: Processes that transcode. Started with the first clip or earlier.
     """
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
@@ -126,7 +126,7 @@ class Clips:
             raise MediaError(source, result.reason)
 
     def _evict(self) -> None:
-        """Delete the least recently used clips, and files that failures have left."""
+        """Delete the least recently used clips, and files of failed ones."""
         sizes = {path: path.stat().st_size for path in self.folder.iterdir()}
         total = sum(sizes.values())
         for key, clip in list(self._clips.items()):

@@ -102,7 +102,7 @@ class Library:
 
     @property
     def folders(self) -> list[str | Path]:
-        """Directories that messages must not contain."""
+        """Directories that messages must not reveal."""
         known = self.model.folder, self.index.model_folder
         named = [folder for folder in known if folder]
         return [*self.roots, *self.index.roots, self.index.name, Path.cwd(), Path.home(), *named]

@@ -55,7 +55,7 @@ PROFILES = {
     "aac": {"LC", "HE-AAC", "HE-AACv2"},
 }
 PIXEL_FORMATS = {"yuv420p", "yuvj420p"}
-OPEN_LIMIT_S = 1.0  # time limit of opening a file to see its codecs
+OPEN_LIMIT_S = 1.0  # time limit of reading the codecs of a file
 
 Delivery = Literal["media", "clip"]
 
@@ -81,7 +81,7 @@ def delivery(source: str) -> Delivery | None:
 
     Returns:
         "media" if browsers play the file as it is, "clip" if a segment of it is transcoded for them, and None for still
-        images. Shards, URLs that are not of the web, and files that cannot be opened are "clip".
+        images. Shards, URLs other than HTTP, and files that cannot be opened are "clip".
     """
     file, _, size = split_member(source)
     if is_url(file):  # not opened, since a server may be slow; the script of the page falls back to "clip"
@@ -110,7 +110,7 @@ def _delivery(source: str, _: tuple[int, int]) -> Delivery | None:
 
 
 def _has_constant_rate(source: str, head: bytes) -> bool:
-    """Return whether the first frame of an MP3 file tells that all frames have the same bit rate."""
+    """Return whether the first frame of an MP3 file declares a constant bit rate."""
     tag = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)) + 10  # ID3v2.4.0, 3.1
     return b"Info" in read_bytes(source, tag if head[:3] == b"ID3" else 0, 64)
 

@@ -27,7 +27,7 @@ def without_directories(text: str, folders: Iterable[str | Path] = ()) -> str:
 
     Args:
         text: The message.
-        folders: Directories whose names may contain spaces; others are recognized.
+        folders: Directories whose names may contain spaces; others are found by their slashes.
     """
     text = " ".join(text.split())
     for folder in sorted(map(str, folders), key=len, reverse=True):

@@ -31,8 +31,8 @@ STYLE = """
 .note {margin: .2rem 0 .8rem; opacity: .85; overflow-wrap: anywhere}
 .error {opacity: 1; border-left: 4px solid #d33; padding: .3rem .7rem}
 """
-# A click on the thumbnails replaces them by the player. What the browser cannot play is transcoded, and the reason is
-# shown if that fails. The token is removed from the address bar.
+# A click on the thumbnails replaces them by the player. Files that the browser cannot play are transcoded; if that
+# fails, the reason is shown. The token is removed from the address bar.
 SCRIPT = """
 const play = player => player.play().catch(() => {});  // the listener for errors handles them
 document.addEventListener("click", event => {
@@ -44,13 +44,13 @@ document.addEventListener("click", event => {
 const isFile = player => player.matches?.(".result video") && player.src.includes("/media/");
 function transcode(player) { player.src = player.src.replace("/media/", "/clip/").replace("#", "?"); play(player); }
 async function explain(player) {
-  const answer = await fetch(player.src, {headers: {Range: "bytes=0-0"}}).catch(() => null);
-  if (answer?.ok && !player.dataset.retried) { player.dataset.retried = true; player.load(); play(player); return; }
-  let text = answer ? await answer.text() : "The server cannot be reached.";
+  const response = await fetch(player.src, {headers: {Range: "bytes=0-0"}}).catch(() => null);
+  if (response?.ok && !player.dataset.retried) { player.dataset.retried = true; player.load(); play(player); return; }
+  let text = response ? await response.text() : "The server cannot be reached.";
   try { text = JSON.parse(text).detail; } catch {}
   const note = document.createElement("p");
   note.className = "note error";
-  note.textContent = answer?.ok ? "This browser cannot play MP4 files with H.264 and AAC." : text;
+  note.textContent = response?.ok ? "This browser cannot play MP4 files with H.264 and AAC." : text;
   player.replaceWith(note);
 }
 document.addEventListener("error", event => {
@@ -106,7 +106,7 @@ def card(library: Library, hit: Hit, problem: str | None = None, captions: Seque
     if problem or delivery is None:
         top = f'<div class="strip none">{escape(problem or "")}{"" if problem else preview}</div>'
     else:
-        mark = "#" if delivery == "media" else "?"  # a player seeks in the file; a clip is the segment alone
+        mark = "#" if delivery == "media" else "?"  # the player seeks in a file; a clip is only the segment
         source = f"{delivery}/{number}" + (f"{mark}t={hit.start_s:.3f},{hit.end_s:.3f}" if hit.has_span else "")
         top = (
             f'<button class="strip" title="Play">{preview}</button><video controls playsinline hidden preload="none" '

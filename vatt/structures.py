@@ -144,14 +144,14 @@ class ClipFormat:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-NOT_READ = ("unreadable", "crashed")  # kinds of events of files of which nothing was read
+NOT_READ = ("unreadable", "crashed")  # kinds of events of files that were not read
 
 
 class Event(TypedDict):
     """Something that happened to a clip on its way into a batch, for the report of the run."""
 
-    # "unreadable", or "crashed" a process: replaced by another clip; "damaged"; "truncated": words were cut off;
-    # "clipped": audio outside [-1, 1]; "cancelled": channels that cancel in the mono mix
+    # "unreadable", or "crashed" (its decoder crashed): replaced by another clip; "damaged"; "truncated": words were cut
+    # off; "clipped": audio outside [-1, 1]; "cancelled": channels cancel in the mono mix
     kind: str
     id: str
     path: str

@@ -69,7 +69,7 @@ def test_a_fine_tuned_checkpoint_keeps_its_class_names(tmp_path: Path, capsys: p
     assert Classifier.from_pretrained(tmp_path / "model").classes == ["a", "b", "c", "d\u2028x", "e"]
     (tmp_path / "classes.txt").write_text("a\n")
     assert main(["convert", *arguments]) == 2
-    assert "has 1 lines, the model 5 classes" in capsys.readouterr().err
+    assert "has 1 lines, but the model has 5 classes" in capsys.readouterr().err
 
 
 def test_a_model_of_hugging_face_keeps_its_normalization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,8 +88,8 @@ def retrieve(
     Args:
         embeddings: folder made by vatt embed.
         output: JSON file that gets the numbers; a Markdown page is written beside it.
-        protocol: what is compared, by cosine. manifest: the clips of any manifest, one averaged vector each, with all
-            their captions; first-caption: with the first one only. The benchmarks ask for vatt embed --windows 4 and
+        protocol: what is compared, by cosine. manifest: clips of any manifest, by the mean of their windows, with all
+            captions; first-caption: with the first caption only. The benchmarks need vatt embed --windows 4 and
             their own split, and say how many of their clips were there.
     """
     from vatt.evaluation.protocols import evaluate

@@ -100,17 +100,17 @@ def convert(
 
 
 def _read_classes(path: str, count: int) -> list[str]:
-    """Read the names of classes, of which some published lists have one twice.
+    """Read the names of classes. Names may occur twice, as in some published lists.
 
     Raises:
-        InputError: The file does not have as many lines.
+        InputError: The number of lines differs from ``count``.
     """
     from vatt.datasets.labels import clean
     from vatt.io import read_lines
 
     names = [clean(line) for line in read_lines(path)]
     if len(names) != count:
-        raise InputError(f"{path} has {len(names)} lines, the model {count} classes")
+        raise InputError(f"{path} has {len(names)} lines, but the model has {count} classes")
     return names
 
 

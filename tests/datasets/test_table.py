@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,3 +100,31 @@ def test_spawned_workers_share_the_bytes() -> None:
     table = ClipTable(clip(i) for i in range(4)).take([3, 1])
     loader = DataLoader(_Ids(table), batch_size=None, num_workers=1, multiprocessing_context="spawn")
     assert list(loader) == [["clip 3", True], ["clip 1", True]]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_the_table_stays_valid_when_its_tensors_move_to_shared_memory(copy: bool) -> None:
+    """Pickling for a spawned worker frees the memory that tensors had before."""
+    clips = [clip(i) for i in range(500)]
+    table = ClipTable(clips)
+    if copy:
+        table = deepcopy(table)
+    part, heads = table.take([499, 3]), table.heads()
+    first = next(heads)
+    ForkingPickler.dumps(table)
+    overwritten = [torch.full_like(block, 255) for block in table._bytes for _ in range(20)]
+    assert list(part) == [clips[499], clips[3]]
+    assert list(table) == clips
+    assert [first.id, *(head.id for head in heads)] == [c.id for c in clips]
+    address = table._columns[0].buffers()[2].address - table._bytes[0].data_ptr()
+    assert table._bytes[0].is_shared()
+    assert 0 <= address < table._bytes[0].numel()
+    del overwritten
+
+
+def test_the_table_is_read_after_spawned_workers() -> None:
+    clips = [clip(i) for i in range(200)]
+    table = ClipTable(clips)
+    loader = DataLoader(_Ids(table), batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [name for name, _ in loader] == [c.id for c in clips]
+    assert list(table) == clips

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -75,20 +76,34 @@ class ClipTable(Sequence[Clip]):
     def _set(self, columns: Columns, skipped: tuple[Event, ...] = ()) -> None:
         self._rows = torch.arange(len(columns["id"]), device=CPU)
         # One after the other, so that only one column is in memory twice.
-        self._bytes = tuple(_to_bytes(columns.pop(name)) for name in SCHEMA.names)
+        arrays = [_to_bytes(columns.pop(name)) for name in SCHEMA.names]
         self._prefix, self.skipped = "", skipped
-        self._open()
+        self._open([*map(torch.from_numpy, arrays)], arrays)
 
-    def _open(self) -> None:
-        """Make the columns, which refer to the bytes of the tensors."""
-        self._columns = tuple(map(_from_bytes, self._bytes))
+    def _open(self, tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None:
+        """Make the columns, which refer to the bytes of the arrays.
+
+        PyTorch moves the storage of a tensor to shared memory when the tensor is pickled for a worker process, and
+        frees the old storage. So the memory of a tensor that is not shared belongs to an array, which the columns keep.
+        """
+        self._bytes, self._pointers = tuple(tensors), tuple(tensor.data_ptr() for tensor in tensors)
+        self._open_columns = tuple(map(_from_bytes, arrays))
+
+    @property
+    def _columns(self) -> tuple[pa.Array, ...]:
+        """Columns, which are opened again where PyTorch has moved the tensors, so that the old memory is freed."""
+        if self._pointers[-1] != self._bytes[-1].data_ptr() and all(tensor.is_shared() for tensor in self._bytes):
+            self._open(self._bytes, [tensor.numpy() for tensor in self._bytes])
+        return self._open_columns
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_columns"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open_columns", "_pointers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open()
+        arrays = [tensor.numpy() if tensor.is_shared() else tensor.numpy().copy() for tensor in self._bytes]
+        pairs = zip(self._bytes, arrays, strict=True)
+        self._open([tensor if tensor.is_shared() else torch.from_numpy(array) for tensor, array in pairs], arrays)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -195,24 +210,24 @@ def _to_timed(texts: Sequence[TimedText]) -> Timed:
     return [text.text for text in texts], [text.start_s for text in texts], [text.end_s for text in texts]
 
 
-def _to_bytes(column: pa.ChunkedArray) -> Tensor:
-    """Return a column as an Arrow stream in a tensor. A column without values takes no memory, as one of type null."""
+def _to_bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as bytes of an Arrow stream. A column without values takes no memory, as one of type null."""
     is_empty = column.null_count == len(column)
     array = pa.nulls(len(column)) if is_empty else pa.concat_arrays(column.chunks)
     del column
     batch = pa.record_batch([array], names=["column"])
     counter = pa.MockOutputStream()
     _write(counter, batch)
-    tensor = torch.empty(counter.size(), dtype=torch.uint8, device=CPU)
-    _write(pa.FixedSizeBufferWriter(pa.py_buffer(tensor.numpy())), batch)
+    stream = np.empty(counter.size(), np.uint8)
+    _write(pa.FixedSizeBufferWriter(pa.py_buffer(stream)), batch)
     del array, batch
     pa.default_memory_pool().release_unused()
-    return tensor
+    return stream
 
 
-def _from_bytes(tensor: Tensor) -> pa.Array:
-    """Return the column in a tensor of `_to_bytes`, without copying it."""
-    return pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_next_batch().column(0)
+def _from_bytes(stream: np.ndarray) -> pa.Array:
+    """Return the column in the bytes of `_to_bytes`, without copying it."""
+    return pa.ipc.open_stream(pa.py_buffer(stream)).read_next_batch().column(0)
 
 
 def _write(sink: Any, batch: pa.RecordBatch) -> None:

@@ -62,6 +62,21 @@ def test_folds_of_a_column_and_of_columns(write: Any) -> None:
     assert (ids(data.parts[""][0]), ids(data.test_clips)) == (["clip0"], ["clip1", "clip3"])
 
 
+@pytest.mark.parametrize("missing", ["NaN", "nan", "NA", "", " ", None, float("nan")])
+def test_rows_without_a_fold_are_not_used(write: Any, missing: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = write([{"label": "a", "x_fold": fold} for fold in (1, 2.0, "2.0", missing)])
+    data = data_of(manifest, fold=2)
+    data.setup("fit")
+    assert (ids(data.parts[""][0]), ids(data.test_clips)) == (["clip0"], ["clip1", "clip2"])
+    assert "not used: 1 row" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fold", ["inf", 1.5, "one", [1, 2]])
+def test_folds_are_integers(write: Any, fold: Any) -> None:
+    with pytest.raises(ManifestError, match="the fold of 'clip1' is .*, not an integer"):
+        data_of(write([{"label": "a", "x_fold": value} for value in (1, fold)]), fold=1).setup("fit")
+
+
 def test_a_test_needs_no_rows_to_train_on(write: Any, tmp_path: Path) -> None:
     manifest = write([{"label": "b", "split": "test"}])
     with pytest.raises(InputError, match="classes"):

@@ -16,6 +16,7 @@ from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.identity import read_segments
 from vatt.datasets.labels import Classes
 from vatt.datasets.manifest import hold_out, read_manifest
+from vatt.datasets.manifests.values import MISSING
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import report_rows, warn_shared
 from vatt.datasets.splits import SplitRows
@@ -210,10 +211,15 @@ class LabelledDataModule(ClipDataModule):
         if own is not None:
             return own if own in ("train", "test") else None
         fold = clip.extra.get(FOLD)
+        if fold is None or str(fold).strip() in MISSING | {""}:
+            return None
         try:
-            return None if fold in (None, "") else "test" if float(fold) == self.fold else "train"
+            number = float(fold)
+            if not number.is_integer():
+                raise ValueError
         except (TypeError, ValueError):
-            raise ManifestError(f"{self.manifest}: the fold of {clip.id!r} is {fold!r}, not a number") from None
+            raise ManifestError(f"{self.manifest}: the fold of {clip.id!r} is {fold!r}, not an integer") from None
+        return "test" if number == self.fold else "train"
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The validation clips, all views of each."""

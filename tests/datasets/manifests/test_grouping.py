@@ -56,3 +56,10 @@ def test_rows_of_a_clip_are_merged_completely(read: Read) -> None:
 def test_an_id_of_two_clips_is_an_error(read: Read) -> None:
     with pytest.raises(ManifestError, match=r"line 3, column 'id': 'x' is the id of another file.* in line 2"):
         read("clips.csv", "path,id\na.mp4,x\nb.mp4,x\n")
+
+
+def test_missing_values_are_not_merged(read: Read) -> None:
+    content = "path,text,x_year,x_fold,x_none\na.mp4,x,2020,1,\na.mp4,y,,,\na.mp4,z,NA,NaN,\na.mp4,v,2020,2,\n"
+    assert read("clips.csv", content)[0][0].extra == {"x_year": "2020", "x_fold": ["1", "2"], "x_none": None}
+    rows = '{"path": "a.mp4", "x_y": null}\n{"path": "a.mp4", "x_y": 2020.0}\n{"path": "a.mp4", "x_y": "NA"}\n'
+    assert read("clips.jsonl", rows)[0][0].extra == {"x_y": [2020, "NA"]}

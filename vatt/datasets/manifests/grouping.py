@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from vatt.datasets.manifests.paths import are_different_files, are_distinct, identities
 from vatt.datasets.manifests.reading import Report
-from vatt.datasets.manifests.values import NONE, by_time, distinct
+from vatt.datasets.manifests.values import MISSING, NONE, by_time, distinct
 from vatt.datasets.rows import RowIds
 from vatt.datasets.table import STRING, Columns, pack, unpack
 
@@ -24,7 +25,7 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
     A clip is a segment (``start_s``, ``end_s``) of a file (``path`` and ``audio_path``) in one split. Its texts, words
     and labels are those of all its rows, in the order of the rows and without repetitions. It has the first id of its
-    rows. Columns ``x_…`` whose values differ become lists of the values, and ids that differ the list `ROW_IDS`.
+    rows. Columns ``x_…`` whose values differ become lists of the values that are not missing, and ids that differ the list `ROW_IDS`.
 
     Args:
         rows: (N,) rows with the schema of `vatt.datasets.manifests.columns.ROWS`.
@@ -58,8 +59,9 @@ def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
         return rows
     clips = f"{len(firsts):,} clip{'s' * (len(firsts) > 1)}"
     report.notes.append(f"{count:,} rows describe {clips}: rows of one file and segment are one clip")
+    missing = (None, "") if report.has_types else (None, "", *MISSING)
     # Only the rows of clips with several rows are merged one by one.
-    merged = _merged(rows, lists.filter(pc.greater(pc.list_value_length(lists), 1)).to_pylist())
+    merged = _merged(rows, lists.filter(pc.greater(pc.list_value_length(lists), 1)).to_pylist(), missing)
     order = pc.array_sort_indices(firsts)
     firsts = firsts.take(order)
     position = pc.index_in(firsts, pa.array(merged.pop("first"), pa.int64()))
@@ -74,7 +76,7 @@ def _grouped(rows: Columns, keys: pa.Table, report: Report) -> Columns:
     return columns
 
 
-def _merged(rows: Columns, groups: list[list[int]]) -> dict[str, list[Any]]:
+def _merged(rows: Columns, groups: list[list[int]], missing: Container[Any]) -> dict[str, list[Any]]:
     """Merge the rows of each group. Returns the first row of each group, and the merged columns."""
     used = pa.array([row for group in groups for row in group], pa.int64())
     names = ("id", "has_id", "labels", "texts", "timed", "extra")
@@ -95,7 +97,7 @@ def _merged(rows: Columns, groups: list[list[int]]) -> dict[str, list[Any]]:
             [*labels] or None,
             texts,
             timed,
-            _merge_extras(columns["extra"][part], ids),
+            _merge_extras(columns["extra"][part], ids, missing),
         )
         for column, value in zip(results.values(), values, strict=True):
             column.append(value)
@@ -115,15 +117,17 @@ def _merge_texts(texts: list[list[str] | None], timed: list[bytes | None]) -> tu
     return None, pack(distinct(*captions), by_time(distinct(*words)))
 
 
-def _merge_extras(extras: list[str | None], ids: list[str]) -> str | None:
-    """Merge the columns ``x_…`` of several rows."""
+def _merge_extras(extras: list[str | None], ids: list[str], missing: Container[Any]) -> str | None:
+    """Merge the columns ``x_…`` of several rows. Missing values are dropped."""
     distinct = [json.loads(extra) for extra in dict.fromkeys(filter(None, extras))]
     values: dict[str, dict[str, Any]] = {}
     for extra in distinct:
         for name, value in extra.items():
-            values.setdefault(name, {}).setdefault(json.dumps(value, sort_keys=True), value)
+            options = values.setdefault(name, {})
+            if value not in missing:
+                options.setdefault(json.dumps(value, sort_keys=True), value)
     merged = {
-        name: next(iter(options.values())) if len(options) == 1 else [*options.values()]
+        name: next(iter(options.values()), None) if len(options) < 2 else [*options.values()]
         for name, options in values.items()
     }
     if len(ids) > 1:

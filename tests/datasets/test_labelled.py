@@ -73,7 +73,7 @@ def test_rows_without_a_fold_are_not_used(write: Any, missing: Any, capsys: pyte
 
 @pytest.mark.parametrize("fold", ["inf", 1.5, "one", [1, 2]])
 def test_folds_are_integers(write: Any, fold: Any) -> None:
-    with pytest.raises(ManifestError, match="the fold of 'clip1' is .*, not an integer"):
+    with pytest.raises(ManifestError, match=r"the fold of 'clip1' is .*, not an integer"):
         data_of(write([{"label": "a", "x_fold": value} for value in (1, fold)]), fold=1).setup("fit")
 
 

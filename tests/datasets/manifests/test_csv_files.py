@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,63 @@ def test_float_labels_are_integers_if_all_are(read: Read, cells: str, labels: st
     rows = "".join(f"{path}.mp4,{cell}\n" for path, cell in zip("ab", cells.split(), strict=True))
     clips, _ = read("clips.csv", "path,label\n" + rows)
     assert [clip.labels for clip in clips] == [(label,) for label in labels.split()]
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ('path,label\na.mp4,1\nb.mp4,"1,000"\n', "1 1,000"),
+        ('path,label\na.mp4,1\nb.mp4,"2,0"\n', "1 2,0"),
+        ("path;label\na.mp4;1.000\nb.mp4;12.000\n", "1.000 12.000"),
+        ("path;label\na.mp4;1,0\nb.mp4;12,0\n", "1 12"),
+        ("path,label\na.mp4,10.00\nb.mp4,10.0\n", "10.00 10.0"),
+        ("path,label\na.mp4,007.0\nb.mp4,7.0\n", "007.0 7.0"),
+        ("path,label\na.mp4,-1.0\nb.mp4,0.0\n", "-1 0"),
+    ],
+)
+def test_only_floats_of_pandas_become_integers(read: Read, content: str, labels: str) -> None:
+    clips, warnings = read("clips.csv", content)
+    assert [clip.labels for clip in clips] == [(label,) for label in labels.split()]
+    assert not warnings
+
+
+def test_labels_with_and_without_decimals_are_reported(read: Read) -> None:
+    clips, warnings = read("clips.csv", "path,label\na.mp4,7\nb.mp4,7.0\nc.mp4,3.0\n")
+    assert [clip.labels for clip in clips] == [("7",), ("7",), ("3",)]
+    assert warnings == ["1 labels are written with and without decimals (first: '7')"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "path\tstart_s\na.mp4\t1,000\n",
+            "line 2, column 'start_s': the comma of '1,000' may separate",
+        ),
+        (
+            "path;start_s\na.mp4;1.000\nb.mp4;12,5\n",
+            "line 2, column 'start_s': '1.000' has a point, but '12,5'",
+        ),
+        ("path;start_s;end_s\na.mp4;0,5;1.000\n", "line 2, column 'end_s': '1.000' has a point, but '0,5' in line 2"),
+        ("path;start_s\na.mp4;1.5\nb.mp4;2,25\n", "line 2, column 'start_s': '1.5' has a point, but '2,25'"),
+        (
+            'path,start_s\na.mp4,"1,000"\n',
+            "line 2, column 'start_s': the comma of '1,000' may separate",
+        ),
+        ("path;start_s\na.mp4;1.000,5\n", "line 2, column 'start_s': '1.000,5' is not a number of seconds"),
+        ("path,start_s\na.mp4,1_000\n", "line 2, column 'start_s': '1_000' is not a number of seconds"),
+        ("path,start_s\na.mp4,\uff11\n", "line 2, column 'start_s': '\uff11' is not a number of seconds"),
+        ("path;start_s\na.mp4;\u0661,5\n", "line 2, column 'start_s': '\u0661,5' is not a number of seconds"),
+        (f"path,start_s\na.mp4,{'1' * 400}\n", "line 2, column 'start_s': '1111"),
+    ],
+)
+def test_seconds_that_could_be_read_in_two_ways_are_errors(read: Read, content: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        read("clips.csv", content)
+
+
+def test_a_decimal_comma_before_three_digits_is_read_beside_others(read: Read) -> None:
+    clips, _ = read("clips.csv", "path;start_s;end_s\na.mp4;1,250;2,5\nb.mp4;0,125;12,375\n")
+    assert [(clip.start_s, clip.end_s) for clip in clips] == [(1.25, 2.5), (0.125, 12.375)]
+    clips, _ = read("clips.csv", "path;start_s\na.mp4;1.000\n")
+    assert clips[0].start_s == 1.0

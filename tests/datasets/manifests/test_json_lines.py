@@ -15,7 +15,7 @@ from vatt.structures import TimedText
         ('{"path": "a.mp4"}\n{"path": "b.mp4", "txet": "x"}', "line 2, column 'txet': unknown; did you mean 'text'"),
         ('{"path": "a.mp4"}\n{"text": "x"}', "line 2, column 'path': missing"),
         ('[\n{"path": "a.mp4"}\n]', "line 1: the file seems to be one JSON array"),
-        ('{"path": "a.mp4", "x_a": ' + "[" * 99_999 + "]" * 99_999 + "}", "line 1: not JSON"),
+        ('{"path": "a.mp4", "x_a": ' + "[" * 99_999 + "]" * 99_999 + "}", "line 1: lists or objects are nested too"),
         ('{"path": "a.mp4", "text": {"a": 1}}', "line 1, column 'text': must be one text"),
         ('{"path": "a.mp4", "start_s": true}', "line 1, column 'start_s': True is not a number of seconds"),
         ('{"path": ["a.mp4"]}', r"1 bad rows\n  line 1, column 'path': must be one text"),
@@ -59,3 +59,18 @@ def test_words_are_sorted_by_time(read: Read) -> None:
 def test_utf_16_and_u2028(read: Read) -> None:
     clips, _ = read("clips.jsonl", '{"path": "a.mp4", "text": "x\u2028y\u0085z"}\n'.encode("utf-16"))
     assert texts(clips) == {"a.mp4": ["x\u2028y\u0085z"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ('"x_d": ' + "[" * 900 + "]" * 900, "x_d"),
+        ('"x_d": ' + '{"a":' * 100 + "1" + "}" * 100, "x_d"),
+        ('"x_s": "\\ud83d", "x_d": ' + "[" * 950 + "]" * 950, "x_d"),
+        ('"start_s": ' + "1" * 400, "start_s"),
+        ('"labels": ["a"], "end_s": ' + "1" * 400, "end_s"),
+    ],
+)
+def test_deep_values_and_large_numbers_are_errors_of_their_column(read: Read, row: str, column: str) -> None:
+    with pytest.raises(ManifestError, match=f"line 2, column '{column}'"):
+        read("clips.jsonl", '{"path": "a.mp4"}\n{"path": "b.mp4", ' + row + "}\n")

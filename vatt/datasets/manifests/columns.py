@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vatt.datasets.manifests.decimals import count_separators
 from vatt.datasets.manifests.paths import resolve
 from vatt.datasets.manifests.reading import REPLACED, Block, Report, Values
 from vatt.datasets.manifests.values import (
@@ -16,6 +17,7 @@ from vatt.datasets.manifests.values import (
     MISSING,
     NONE,
     REPLACEMENT,
+    TOO_DEEP,
     by_time,
     plain,
     to_seconds,
@@ -28,8 +30,6 @@ from vatt.datasets.table import SCHEMA, STRING, STRINGS, Timed, pack
 
 ROWS = pa.schema([("number", pa.int64()), ("has_id", pa.bool_()), *SCHEMA])
 FORMULA = "a formula of the spreadsheet failed: correct the cell"
-FLOAT_INTEGER = r"^(-?\d+)[.,]0+$"
-INTEGER = r"^-?\d+([.,]0+)?$"
 
 
 def to_rows(block: Block, report: Report) -> pa.RecordBatch:
@@ -42,22 +42,6 @@ def to_rows(block: Block, report: Report) -> pa.RecordBatch:
         report: Report to which errors and counts are added.
     """
     return _Converter(block, report).convert()
-
-
-def integers_as_text(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turn labels such as "0.0" and "10.0" into "0" and "10" if all labels of a text file are such numbers.
-
-    pandas writes integers as floats if a value of the column is missing.
-
-    Args:
-        labels: (N,) lists of labels.
-    """
-    values = labels.combine_chunks().flatten() if labels.num_chunks else pa.array([], STRING)
-    if not len(values) or not pc.all(pc.match_substring_regex(values, INTEGER)).as_py():
-        return labels
-    values = pc.replace_substring_regex(values, FLOAT_INTEGER, r"\1")
-    lists = labels.combine_chunks()
-    return pa.chunked_array([pa.LargeListArray.from_arrays(lists.offsets, values, mask=lists.is_null())], STRINGS)
 
 
 class _Converter:
@@ -107,6 +91,9 @@ class _Converter:
                 results.append(convert(value))
             except BadCell as bad:
                 self.report.add(self.numbers[row], column, bad.reason)
+                results.append(None)
+            except RecursionError:
+                self.report.add(self.numbers[row], column, TOO_DEEP)
                 results.append(None)
         return results
 
@@ -160,10 +147,12 @@ class _Converter:
                 array = None if any(isinstance(value, bool) for value in values) else pa.array(values, pa.float64())
             elif pa.types.is_large_string(values.type):
                 trimmed = pc.utf8_trim_whitespace(values)
+                if self.report.decimal_comma:
+                    count_separators(trimmed, column, self.numbers, self.report)
                 array = pc.if_else(pc.equal(trimmed, ""), None, trimmed).cast(pa.float64())
             elif any(test(values.type) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)):
                 array = values.cast(pa.float64())
-        except (pa.ArrowException, UnicodeError, TypeError):
+        except (pa.ArrowException, UnicodeError, TypeError, OverflowError):
             array = None
         if array is not None:
             array = pc.if_else(pc.is_nan(array), None, array)
@@ -235,6 +224,8 @@ class _Converter:
                     values[name] = plain(value, name)
                 except BadCell as bad:
                     self.report.add(number, name, bad.reason)
+                except RecursionError:
+                    self.report.add(number, name, TOO_DEEP)
             results.append(encode(values) if values else None)
         return pa.array(results, STRING)
 

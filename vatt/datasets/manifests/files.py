@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.manifests.columns import ROWS, integers_as_text, to_rows
+from vatt.datasets.manifests.columns import ROWS, to_rows
 from vatt.datasets.manifests.csv_files import read_csv
+from vatt.datasets.manifests.decimals import check_separators, integers_as_text
 from vatt.datasets.manifests.grouping import group_rows
 from vatt.datasets.manifests.json_lines import read_json_lines
 from vatt.datasets.manifests.parquet_files import read_parquet
@@ -47,7 +48,8 @@ def read_rows(source: str, suffix: str, check_files: bool) -> ClipTable:
     _find_files(rows, check_files, report)
     free()
     if not report.has_types:
-        rows["labels"] = integers_as_text(rows["labels"])
+        rows["labels"] = integers_as_text(rows["labels"], report)
+        check_separators(report)
     report.raise_problems()
     clips = group_rows(rows, report)
     report.raise_problems()

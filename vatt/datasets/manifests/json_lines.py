@@ -16,7 +16,7 @@ from vatt.datasets.manifests.reading import (
     check_columns,
     lines_without_nul,
 )
-from vatt.datasets.manifests.values import has_surrogates, replace_surrogates, shorten, unique_keys
+from vatt.datasets.manifests.values import TOO_DEEP, has_surrogates, replace_surrogates, shorten, unique_keys
 from vatt.datasets.media.source import open_source
 from vatt.datasets.rows import COLUMNS, BadCell
 
@@ -47,7 +47,9 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
                 row = decode(line)
             except BadCell as bad:
                 raise bad_line(source, number, bad.reason) from None
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                raise bad_line(source, number, TOO_DEEP) from None
+            except ValueError as error:
                 hint = ARRAY_HINT if line.strip() == "[" else f"not JSON: {error}"
                 raise bad_line(source, number, hint) from None
             if not isinstance(row, dict):
@@ -70,7 +72,12 @@ def _is_unicode(row: dict[str, Any], number: int, report: Report) -> bool:
         if isinstance(path := row.get(column), str) and has_surrogates(path):
             report.skip(path, f"line {number}: ")
             return False
-    clean = replace_surrogates(row)
+    clean = {}
+    for column, value in row.items():
+        try:
+            clean |= replace_surrogates({column: value})
+        except RecursionError:
+            report.add(number, column, TOO_DEEP)
     if clean != row:
         report.count(REPLACED, number)
         row.clear()

@@ -55,6 +55,7 @@ class Report:
         counts: Number and first example of rows or cells that are reported without being errors, by description.
         notes: Further sentences to report.
         skipped: Rows that are not clips.
+        separators: First line and cell with each kind of decimal separator, by column of seconds.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Report:
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skipped: list[Event] = field(default_factory=list)
+    separators: dict[str, dict[str, tuple[int, str]]] = field(default_factory=dict)
 
     def add(self, number: int, column: str, reason: str, is_missing_file: bool = False) -> None:
         """Add a row that is an error."""

@@ -23,7 +23,11 @@ MISSING = frozenset(
 FORMULA_ERRORS = frozenset(
     "#REF!|#VALUE!|#NAME?|#DIV/0!|#NULL!|#NUM!|#SPILL!|#CALC!|#BUSY!|#FIELD!|#GETTING_DATA".split("|")
 )
-DECIMAL_COMMA = re.compile(r"\d+,\d+")
+TOO_DEEP = "lists or objects are nested too deeply: flatten them"
+MAX_DEPTH = 64  # of nested lists and objects
+DECIMAL_COMMA = re.compile(r"\d+,\d+", re.ASCII)
+MAYBE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -93,15 +97,19 @@ def to_seconds(value: Any, column: str, decimal_comma: bool = False) -> float | 
         return None
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
         if not decimal_comma:
+            if MAYBE_THOUSANDS.fullmatch(value):
+                raise BadCell(
+                    column, f"the comma of {value!r} may separate decimals or thousands: write a decimal point"
+                )
             raise BadCell(column, f"{value!r} has a decimal comma: write {value.replace(',', '.')}")
         value = value.replace(",", ".")
     if isinstance(value, timedelta):
         value = value.total_seconds()
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or (isinstance(value, str) and not NUMBER.fullmatch(value)):
             raise TypeError
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadCell(column, f"{shorten(value)} is not a number of seconds") from None
     if not math.isfinite(seconds) or seconds < 0:
         raise BadCell(column, f"{shorten(value)} is not a time of at least 0 seconds")
@@ -192,14 +200,16 @@ def distinct(*parts: Timed) -> Timed:
     return tuple(map(list, zip(*items, strict=True))) if items else NONE  # type: ignore[return-value]
 
 
-def plain(value: Any, column: str) -> Any:
+def plain(value: Any, column: str, depth: int = 0) -> Any:
     """Convert a value to one that JSON can hold: strings in NFC, floats that are integers as integers, NaN as None.
 
     Dates and times become ISO 8601 strings, durations seconds, and decimals numbers.
 
     Raises:
-        BadCell: Bytes, or an unknown type.
+        BadCell: Bytes, an unknown type, or more than `MAX_DEPTH` nested lists and objects.
     """
+    if depth > MAX_DEPTH:
+        raise BadCell(column, TOO_DEEP)
     if isinstance(value, str):
         return normalize("NFC", value)
     if value is None or isinstance(value, (bool, int)):
@@ -209,15 +219,15 @@ def plain(value: Any, column: str) -> Any:
             return None
         return int(value) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else float(value)
     if isinstance(value, dict):
-        return {plain(str(key), column): plain(item, column) for key, item in value.items()}
+        return {plain(str(key), column): plain(item, column, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, column) for item in value]
+        return [plain(item, column, depth + 1) for item in value]
     if isinstance(value, (datetime, date, time)):
         return value.isoformat() if value == value else None
     if isinstance(value, timedelta):
         return plain(value.total_seconds(), column)
     if hasattr(value, "tolist"):  # scalars and arrays of NumPy
-        return plain(value.tolist(), column)
+        return plain(value.tolist(), column, depth)
     raise BadCell(column, f"{type(value).__name__} cannot be used: convert the column to text or numbers")
 
 

@@ -6,10 +6,12 @@ interruption or on a full disk the previous file is intact, and no partial file 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import time
@@ -261,26 +263,34 @@ def atomic_write(path: str | Path, mode: str = "wb", **options: Any) -> Iterator
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""Read the lines of a UTF-8 text file, with or without a byte order mark.
+    r"""Read the lines of a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
-    Only ``\n`` and ``\r\n`` end a line. `str.splitlines` also splits at characters that may be part of a name, such
-    as U+2028 (line separator) and U+0085 (next line).
+    Only ``\n``, ``\r\n`` and ``\r`` end a line. `str.splitlines` also splits at characters that may be part of a name,
+    such as U+2028 (line separator) and U+0085 (next line).
 
     Args:
         path: File.
 
     Returns:
-        Lines without their ends. An empty line after the last ``\n`` is not included.
+        Lines without their ends. An empty line after the last end is not included.
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: The file is not UTF-8.
+        InputError: The file is in another encoding, or contains NUL characters.
     """
+    content = Path(path).read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error}") from error
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+        if is_utf16:
+            raise InputError(f"{path} is not valid UTF-16: save the file as UTF-8") from error
+        number = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
+        raise InputError(f"{path} is not UTF-8 (line {number}): save the file as UTF-8") from error
+    lines = re.split(r"\r\n|\r|\n", text)
+    if "\0" in text:
+        number = next(number for number, line in enumerate(lines, start=1) if "\0" in line)
+        raise InputError(f"{path} contains NUL characters (line {number}): save the file as UTF-8")
     return lines if lines[-1] else lines[:-1]
 
 

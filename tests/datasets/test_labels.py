@@ -57,7 +57,7 @@ def test_classes_that_differ_only_in_case_or_form_are_reported(tmp_path: Path) -
     [
         (["0", "1", "2"], "1.0", "but '1' is: the labels are integers that were written as floats, as pandas does"),
         (["0.0", "1.0"], "1", "but '1.0' is: the classes are integers that were written as floats"),
-        (["dog", "cat"], "Dog", "but 'dog' is, which differs only in case, whitespace or Unicode form"),
+        (["dog", "cat"], "Dog", "but 'dog' is, which differs only in case, whitespace, Unicode form or zeros"),
         (["1", "2"], "1.5", r"is none of the 2 classes \(the first"),
     ],
 )
@@ -93,3 +93,37 @@ def test_clips_without_a_target_are_named(clips: list[Clip], multi_label: bool, 
     with pytest.raises(InputError, match=message):
         Classes(["a", "b"], multi_label).check(clips)
     Classes(["a", "b"], multi_label=True).check([clip("a", "b"), clip()])
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"dog\rcat\r", ["dog", "cat"]),
+        ("d\u00f6g\r\ncat\r\n".encode("utf-16"), ["d\u00f6g", "cat"]),
+        (b"\xfe\xff" + "d\u00f6g\ncat\n".encode("utf-16-be"), ["d\u00f6g", "cat"]),
+    ],
+)
+def test_class_lists_of_other_programs(tmp_path: Path, content: bytes, names: list[str]) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    assert Classes.read(tmp_path / "names.txt").names == names
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\nd\0g\n", r"contains NUL characters \(line 2\): save the file as UTF-8"),
+        ("cat\nd\u00f6g\n".encode("windows-1252"), r"not UTF-8 \(line 2\): save the file as UTF-8"),
+        ("cat\rd\u00f6g\r".encode("mac-roman"), r"not UTF-8 \(line 2\): save the file as UTF-8"),
+        ("d\u00f6g\n".encode("utf-16")[:-1], "not valid UTF-16: save the file as UTF-8"),
+    ],
+)
+def test_class_lists_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        Classes.read(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("labels", [("1", "1.0"), ("01", "1"), ("1.00", "1.0"), ("-0", "0")])
+def test_integers_in_several_spellings_are_reported(labels: tuple[str, str]) -> None:
+    with pytest.warns(UserWarning, match="almost the same name"):
+        assert len(Classes.of([clip(labels[0]), clip(labels[1])])) == 2

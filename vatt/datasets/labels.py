@@ -55,13 +55,13 @@ class Classes:
 
     @classmethod
     def read(cls, path: str | Path, multi_label: bool = False) -> Classes:
-        """A UTF-8 text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
+        """A text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
 
-        Warns about names that differ only in case, whitespace or Unicode form.
+        Warns about names that differ only in case, whitespace, Unicode form or zeros of integers (1, 01, 1.0).
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is not UTF-8, or as for the constructor.
+            InputError: see `vatt.io.read_lines` and the constructor.
         """
         names = [line for line in read_lines(path) if line.strip()]
         try:
@@ -129,7 +129,7 @@ class Classes:
                 "integers in the list of classes"
             )
         if similar is not None:
-            return f"{reason}, but {similar!r} is, which differs only in case, whitespace or Unicode form"
+            return f"{reason}, but {similar!r} is, which differs only in case, whitespace, Unicode form or zeros"
         return reason
 
     def target(self, clip: Clip) -> Tensor:
@@ -145,4 +145,7 @@ def clean(label: str) -> str:
 
 
 def _folded(name: str) -> str:
+    """Return a key that names with almost the same spelling share, such as "1", "1.0" and "01"."""
+    if number := _INTEGER.fullmatch(name.strip()):
+        return str(int(number[1]))
     return " ".join(normalize("NFKC", name).casefold().split())

@@ -79,12 +79,12 @@ def test_names_that_fit_several_files_are_counted(prepare: Prepare, touch: Touch
     assert "Names that fit several files: 1 ('archery/-aaaaaaaaaa_000001_000011' took a/" in done.out
 
 
-def test_what_cannot_be_written_is_an_error(prepare: Prepare, touch: Touch, save: Save, output: Path) -> None:
-    done = prepare("something_something_v2", save("test.json", r'[{"id": "7", "label": "x\ud83d"}]'), touch("7.mp4"))
-    assert done.status == 2
-    assert "error: row '7': " in done.err
-    assert "cannot be written as UTF-8" in done.err
-    assert list(output.parent.iterdir()) == []
+def test_lone_surrogates_are_replaced_and_reported_once(prepare: Prepare, touch: Touch, save: Save) -> None:
+    rows = r'[{"id": "7", "label": "x\ud83d"}, {"id": "8", "label": "\udc00"}, {"id": "9", "label": "\ud83d\ude00"}]'
+    done = prepare("something_something_v2", save("test.json", rows), touch("7.mp4", "8.mp4", "9.mp4"))
+    assert done.status == 0, done.err
+    assert [clip.texts[0].text for clip in done.clips] == ["x\ufffd", "\ufffd", "\U0001f600"]
+    assert "Rows with U+FFFD in place of invalid Unicode: 2 (first: 7)." in done.out
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from vatt.datasets.annotations.finding import Files
 from vatt.datasets.manifest import write_manifest
+from vatt.datasets.manifests.values import replace_surrogates
 from vatt.datasets.rows import segment_id
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_write
-from vatt.structures import Clip
+from vatt.structures import Clip, TimedText
 
 
 class Notes:
@@ -99,7 +100,7 @@ def _find_all(rows: Iterable[Wanted], media: Files, tally: _Tally, notes: Notes)
     seen: dict[str, int] = {}
     taken: set[int] = set()
     for row in rows:
-        clip = row.clip
+        clip = _without_surrogates(row.clip, notes)
         content = hash((clip.start_s, clip.end_s, clip.texts, clip.labels, clip.split))
         if clip.id in seen:
             same = seen[clip.id] == content
@@ -124,6 +125,20 @@ def _find_all(rows: Iterable[Wanted], media: Files, tally: _Tally, notes: Notes)
         tally.splits[clip.split or "none"] += 1
         tally.labels.update(clip.labels)
         yield clip
+
+
+def _without_surrogates(clip: Clip, notes: Notes) -> Clip:
+    """Return a clip with U+FFFD in place of lone surrogates, which UTF-8 cannot encode, except in paths."""
+
+    def clean(texts: tuple[TimedText, ...]) -> tuple[TimedText, ...]:
+        return tuple(replace(text, text=replace_surrogates(text.text)) for text in texts)
+
+    values = {name: replace_surrogates(getattr(clip, name)) for name in ("id", "split", "extra")}
+    labels = tuple(map(replace_surrogates, clip.labels))
+    result = replace(clip, texts=clean(clip.texts), words=clean(clip.words), labels=labels, **values)
+    if result != clip:
+        notes.add("Rows with U+FFFD in place of invalid Unicode", result.id)
+    return result
 
 
 def _nothing(media: Files, tally: _Tally) -> str:

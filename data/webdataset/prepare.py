@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import tarfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -20,15 +21,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from vatt.datasets.annotations.finding import SOUND_SUFFIXES, Files
 from vatt.datasets.annotations.writing import Notes, Wanted, run, write
 from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.manifests.values import unique_keys
 from vatt.datasets.media.source import member
+from vatt.datasets.rows import BadCell
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
 
 KINDS = {"video": MEDIA_SUFFIXES - SOUND_SUFFIXES, "picture": PICTURE_SUFFIXES, "sound": SOUND_SUFFIXES}
+ALL_MEDIA = frozenset().union(*KINDS.values())
 TEXT_SUFFIXES = (".txt", ".json")
 KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as the library has it
 
@@ -52,13 +57,16 @@ def members(path: Path, notes: Notes) -> Iterator[tuple[str, str, tuple[int, int
         with tarfile.open(path, "r:") as tar:
             size = path.stat().st_size
             for info in tar:
-                named = KEY.fullmatch(info.name)
+                named = KEY.fullmatch(normalize("NFC", posixpath.normpath(info.name)))
                 if not info.isreg() or named is None:
                     continue
                 if info.offset_data + info.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 suffix = f".{named[2].lower()}"
-                content = tar.extractfile(info).read() if suffix in TEXT_SUFFIXES else b""
+                if not info.size and Path(f"x{suffix}").suffix in ALL_MEDIA:
+                    notes.add("Media files without content, left out", f"{path}, {info.name}")
+                    continue
+                content = tar.extractfile(info).read() if suffix.endswith(TEXT_SUFFIXES) else b""
                 yield named[1], suffix, (info.offset_data, info.size), content
     except tarfile.ReadError as error:
         with path.open("rb") as file:
@@ -83,7 +91,7 @@ def samples(path: Path, notes: Notes) -> Iterator[Sample]:
         sample = result.setdefault((key, number), Sample(key if number == 1 else f"{key}#{number}"))
         if number > 1:
             notes.add("Members whose name occurs again in their tar, read as further samples", f"{path}, {key}{suffix}")
-        if suffix in TEXT_SUFFIXES:
+        if suffix.endswith(TEXT_SUFFIXES):
             sample.texts[suffix] = content
         for kind, suffixes in KINDS.items():
             if Path(f"x{suffix}").suffix in suffixes:
@@ -92,12 +100,23 @@ def samples(path: Path, notes: Notes) -> Iterator[Sample]:
 
 
 def caption_of(sample: Sample, names: Sequence[str], where: str, notes: Notes) -> str:
-    """The text beside a clip; empty if there is none."""
+    """Return the caption of a sample; empty if there is none.
+
+    Raises:
+        InputError: An object in the JSON has a key twice.
+    """
+    # KEY.txt comes before KEY.en.txt, and both before JSON.
+    suffixes = sorted(sample.texts, key=lambda suffix: (suffix.endswith(".json"), suffix.count("."), suffix))
+    if not suffixes:
+        return ""
+    content = sample.texts[suffixes[0]]
     try:
-        if ".txt" in sample.texts:
-            return sample.texts[".txt"].decode("utf-8-sig").strip()
-        described = json.loads(sample.texts.get(".json", b"{}"))
-    except ValueError:
+        if suffixes[0].endswith(".txt"):
+            return content.decode("utf-8-sig").strip()
+        described = json.loads(content, object_pairs_hook=unique_keys)
+    except BadCell as error:
+        raise InputError(f"{where}{suffixes[0]}: {error}; keep one of them") from None
+    except (ValueError, RecursionError):
         notes.add("Captions that are not UTF-8 or not JSON", where)
         return ""
     found = (described.get(name) for name in names) if isinstance(described, dict) else ()

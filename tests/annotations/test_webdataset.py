@@ -179,3 +179,44 @@ def test_members_are_paired_by_key_in_any_order(prepare: Prepare, tmp_path: Path
     }
     assert "Members whose name occurs again in their tar, read as further samples: 2 (first: " in done.out
     assert "without" not in done.out
+
+
+def test_names_pair_up_to_the_first_dot_in_every_spelling(prepare: Prepare, tmp_path: Path) -> None:
+    members = [
+        ("a.b.mp4", b"1"),
+        ("a.b.txt", b"dotted"),
+        ("./k4.mp4", b"1"),
+        ("k4.txt", b"relative"),
+        ("e\u0301.mp4", b"1"),
+        ("\u00e9.txt", b"composed"),
+        ("c.d/x.mp4", b"1"),
+        ("c.d/x.seg.json", b'{"caption": "nested"}'),
+        ("y.mp4", b"1"),
+        ("y.en.txt", b"second"),
+        ("y.txt", b"first"),
+    ]
+    done = prepare("webdataset", write_tar(tmp_path / "t" / "0.tar", members))
+    captions = {clip.id: clip.texts[0].text for clip in done.clips if clip.texts}
+    assert captions == {
+        "0/a": "dotted",
+        "0/k4": "relative",
+        "0/\u00e9": "composed",
+        "0/c.d/x": "nested",
+        "0/y": "first",
+    }
+    assert len(done.clips) == 5
+
+
+def test_empty_media_are_left_out(prepare: Prepare, tmp_path: Path) -> None:
+    members = [("a.mp4", b""), ("a.txt", b"gone"), ("b.mp4", b"1"), ("b.wav", b""), ("b.txt", b"")]
+    done = prepare("webdataset", write_tar(tmp_path / "t" / "0.tar", members))
+    assert [(clip.id, clip.audio_path) for clip in done.clips] == [("0/b", None)]
+    assert "Media files without content, left out: 2 " in done.out
+    assert "Samples without media: 1 (first: 0/a)." in done.out
+
+
+def test_a_key_that_occurs_twice_is_an_error(prepare: Prepare, tmp_path: Path) -> None:
+    members = [("a.mp4", b"1"), ("a.json", b'{"caption": "x", "caption": "y"}')]
+    done = prepare("webdataset", write_tar(tmp_path / "t" / "0.tar", members))
+    assert done.status == 2
+    assert "0/a.json: the key 'caption' occurs twice in one object" in done.err

@@ -17,7 +17,7 @@ from operator import not_
 from pathlib import Path
 
 from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES, describe, fixed_part, is_listed, list_media
-from vatt.datasets.manifests.files import from_media, read_rows
+from vatt.datasets.manifests.files import READERS, from_media, read_rows
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.rows import to_row
 from vatt.datasets.splits import match_split
@@ -133,5 +133,11 @@ def _from_listing(source: str) -> list[Clip]:
         root, kind = fixed_part(source), "no media file matches {}"
     if not listing.media:
         skipped = f"; skipped: {describe(listing.counts.items())}" if listing.skipped else ""
+        tables = [suffix for suffix in listing.others if suffix in READERS]
+        if root.is_dir() and tables:
+            raise ManifestError(
+                f"{source} is a folder with {tables[0]} files and no media file. Give one of the files, or write them "
+                "as one file: in Spark with toPandas(), in Dask with compute()"
+            )
         raise ManifestError(f"{kind.format(source)} (found {describe(listing.others.items())}{skipped})")
     return [Clip(id=path.relative_to(root).as_posix(), path=str(path)) for path in listing.media]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 from pathlib import Path
 
@@ -46,7 +49,6 @@ def test_invalid_files_are_errors_that_name_the_line(read: Read, content: str | 
     [
         "path,text\na.mp4,é x\nb.mp4,two",
         "path;text\r\na.mp4;é x\r\nb.mp4;two\r\n",
-        "path\ttext\ra.mp4\té x\rb.mp4\ttwo\r",
         "path|text\na.mp4|é x\nb.mp4|two\n",
         "sep=;\r\npath;text\r\na.mp4;é x\r\nb.mp4;two\r\n",
         "path,text,,\na.mp4,é x,,\nb.mp4,two\n,,,\n\n , \n",
@@ -66,6 +68,12 @@ def test_separators_line_ends_and_encodings(read: Read, content: str, encoding: 
     assert texts(clips) == {"a.mp4": ["é x"], "b.mp4": ["two"]}
     assert any("is read as Windows-1252 (first: line" in line for line in warnings) == (encoding == "windows-1252")
     assert any("ignored as the row index of pandas" in line for line in warnings) == ("0,a.mp4" in content)
+
+
+def test_carriage_returns_end_lines(read: Read) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        clips, _ = read("clips.tsv", "path\ttext\ra.mp4\té x\rb.mp4\ttwo\r".encode(encoding))
+        assert texts(clips) == {"a.mp4": ["é x"], "b.mp4": ["two"]}
 
 
 def test_only_line_feeds_and_carriage_returns_end_lines(read: Read) -> None:
@@ -166,3 +174,66 @@ def test_a_decimal_comma_before_three_digits_is_read_beside_others(read: Read) -
     assert [(clip.start_s, clip.end_s) for clip in clips] == [(1.25, 2.5), (0.125, 12.375)]
     clips, _ = read("clips.csv", "path;start_s\na.mp4;1.000\n")
     assert clips[0].start_s == 1.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,text\n0.tar#0+10,"open\n0.tar#10+10,closed"\n',
+        'path,text\nhttps://h/v?id=1,"open\nhttps://h/v?id=2,closed"\n',
+        'path,text\na.mp4,"open\nb.webm,closed"\n',
+        'path,text\na.mp4,"open\nmy b.JPG,one, two"\n',
+        'path,text\na.mp4,"open\nnoext,cat"\n',
+        'path,text\nnoext1,"open\nnoext2,cat"\n',
+        'path,label,text\na.mp4,dog,"open\nb,cat,x"\n',
+        'path\ttext\ns3://b/1\t"open\ns3://b/2\tclosed"\n',
+    ],
+)
+def test_a_quote_that_swallows_rows_is_an_error(read: Read, content: str) -> None:
+    with pytest.raises(ManifestError, match="line 2: a quote is closed too late, in another row"):
+        read("clips.csv", content)
+
+
+def test_captions_of_several_lines_are_read(read: Read) -> None:
+    caption = "say hi\nto all, again\nyes, e.g. this, see https://example.org, or a.mp4, x\n\n2.5, 3.0"
+    clips, _ = read("clips.csv", f'path,text\na.mp4,"{caption}"\nb.mp4,x\n')
+    assert texts(clips) == {"a.mp4": [caption], "b.mp4": ["x"]}
+
+
+def test_lone_surrogates_of_utf_16_are_replaced(read: Read) -> None:
+    lines = ["path,text\na.mp4,x", "\nb.mp4,y\n"]
+    clips, warnings = read("clips.csv", b"\xff\xfe" + b"\x3d\xd8".join(line.encode("utf-16-le") for line in lines))
+    assert texts(clips) == {"a.mp4": ["x\ufffd"], "b.mp4": ["y"]}
+    assert warnings == ["1 rows have U+FFFD in place of invalid Unicode (half of a surrogate pair) (first: line 2)"]
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl", "clips.csv.gz", "clips.tsv"])
+@pytest.mark.parametrize(
+    ("start", "cause"),
+    [
+        (gzip.compress(b"path\n"), "compressed with gzip: decompress it"),
+        (b"PK\x03\x04\x14\0\x06\0", "a ZIP archive or a spreadsheet"),
+        (bz2.compress(b"path\n"), "compressed with bzip2: decompress it"),
+        (lzma.compress(b"path\n"), "compressed with xz: decompress it"),
+        (b"PAR1", "a Parquet file: rename it"),
+    ],
+)
+def test_other_formats_are_named(read: Read, name: str, start: bytes, cause: str) -> None:
+    with pytest.raises(ManifestError, match=f"{name}: the file is {cause}"):
+        read(name, start)
+
+
+def test_mac_roman_is_named(read: Read) -> None:
+    with pytest.raises(ManifestError, match="probably Mac Roman: save the file as UTF-8"):
+        read("clips.csv", "path,text\ra.mp4,caf\u00e9 noir\r".encode("mac-roman"))
+    clips, _ = read("clips.csv", 'path,text\na.mp4,"caf\u00e9\rnoir"\n'.encode("windows-1252"))
+    assert texts(clips) == {"a.mp4": ["caf\u00e9\rnoir"]}
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.parquet"])
+def test_folders_of_part_files_are_named(read: Read, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / f"part-0{Path(name).suffix}").write_bytes(b"path\na.mp4\n")
+    (tmp_path / name / "_SUCCESS").touch()
+    with pytest.raises(ManifestError, match=f"is a folder with {Path(name).suffix} files .* write them as one file"):
+        read(name)

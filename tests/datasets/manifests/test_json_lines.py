@@ -74,3 +74,10 @@ def test_utf_16_and_u2028(read: Read) -> None:
 def test_deep_values_and_large_numbers_are_errors_of_their_column(read: Read, row: str, column: str) -> None:
     with pytest.raises(ManifestError, match=f"line 2, column '{column}'"):
         read("clips.jsonl", '{"path": "a.mp4"}\n{"path": "b.mp4", ' + row + "}\n")
+
+
+def test_lone_surrogates_of_utf_16_are_replaced(read: Read) -> None:
+    line = '{"path": "a.mp4", "text": "x\ud83d"}\n'
+    clips, warnings = read("clips.jsonl", b"\xff\xfe" + line.encode("utf-16-le", "surrogatepass"))
+    assert texts(clips) == {"a.mp4": ["x\ufffd"]}
+    assert len(warnings) == 1

@@ -11,13 +11,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.manifests.reading import BLOCK_ROWS, Block, Report, bad_line, check_columns, lines_without_nul
+from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.manifests.reading import (
+    BLOCK_ROWS,
+    REPLACED,
+    Block,
+    Report,
+    bad_line,
+    check_columns,
+    error_handler,
+    lines_without_nul,
+)
+from vatt.datasets.manifests.values import has_surrogates, replace_surrogates
 from vatt.datasets.media.source import open_source
 from vatt.errors import ManifestError
 
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel reads and writes it
 UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # of pandas; spreadsheets leave the name empty
+PATH = re.compile(r"\w+://|[^#]+#\d+\+\d+$")  # a URL, or a clip in a shard
 MAX_CELL = 2**24  # a cell may hold the timed words of an hour
 
 
@@ -38,8 +50,8 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
     """
     csv.field_size_limit(MAX_CELL)
     report.has_types = False
-    with open_source(source, "rt", newline="", encoding=encoding) as file:
-        lines = lines_without_nul(file, source)
+    with open_source(source, "rt", newline="", encoding=encoding, errors=error_handler(encoding)) as file:
+        lines = _valid_lines(lines_without_nul(file, source), report)
         header_line, first = 1, next(lines, "")
         while first and not first.strip():
             header_line, first = header_line + 1, next(lines, "")
@@ -54,6 +66,15 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
         if not any(map(str.strip, header)):
             raise ManifestError(f"{source}: the file is empty; the first line must name the columns")
         yield from _blocks(_Header([name.strip() for name in header], source, header_line, delimiter), records, report)
+
+
+def _valid_lines(lines: Iterator[str], report: Report) -> Iterator[str]:
+    """Yield lines with U+FFFD in place of lone surrogates."""
+    for number, line in enumerate(lines, start=1):
+        if has_surrogates(line):
+            report.count(REPLACED, number)
+            line = replace_surrogates(line)
+        yield line
 
 
 def _separator(header: str) -> str:
@@ -111,16 +132,30 @@ class _Header:
 
     def check_lines(self, number: int, row: list[str]) -> None:
         """Check a row of several lines: a quote that is closed some lines too late leaves whole rows in a cell."""
-        suffix = Path(row[self.path]).suffix.lower()
         for line in chain(*(re.split(r"\r\n|\r|\n", cell)[1:] for cell in row)):
-            cells = line.split(self.delimiter)
-            path = cells[self.path].strip(' "') if len(cells) > max(1, self.path) else ""
-            if suffix and Path(path).suffix.lower() == suffix:
+            if self._is_row(line, Path(row[self.path]).suffix.lower()):
                 raise bad_line(
                     self.source,
                     number,
                     f"a quote is closed too late, in another row: {line[:60]!r}. Close the quote on its own line",
                 )
+
+    def _is_row(self, line: str, suffix: str) -> bool:
+        """Return whether a line in a cell looks like the beginning of a row.
+
+        Args:
+            line: Line of the cell.
+            suffix: Suffix of the path of the row.
+        """
+        cells = line.split(self.delimiter)
+        if len(cells) <= max(1, self.path):
+            return False
+        path = cells[self.path].strip(' "')
+        if Path(path).suffix.lower() in MEDIA_SUFFIXES | PICTURE_SUFFIXES | {suffix} - {""} or PATH.match(path):
+            return True
+        # Text has white space, in particular after a comma; cells seldom begin with it.
+        is_text = re.search(r"\s", path) or any(cell[:1].isspace() for cell in cells)
+        return len(cells) == len(self.names) and not is_text
 
     def check_unnamed(self, column: int, cells: pa.Array, numbers: list[int], report: Report) -> None:
         """Check a column without a name: it must be empty, or an index that pandas wrote."""

@@ -14,8 +14,9 @@ from vatt.datasets.manifests.grouping import group_rows
 from vatt.datasets.manifests.json_lines import read_json_lines
 from vatt.datasets.manifests.parquet_files import read_parquet
 from vatt.datasets.manifests.paths import find_missing, other_spellings
-from vatt.datasets.manifests.reading import Block, Report, encoding_if_not_utf8, encoding_of
+from vatt.datasets.manifests.reading import Block, Report, check_not_binary, encoding_if_not_utf8, encoding_of
 from vatt.datasets.manifests.values import has_surrogates
+from vatt.datasets.media.remote import is_url
 from vatt.datasets.table import STRING, ClipTable, Columns
 from vatt.errors import ManifestError
 from vatt.structures import Clip
@@ -34,6 +35,8 @@ def read_rows(source: str, suffix: str, check_files: bool) -> ClipTable:
     Raises:
         ManifestError: See `vatt.datasets.manifest.read_manifest`.
     """
+    if not is_url(source) and suffix not in (".parquet", ".pq"):
+        check_not_binary(source)
     if suffix not in READERS:
         hint = ": save the sheet as CSV UTF-8" if suffix in (".xlsx", ".xls", ".ods") else ""
         raise ManifestError(

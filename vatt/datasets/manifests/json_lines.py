@@ -14,6 +14,7 @@ from vatt.datasets.manifests.reading import (
     Report,
     bad_line,
     check_columns,
+    error_handler,
     lines_without_nul,
 )
 from vatt.datasets.manifests.values import TOO_DEEP, has_surrogates, replace_surrogates, shorten, unique_keys
@@ -39,7 +40,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
     decode = json.JSONDecoder(object_pairs_hook=unique_keys).decode
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
-    with open_source(source, "rt", encoding=encoding) as file:
+    with open_source(source, "rt", encoding=encoding, errors=error_handler(encoding)) as file:
         for number, line in enumerate(lines_without_nul(file, source), start=1):
             if not line.strip():
                 continue
@@ -55,7 +56,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
             if not isinstance(row, dict):
                 hint = ARRAY_HINT if isinstance(row, list) else f"must be an object {{…}}, not {shorten(row)}"
                 raise bad_line(source, number, hint)
-            if SURROGATE.search(line) and not _is_unicode(row, number, report):
+            if (SURROGATE.search(line) or has_surrogates(line)) and not _is_unicode(row, number, report):
                 continue
             numbers.append(number)
             rows.append(row)

@@ -19,6 +19,18 @@ from vatt.structures import Event
 BLOCK_ROWS = 4096
 SHOWN = 5  # problems that one error message lists
 BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+SAVE = "save the file as UTF-8"
+BINARY = {
+    b"\x1f\x8b": "compressed with gzip: decompress it",
+    b"BZh": "compressed with bzip2: decompress it",
+    b"\xfd7zXZ": "compressed with xz: decompress it",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard: decompress it",
+    b"7z\xbc\xaf": "a 7z archive: extract it",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx, .ods): extract it, or save the sheet as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel spreadsheet (.xls): save the sheet as CSV UTF-8",
+    b"PAR1": "a Parquet file: rename it to .parquet",
+    b"SQLite f": "an SQLite database: export the table as CSV",
+}
 NOT_UNICODE = "its path is not valid Unicode: rename the file"
 SKIPPED = "files are skipped because their paths are not valid Unicode; rename them"
 REPLACED = "rows have U+FFFD in place of invalid Unicode (half of a surrogate pair)"
@@ -159,6 +171,24 @@ def encoding_of(source: str) -> str:
     return next((name for bom, name in BOMS.items() if start.startswith(bom)), "utf-8-sig")
 
 
+def check_not_binary(source: str) -> None:
+    """Check that a file does not begin like one of the formats `BINARY`.
+
+    Raises:
+        ManifestError: It does; the message names the format.
+    """
+    with open_source(source, "rb") as file:
+        start = file.read(8)
+    for magic, reason in BINARY.items():
+        if start.startswith(magic):
+            raise ManifestError(f"{source}: the file is {reason}")
+
+
+def error_handler(encoding: str) -> str:
+    """Return the error handler of an encoding. In UTF-16 and UTF-32, lone surrogates are read, to be replaced."""
+    return "surrogatepass" if encoding in BOMS.values() else "strict"
+
+
 def encoding_if_not_utf8(source: str) -> str:
     """Return Windows-1252 for a text file in it.
 
@@ -171,6 +201,8 @@ def encoding_if_not_utf8(source: str) -> str:
         for number, line in enumerate(file, start=1):
             if b"\0" in line:
                 raise bad_line(source, number, NUL)
+            if number == 1 and b"\r" in line and not line.endswith(b"\n"):
+                raise ManifestError(f"{source}: not UTF-8, with line ends of old Macs, so probably Mac Roman: {SAVE}")
             if line.isascii():
                 continue
             try:
@@ -182,7 +214,7 @@ def encoding_if_not_utf8(source: str) -> str:
             try:
                 text = line.decode("windows-1252")
             except UnicodeDecodeError:
-                raise bad_line(source, number, "neither UTF-8 nor Windows-1252: save the file as UTF-8") from None
+                raise bad_line(source, number, f"neither UTF-8 nor Windows-1252: {SAVE}") from None
             high += sum(not letter.isascii() for letter in text)
             adjacent += sum(not a.isascii() and not b.isascii() for a, b in pairwise(text))
             if not first:
@@ -192,7 +224,7 @@ def encoding_if_not_utf8(source: str) -> str:
     if utf8_line:
         raise bad_line(source, first, f"not UTF-8, but line {utf8_line} is: save the whole file as UTF-8")
     if 3 * adjacent > high:  # accented letters are rarely adjacent, unlike the bytes of other alphabets
-        raise bad_line(source, first, "not UTF-8, and it does not look like Windows-1252: save the file as UTF-8")
+        raise bad_line(source, first, f"not UTF-8, and it does not look like Windows-1252: {SAVE}")
     warn(f"{source}: the file is not UTF-8 and is read as Windows-1252 (first: line {first}: {example!r})")
     return "windows-1252"
 

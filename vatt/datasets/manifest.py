@@ -133,8 +133,8 @@ def _from_listing(source: str) -> list[Clip]:
         root, kind = fixed_part(source), "no media file matches {}"
     if not listing.media:
         skipped = f"; skipped: {describe(listing.counts.items())}" if listing.skipped else ""
-        tables = [suffix for suffix in listing.others if suffix in READERS]
-        if root.is_dir() and tables:
+        tables = [suffix for suffix in (*listing.others, root.suffix.lower()) if suffix in READERS]
+        if root.is_dir() and listing.others and tables:
             raise ManifestError(
                 f"{source} is a folder with {tables[0]} files and no media file. Give one of the files, or write them "
                 "as one file: in Spark with toPandas(), in Dask with compute()"

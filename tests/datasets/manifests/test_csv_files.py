@@ -195,9 +195,17 @@ def test_a_quote_that_swallows_rows_is_an_error(read: Read, content: str) -> Non
 
 
 def test_captions_of_several_lines_are_read(read: Read) -> None:
-    caption = "say hi\nto all, again\nyes, e.g. this, see https://example.org, or a.mp4, x\n\n2.5, 3.0"
+    caption = "say hi,\nroses,\nto all, again\nyes, e.g. this, see https://example.org, or a.mp4, x\n\n2.5, 3.0"
     clips, _ = read("clips.csv", f'path,text\na.mp4,"{caption}"\nb.mp4,x\n')
     assert texts(clips) == {"a.mp4": [caption], "b.mp4": ["x"]}
+
+
+def test_json_of_several_lines_is_read(read: Read) -> None:
+    words = '[\n{""word"":""a"",""start"":1,\n""end"":2},\n{""word"":""b"",""start"":2,""end"":3}\n]'
+    clips, _ = read("clips.csv", f'path,words\na.mp4,"{words}"\nb.mp4,"[\n{{""word"":""c"",""start"":1,""end"":2}}]"\n')
+    assert [[word.text for word in clip.words] for clip in clips] == [["a", "b"], ["c"]]
+    clips, _ = read("clips.csv", 'path,texts\na.mp4,"[\n""x"",\n""y"",""z""\n]"\n')
+    assert texts(clips) == {"a.mp4": ["x", "y", "z"]}
 
 
 def test_lone_surrogates_of_utf_16_are_replaced(read: Read) -> None:
@@ -230,10 +238,11 @@ def test_mac_roman_is_named(read: Read) -> None:
     assert texts(clips) == {"a.mp4": ["caf\u00e9\rnoir"]}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".csv.gz", ""])
 @pytest.mark.parametrize("name", ["clips.csv", "clips.parquet"])
-def test_folders_of_part_files_are_named(read: Read, tmp_path: Path, name: str) -> None:
+def test_folders_of_part_files_are_named(read: Read, tmp_path: Path, name: str, suffix: str) -> None:
     (tmp_path / name).mkdir()
-    (tmp_path / name / f"part-0{Path(name).suffix}").write_bytes(b"path\na.mp4\n")
+    (tmp_path / name / f"part-0{suffix}").write_bytes(b"path\na.mp4\n")
     (tmp_path / name / "_SUCCESS").touch()
-    with pytest.raises(ManifestError, match=f"is a folder with {Path(name).suffix} files .* write them as one file"):
+    with pytest.raises(ManifestError, match=r"is a folder with \.\w+ files .* write them as one file"):
         read(name)

@@ -153,9 +153,9 @@ class _Header:
         path = cells[self.path].strip(' "')
         if Path(path).suffix.lower() in MEDIA_SUFFIXES | PICTURE_SUFFIXES | {suffix} - {""} or PATH.match(path):
             return True
-        # Text has white space, in particular after a comma; cells seldom begin with it.
-        is_text = re.search(r"\s", path) or any(cell[:1].isspace() for cell in cells)
-        return len(cells) == len(self.names) and not is_text
+        # Text has white space, in particular after a comma, and may end with one; JSON has brackets and quotes.
+        is_text = re.search(r'[\s\[\]{}"]', cells[self.path]) or any(cell[:1].isspace() for cell in cells)
+        return len(cells) == len(self.names) and all(cells) and not is_text
 
     def check_unnamed(self, column: int, cells: pa.Array, numbers: list[int], report: Report) -> None:
         """Check a column without a name: it must be empty, or an index that pandas wrote."""

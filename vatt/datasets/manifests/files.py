@@ -35,9 +35,9 @@ def read_rows(source: str, suffix: str, check_files: bool) -> ClipTable:
     Raises:
         ManifestError: See `vatt.datasets.manifest.read_manifest`.
     """
-    if not is_url(source) and suffix not in (".parquet", ".pq"):
-        check_not_binary(source)
     if suffix not in READERS:
+        if not is_url(source):
+            check_not_binary(source)
         hint = ": save the sheet as CSV UTF-8" if suffix in (".xlsx", ".xls", ".ods") else ""
         raise ManifestError(
             f"{source}: a manifest ends in .csv, .tsv, .jsonl or .parquet, or is a folder of media{hint}"

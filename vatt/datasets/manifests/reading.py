@@ -165,23 +165,27 @@ def check_columns(names: Iterator[str] | list[str], source: str, place: str) -> 
 
 
 def encoding_of(source: str) -> str:
-    """Return the encoding that the first bytes of a text file declare, else UTF-8."""
-    with open_source(source, "rb") as file:
-        start = file.read(4)
+    """Return the encoding that the first bytes of a text file declare, else UTF-8.
+
+    Raises:
+        ManifestError: See `check_not_binary`.
+    """
+    start = check_not_binary(source)
     return next((name for bom, name in BOMS.items() if start.startswith(bom)), "utf-8-sig")
 
 
-def check_not_binary(source: str) -> None:
-    """Check that a file does not begin like one of the formats `BINARY`.
+def check_not_binary(source: str) -> bytes:
+    """Return the first bytes of a file, which must not be in one of the formats `BINARY`.
 
     Raises:
-        ManifestError: It does; the message names the format.
+        ManifestError: It is; the message names the format.
     """
     with open_source(source, "rb") as file:
         start = file.read(8)
     for magic, reason in BINARY.items():
         if start.startswith(magic):
             raise ManifestError(f"{source}: the file is {reason}")
+    return start
 
 
 def error_handler(encoding: str) -> str:

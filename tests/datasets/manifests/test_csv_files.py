@@ -157,6 +157,10 @@ def test_labels_with_and_without_decimals_are_reported(read: Read) -> None:
             'path,start_s\na.mp4,"1,000"\n',
             "line 2, column 'start_s': the comma of '1,000' may separate",
         ),
+        (
+            'path;words\na.mp4;"[{""word"": ""a"", ""start"": ""1,5"", ""end"": ""2,000""}]"\n',
+            "line 2, column 'words': '1,5' has a decimal comma: write 1.5",
+        ),
         ("path;start_s\na.mp4;1.000,5\n", "line 2, column 'start_s': '1.000,5' is not a number of seconds"),
         ("path,start_s\na.mp4,1_000\n", "line 2, column 'start_s': '1_000' is not a number of seconds"),
         ("path,start_s\na.mp4,\uff11\n", "line 2, column 'start_s': '\uff11' is not a number of seconds"),

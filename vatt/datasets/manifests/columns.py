@@ -168,8 +168,7 @@ class _Converter:
         values = self.block.columns.get(column)
         if values is None or (isinstance(values, pa.Array) and values.null_count == len(values)):
             return None
-        comma = self.report.decimal_comma
-        lists = self.convert_values(column, values, lambda value: to_timed(value, column, key, comma))
+        lists = self.convert_values(column, values, lambda value: to_timed(value, column, key))
         lists = [NONE if part is None else part for part in lists]
         if not self.report.has_types:  # JSON in a cell
             for number, (texts, _, _) in zip(self.numbers, lists, strict=True):

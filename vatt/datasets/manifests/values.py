@@ -116,14 +116,13 @@ def to_seconds(value: Any, column: str, decimal_comma: bool = False) -> float | 
     return seconds
 
 
-def to_timed(value: Any, column: str, key: str, decimal_comma: bool = False) -> Timed:
+def to_timed(value: Any, column: str, key: str) -> Timed:
     """Convert a list of texts, or of objects ``{key: text, "start": seconds, "end": seconds}``, or its JSON.
 
     Args:
         value: List, or string with JSON.
         column: Name of its column, for errors.
         key: Key of the text: "text", "word" or "label".
-        decimal_comma: Passed to `to_seconds`.
 
     Returns:
         Texts, starts and ends in the order of the list, without empty texts.
@@ -148,7 +147,7 @@ def to_timed(value: Any, column: str, key: str, decimal_comma: bool = False) -> 
     fast = _plain_objects(value, key)
     if fast is not None:
         return fast
-    items = [_timed_item(item, column, key, decimal_comma) for item in value if not is_missing(item)]
+    items = [_timed_item(item, column, key) for item in value if not is_missing(item)]
     items = [item for item in items if item[0]]
     return tuple(map(list, zip(*items, strict=True))) if items else NONE  # type: ignore[return-value]
 
@@ -168,14 +167,14 @@ def _plain_objects(items: list[Any], key: str) -> Timed | None:
     return texts, list(map(float, starts)), list(map(float, ends))
 
 
-def _timed_item(item: Any, column: str, key: str, decimal_comma: bool) -> tuple[str | None, float | None, float | None]:
+def _timed_item(item: Any, column: str, key: str) -> tuple[str | None, float | None, float | None]:
     """Convert one item of a list to its text, start and end."""
     start_s = end_s = None
     text = item
     if isinstance(item, dict):
         if is_missing(text := item.get(key)):
             raise BadCell(column, f"an item must have a text {key!r}: {shorten(item)}")
-        start_s, end_s = (to_seconds(item.get(name), column, decimal_comma) for name in ("start", "end"))
+        start_s, end_s = (to_seconds(item.get(name), column) for name in ("start", "end"))
         if (start_s is None) != (end_s is None) or (start_s is not None and end_s < start_s):
             raise BadCell(column, f"{shorten(text)} has start {start_s} and end {end_s}: give both, in order")
     elif not isinstance(item, str) and (key != "label" or isinstance(item, (list, tuple))):

@@ -19,6 +19,7 @@ def row(name: str, modality: str, space: str, vector: list[float], text: str | N
         "path": f"{name}.mp4",
         "start_s": 0.0,
         "end_s": 1.0,
+        "clip_start_s": 0.0,
         "modality": modality,
         "space": space,
         "text": text,

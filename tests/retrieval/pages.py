@@ -55,6 +55,8 @@ def with_files(index: Path, paths: Sequence[str], output: Path) -> Path:
             "path": list(paths),
             "start_s": np.zeros(count),
             "end_s": np.ones(count),
+            "clip_start_s": np.zeros(count),
+            "clip_end_s": pa.nulls(count, pa.float64()),
             "text": pa.nulls(count, pa.string()),
             "extra": pa.nulls(count, pa.string()),
         }

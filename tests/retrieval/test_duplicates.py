@@ -27,6 +27,8 @@ def rows_of(count: int) -> pa.Table:
             "path": names,
             "start_s": np.zeros(count),
             "end_s": np.ones(count),
+            "clip_start_s": np.zeros(count),
+            "clip_end_s": pa.nulls(count, pa.float64()),
             "text": pa.nulls(count, pa.string()),
             "extra": pa.nulls(count, pa.string()),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -25,7 +26,7 @@ from vatt.retrieval.paths import (
     parent_directory,
     roots_of,
 )
-from vatt.retrieval.rows import SAME_S, replaced_clips
+from vatt.retrieval.rows import replaced_clips
 from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
 from vatt.retrieval.store import read_errors, read_notes, write_shard
@@ -98,17 +99,18 @@ def test_clips_are_the_same_by_file_and_id_or_by_file_and_segment(tmp_path: Path
     real, link = (str(tmp_path / name / "a.mp4") for name in ("real", "link"))
     assert file_identity(real) == file_identity(link)
     old = {
-        ("a", real): (0.0, 3.0),
-        ("b", real): (3.0, 6.0),
-        ("c", real): (6.0, 9.0),
-        ("a", real + "x"): (0.0, 3.0),
-        ("u", URL): (0.0, 1.0),
+        ("a", real): (0, 3000),
+        ("b", real): (3000, 6000),
+        ("c", real): (6000, math.inf),
+        ("a", real + "x"): (0, 3000),
+        ("u", URL): (0, 1000),
     }
-    assert replaced_clips(old, {("a", link): (50.0, 60.0)}) == {("a", real)}
-    assert replaced_clips(old, {("other", link): (3.0 + SAME_S, 6.0 - SAME_S)}) == {("b", real)}
-    assert replaced_clips(old, {("other", link): (3.0 + 2 * SAME_S, 6.0)}) == set()
-    assert replaced_clips(old, {("other", link): (0.0, 6.0)}) == set()
-    assert replaced_clips(old, {("other", URL): (0.0, 1.0)}) == {("u", URL)}
+    assert replaced_clips(old, {("a", link): (50_000, 60_000)}) == {("a", real)}
+    assert replaced_clips(old, {("other", link): (3000, 6000)}) == {("b", real)}
+    assert replaced_clips(old, {("other", link): (6000, math.inf)}) == {("c", real)}
+    assert replaced_clips(old, {("other", link): (3000, 6001)}) == set()
+    assert replaced_clips(old, {("other", link): (0, 6000)}) == set()
+    assert replaced_clips(old, {("other", URL): (0, 1000)}) == {("u", URL)}
 
 
 @pytest.fixture
@@ -179,6 +181,33 @@ def test_other_segments_of_a_file_are_kept(run: Path, corpus: Path, tmp_path: Pa
     before = len(index)
     assert index.add([tmp_path / "parts"]) == 3
     assert len(index) == before + 3
+
+
+def test_segments_with_the_same_window_are_different_clips(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    """With one window per clip, that of a whole file of 3 s and those of segments around its middle coincide."""
+    (corpus / "parts.csv").write_text(
+        "path,text,start_s,end_s\nclips/a.mp4,a red ring,,\nclips/a.mp4,a blue bar,1,2\nclips/a.mp4,a red ring,0.5,2.5\n"
+    )
+    (corpus / "again.csv").write_text("path,text,start_s,end_s\nclips/a.mp4,a blue bar,1,2\n")
+    for name in ("parts", "again"):
+        embed(corpus / f"{name}.csv", model_folder, tmp_path / name, num_workers=0, windows=1)
+    embeddings = Embeddings(tmp_path / "parts")
+    rows = embeddings.select("video", "video_text")
+    assert len({*zip(rows.column("start_s"), rows.column("end_s"), strict=True)}) == 1
+    assert len({*embeddings.clips(rows)}) == 3
+    assert embeddings.num_repeated == 0
+    segments = [("clip_start_s", [0.0, 1.0, 0.5]), ("clip_end_s", [None, 2.0, 2.5])]
+    for name, values in segments:
+        assert rows.column(name) == values
+        assert pq.read_table(tmp_path / "parts" / "pooled.parquet")[name].to_pylist()[::3] == values
+    Index.build([tmp_path / "parts"]).save(tmp_path / "index")
+    index = Index.load(tmp_path / "index", mapped=False)
+    before = index.kinds()
+    index.add([tmp_path / "again"])
+    assert index.kinds() == before
+    ids = ["clips/a.mp4", "clips/a.mp4@0.5-2.5", "clips/a.mp4@1-2"]
+    assert sorted(index.rows(("video", "video_text")).column("id").to_pylist()) == ids
+    assert len(search(index, "a red ring", k=9)) == 1  # one moment of the file
 
 
 def test_directory_with_media_and_index_can_be_moved(run: Path, corpus: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_expanding_rows_are_refused_without_allocating_them(index: Path) -> None
     count = 3_000_000
     zeros = pa.array(np.zeros(count, np.int32))
     texts = {name: pa.DictionaryArray.from_arrays(zeros, pa.array([name * 1000])) for name in ("id", "path", "text")}
-    seconds = {name: np.zeros(count) for name in ("start_s", "end_s")}
+    seconds = {name: np.zeros(count) for name in ("start_s", "end_s", "clip_start_s")}
     extra = pa.DictionaryArray.from_arrays(zeros, pa.array(["{}"]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     write_rows(index, pa.table({**texts, **seconds, "extra": extra, "kept": np.ones(count, bool)}))
@@ -312,6 +312,7 @@ def own(folder: Path, **columns: Any) -> Path:
         "path": ["/media/a.mp4", "clips/b.mp4"],
         "start_s": [0.0, 1.0],
         "end_s": [1.0, 2.5],
+        "clip_start_s": [0.0, 0.0],
         "modality": ["video", "video"],
         "space": ["video_text", "video_text"],
         "vector": [[1.0, 0.0], [0.0, 1.0]],
@@ -354,6 +355,11 @@ def test_user_written_parquet_is_read(tmp_path: Path, columns: dict[str, Any]) -
         ({"vector": ["a", "b"]}, "column 'vector': the type is .*string.*, not list"),
         ({"vector": [{"x": 1.0}, {"x": 2.0}]}, "column 'vector': the type is struct"),
         ({"model": None}, "has no column 'model'"),
+        ({"clip_start_s": None}, "has no column 'clip_start_s'; embed again: an older version wrote it"),
+        (
+            {"clip_end_s": [0.0, None], "clip_start_s": [1.0, 0.0]},
+            "row 0, column 'clip_end_s': the segment ends before",
+        ),
         ({"modality": ["video", "smell"]}, "row 1, column 'modality': must be one of video, audio, text"),
         ({"space": ["video_text", "space"]}, "row 1, column 'space': must be one of"),
         ({"start_s": [0.0, np.nan]}, "row 1, column 'start_s': seconds must be between 0"),
@@ -361,7 +367,7 @@ def test_user_written_parquet_is_read(tmp_path: Path, columns: dict[str, Any]) -
         ({"id": ["a", "i" * 10**6]}, "row 1, column 'id': the value has more than 4,096 bytes"),
         ({"path": ["/a", None]}, "row 1, column 'path': missing value"),
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_invalid_user_written_parquet_is_reported(tmp_path: Path, columns: dict[str, Any], match: str) -> None:
     with pytest.raises(StoreError, match=rf"mine.parquet.*{match}"):

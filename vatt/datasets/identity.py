@@ -1,4 +1,7 @@
-"""Identity of clips: file and segment. Rows of one file and segment are one clip, whatever their ids are."""
+"""Identity of clips: file and segment. Rows of one file and segment are one clip, whatever their ids are.
+
+Start and end of segments are compared in whole milliseconds (`whole_ms`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vatt.datasets.media.remote import is_url
 from vatt.structures import Clip
@@ -26,6 +30,25 @@ def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) 
         return path
     directory, name = os.path.split(path)
     return os.path.join(realpath(directory), name)
+
+
+def file_identities(present: Callable[[str], str] = str) -> Callable[[str], str]:
+    """Return `file_identity` as a function that resolves each directory once.
+
+    Args:
+        present: Returns the present path of a file.
+    """
+    realpath = lru_cache(maxsize=None)(os.path.realpath)
+    return lru_cache(maxsize=None)(lambda path: file_identity(present(path), realpath))
+
+
+def whole_ms(seconds: ArrayLike) -> np.ndarray:
+    """Return times in seconds as whole milliseconds, the precision to which segments are compared.
+
+    Args:
+        seconds: Times of any shape. Infinity, the end of a file, stays as it is.
+    """
+    return np.rint(np.asarray(seconds, np.float64) * 1000) + 0.0  # no negative zero
 
 
 @dataclass(frozen=True)
@@ -59,8 +82,9 @@ class Segments:
         return Segments(self.file[rows], self.origin[rows], self.start_s[rows], self.end_s[rows])
 
     def keys(self) -> list[tuple[int, float, float]]:
-        """Return file, start and end of each clip."""
-        return list(zip(self.file.tolist(), self.start_s.tolist(), self.end_s.tolist(), strict=True))
+        """Return file, start and end of each clip, in whole milliseconds."""
+        times_ms = whole_ms(self.start_s).tolist(), whole_ms(self.end_s).tolist()
+        return list(zip(self.file.tolist(), *times_ms, strict=True))
 
     def span_s(self, index: int) -> tuple[float, float]:
         """Return the start and the end of a clip in seconds."""
@@ -73,13 +97,13 @@ def read_segments(tables: Sequence[Iterable[Clip]]) -> list[Segments]:
     Args:
         tables: Clips, which need not have texts.
     """
-    realpath = lru_cache(maxsize=None)(os.path.realpath)
+    identity = file_identities()
     files, origins = dict[str, int](), dict[str, int]()
     result = []
     for clips in tables:
         rows = array("d")
         for clip in clips:
-            file = file_identity(clip.path, realpath)
+            file = identity(clip.path)
             origin = str(clip.extra.get("x_source", file))
             end_s = math.inf if clip.end_s is None else clip.end_s
             numbers = files.setdefault(file, len(files)), origins.setdefault(origin, len(origins))

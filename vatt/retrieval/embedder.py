@@ -148,8 +148,16 @@ class Embedder(L.LightningModule):
         if shard and not text_rows:  # that there is no vocabulary is said once
             text_events = [event for event in text_events if event["id"]]
         events.sort(key=lambda event: order.get(event["id"], -1))
-        extras, paths = {clip.id: _extra(clip) for clip in usable}, {clip.path: absolute(clip.path) for clip in clips}
-        rows = [row | {"extra": extras[row["id"]], "path": paths[row["path"]]} for row in rows + text_rows]
+        columns = {
+            clip.id: {
+                "path": absolute(clip.path),
+                "clip_start_s": clip.start_s,
+                "clip_end_s": clip.end_s,
+                "extra": _extra(clip),
+            }
+            for clip in usable
+        }
+        rows = [row | columns[row["id"]] for row in rows + text_rows]
         write_shard(self.output, self.plan["model"], rows, map(_storable, events + text_events), shard)
         self.bar.update(len(clips) - len(self.seen.pop(shard, ())))
 

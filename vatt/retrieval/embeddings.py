@@ -24,7 +24,7 @@ from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.embedder import Embedder, predict
 from vatt.retrieval.paths import absolute, parent_directory, roots_of
-from vatt.retrieval.store import FILE, missing_shards, read_errors, read_notes, tidy, write_notes
+from vatt.retrieval.store import FILE, SCHEMA, missing_shards, read_errors, read_notes, tidy, write_notes
 from vatt.structures import NOT_READ, Clip, Event
 
 SHARD_CLIPS = 512
@@ -142,6 +142,7 @@ def embed(
         "hop_s": read.hop_s if windows is None else None,
         "windows_per_clip": windows,
         "modalities": sorted(modalities or model.backbone.modalities),
+        "columns": SCHEMA.names,
         "shard_clips": shard_clips,
         "shards": -(-len(clips) // shard_clips),
     }

@@ -22,7 +22,7 @@ GAP_S = 0.01
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
 SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 FIELDS = ("id", "path", "start_s", "end_s", "text")
-ROWS = (*FIELDS, "extra")  # what an index keeps of a row
+ROWS = (*FIELDS, "clip_start_s", "clip_end_s", "extra")  # what an index keeps of a row
 
 
 class Hit(NamedTuple):

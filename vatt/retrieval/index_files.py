@@ -29,7 +29,7 @@ from vatt.retrieval.vectors import Kind, Vectors
 from vatt.structures import MODALITIES
 from vatt.untrusted import inner_file, read_json
 
-FILE, VERSION = "index.json", 3
+FILE, VERSION = "index.json", 4
 READERS = 4  # files that are hashed at the same time
 _STEM = r"(?:video|audio|text)\.[a-z_]+\.\d{1,9}"
 _NAME = re.compile(rf"{_STEM}\.(?:parquet|faiss|hnsw|ivfpq)")  # of the files of a part

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.identity import file_identity
+from vatt.datasets.identity import file_identities, whole_ms
 from vatt.retrieval.paths import Location, is_below
 from vatt.retrieval.tables import StoreError
 
-SAME_S = 0.01  # seconds by which the ends of one segment may differ
 ClipKey = tuple[str, str]  # id and path
+Segment = tuple[float, float]  # start and end of a clip in whole milliseconds; infinity is the end of the file
 
 
 def map_paths(rows: pa.Table, function: Callable[[str], str]) -> pa.Table:
@@ -78,83 +76,60 @@ def check_paths(paths: pa.ChunkedArray, roots: Sequence[str], name: str) -> None
         )
 
 
-def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, tuple[float, float]]:
-    """Return the clips of several tables, and the start of the first and the end of the last window of each.
+def clips_of(parts: Mapping[tuple[str, str], pa.Table]) -> dict[ClipKey, Segment]:
+    """Return the clips of several tables, and the segment of each.
 
     Args:
-        parts: Rows by modality and space. The times of captions are used for clips without windows only.
+        parts: Rows by modality and space.
+
+    Raises:
+        StoreError: A file has two segments with the same id.
     """
-    windows, captions = dict[ClipKey, tuple[float, float]](), dict[ClipKey, tuple[float, float]]()
-    for (modality, _), rows in parts.items():
-        clips = captions if modality == "text" else windows
-        table = rows.group_by(["id", "path"]).aggregate([("start_s", "min"), ("end_s", "max")])
-        columns = (table.column(name).to_pylist() for name in ("id", "path", "start_s_min", "end_s_max"))
-        for name, path, start_s, end_s in zip(*columns, strict=True):
-            known = clips.get((name, path), (start_s, end_s))
-            clips[name, path] = (min(start_s, known[0]), max(end_s, known[1]))
-    return captions | windows
+    clips = dict[ClipKey, Segment]()
+    for rows in parts.values():
+        start_s, end_s = rows.column("clip_start_s"), pc.fill_null(rows.column("clip_end_s"), math.inf)
+        table = pa.table(
+            {
+                "id": rows.column("id"),
+                "path": rows.column("path"),
+                "start_ms": whole_ms(start_s.to_numpy()),
+                "end_ms": whole_ms(end_s.to_numpy()),
+            }
+        )
+        table = table.group_by(table.column_names, use_threads=False).aggregate([])
+        for name, path, *segment in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if clips.setdefault((name, path), tuple(segment)) != tuple(segment):
+                raise StoreError(f"id {name!r} of {path} has two segments: give each segment an id of its own")
+    return clips
 
 
-class _Segments:
-    """Clips by file and segment, with a tolerance of `SAME_S` for start and end."""
-
-    def __init__(self) -> None:
-        self._clips: dict[tuple[str, int, int], list[tuple[float, float, ClipKey]]] = defaultdict(list)
-
-    def add(self, file: str, segment: tuple[float, float], clip: ClipKey) -> None:
-        self._clips[file, *(round(time_s / SAME_S) for time_s in segment)].append((*segment, clip))
-
-    def find(self, file: str, segment: tuple[float, float]) -> ClipKey | None:
-        """Return the first clip with this segment, or None."""
-        (start_s, end_s), (i, j) = segment, (round(time_s / SAME_S) for time_s in segment)
-        for clips in (self._clips.get((file, i + di, j + dj), ()) for di in (-1, 0, 1) for dj in (-1, 0, 1)):
-            for a, b, clip in clips:
-                if abs(start_s - a) <= SAME_S + 1e-9 and abs(end_s - b) <= SAME_S + 1e-9:
-                    return clip
-        return None
-
-
-def equal_clips(clips: Mapping[ClipKey, tuple[float, float]]) -> dict[ClipKey, ClipKey]:
-    """Map each clip to the first one with the same file and segment, which may be itself.
+def equal_clips(clips: Mapping[ClipKey, Segment]) -> dict[ClipKey, ClipKey]:
+    """Return for each clip the first one with the same file and segment, which may be itself.
 
     Args:
-        clips: Segments of clips, by clip (see `clips_of`). Segments are the same if both their ends differ by 10 ms at
-            most.
+        clips: Segments of clips, by clip (see `clips_of`).
     """
-    identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
-    segments, first = _Segments(), dict[ClipKey, ClipKey]()
-    for clip, segment in clips.items():
-        file = identity(clip[1])
-        first[clip] = segments.find(file, segment) or clip
-        if first[clip] == clip:
-            segments.add(file, segment, clip)
-    return first
+    identity, first = file_identities(), dict[tuple[str, Segment], ClipKey]()
+    return {clip: first.setdefault((identity(clip[1]), segment), clip) for clip, segment in clips.items()}
 
 
-def replaced_clips(
-    old: Mapping[ClipKey, tuple[float, float]], new: Mapping[ClipKey, tuple[float, float]]
-) -> set[ClipKey]:
+def replaced_clips(old: Mapping[ClipKey, Segment], new: Mapping[ClipKey, Segment]) -> set[ClipKey]:
     """Return the clips of ``old`` that are among ``new``: the same file, with the same id or the same segment.
 
-    Files are the same if their names are, and their directories once symbolic links are followed. Segments are the same
-    if both their ends differ by 10 ms at most.
+    Files are the same if their names are, and their directories once symbolic links are followed.
 
     Args:
-        old: Segments of the clips of an index, by clip.
+        old: Segments of the clips of an index, by clip (see `clips_of`).
         new: Segments of the clips that are added, by clip.
     """
-    identity = partial(file_identity, realpath=lru_cache(maxsize=None)(os.path.realpath))
-    names, segments = set[ClipKey](), _Segments()
-    for (name, path), segment in new.items():
-        file = identity(path)
-        names.add((name, file))
-        segments.add(file, segment, (name, path))
-    files, replaced = {file for _, file in names}, set[ClipKey]()
-    for (name, path), segment in old.items():
-        file = identity(path)
-        if file in files and ((name, file) in names or segments.find(file, segment)):
-            replaced.add((name, path))
-    return replaced
+    identity = file_identities()
+    names = {(name, identity(path)) for name, path in new}
+    segments = {(identity(path), segment) for (_, path), segment in new.items()}
+    return {
+        (name, path)
+        for (name, path), segment in old.items()
+        if (name, identity(path)) in names or (identity(path), segment) in segments
+    }
 
 
 def is_clip(rows: pa.Table, clips: Collection[ClipKey]) -> np.ndarray:

@@ -4,9 +4,10 @@
 on, each with the same number of clips of the manifest. Shards are written atomically, embeddings last, so that an
 interrupted run is resumed at the first missing shard. ``embeddings.json`` has the source, the model and the options.
 
-Columns: ``id`` of the clip, ``path``, ``start_s``, ``end_s``, ``modality`` (video, audio, text), ``space``
-(video_audio, video_text), ``text`` (for texts), ``extra`` (other columns of the manifest as JSON: split, labels and
-columns x_…), ``vector`` (float32, not normalized: compare by cosine) and ``model`` (hash of the model). Pooled
+Columns: ``id`` of the clip, ``path``, ``start_s`` and ``end_s`` of the window, ``modality`` (video, audio, text),
+``space`` (video_audio, video_text), ``clip_start_s`` and ``clip_end_s`` (the segment of the clip as in the manifest; an
+end of null is that of the file), ``text`` (for texts), ``extra`` (other columns of the manifest as JSON: split, labels
+and columns x_…), ``vector`` (float32, not normalized: compare by cosine) and ``model`` (hash of the model). Pooled
 embeddings have one row per clip, modality and space: the mean of ``windows`` windows, from the start of the first to
 the end of the last. Errors have ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path`` and ``reason``.
 
@@ -35,7 +36,7 @@ import pyarrow.parquet as pq
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
 from vatt.retrieval.paths import MAX_ROOTS, is_absolute
-from vatt.retrieval.tables import StoreError, read_table
+from vatt.retrieval.tables import OPTIONAL, StoreError, read_table
 from vatt.structures import Event
 from vatt.untrusted import inner_file, read_json
 
@@ -49,6 +50,8 @@ SCHEMA = pa.schema(
         ("end_s", pa.float64()),
         ("modality", pa.string()),
         ("space", pa.string()),
+        ("clip_start_s", pa.float64()),
+        ("clip_end_s", pa.float64()),
         ("text", pa.string()),
         ("extra", pa.string()),
         ("vector", pa.list_(pa.float32())),
@@ -75,7 +78,7 @@ def write_shard(
     Raises:
         WriteError: The disk is full or read-only.
     """
-    filled = [{"text": None, "extra": None, **row, "model": model} for row in rows]
+    filled = [{**dict.fromkeys(OPTIONAL), **row, "model": model} for row in rows]
     for kind, table in (
         (ERRORS, pa.Table.from_pylist(list(events), schema=ERROR_SCHEMA)),
         (POOLED, pa.Table.from_pylist(list(_pooled(filled)), schema=POOLED_SCHEMA)),

@@ -24,6 +24,7 @@ from vatt.structures import MODALITIES
 FREE_BYTES, MOST_TIMES = 2**28, 1000
 MAX_LENGTH = {"id": 4096, "path": 8192, "text": 2**16, "extra": 2**20, "model": 256}  # bytes of a value
 MAX_SECONDS = 1e8
+OPTIONAL = ("clip_end_s", "text", "extra")  # columns that may be missing or have nulls
 MAX_WIDTH = 2**16  # dimensions of a vector
 MAX_VALUE = 1e18  # its square does not overflow float32
 
@@ -32,7 +33,7 @@ class StoreError(VattError, ValueError):
     """Embeddings or an index that are missing, damaged, or of several models."""
 
 
-def read_rows(file: Path, schema: pa.Schema, optional: Collection[str] = ("text", "extra")) -> pa.Table:
+def read_rows(file: Path, schema: pa.Schema, optional: Collection[str] = OPTIONAL) -> pa.Table:
     """Read a Parquet file with rows of vectors, and check every value.
 
     Args:
@@ -62,7 +63,8 @@ def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) ->
             names, leaves = parquet.schema_arrow.names, [column.path for column in parquet.schema]
         for name in schema.names:
             if names.count(name) != 1 and not (name in optional and name not in names):
-                raise StoreError(f"{file} has {'two columns' if name in names else 'no column'} {name!r}")
+                older = "; embed again: an older version wrote it" if name == "clip_start_s" else ""
+                raise StoreError(f"{file} has {'two columns' if name in names else 'no column'} {name!r}{older}")
         # Dictionaries are kept until the decoded size of the column is known.
         texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name in leaves]
         with pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True) as parquet:
@@ -76,7 +78,7 @@ def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) ->
         raise StoreError(f"{file} is damaged or has no embeddings: {_first_line(error)}") from error
 
 
-def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", "extra")) -> None:
+def check_rows(table: pa.Table, name: str, optional: Collection[str] = OPTIONAL) -> None:
     """Check the values of rows, as far as the table has the columns.
 
     Args:
@@ -105,10 +107,13 @@ def check_rows(table: pa.Table, name: str, optional: Collection[str] = ("text", 
         if column in table.column_names:
             unknown = pc.invert(pc.is_in(table.column(column), pa.array(known)))
             check(column, unknown, f"must be one of {', '.join(known)}")
-    start_s, end_s = (table.column(column).to_numpy() for column in ("start_s", "end_s"))
-    for column, seconds in (("start_s", start_s), ("end_s", end_s)):
-        check(column, ~((seconds >= 0) & (seconds <= MAX_SECONDS)), f"seconds must be between 0 and {MAX_SECONDS:g}")
-    check("end_s", end_s < start_s, "the segment ends before it starts")
+    for prefix in ("", "clip_"):
+        start_s, end_s = (table.column(f"{prefix}{column}") for column in ("start_s", "end_s"))
+        start_s, end_s = start_s.to_numpy(), pc.fill_null(end_s, MAX_SECONDS).to_numpy()
+        for column, seconds in ((f"{prefix}start_s", start_s), (f"{prefix}end_s", end_s)):
+            wrong = ~((seconds >= 0) & (seconds <= MAX_SECONDS))
+            check(column, wrong, f"seconds must be between 0 and {MAX_SECONDS:g}")
+        check(f"{prefix}end_s", end_s < start_s, "the segment ends before it starts")
     if "vector" in table.column_names and pa.types.is_list(table.schema.field("vector").type):
         for reason, wrong in _wrong_vectors(table.column("vector")):
             check("vector", wrong, reason)

@@ -24,7 +24,7 @@ from vatt.retrieval.duplicates import ALMOST, RADIUS, Groups, find_equal, find_g
 from vatt.retrieval.faiss_files import check_lengths, read_clusters, read_flat, read_graph
 from vatt.retrieval.faiss_structures import import_faiss, inner_products, make_clusters, make_graph, view
 from vatt.retrieval.hits import ROWS, Columns
-from vatt.retrieval.tables import read_rows
+from vatt.retrieval.tables import OPTIONAL, read_rows
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 # Largest number of vectors of each kind; see benchmarks/search.py.
@@ -331,7 +331,7 @@ class Vectors:
         Raises:
             StoreError, FileMismatch, OSError, RuntimeError: A file is missing or damaged.
         """
-        rows = read_rows(files[0], INDEX_SCHEMA, optional=("text", "extra", "vector", "representative"))
+        rows = read_rows(files[0], INDEX_SCHEMA, optional=(*OPTIONAL, "vector", "representative"))
         flat, fast = read_flat(files[1], mapped), None
         if kind == "hnsw":
             fast = read_graph(files[2], mapped, flat)

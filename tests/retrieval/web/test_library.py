@@ -117,6 +117,7 @@ def test_media_behind_links_that_lead_outside_are_counted(tmp_path: Path) -> Non
     paths = [f"{tmp_path}/links/{name}.mp4" for name in ("a", "b", "c", "gone")]
     texts, times_s = pa.nulls(5, pa.string()), np.zeros(5)
     columns = {"id": list("abcde"), "path": [*paths, "https://host/a.mp4"], "start_s": times_s, "end_s": times_s}
+    columns |= {"clip_start_s": times_s, "clip_end_s": times_s}
     vectors = Vectors.build(np.ones((5, 2), np.float32), pa.table({**columns, "text": texts, "extra": texts}))
     index = Index({("video", "video_text"): vectors}, "m", None, roots=[f"{tmp_path}/links", "https://host"])
     roots = [str(tmp_path / name) for name in ("films", "links", "more")]

@@ -24,6 +24,23 @@ def names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in list_media(folder).media]
 
 
+def test_a_file_behind_a_linked_directory_is_listed_once(tmp_path: Path) -> None:
+    fill(tmp_path, **{"root/real/a.mp4": b"0", "root/real/sub/b.mp4": b"1", "outside/c.mp4": b"2", "root/d.txt": b""})
+    root = tmp_path / "root"
+    for link, target in {"lnk": "real", "outer1": "../outside", "outer2": "../outside", "sub": "real/sub"}.items():
+        (root / link).symlink_to(target)
+    (tmp_path / "alias").symlink_to(root)
+    for folder in (root, tmp_path / "alias"):
+        assert names(folder) == ["outer1/c.mp4", "real/a.mp4", "real/sub/b.mp4"]
+        assert [clip.id for clip in read_manifest(folder)] == names(folder)
+        lines = summarize(folder)
+        assert f"skipped: {folder}/lnk/a.mp4: the same file as {folder}/real/a.mp4" in lines
+        assert f"skipped: {folder}/outer2/c.mp4: the same file as {folder}/outer1/c.mp4" in lines
+        assert "skipped files: 4 (listed at another path: 4)" in lines
+    assert [clip.id for clip in read_manifest(f"{root}/*/a.mp4")] == ["real/a.mp4"]
+    assert names(root / "lnk") == ["a.mp4", "sub/b.mp4"]
+
+
 def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path) -> None:
     media = {"a.mp4": b"0", "sub/._b.mp4": b"\0\0\0\x20ftypisom", "sub/.c.wav": b"RIFF", "Photos.Trash/d.mp4": b"0"}
     system = {

@@ -255,6 +255,16 @@ def test_a_clip_in_a_shard_must_lie_inside_it(tmp_path: Path) -> None:
         read_manifest(manifest)
 
 
+def test_a_file_with_several_paths_is_held_out_as_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    names = [f"{folder}/{i}.mp4" for i in range(50) for folder in ("real", "link")]
+    train, held = hold_out([Clip(id=name, path=str(tmp_path / name)) for name in names], 0.4)
+    sides = [{clip.path.rpartition("/")[2] for clip in clips} for clips in (train, held)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
 def test_pieces_of_one_file_are_held_out_together() -> None:
     clips = [
         Clip(id=f"{i}", path=f"0.tar#{i}+1", extra={"x_source": f"{i // 3}.mp4"} if i < 30 else {}) for i in range(60)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,17 @@ def test_windows_of_equal_clips_are_listed_once() -> None:
     assert found == [("x", 0.0, 2.0, 0.9), ("z", 5.0, 6.0, 0.7), ("v", 6.0, 7.0, 0.5)]
     few = [(hit.id, hit.start_s) for hit in merged([*windows, other, after], best=1)]
     assert few == [("x", 0.0), ("z", 5.0), ("v", 6.0)]
+
+
+def test_windows_of_a_file_with_several_paths_are_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    real, link = (f"{tmp_path}/{name}/a.mp4" for name in ("real", "link"))
+    windows = [
+        Hit(0, score, path, path, start_s, start_s + 1.0)
+        for score, path, start_s in ((0.9, link, 0.0), (0.9, real, 0.0), (0.8, real, 1.0), (0.7, link, 1.0))
+    ]
+    assert [(hit.path, hit.start_s, hit.end_s) for hit in merged(windows)] == [(link, 0.0, 2.0)]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,22 @@ def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
     assert [hit.start_s for hit in index.search(query, "m", k=2)[0]] == [0.4, 0.0]
 
 
+def test_a_moment_of_a_file_with_several_paths_is_answered_once(tmp_path: Path) -> None:
+    """Also if the index was moved together with the media and their links."""
+    (tmp_path / "old" / "real").mkdir(parents=True)
+    (tmp_path / "old" / "real" / "a.mp4").write_bytes(b"media")
+    (tmp_path / "old" / "link").symlink_to("real")
+    paths = [str(tmp_path / "old" / name / "a.mp4") for name in ("real", "link")]
+    rows = [row(path, "video", "video_text", VIDEO[i]) | {"path": path} for i, path in enumerate(paths)]
+    write_shard(tmp_path / "old" / "embeddings", "m", rows)
+    Index.build([tmp_path / "old" / "embeddings"]).save(tmp_path / "old" / "index")
+    for name in ("old", "new"):
+        index = Index.load(tmp_path / name / "index")
+        assert [len(index.search(VIDEO[:1], "m", 9, distinct=distinct)[0]) for distinct in (False, True)] == [2, 1]
+        if name == "old":
+            (tmp_path / "old").rename(tmp_path / "new")
+
+
 def test_parts_are_kept_apart(index: Index) -> None:
     assert index.kinds() == [("audio", "video_audio", 20), ("video", "video_text", 30)]
     assert len(index) == 50

@@ -186,7 +186,7 @@ def test_other_segments_of_a_file_are_kept(run: Path, corpus: Path, tmp_path: Pa
 def test_segments_with_the_same_window_are_different_clips(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
     """With one window per clip, that of a whole file of 3 s and those of segments around its middle coincide."""
     (corpus / "parts.csv").write_text(
-        "path,text,start_s,end_s\nclips/a.mp4,a red ring,,\nclips/a.mp4,a blue bar,1,2\nclips/a.mp4,a red ring,0.5,2.5\n"
+        "path,text,start_s,end_s\nclips/a.mp4,a red ring,,\nclips/a.mp4,a blue bar,1,2\nclips/a.mp4,a dog,0.5,2.5\n"
     )
     (corpus / "again.csv").write_text("path,text,start_s,end_s\nclips/a.mp4,a blue bar,1,2\n")
     for name in ("parts", "again"):

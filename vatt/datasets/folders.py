@@ -10,11 +10,12 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePath
 
+from vatt.datasets.identity import file_identities
 from vatt.datasets.media.remote import is_url
 from vatt.errors import ManifestError
 
@@ -32,7 +33,7 @@ SYSTEM_FOLDERS = re.compile(
     re.IGNORECASE,
 )
 SHOWN = 20  # skipped files that are named
-INSIDE = "in a system directory"
+INSIDE, LINKED = "in a system directory", "listed at another path"
 EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "AppleDouble metadata of macOS", "not downloaded from iCloud"
 
 
@@ -63,7 +64,8 @@ def is_listed(source: str | Path) -> bool:
 def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Listing:
     """List the media files below a directory, or those that match a pattern.
 
-    Links to directories are followed, except for those that lead back to a directory above them.
+    Links to directories are followed, except for those that lead back to a directory above them. A file that is found
+    at several paths is listed once.
 
     Args:
         source: Directory or pattern (``*``, ``?``, ``**/`` any directories).
@@ -96,12 +98,32 @@ def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Li
     elif suffixes is None:
         has_media = any(path.suffix.lower() in MEDIA_SUFFIXES for path in kept)
         suffixes = MEDIA_SUFFIXES if has_media else PICTURE_SUFFIXES
-    for path in kept:
-        if path.suffix.lower() in suffixes:
+    media = [path for path in kept if path.suffix.lower() in suffixes]
+    listing.others.update(path.suffix.lower() or path.name for path in kept if path.suffix.lower() not in suffixes)
+    chosen = _first_paths(media, root)
+    for path, first in zip(media, chosen, strict=True):
+        if path == first:
             listing.media.append(path)
         else:
-            listing.others[path.suffix.lower() or path.name] += 1
+            listing.skipped.append((path, f"the same file as {first}"))
+            listing.counts[LINKED] += 1
     return listing
+
+
+def _first_paths(paths: Sequence[Path], root: PurePath) -> list[Path]:
+    """Return for each path the first one of the same file; one without links to directories is preferred.
+
+    Args:
+        paths: Files below ``root``.
+        root: Directory.
+    """
+    identity, real_root = file_identities(), os.path.realpath(root)
+    files = [identity(str(path)) for path in paths]
+    first: dict[str, Path] = {}
+    for path, file in zip(paths, files, strict=True):
+        if file not in first or file == os.path.join(real_root, path.relative_to(root)):
+            first[file] = path
+    return [first[file] for file in files]
 
 
 def fixed_part(pattern: str) -> Path:

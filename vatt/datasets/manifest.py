@@ -17,6 +17,7 @@ from operator import not_
 from pathlib import Path
 
 from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES, describe, fixed_part, is_listed, list_media
+from vatt.datasets.identity import file_identities
 from vatt.datasets.manifests.files import READERS, from_media, read_rows
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.rows import to_row
@@ -94,7 +95,8 @@ def hold_out(clips: Sequence[Clip], fraction: float) -> tuple[ClipTable, ClipTab
     """
     # Pieces of one file in a shard have different paths, and the file that they were cut from in x_source.
     table = clips if isinstance(clips, ClipTable) else ClipTable(clips)
-    origins = [(clip.id, str(clip.extra.get("x_source", clip.path))) for clip in table.heads()]
+    identity = file_identities()
+    origins = [(clip.id, str(clip.extra.get("x_source", identity(clip.path)))) for clip in table.heads()]
     files: dict[str, str] = {}
     for clip_id, origin in origins:
         files[origin] = min(clip_id, files.get(origin, clip_id))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.identity import is_same_moment
+from vatt.datasets.identity import file_identities, is_same_moment
 from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
@@ -148,7 +148,14 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, distinct: bool) -> list[Hit]:
+def hits_of(
+    columns: Columns,
+    scores: np.ndarray,
+    places: np.ndarray,
+    k: int,
+    distinct: bool,
+    present: Callable[[str], str] = str,
+) -> list[Hit]:
     """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
 
     Hits are compared by file and segment, not by id: several rows of a manifest may be of one file.
@@ -156,17 +163,18 @@ def hits_of(columns: Columns, scores: np.ndarray, places: np.ndarray, k: int, di
     Args:
         columns: of all rows.
         scores, places: (C,) best first; places are numbers of rows, or -1 where there are no more.
+        present: Returns the present path of a file.
     """
     found = zip(scores.tolist(), places.tolist(), strict=True)
     if not distinct:
         hit, ranked = columns.hit, enumerate(islice(found, k), start=1)
         return [hit(rank, score, number) for rank, (score, number) in ranked if number >= 0]
-    hits: list[Hit] = []
+    hits, identity = list[Hit](), file_identities(present)
     for score, number in found:
         if number < 0 or len(hits) == k:
             break
         hit = columns.hit(len(hits) + 1, score, number)
-        if not any(_is_repeated(hit, other) for other in hits):
+        if not any(_is_repeated(hit, other, identity) for other in hits):
             hits.append(hit)
     return hits
 
@@ -200,7 +208,12 @@ def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
 
 
 def _unified(hits: Sequence[Hit]) -> list[Hit]:
-    """Return the first hit of each window of a file, with one id for all clips that have a window in common."""
+    """Return the first hit of each window of a file, with one id for all clips that have a window in common.
+
+    All hits of a file have the path of the first one.
+    """
+    identity, paths = file_identities(), dict[str, str]()
+    hits = [hit._replace(path=paths.setdefault(identity(hit.path), hit.path)) for hit in hits]
     first: dict[tuple[str, float, float], Hit] = {}
     other_ids: dict[tuple[str, str], str] = {}
 
@@ -326,9 +339,14 @@ def _number(text: str) -> int | float | None:
     return json.loads(text) if _NUMBER.fullmatch(text) else None
 
 
-def _is_repeated(hit: Hit, other: Hit) -> bool:
-    """Return whether two hits are the same moment of one file, or the same caption of it."""
-    if hit.path != other.path or hit.text != other.text:
+def _is_repeated(hit: Hit, other: Hit, identity: Callable[[str], str] = str) -> bool:
+    """Return whether two hits are the same moment of one file, or the same caption of it.
+
+    Args:
+        hit, other: Hits.
+        identity: Returns equal strings for paths of one file (see `vatt.datasets.identity.file_identity`).
+    """
+    if identity(hit.path) != identity(other.path) or hit.text != other.text:
         return False
     spans_s = (hit.start_s, hit.end_s), (other.start_s, other.end_s)
     return spans_s[0] == spans_s[1] or is_same_moment(*spans_s)

@@ -277,7 +277,7 @@ class Index:
         allowed, count = self._allowed(part, path, where), k
         while True:
             found = part.search(vectors, min(count, part.total), allowed)
-            results = [hits_of(part.columns, *scored, k, distinct) for scored in zip(*found, strict=True)]
+            results = [hits_of(part.columns, *scored, k, distinct, self.media) for scored in zip(*found, strict=True)]
             if not distinct or count >= part.total or all(len(hits) >= k for hits in results):
                 return list(map(self._located, results))
             count *= 4
@@ -318,7 +318,7 @@ class Index:
         places = places[places >= 0]
         scores = np.mean([parts[s].exact(places) @ unit(v[None])[0] for s, v in vectors.items()], axis=0)
         order = np.argsort(-scores, kind="stable")
-        return self._located(hits_of(first.columns, scores[order], places[order], k, distinct))
+        return self._located(hits_of(first.columns, scores[order], places[order], k, distinct, self.media))
 
     def _allowed(self, part: Vectors, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
         """Return (N,) bool: rows that match the filters; None without filters."""

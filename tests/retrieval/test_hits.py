@@ -73,12 +73,21 @@ def test_windows_of_a_file_with_several_paths_are_listed_once(tmp_path: Path) ->
         ("007", [5]),
         ("true", []),
         ("caf\u00e9", [7]),
-        ("2.5e0", [4]),
+        ("2.5", [4]),
+        ("2.50", [4]),
+        ("2.5e0", []),
+        ("1000", [12]),
+        ("1e3", [13]),
+        ("1e-05", [14]),
+        ("0.00001", [14]),
+        ("-3", [15]),
+        ("10000000000000001", [16]),
     ],
 )
 def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -> None:
     values = [2020, 2020.0, "2020", "2020.0", 2.5, "007", 7, " cafe\u0301", [1999.0, 2020.0], "7.", None, "NaN"]
     values[9] = "7"
+    values += ["1000", "1e3", 1e-05, "-3.0", "10000000000000001", "10000000000000000.0", 10**400, True]
     rows = pa.table({"extra": [json.dumps({"x_year": value}) for value in values] + [None]})
     assert np.flatnonzero(chosen(rows, f"x_year={value}")).tolist() == matched
 

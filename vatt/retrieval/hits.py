@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 from unicodedata import normalize
@@ -19,7 +21,7 @@ from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
 GAP_S = 0.01
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 FIELDS = ("id", "path", "start_s", "end_s", "text")
 ROWS = (*FIELDS, "clip_start_s", "clip_end_s", "extra")  # what an index keeps of a row
@@ -238,8 +240,8 @@ def _touch(a: Hit, b: Hit) -> bool:
 def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     """(N,) bool: whether a column of the manifest, kept in ``extra``, has a value: ``x_shape=ring``.
 
-    Numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". A list matches if one of its
-    elements does.
+    Decimal numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". Other texts, such as
+    ``1e3`` and ``007``, are compared as texts. A list matches if one of its elements does.
 
     Raises:
         InputError: not a condition, or no row has the column.
@@ -253,7 +255,7 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
         raise InputError(f"no clip has a column {column!r}; {available}")
     target, number = normalize("NFC", value), _number(value)
     is_match = [
-        any(target == normalize("NFC", own) or (number is not None and number == _number(own)) for own in values)
+        any(target == normalize("NFC", _text(own)) or (number is not None and number == _number(own)) for own in values)
         for values in (_values(extra.get(column)) for extra in extras)
     ]
     return np.append(is_match, False).astype(bool)[index]
@@ -310,7 +312,7 @@ def describe_filters(
     if where is not None and not (by_column & kept).any():
         column, _ = _condition(where)
         values = sorted(
-            {value for extra in _extras(rows)[0] for value in _values(extra.get(column))},
+            {_text(value) for extra in _extras(rows)[0] for value in _values(extra.get(column))},
             key=lambda value: (_number(value) is None, _number(value) or 0, value),
         )
         more = f" and {len(values) - SHOWN_VALUES:,} more" if len(values) > SHOWN_VALUES else ""
@@ -325,18 +327,21 @@ def example_paths(rows: pa.Table, kept: np.ndarray, present: Callable[[str], str
     return f"paths are, for example, {' and '.join(map(present, paths))}"
 
 
-def _values(given: Any) -> list[str]:
-    """Return the value of a column as strings, whole numbers without a decimal point; a list has several."""
-    return [
-        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        for value in (given if isinstance(given, list) else [given])
-        if value is not None
-    ]
+def _values(given: Any) -> list[Any]:
+    """Return the values of a column: several for a list, none for null."""
+    return [value for value in (given if isinstance(given, list) else [given]) if value is not None]
 
 
-def _number(text: str) -> int | float | None:
-    """Return a JSON number, or None for other texts, including codes such as ``007``."""
-    return json.loads(text) if _NUMBER.fullmatch(text) else None
+def _text(value: Any) -> str:
+    """Return a value as text, whole numbers without a decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _number(value: Any) -> Decimal | None:
+    """Return the value of a number or of a decimal number as text; None for others, such as ``007`` and ``1e3``."""
+    is_number = type(value) is int or (type(value) is float and math.isfinite(value))
+    text = str(value).strip()
+    return Decimal(text) if is_number or _NUMBER.fullmatch(text) else None
 
 
 def _is_repeated(hit: Hit, other: Hit, identity: Callable[[str], str] = str) -> bool:

@@ -144,7 +144,7 @@ def test_lists_are_what_their_protocols_ask_for(
     rows = []
     for clip in clips:
         where = {"id": clip.id, "path": clip.path, "start_s": clip.start_s, "end_s": clip.end_s or 1.0}
-        where |= {"space": "video_text"}
+        where |= {"space": "video_text", "clip_start_s": clip.start_s, "clip_end_s": clip.end_s}
         rows += [where | {"modality": "video", "vector": rng.normal(size=4)} for _ in range(4)]
         texts = [text.text for text in clip.texts]
         rows += [where | {"modality": "text", "text": text, "vector": rng.normal(size=4)} for text in texts]

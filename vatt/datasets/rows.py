@@ -38,16 +38,22 @@ def segment_id(path: str, start_s: float, end_s: float | None) -> str:
 
     Args:
         path: Path as the manifest spells it.
-        start_s: Start in seconds.
+        start_s: Start in seconds; the id has whole milliseconds.
         end_s: End in seconds; None is the end of the file.
 
     Example:
         >>> segment_id("a.mp4", 1.5, 3.0), segment_id("a.mp4", 0.0, None)
         ('a.mp4@1.5-3', 'a.mp4')
     """
-    if not start_s and end_s is None:
+    start = _seconds(start_s)
+    if start == "0" and end_s is None:
         return path
-    return f"{path}@{start_s:.10g}-{'end' if end_s is None else f'{end_s:.10g}'}"
+    return f"{path}@{start}-{'end' if end_s is None else _seconds(end_s)}"
+
+
+def _seconds(time_s: float) -> str:
+    """Return a time rounded like `vatt.datasets.identity.whole_ms`, which is slower for single numbers."""
+    return f"{round(time_s * 1000) / 1000:.3f}".rstrip("0").rstrip(".")
 
 
 class RowIds:

@@ -36,6 +36,19 @@ def test_segments_splits_and_other_audio_are_other_clips(read: Read) -> None:
     assert [clip.id for clip in clips] == ["a.mp4", "a.mp4@0-2", "a.mp4@1-2", "a.mp4#2", "a.mp4#3"]
 
 
+def test_segments_are_compared_in_milliseconds(read: Read) -> None:
+    """0.1 as float32, a sum of floats, and times that differ by a millisecond."""
+    spans = [("0.1", "0.3"), ("0.10000000149", "0.30000000000000004"), ("0.101", "0.3"), ("0.0001", ""), ("", "")]
+    spans += [("123456.7891", "123457"), ("123456.789", "123457")]
+    rows = [f"a.mp4,{start},{end},{i}" for i, (start, end) in enumerate(spans)]
+    clips, _ = read("clips.csv", "\n".join(["path,start_s,end_s,text", *rows]))
+    assert list(texts(clips).values()) == [["0", "1"], ["2"], ["3", "4"], ["5", "6"]]
+    ids = ["a.mp4@0.1-0.3", "a.mp4@0.101-0.3", "a.mp4", "a.mp4@123456.789-123457"]
+    assert [clip.id for clip in clips] == ids
+    clips, _ = read("one.csv", "path,start_s,end_s\na.mp4,0.10000000149,0.30000000000000004\n")
+    assert [clip.id for clip in clips] == ids[:1]
+
+
 def test_rows_of_a_clip_are_merged_completely(read: Read) -> None:
     rows = [
         {"path": "a.mp4", "label": "dog", "x_year": 2020, "x_source": "web", "text": "one"},

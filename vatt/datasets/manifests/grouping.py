@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Container
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vatt.datasets.identity import whole_ms
 from vatt.datasets.manifests.paths import are_different_files, are_distinct, identities
 from vatt.datasets.manifests.reading import Report
 from vatt.datasets.manifests.values import MISSING, NONE, by_time, distinct
@@ -23,10 +25,10 @@ ROW_IDS = "x_row_ids"  # column of the ids of all rows of a clip, if they differ
 def group_rows(rows: Columns, report: Report) -> Columns:
     """Group rows into clips.
 
-    A clip is a segment (``start_s``, ``end_s``) of a file (``path`` and ``audio_path``) in one split. Its texts, words
-    and labels are those of all its rows, in the order of the rows and without repetitions. It has the first id of its
-    rows. Columns ``x_…`` whose values differ become lists of the values that are not missing, and ids that differ the
-    list `ROW_IDS`.
+    A clip is a segment (``start_s``, ``end_s``, in whole milliseconds) of a file (``path`` and ``audio_path``) in one
+    split. Its texts, words and labels are those of all its rows, in the order of the rows and without repetitions. It
+    has the first id of its rows. Columns ``x_…`` whose values differ become lists of the values that are not missing,
+    and ids that differ the list `ROW_IDS`.
 
     Args:
         rows: (N,) rows with the schema of `vatt.datasets.manifests.columns.ROWS`.
@@ -37,7 +39,8 @@ def group_rows(rows: Columns, report: Report) -> Columns:
     """
     if not are_different_files(rows["path"]):
         keys = {name: _file_codes(rows[name]) for name in ("path", "audio_path")}
-        keys |= {name: rows[name] for name in ("split", "start_s", "end_s")}
+        keys["split"] = rows["split"]
+        keys |= {name: whole_ms(pc.fill_null(rows[name], math.inf).to_numpy()) for name in ("start_s", "end_s")}
         rows = _grouped(rows, pa.table(keys), report)
     numbers, has_id = rows.pop("number"), rows.pop("has_id")
     rows["id"] = _distinct_ids(rows["id"], has_id, numbers, report)

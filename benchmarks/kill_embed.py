@@ -191,8 +191,8 @@ def write_vectors(folder: Path, name: str, count: int, width: int, seed: int) ->
     rng = np.random.default_rng(seed)
     for modality, space in (("video", "video_text"), ("audio", "video_audio")):
         rows = (
-            {"id": f"{name}{i}", "path": f"{name}/{i}.mp4", "start_s": 0.0, "end_s": 1.0, "modality": modality,
-             "space": space, "vector": vector}
+            {"id": f"{name}{i}", "path": f"{name}/{i}.mp4", "start_s": 0.0, "end_s": 1.0,
+             "clip_start_s": 0.0, "modality": modality, "space": space, "vector": vector}
             for i, vector in enumerate(rng.normal(size=(count, width)).astype(np.float32))
         )  # fmt: skip
         write_shard(folder, "a model", rows, shard=modality == "audio")

@@ -79,6 +79,8 @@ def work(kind: str, count: int, width: int, folder: Path) -> None:
             "path": pa.array([f"folder/{i // 100}/clip{i}.mp4" for i in range(count)]),
             "start_s": np.zeros(count),
             "end_s": np.full(count, 3.2),
+            "clip_start_s": np.zeros(count),
+            "clip_end_s": pa.nulls(count, pa.float64()),
             "text": pa.nulls(count, pa.string()),
             "extra": pa.nulls(count, pa.string()),
         }

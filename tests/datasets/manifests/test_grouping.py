@@ -36,6 +36,16 @@ def test_segments_splits_and_other_audio_are_other_clips(read: Read) -> None:
     assert [clip.id for clip in clips] == ["a.mp4", "a.mp4@0-2", "a.mp4@1-2", "a.mp4#2", "a.mp4#3"]
 
 
+def test_splits_that_differ_only_in_case_or_spaces_are_reported(read: Read) -> None:
+    splits = ("Train", "train", "train ", "val", None)
+    rows = [{"path": f"{path}.mp4", "split": split} for path, split in zip("aabab", splits, strict=True)]
+    clips, warnings = read("clips.jsonl", "\n".join(map(json.dumps, rows)))
+    assert len(clips) == 5
+    (warning,) = warnings
+    names = " and ".join(map(repr, sorted({clip.split for clip in clips} - {"val", None})))
+    assert warning.startswith(f"column 'split' has {names}, which are different splits")
+
+
 def test_segments_are_compared_in_milliseconds(read: Read) -> None:
     """0.1 as float32, a sum of floats, and times that differ by a millisecond."""
     spans = [("0.1", "0.3"), ("0.10000000149", "0.30000000000000004"), ("0.101", "0.3"), ("0.0001", ""), ("", "")]

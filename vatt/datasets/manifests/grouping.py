@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Container
 from typing import Any
 
@@ -27,6 +28,8 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
     A clip is a segment (``start_s``, ``end_s``, in whole milliseconds) of a file (``path`` and ``audio_path``) in one
     split. Its texts, words and labels are those of all its rows, in the order of the rows and without repetitions. It
+    has the first id of its rows. Columns ``x_…`` whose values differ become lists of the values, and ids that differ
+    the list `ROW_IDS`.
     has the first id of its rows. Columns ``x_…`` whose values differ become lists of the values that are not missing,
     and ids that differ the list `ROW_IDS`.
 
@@ -37,6 +40,7 @@ def group_rows(rows: Columns, report: Report) -> Columns:
     Returns:
         (M,) clips with the schema `SCHEMA`, in the order of their first rows.
     """
+    _report_splits(rows["split"], report)
     if not are_different_files(rows["path"]):
         keys = {name: _file_codes(rows[name]) for name in ("path", "audio_path")}
         keys["split"] = rows["split"]
@@ -45,6 +49,21 @@ def group_rows(rows: Columns, report: Report) -> Columns:
     numbers, has_id = rows.pop("number"), rows.pop("has_id")
     rows["id"] = _distinct_ids(rows["id"], has_id, numbers, report)
     return rows
+
+
+def _report_splits(splits: Column, report: Report) -> None:
+    """Report splits whose names differ only in case or surrounding spaces."""
+    names = sorted(pc.unique(splits.drop_null()).to_pylist())
+    similar = defaultdict[str, list[str]](list)
+    for name in names:
+        similar[name.strip().casefold()].append(name)
+    for group in similar.values():
+        if len(group) > 1:
+            shown = " and ".join(map(repr, group))
+            report.notes.append(
+                f"column 'split' has {shown}, which are different splits although their names differ only in case or "
+                "spaces: write them alike if they are one split"
+            )
 
 
 def _file_codes(paths: pa.ChunkedArray) -> pa.Array:

@@ -19,6 +19,9 @@ def test_a_file_has_one_identity_however_its_path_is_written(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     names = ("real/a.mp4", "link/a.mp4", "./real/sub/../a.mp4", f"{tmp_path}//real/a.mp4")
     assert {file_identity(name) for name in names} == {str(tmp_path / "real" / "a.mp4")}
+    names = (f"file://{tmp_path}/link/a.mp4", f"local://{tmp_path}/real/a.mp4", f"{tmp_path}/real/a.mp4")
+    assert {file_identity(name) for name in names} == {str(tmp_path / "real" / "a.mp4")}
+    assert file_identity(f"file://{tmp_path}/link/a%20b.tar#0+9") == f"{tmp_path}/real/a%20b.tar#0+9"
     assert file_identity("s3://bucket/x/../a.mp4") == "s3://bucket/x/../a.mp4"
 
 

@@ -106,6 +106,7 @@ def test_clips_are_the_same_by_file_and_id_or_by_file_and_segment(tmp_path: Path
         ("u", URL): (0, 1000),
     }
     assert replaced_clips(old, {("a", link): (50_000, 60_000)}) == {("a", real)}
+    assert replaced_clips(old, {("other", f"file://{link}"): (0, 3000)}) == {("a", real)}
     assert replaced_clips(old, {("other", link): (3000, 6000)}) == {("b", real)}
     assert replaced_clips(old, {("other", link): (6000, math.inf)}) == {("c", real)}
     assert replaced_clips(old, {("other", link): (3000, 6001)}) == set()

@@ -13,19 +13,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from fsspec.core import strip_protocol
 from numpy.typing import ArrayLike
 
 from vatt.datasets.media.remote import is_url
 from vatt.structures import Clip
 
+LOCAL = ("file://", "local://")  # URLs of local files
+
 
 def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
-    """Return the absolute path of a file with the symbolic links of its directory resolved. URLs are unchanged.
+    """Return the absolute path of a file with the symbolic links of its directory resolved.
+
+    URLs are unchanged, except for those of local files.
 
     Args:
         path: File, member of a shard, or URL.
         realpath: Resolves the links of a directory.
     """
+    if path.startswith(LOCAL):
+        path = strip_protocol(path)
     if is_url(path):
         return path
     directory, name = os.path.split(path)

@@ -23,8 +23,11 @@ def test_one_row_per_caption(read: Read, tmp_path: Path) -> None:
 def test_a_file_in_several_spellings_is_one_file(read: Read, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     paths = ["a.mp4", "./a.mp4", "link/a.mp4", "link/../" + tmp_path.name + "/a.mp4", str(tmp_path / "a.mp4")]
+    paths += [f"file://{tmp_path}/a.mp4"]
     clips, _ = read("clips.csv", "path,text\n" + "".join(f"{path},{i}\n" for i, path in enumerate(paths)))
-    assert texts(clips) == {"a.mp4": list("01234")}
+    assert texts(clips) == {"a.mp4": list("012345")}
+    clips, _ = read("other.csv", f"path\n{tmp_path}/a.mp4\nfile://{tmp_path}/a.mp4\nfile://{tmp_path}/b.mp4\n")
+    assert len(clips) == 2
 
 
 def test_segments_splits_and_other_audio_are_other_clips(read: Read) -> None:

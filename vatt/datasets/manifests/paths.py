@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vatt.datasets.identity import file_identity
 from vatt.datasets.manifests.values import has_surrogates
 from vatt.datasets.media import source
 from vatt.datasets.media.remote import is_url
@@ -63,7 +64,7 @@ def are_different_files(paths: pa.ChunkedArray) -> bool:
 def identities(paths: pa.Array) -> pa.Array:
     """Return (N,) strings that are equal if paths lead to the same file, however they are spelled.
 
-    Links to directories are resolved; links to files are other files. URLs are unchanged.
+    Links to directories are resolved; links to files are other files. URLs are unchanged, except for ``file://``.
 
     Args:
         paths: (N,) different paths.
@@ -81,8 +82,7 @@ def _folders(paths: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
 
 def _real_folders(folders: pa.Array) -> list[str]:
     """Return directories with links resolved."""
-    names = folders.to_pylist()
-    return [name if is_url(name) else os.path.join(os.path.realpath(name), "") for name in names]
+    return [file_identity(name + "x")[:-1] for name in folders.to_pylist()]
 
 
 def find_missing(paths: pa.Array) -> list[str]:

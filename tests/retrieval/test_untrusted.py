@@ -355,7 +355,7 @@ def test_user_written_parquet_is_read(tmp_path: Path, columns: dict[str, Any]) -
         ({"vector": ["a", "b"]}, "column 'vector': the type is .*string.*, not list"),
         ({"vector": [{"x": 1.0}, {"x": 2.0}]}, "column 'vector': the type is struct"),
         ({"model": None}, "has no column 'model'"),
-        ({"clip_start_s": None}, "has no column 'clip_start_s'; embed again: an older version wrote it"),
+        ({"clip_start_s": None}, "has no column 'clip_start_s'; add it, or embed again if an older version wrote"),
         (
             {"clip_end_s": [0.0, None], "clip_start_s": [1.0, 0.0]},
             "row 0, column 'clip_end_s': the segment ends before",

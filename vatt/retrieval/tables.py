@@ -63,7 +63,7 @@ def read_table(file: Path, schema: pa.Schema, optional: Collection[str] = ()) ->
             names, leaves = parquet.schema_arrow.names, [column.path for column in parquet.schema]
         for name in schema.names:
             if names.count(name) != 1 and not (name in optional and name not in names):
-                older = "; embed again: an older version wrote it" if name == "clip_start_s" else ""
+                older = "; add it, or embed again if an older version wrote the file" if name == "clip_start_s" else ""
                 raise StoreError(f"{file} has {'two columns' if name in names else 'no column'} {name!r}{older}")
         # Dictionaries are kept until the decoded size of the column is known.
         texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name in leaves]

@@ -9,12 +9,12 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, extent, packets, png, xvid
+from vatt.datasets.media import boxes, extent, joined, packets, png, xvid
 from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
-from vatt.datasets.media.source import MediaFile
+from vatt.datasets.media.source import MediaFile, Window
 from vatt.datasets.media.timeline import UNINDEXED
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
@@ -30,6 +30,9 @@ PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
 SECOND_FILE = "a second file begins at byte {}, which FFmpeg does not read completely: split the file there"
+CHANGES = (
+    "a second file begins at byte {}, whose codecs, rates or sizes differ from those of the first: split the file there"
+)
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 LEAVES_OUT = ("h264", "hevc")  # decoders that can skip frames to which no other one refers, exactly
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
@@ -52,7 +55,8 @@ class MediaInput:
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels count
             as square.
         is_open_ended: Whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
-        is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file.
+        is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file, or may follow in
+            Matroska without a size.
         movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
 
     Raises:
@@ -70,6 +74,7 @@ class MediaInput:
         self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
         self.is_open_ended, self.is_concatenated, self.movie_s = False, False, 0.0
         self._second_movie_at: int | None = None
+        self._parts_at: list[int] | None = []  # where the other AVI, Matroska or MP4 files begin; None if unknown
         self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
@@ -161,13 +166,22 @@ class MediaInput:
 
     @property
     def may_restart(self) -> bool:
-        """Whether the duration in the header may be wrong, or timestamps may restart."""
+        """Whether the file may hold another one, or have a wrong duration, or timestamps that restart."""
+        return self.container.format.name in joined.FORMATS or self._needs_times
+
+    @property
+    def _needs_times(self) -> bool:
         if self.container.format.name in UNINDEXED or self.is_open_ended or self.is_concatenated:
             return True
         return self.movie_s - (self.container.duration or 0) / av.time_base > SLACK_S
 
     def needs_all_packets(self) -> bool:
-        """Return whether all packets must be read for the duration and for restarts of timestamps."""
+        """Return whether all packets must be read for the duration and for restarts of timestamps.
+
+        Raises:
+            MediaError: The file contains another one, which FFmpeg ignores or reads wrongly.
+        """
+        self._refuse_unread_file()
         name = self.container.format.name
         if name == "ogg" and self.container.duration:
             return self._inspect(extent.is_chained)
@@ -175,7 +189,30 @@ class MediaInput:
             rate = self.container.streams.audio[0].codec_context.sample_rate
             samples_s = self.counted_samples() / max(rate, 1)
             return not samples_s or abs(samples_s - (self.container.duration or 0) / av.time_base) > SLACK_S
-        return self.may_restart
+        return self._needs_times
+
+    def _refuse_unread_file(self) -> None:
+        if self.size is None:
+            return
+        at = self._inspect(joined.unread, self.size, self.container.format.name, not self._file.is_remote)
+        if at is not None:
+            raise MediaError(self.path, SECOND_FILE.format(at))
+        if self._parts_at is None:
+            self._parts_at = [] if self._file.is_remote else self._inspect(joined.parts, self.size)
+        for at in self._parts_at:
+            if self._parameters_at(at) != joined.parameters(self.container):
+                raise MediaError(self.path, CHANGES.format(at))
+
+    def _parameters_at(self, at: int) -> list[tuple[Any, ...]]:
+        """Return the parameters of the decoders of a file that begins in this one; none if it cannot be opened."""
+        file = Window(MediaFile(self.path, OPEN_LIMIT_S), at, self.size - at)
+        try:
+            with av.open(file, container_options=CLOSED, **ANY_TAGS) as container:
+                return joined.parameters(container)
+        except (av.FFmpegError, ValueError):
+            return []
+        finally:
+            file.close()
 
     def counted_samples(self, first_at: int | None = None) -> int:
         """Return how many samples an MP3 file should have; 0 if it does not count its frames.
@@ -302,7 +339,8 @@ class MediaInput:
             if reason or (reason := png.problem(self._file, self.size)):
                 raise MediaError(self.path, reason)
             self.is_open_ended = extent.is_open_ended(self._file, self.size)
-            self.is_concatenated = extent.is_concatenated(self._file, self.size)
+            self._parts_at = joined.parts(self._file, self.size) if not joined.is_of_unknown_size(self._file) else None
+            self.is_concatenated = self._parts_at != []
             if head[4:8] == b"ftyp":
                 self.movie_s = extent.movie_duration_s(self._file, self.size)
                 self._check_second_movie()
@@ -313,6 +351,7 @@ class MediaInput:
         second = None if self._file.is_remote else boxes.second_file(self._file, self.size)
         if second is not None:
             self._second_movie_at, self.is_concatenated = second
+            self._parts_at = [self._second_movie_at]
             if not self.is_concatenated:
                 raise MediaError(self.path, SECOND_FILE.format(self._second_movie_at))
 

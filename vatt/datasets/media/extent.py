@@ -1,4 +1,4 @@
-"""Files whose header does not describe all of their data: streamed WAV, concatenated files, and wrong durations."""
+"""Files whose header does not describe all of their data: streamed WAV, chained files, and wrong durations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import BinaryIO
 
 CHUNK = re.compile(rb"[ -~]{4}")
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # of programs that write to a pipe
-MATROSKA_HEAD, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of EBML elements, RFC 9559
 FLV_SIZE = re.compile(rb"filesize\0(.{8})", re.DOTALL)  # of onMetaData, Adobe Flash Video File Format, annex E.5
 SIGNATURES = {"flv": b"FLV\1", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}  # at the beginning of a file
 SEARCHED = 2**16  # bytes after the last packet in which a second file may begin
@@ -73,28 +72,6 @@ def _is_open_ended_caf(file: BinaryIO) -> bool:
             return head[:4] == b"data" and length == -1
         at += 12 + length
     return False
-
-
-def is_concatenated(file: BinaryIO, size: int) -> bool:
-    """Return whether an AVI or Matroska file is followed by another one in the same file.
-
-    Args:
-        file: File that is open for reading.
-        size: Number of its bytes.
-    """
-    head = _read(file, 0, 64)
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        length = int.from_bytes(head[4:8], "little")
-        following = _read(file, 8 + length + length % 2, 12)
-        return following[:4] == b"RIFF" and following[8:12] == b"AVI "
-    if head[:4] != MATROSKA_HEAD:
-        return False
-    begin = sum(_element_size(head, 4))
-    segment = _read(file, begin, 12)
-    if segment[:4] != SEGMENT:
-        return False
-    end = begin + sum(_element_size(segment, 4))  # beyond the end of the file if the size is not known
-    return end < size and _read(file, end, 4) == MATROSKA_HEAD
 
 
 def movie_duration_s(file: BinaryIO, size: int) -> float:
@@ -184,15 +161,3 @@ def second_file(file: BinaryIO, container: str, after: int) -> int | None:
 def _read(file: BinaryIO, at: int, count: int) -> bytes:
     file.seek(at)
     return file.read(count)
-
-
-def _element_size(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the content of an EBML element begins and how long it is (RFC 8794, section 6).
-
-    Args:
-        data: Bytes of the element from its identifier on.
-        at: Where its size begins.
-    """
-    count = 9 - data[at].bit_length() if data[at] else 8
-    value = int.from_bytes(data[at : at + count], "big") - (1 << 7 * count)
-    return at + count, value

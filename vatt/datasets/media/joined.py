@@ -1,0 +1,174 @@
+"""Media files that were concatenated byte by byte: where the second and later ones begin in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+MATROSKA, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of EBML elements, RFC 9559
+MATROSKA_HEAD = re.compile(MATROSKA + rb".{1,60}?\x42\x82.(?:matroska|webm)", re.DOTALL)
+BLOCK, OVERLAP = 2**20, 128  # bytes that are searched at once; no signature is longer than the overlap
+MAX_PARTS = 1000
+OWN_HEADERS = ("alac", "flac", "tta")  # codecs whose headers also describe a whole file, such as its length
+
+
+def parts(file: BinaryIO, size: int) -> list[int]:
+    """Return the bytes at which AVI or Matroska files begin after the first one.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+    """
+    result, at = list[int](), 0
+    for _ in range(MAX_PARTS):
+        head = _read(file, at, 64)
+        if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AVIX"):
+            is_first, end = head[8:12] == b"AVI ", at + _even(8 + int.from_bytes(head[4:8], "little"))
+        elif head[:4] == MATROSKA:
+            is_first, end = True, _matroska_end(file, head, at)
+        else:
+            break
+        if at and is_first:
+            result.append(at)
+        if end is None:
+            return result + list(_positions(file, MATROSKA_HEAD, at + 4))
+        at = end
+    return result
+
+
+def is_of_unknown_size(file: BinaryIO) -> bool:
+    """Return whether the header of a Matroska file has no size, as in live recordings."""
+    head = _read(file, 0, 64)
+    return head[:4] == MATROSKA and _matroska_end(file, head, 0) is None
+
+
+def unread(file: BinaryIO, size: int, container: str, can_search: bool) -> int | None:
+    """Return the byte at which a second file begins that FFmpeg ignores, or reads wrongly; None if there is none.
+
+    The second file begins with the same signature as the first one, after the end that the header gives.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+        container: FFmpeg's name of the format.
+        can_search: Whether to read all of the file where its header gives no end.
+    """
+    if container not in FORMATS:
+        return None
+    signature, end_of = FORMATS[container]
+    end = end_of(_read(file, 0, 128)) if end_of is not None else 0
+    if container == "tta":
+        end = _tta_end(file)
+    return next(_positions(file, signature, end or 1), None) if end or can_search else None
+
+
+def parameters(container: Any) -> list[tuple[Any, ...]]:
+    """Return what the decoder of each stream of a PyAV container is set up with."""
+    result = []
+    for stream in (*container.streams.video, *container.streams.audio):
+        decoder = stream.codec_context
+        name = decoder.codec.canonical_name
+        size = (decoder.width, decoder.height) if stream.type == "video" else (decoder.sample_rate, decoder.layout.name)
+        result.append((name, *size, b"" if name in OWN_HEADERS else decoder.extradata))
+    return result
+
+
+def _wav_end(head: bytes) -> int:
+    """Resource Interchange File Format, and EBU Tech 3306 for 64-bit sizes."""
+    length = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" and head[12:16] == b"ds64":
+        length = int.from_bytes(head[20:28], "little")
+    return 0 if length in (0, 0xFFFFFFFF) else _even(8 + length)
+
+
+def _au_end(head: bytes) -> int:
+    length = int.from_bytes(head[8:12])
+    return 0 if length == 0xFFFFFFFF else int.from_bytes(head[4:8]) + length
+
+
+def _mxf_end(head: bytes) -> int:
+    """Return the position of the footer (SMPTE ST 377-1, section 7.1); 0 if the header does not give it."""
+    value = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
+    return int.from_bytes(head[value + 24 : value + 32])
+
+
+def _tta_end(file: BinaryIO) -> int:
+    """Return the end of the frames by their table (TTA1 format: header of 22 bytes, table, frames)."""
+    at = 0
+    head = _read(file, 0, 10)
+    if head[:3] == b"ID3":  # ID3v2.4.0, section 3.1
+        at = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    head = _read(file, at, 22)
+    rate, samples = int.from_bytes(head[10:14], "little"), int.from_bytes(head[14:18], "little")
+    count = -(-samples // max(1, rate * 256 // 245))
+    table = memoryview(_read(file, at + 22, 4 * count))
+    sizes = sum(int.from_bytes(table[i : i + 4], "little") for i in range(0, len(table), 4))
+    return at + 22 + 4 * count + 4 + sizes
+
+
+def _signature(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+# By FFmpeg's name of the format: the beginning of a file, and the end of a file by its beginning; 0 if it is unknown.
+FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], int] | None]] = {
+    "wav": (_signature(rb"(?:RIFF|RF64|BW64).{4}WAVE"), _wav_end),
+    "aiff": (_signature(rb"FORM.{4}AIF[FC]"), lambda head: _even(8 + int.from_bytes(head[4:8]))),
+    "w64": (
+        _signature(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),
+        lambda head: int.from_bytes(head[16:24], "little"),
+    ),
+    "au": (_signature(rb"\.snd\0\0.{6}\0\0\0[\1-\x1c]\0...\0\0\0"), _au_end),
+    "tta": (_signature(rb"TTA1[\1-\3]\0.\0.\0...\0"), None),
+    "flac": (_signature(rb"fLaC[\0\x80]\0\0\x22"), None),
+    "mxf": (_signature(rb"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02[\1-\4]"), _mxf_end),
+    "nut": (_signature(rb"nut/multimedia container\0"), None),
+    "voc": (_signature(rb"Creative Voice File\x1a"), None),
+    "rm": (_signature(rb"\.RMF\0\0\0\x12"), None),
+}
+
+
+def _positions(file: BinaryIO, signature: re.Pattern[bytes], begin: int) -> Iterator[int]:
+    """Yield the bytes from ``begin`` on at which a signature matches."""
+    file.seek(begin)
+    rest, last = b"", -1
+    while block := file.read(BLOCK):
+        data = rest + block
+        for match in signature.finditer(data):
+            if (at := begin + match.start()) > last:
+                last = at
+                yield at
+        rest = data[-OVERLAP:]
+        begin += len(data) - len(rest)
+
+
+def _matroska_end(file: BinaryIO, head: bytes, at: int) -> int | None:
+    """Return the end of a Matroska file that begins at a byte; None if its header has no size."""
+    segment_at = at + sum(_element_size(head, 4)[:2])
+    segment = _read(file, segment_at, 12)
+    if segment[:4] != SEGMENT or len(segment) < 12:
+        return segment_at
+    begin, length, is_known = _element_size(segment, 4)
+    return segment_at + begin + length if is_known else None
+
+
+def _element_size(data: bytes, at: int) -> tuple[int, int, bool]:
+    """Return where the content of an EBML element begins, its length, and whether that is known (RFC 8794, section 6).
+
+    Args:
+        data: Bytes of the element from its identifier on.
+        at: Where its size begins.
+    """
+    count = 9 - data[at].bit_length() if data[at] else 8
+    value = int.from_bytes(data[at : at + count], "big") - (1 << 7 * count)
+    return at + count, value, value != (1 << 7 * count) - 1
+
+
+def _even(length: int) -> int:
+    return length + length % 2
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)

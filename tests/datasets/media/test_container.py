@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 
+from tests.conftest import numbered_frames, read_number
 from tests.datasets.media.clocks import MIDDLES_S, chirp, numbers, textured, write
 from vatt.datasets.media import container
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.scan.file import scan_file
 
 COUNT = 150
@@ -126,3 +130,32 @@ def test_windows_of_compressed_audio(tmp_path: Path, name: str, codec: str, rate
             part = media.waveform(start_s, 1.0, rate).samples
         first = round(start_s * rate)
         assert (part - whole[first : first + rate]).abs().max() < 1e-3
+
+
+def test_empty_packets_repeat_the_frame_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.nut"  # whose muxer writes them; encoders of Theora and VP8 make them for still passages
+    frames = numbered_frames(50)
+    expected = [i if i < 20 or i % 10 < 3 else i // 10 * 10 + 2 for i in range(50)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=25, options={"lag-in-frames": "0", "deadline": "realtime"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for number in range(50):
+            if expected[number] == number:
+                frame = av.VideoFrame.from_ndarray(frames[number], format="rgb24")
+                frame.pts = number
+                packets = stream.encode(frame)
+            else:
+                packets = [av.Packet(0)]
+                packets[0].stream, packets[0].time_base = stream, stream.codec_context.time_base
+                packets[0].pts = packets[0].dts = number
+            container.mux(packets)
+    with open_media(path) as media:
+        result = media.all_frames()
+        assert media.bad_packets == 0
+        assert [read_number(frame) for frame in result.frames] == expected
+        assert result.times_s.numpy() == pytest.approx(np.arange(50) / 25)
+        assert result.until_s == pytest.approx(2.0)
+    facts = scan_file(str(path), 2, 60.0)
+    assert (facts.status, facts.reason, facts.fps) == ("ok", "", 25.0)
+    transcode(str(path), tmp_path / "new.mp4", Encoding())
+    assert numbers(tmp_path / "new.mp4", MIDDLES_S[:50]) == expected

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import numbered_frames
+from tests.conftest import numbered_frames, read_number
 from tests.datasets.media.clocks import FPS, MIDDLES_S, SECONDS, chirp, numbers, pitch, tone, write, write_joined
 from vatt.datasets.media import timeline
 from vatt.datasets.media.cache import DecodedCache
@@ -209,3 +209,29 @@ def test_the_timeline_is_computed_once_and_again_after_a_change(
             with open_media(path) as media:
                 assert media.info.duration_s == pytest.approx(seconds, abs=0.06)
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "1"}),
+        ("libx264", {"bf": "3"}),
+        ("mpeg2video", {"bf": "2", "b": "3M"}),
+        ("mpeg4", {"bf": "2"}),
+    ],
+)
+@pytest.mark.parametrize("audio", [None, "wmav2"])
+def test_asf_with_b_frames(tmp_path: Path, codec: str, options: dict[str, str], audio: str | None) -> None:
+    path = tmp_path / "a.wmv"
+    write(path, codec, audio, tone(440, SECONDS, 48_000), 48_000, numbered_frames(100), options)
+    with open_media(path) as media:
+        frames = media.all_frames()
+        assert frames.times_s.numpy() == pytest.approx(np.arange(100) / 25, abs=2e-3)
+        assert media.info.duration_s == pytest.approx(4.0, abs=2e-3)
+    assert [read_number(frame) for frame in frames.frames] == list(range(100))
+    for number in (37, 63):
+        assert numbers(path, [(number + 0.5) / 25]) == [number]
+    facts = scan_file(str(path), 2, 60.0)
+    assert (facts.status, facts.duration_s) == ("ok", pytest.approx(4.0, abs=2e-3))
+    transcode(str(path), tmp_path / "new.mp4", Encoding())
+    assert numbers(tmp_path / "new.mp4", MIDDLES_S[:100]) == list(range(100))

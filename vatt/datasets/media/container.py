@@ -19,6 +19,7 @@ from vatt.datasets.media.demuxing import (
     MediaInput,
     first_line,
     is_still_format,
+    repeats_frame,
 )
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
@@ -112,6 +113,9 @@ class Container:
             except BaseException:
                 self.close()
                 raise
+            if self._container.format.name == "asf" and self._timeline is not None and self._video is not None:
+                begin_s, _ = self._timeline.spans_s.get(self._video.index, (math.nan, math.nan))  # with B-frames
+                self._origin_s = begin_s if self._origin_s < begin_s <= self._origin_s + SLACK_S else self._origin_s
         self._is_sequential = self._needs_sequential_read()
 
     def _begin_of_clock(self) -> float:
@@ -137,7 +141,7 @@ class Container:
         stamps = {stream.index: Timestamps(stream) for stream in streams}
         bad_packets = self.bad_packets
         for packet in self._demux(*streams):
-            if packet.size:
+            if packet.size or repeats_frame(packet):
                 stamps[packet.stream_index].add(packet)
         self.bad_packets = bad_packets  # they are counted when they are decoded
         timeline, _ = compute_timeline(list(stamps.values()))
@@ -265,7 +269,9 @@ class Container:
             except (av.FFmpegError, OSError):
                 self.bad_packets += 1
                 return
-            if shifts and packet.size:  # read from the beginning: see `_needs_sequential_read`
+            if shifts and (
+                packet.size or repeats_frame(packet)
+            ):  # read from the beginning: see `_needs_sequential_read`
                 _shift_timestamps(packet, shifts.get(packet.stream_index, ()), counts)
             yield packet
 

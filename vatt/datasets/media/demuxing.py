@@ -15,7 +15,7 @@ from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile, Window
-from vatt.datasets.media.timeline import UNINDEXED
+from vatt.datasets.media.timeline import UNINDEXED, has_guesses
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
@@ -67,6 +67,7 @@ class MediaInput:
 
     def __init__(self, path: str, time_limit_s: float = math.inf) -> None:
         self.path, self.pixel_aspect = path, None
+        self._last_frame: Any = None  # of the video, since the last seek
         open_limit_s = min(max(time_limit_s, SHORTEST_OPEN_S), OPEN_LIMIT_S)
         self._file = MediaFile(path, open_limit_s)
         self.size = self._file.size
@@ -146,11 +147,21 @@ class MediaInput:
             raise MediaError(self.path, f"the {packet.stream.type} track is encrypted")
         if packet.size and (reason := packets.problem(packet.stream.codec_context.name, packet)):
             raise MediaError(self.path, reason)
+        if repeats_frame(packet):  # FFmpeg would end the decoder
+            return self._repeated(packet)
         frames = packet.decode()
+        if packet.stream.type == "video":
+            self._last_frame = frames[-1] if frames else self._last_frame
         if self.pixel_aspect is not None and packet.stream.type == "video":
             for frame in frames:
                 self.pixel_aspect.mark(frame)
         return frames
+
+    def _repeated(self, packet: av.Packet) -> list[Any]:
+        if self._last_frame is None:
+            return []
+        self._last_frame.pts, self._last_frame.time_base = packet.pts, packet.time_base
+        return [self._last_frame]
 
     def reorder(self, packets: Iterator[av.Packet], stream: Any) -> Iterator[av.Packet]:
         """Yield packets of video so that the decoded frames have the timestamps at which they are presented.
@@ -159,10 +170,11 @@ class MediaInput:
             packets: Packets of the stream, from its beginning or from a seek on.
             stream: Video stream of the container.
         """
-        is_avi, codec = self.container.format.name == "avi", stream.codec_context.name
+        name, codec = self.container.format.name, stream.codec_context.name
         if codec == "mpeg4":
-            return xvid.unpack(packets, stream, is_avi)
-        return _without_guesses(packets) if is_avi and codec in LEAVES_OUT else packets
+            return xvid.unpack(packets, stream, name == "avi")
+        is_guessed = (name == "avi" and codec in LEAVES_OUT) or has_guesses(stream)
+        return _without_guesses(packets) if is_guessed else packets
 
     @property
     def may_restart(self) -> bool:
@@ -271,6 +283,7 @@ class MediaInput:
         """
         with self._callbacks.raising():
             self.container.seek(offset, stream=stream)
+        self._last_frame = None
         if self.pixel_aspect is not None:
             self.pixel_aspect.reset()
 
@@ -356,13 +369,18 @@ class MediaInput:
                 raise MediaError(self.path, SECOND_FILE.format(self._second_movie_at))
 
 
+def repeats_frame(packet: av.Packet) -> bool:
+    """Return whether a packet of video is empty: it repeats the frame before it, as in Theora and VP8."""
+    return packet.size == 0 and packet.pts is not None and packet.stream.type == "video"
+
+
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
 
 
 def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Yield packets of AVI, which has no presentation timestamps, without those that FFmpeg invents."""
+    """Yield packets without the presentation timestamps that FFmpeg invents."""
     for packet in packets:
         packet.pts = None
         yield packet

@@ -24,7 +24,7 @@ import av
 import numpy as np
 
 from vatt.datasets.media.damage import jpeg_is_whole
-from vatt.datasets.media.demuxing import MediaInput, first_line
+from vatt.datasets.media.demuxing import MediaInput, first_line, repeats_frame
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
@@ -244,7 +244,7 @@ def _read(media: MediaInput, found: Packets) -> None:
             last_is_partial = packet.is_corrupt and not media.is_open_ended  # whose last packet is always incomplete
             if last_is_partial:
                 partial.append((end_s, packet.stream_index, getattr(tracks.get(packet.stream_index), "packets", 0)))
-            if packet.stream_index in tracks and packet.size:
+            if packet.stream_index in tracks and (packet.size or repeats_frame(packet)):
                 track = tracks[packet.stream_index]
                 track.add(packet)
                 is_jpeg = found.container in PICTURES and track.codec == "mjpeg" and track.packets == 1

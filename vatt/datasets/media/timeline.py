@@ -34,12 +34,56 @@ ALIGNED_S = 0.01  # readers do not move audio whose timestamp is off by less (`v
 UNKNOWN = np.iinfo(np.int64).min
 SKIP_SAMPLES = struct.Struct("<II")  # FFmpeg's side data
 NEW_LINK = ("strings_metadata", "new_extradata")  # side data of the first packet of each stream of a chained Ogg file
+DELAYED = ("h264", "hevc", "mpeg1video", "mpeg2video")  # codecs for which FFmpeg guesses wrong timestamps in ASF
+MAX_DELAY = 16  # frames by which H.264 and H.265 reorder at most
 MAX_TIMELINES = 4096  # size of the cache
 
 
 def begins_link(packet: av.Packet) -> bool:
     """Return whether a packet may be the first of a stream of a chained Ogg file."""
     return any(map(packet.has_sidedata, NEW_LINK))
+
+
+def has_guesses(stream: Any) -> bool:
+    """Return whether a stream is video in ASF with B-frames, for which FFmpeg guesses presentation timestamps wrongly.
+
+    ASF has decoding timestamps only. Those of the packet after which a frame leaves the decoder are right for it.
+
+    Args:
+        stream: PyAV stream.
+    """
+    if stream.container.format.name != "asf" or stream.codec_context.name not in DELAYED or not stream.average_rate:
+        return False
+    return stream.codec_context.has_b_frames
+
+
+class _Delay:
+    """How many packets are decoded before the first frame is presented.
+
+    Args:
+        stream: PyAV stream of video.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.packets, self._step, self._is_known = 0, 1 / (stream.average_rate * stream.time_base), False
+        self._decoder = av.CodecContext.create(stream.codec_context.name, "r")
+        self._decoder.extradata, self._decoder.thread_count = stream.codec_context.extradata, 1
+        self._decoder.options = {"max_pixels": str(stream.codec_context.width * stream.codec_context.height)}
+
+    def add(self, packet: av.Packet) -> None:
+        """Add the next packet."""
+        if self._is_known or self.packets >= MAX_DELAY:
+            return
+        try:
+            self._is_known = bool(self._decoder.decode(packet))
+        except (av.FFmpegError, ValueError):
+            self._is_known = True
+        self.packets += not self._is_known
+
+    @property
+    def ticks(self) -> int:
+        """The delay in units of the time base of the stream."""
+        return round(self.packets * self._step)
 
 
 class Timestamps:
@@ -58,6 +102,7 @@ class Timestamps:
         self.index, self.kind, self.base_s = stream.index, stream.type, float(stream.time_base)
         self.container = stream.container.format.name
         self._codec = stream.codec_context.codec.canonical_name
+        self._delay = _Delay(stream) if self.kind == "video" and has_guesses(stream) else None
         self._pts, self._dts, self._ticks = array("q"), array("q"), array("q")
         self._ticks_per_byte = 0.0
         self._positions = array("q")
@@ -69,6 +114,8 @@ class Timestamps:
     def add(self, packet: av.Packet) -> None:
         """Add the next packet."""
         self._pts.append(UNKNOWN if packet.pts is None else packet.pts)
+        if self._delay is not None:
+            self._delay.add(packet)
         self._dts.append(UNKNOWN if packet.dts is None else packet.dts)
         ticks = packet.duration or 0
         if self._codec.startswith("pcm_"):  # a last packet that is smaller has the duration of the others
@@ -105,6 +152,8 @@ class Timestamps:
             np.array(values, np.int64)
             for values in (self._pts, self._dts, self._ticks, self._positions, self._skips, self._trims)
         )
+        if self._delay is not None:
+            pts = np.where(dts == UNKNOWN, UNKNOWN, dts + self._delay.ticks)
         shift = np.zeros(len(pts), np.int64)
         if self.container in RAW or (len(self._rates) > 1 and self.container in (*UNANCHORED, "ogg")):
             shift, ticks = self._sum_lengths(pts, positions, ticks, is_estimated=self.container not in UNANCHORED)

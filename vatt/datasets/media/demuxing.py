@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, extent, joined, packets, png, xvid
+from vatt.datasets.media import boxes, extent, joined, mpeg_video, packets, png, xvid
 from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
@@ -105,6 +105,8 @@ class MediaInput:
         indices = {stream.index for stream in streams}
         parts = (stream for stream in self._parts if self._first[stream.index].index in indices)
         packets = self._packets(self.container.demux(*streams, *parts))
+        if self.container.format.name == "mpeg":
+            packets = mpeg_video.ascending(packets)
         return self._joined(packets) if self._parts else packets
 
     def _packets(self, remaining: Iterator[av.Packet]) -> Iterator[av.Packet]:

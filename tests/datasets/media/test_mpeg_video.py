@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import numbered_frames, read_number
+from tests.datasets.media.clocks import MIDDLES_S, RATE, numbers, tone, write
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.transcode import Encoding, transcode
+from vatt.datasets.scan.file import scan_file
+
+
+@pytest.mark.parametrize("first", [0, 100])
+def test_frames_of_program_streams_ascend_in_time(tmp_path: Path, first: int) -> None:
+    path, expected = tmp_path / "a.vob", list(range(first, first + 100))
+    frames = numbered_frames(200)[first : first + 100]
+    # Small pictures, several of which begin in one packet of the stream.
+    write(path, "mpeg2video", "mp2", tone(440, 4, RATE), RATE, frames, {"bf": "2", "g": "12", "b": "3M"})
+    with open_media(path) as media:
+        result = media.all_frames()
+        assert result.times_s.numpy() == pytest.approx(np.arange(100) / 25, abs=1e-3)
+        assert [read_number(frame) for frame in result.frames] == expected
+        assert media.info.video_s == pytest.approx(4.0, abs=1e-3)
+    facts = scan_file(str(path), 2, 60.0)
+    assert (facts.status, facts.fps) == ("ok", 25.0)
+    transcode(str(path), tmp_path / "new.mp4", Encoding())
+    assert numbers(tmp_path / "new.mp4", MIDDLES_S[:100]) == expected

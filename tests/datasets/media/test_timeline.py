@@ -235,3 +235,41 @@ def test_asf_with_b_frames(tmp_path: Path, codec: str, options: dict[str, str], 
     assert (facts.status, facts.duration_s) == ("ok", pytest.approx(4.0, abs=2e-3))
     transcode(str(path), tmp_path / "new.mp4", Encoding())
     assert numbers(tmp_path / "new.mp4", MIDDLES_S[:100]) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.h264", "libx264", {"bf": "2"}),
+        ("a.m1v", "mpeg1video", {"bf": "2", "b": "3M"}),
+        ("a.m2v", "mpeg2video", {"bf": "2", "b": "3M"}),
+    ],
+)
+def test_raw_video(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    path = tmp_path / name
+    write(path, codec, frames=numbered_frames(100), options=options | {"g": "25"})
+    check(path, 4.0)
+    assert numbers(path, MIDDLES_S[:100]) == list(range(100))
+    with open_media(path) as media:
+        assert media.all_frames().times_s.numpy() == pytest.approx(np.arange(100) / 25)
+        assert media.info.duration_s == pytest.approx(4.0)
+
+
+def test_the_last_packet_of_audio_may_be_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.gxf"  # gives all packets of audio the same duration
+    write(path, "mpeg2video", "pcm_s16le", chirp(1.6, 48_000), 48_000, np.zeros((40, 576, 720, 3), np.uint8))
+    facts = scan_file(str(path), 2, 60.0)
+    with open_media(path) as media:
+        assert (facts.status, facts.duration_s) == ("ok", pytest.approx(1.6, abs=1e-3))
+        assert media.info.duration_s == pytest.approx(1.6, abs=1e-3)
+
+
+def test_avi_whose_header_gives_more_audio_than_its_index(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    data = bytearray(write(path, "mpeg4", "libmp3lame", chirp(SECONDS, 48_000), 48_000, numbered_frames(100)))
+    at = data.index(b"auds") + 32
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 50).to_bytes(4, "little")
+    path.write_bytes(data)
+    with open_media(path) as media:
+        assert media.info.duration_s == pytest.approx(SECONDS, abs=0.06)
+        assert scan_file(str(path), 2, 60.0).duration_s == pytest.approx(media.info.duration_s, abs=1e-3)

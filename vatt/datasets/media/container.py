@@ -26,6 +26,7 @@ from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
 from vatt.datasets.media.source import state
 from vatt.datasets.media.timeline import (
+    RAW_VIDEO,
     UNANCHORED,
     UNINDEXED,
     Timeline,
@@ -162,7 +163,7 @@ class Container:
             (name in BYTE_RATE and not codec.startswith("pcm_")) or (name == "ogg" and codec not in OGG_CODECS)
         ):
             return True
-        return name in UNSEEKABLE or (self._timeline is not None and bool(self._timeline.shifts))
+        return name in (*UNSEEKABLE, *RAW_VIDEO) or (self._timeline is not None and bool(self._timeline.shifts))
 
     def _probe(self) -> MediaInfo:
         video, audio = self._video, self._audio

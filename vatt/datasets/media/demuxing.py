@@ -15,7 +15,7 @@ from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile, Window
-from vatt.datasets.media.timeline import UNINDEXED, has_guesses
+from vatt.datasets.media.timeline import RAW_VIDEO, UNINDEXED, has_guesses
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
@@ -175,6 +175,8 @@ class MediaInput:
         name, codec = self.container.format.name, stream.codec_context.name
         if codec == "mpeg4":
             return xvid.unpack(packets, stream, name == "avi")
+        if name in RAW_VIDEO:
+            return _without_guesses(packets, is_dts=True)
         is_guessed = (name == "avi" and codec in LEAVES_OUT) or has_guesses(stream)
         return _without_guesses(packets) if is_guessed else packets
 
@@ -186,6 +188,8 @@ class MediaInput:
     @property
     def _needs_times(self) -> bool:
         if self.container.format.name in UNINDEXED or self.is_open_ended or self.is_concatenated:
+            return True
+        if self.container.format.name == "avi" and any(map(_is_shorter_than_said, self.container.streams.audio)):
             return True
         return self.movie_s - (self.container.duration or 0) / av.time_base > SLACK_S
 
@@ -381,10 +385,17 @@ def is_still_format(name: str) -> bool:
     return name == "image2" or name.endswith("_pipe")
 
 
-def _without_guesses(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Yield packets without the presentation timestamps that FFmpeg invents."""
+def _is_shorter_than_said(stream: Any) -> bool:
+    """Return whether an audio stream of AVI has fewer packets in its index than its header gives."""
+    index = stream.index_entries
+    is_by_packet = len(index) > 1 and index[1].timestamp - index[0].timestamp == 1
+    return is_by_packet and len(index) * float(stream.time_base) < stream.frames * float(stream.time_base) - SLACK_S
+
+
+def _without_guesses(packets: Iterator[av.Packet], is_dts: bool = False) -> Iterator[av.Packet]:
+    """Yield packets without the presentation timestamps (``is_dts``: all timestamps) that FFmpeg invents."""
     for packet in packets:
-        packet.pts = None
+        packet.pts, packet.dts = None, None if is_dts else packet.dts
         yield packet
 
 

@@ -51,6 +51,7 @@ class Track:
         timed: every packet has a time.
         packets: how many there are.
         first_at: byte at which the first one begins, if that is known.
+        last_packet_s: Duration of the last packet in seconds, as the container gives it.
         gap: beginning and end of the first long pause of a sound, in seconds.
         promised_s: the duration that the header of an AVI file promises; for others it means nothing.
     """
@@ -74,6 +75,7 @@ class Track:
         # In MP4 the first packets of AAC lie before the start: their samples are dropped.
         self._start_s = -math.inf if stream.start_time is None else stream.start_time * self._base_s
         self._until_s = -math.inf
+        self.last_packet_s = 0.0
         self.stamps = Timestamps(stream)
         self._keys: list[bool] = []
         about = f"{self.codec} {self.width} {self.height} {self.sample_rate} {self.channels}"
@@ -98,6 +100,7 @@ class Track:
         if not self.times_s:
             return
         self._until_s = times.end_s()
+        self.last_packet_s = float(ends_s[begins_s.argmax()] - begins_s.max())
         gaps = np.flatnonzero(begins_s[1:] - np.maximum.accumulate(ends_s)[:-1] > GAP_S)
         if self.kind == "audio" and len(gaps):
             self.gap = float(ends_s[: gaps[0] + 1].max()), float(begins_s[gaps[0] + 1])
@@ -188,6 +191,14 @@ class Packets:
         if self.cut:
             return min(said_s, found_s)
         if found_s > self.longest_s:
+            return said_s
+        # The last packet of audio may be as long as the others by the container, and have fewer samples.
+        last_s = (
+            self.audio.last_packet_s
+            if self.audio is not None and self.audio.end_s == max(ends_s, default=math.nan)
+            else 0.0
+        )
+        if 0 < said_s <= found_s < said_s + last_s:
             return said_s
         if not ends_s or abs(found_s - said_s) <= SLACK_S or not all(track.timed for track in self.tracks):
             return said_s

@@ -23,8 +23,17 @@ from vatt.datasets.media.headers import frame_length
 
 # Formats of raw audio: FFmpeg computes timestamps from the parameters of the first packet.
 RAW = ("aac", "ac3", "amr", "amrnb", "amrwb", "dts", "dtshd", "eac3", "loas", "mlp", "mp3", "truehd")
+RAW_VIDEO = ("h264", "hevc", "mpegvideo")  # formats of raw video without timestamps: FFmpeg guesses those it gives
 UNANCHORED = ("mpegts", "mpeg")  # formats whose timestamps begin anywhere
-UNINDEXED = (*RAW, *UNANCHORED, "asf", "asf_o", "flv", "ogg")  # formats whose packets are all read on opening
+UNINDEXED = (
+    *RAW,
+    *RAW_VIDEO,
+    *UNANCHORED,
+    "asf",
+    "asf_o",
+    "flv",
+    "ogg",
+)  # formats whose packets are all read on opening
 # Timestamps of a track that go back by more restart. Outside MPEG streams, decoding times may not be in order.
 BACK_S = {"audio": 0.1, "video": 0.5}
 MPEG_BACK_S = 0.1
@@ -152,6 +161,8 @@ class Timestamps:
             np.array(values, np.int64)
             for values in (self._pts, self._dts, self._ticks, self._positions, self._skips, self._trims)
         )
+        if self.container in RAW_VIDEO:
+            pts = dts = np.cumsum(ticks) - ticks
         if self._delay is not None:
             pts = np.where(dts == UNKNOWN, UNKNOWN, dts + self._delay.ticks)
         shift = np.zeros(len(pts), np.int64)

@@ -14,13 +14,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from vatt.datasets.media.demuxing import (
-    SHORTEST_OPEN_S,
-    MediaInput,
-    first_line,
-    is_still_format,
-    repeats_frame,
-)
+from vatt.datasets.media.demuxing import SHORTEST_OPEN_S, MediaInput, first_line, is_still_format, repeats_frame
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
@@ -34,6 +28,7 @@ from vatt.datasets.media.timeline import (
     begins_link,
     cached_timeline,
     compute_timeline,
+    shift_timestamps,
 )
 from vatt.datasets.media.tracks import choose_tracks
 
@@ -273,7 +268,7 @@ class Container:
             if shifts and (
                 packet.size or repeats_frame(packet)
             ):  # read from the beginning: see `_needs_sequential_read`
-                _shift_timestamps(packet, shifts.get(packet.stream_index, ()), counts)
+                shift_timestamps(packet, shifts.get(packet.stream_index, ()), counts)
             yield packet
 
     def _decode_from(
@@ -380,13 +375,3 @@ class Container:
     def _at_s(self, stamp: int, kind: str = "video") -> float:
         """Seconds of a timestamp of a track."""
         return float(stamp * self._stream(kind).time_base) - self._origin_s
-
-
-def _shift_timestamps(packet: av.Packet, shifts: Any, counts: dict[int, int]) -> None:
-    """Correct the timestamps of a packet by those of its track; ``counts`` holds how many packets came before it."""
-    number = counts.get(packet.stream_index, 0)
-    counts[packet.stream_index] = number + 1
-    if number < len(shifts):
-        ticks = int(shifts[number])
-        packet.pts = None if packet.pts is None else packet.pts + ticks
-        packet.dts = None if packet.dts is None else packet.dts + ticks

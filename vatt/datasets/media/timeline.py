@@ -383,3 +383,13 @@ def cached_timeline(key: tuple[Any, ...], compute: Callable[[], Timeline | None]
         while len(_timelines) > MAX_TIMELINES:
             _timelines.popitem(last=False)
     return _timelines[key]
+
+
+def shift_timestamps(packet: av.Packet, shifts: Any, counts: dict[int, int]) -> None:
+    """Correct the timestamps of a packet by those of its track; ``counts`` holds how many packets came before it."""
+    number = counts.get(packet.stream_index, 0)
+    counts[packet.stream_index] = number + 1
+    if number < len(shifts):
+        ticks = int(shifts[number])
+        packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.dts = None if packet.dts is None else packet.dts + ticks

@@ -89,6 +89,8 @@ def test_all_channels_of_wav_are_averaged_in_their_order(tmp_path: Path, channel
         ("film.webm", "libopus", "7.1", 8),
         ("ambisonic.mkv", "pcm_s16le", "16 channels", 16),
         ("ambisonic.mov", "pcm_s16le", "ambisonic 2", 9),
+        ("custom.caf", "pcm_f32le", "7.1", 8),  # FFmpeg reads these two in a custom order of channels
+        ("custom.aiff", "pcm_s16be", "7.1", 8),
     ],
 )
 def test_all_channels_of_other_codecs_are_averaged(

@@ -82,6 +82,9 @@ class MediaInput:
         except BaseException:
             self._file.close()
             raise
+        for stream in self.container.streams.audio:
+            if stream.codec_context is not None:
+                _replace_custom_layout(stream.codec_context)
         self.limit(time_limit_s)
 
     def limit(self, time_limit_s: float) -> None:
@@ -378,6 +381,20 @@ class MediaInput:
 def repeats_frame(packet: av.Packet) -> bool:
     """Return whether a packet of video is empty: it repeats the frame before it, as in Theora and VP8."""
     return packet.size == 0 and packet.pts is not None and packet.stream.type == "video"
+
+
+def _replace_custom_layout(decoder: Any) -> None:
+    """Replace the channel layout of a decoder if it may be a custom one, by the number of channels alone.
+
+    PyAV frees the channel map of a custom layout with every `AudioLayout` and every frame that refers to it, and so
+    more than once. Here it is freed once, and frames get no map.
+
+    Args:
+        decoder: Audio decoder that is not open, and whose layout was not read yet.
+    """
+    layout = decoder.layout
+    is_standard = "channels" not in layout.name and "ambisonic" not in layout.name
+    decoder.layout = layout.name if is_standard else f"{layout.nb_channels} channels"
 
 
 def is_still_format(name: str) -> bool:

@@ -159,3 +159,17 @@ def test_empty_packets_repeat_the_frame_before_them(tmp_path: Path) -> None:
     assert (facts.status, facts.reason, facts.fps) == ("ok", "", 25.0)
     transcode(str(path), tmp_path / "new.mp4", Encoding())
     assert numbers(tmp_path / "new.mp4", MIDDLES_S[:50]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [("a.wav", "adpcm_ms", 48_000), ("b.wav", "adpcm_ima_wav", 22_050), ("a.w64", "adpcm_ms", 44_100)],
+)
+def test_frames_of_one_packet_of_audio_follow_each_other(tmp_path: Path, name: str, codec: str, rate: int) -> None:
+    path, samples = tmp_path / name, chirp(6.0, rate)
+    write(path, None, codec, samples, rate)
+    transcode(str(path), tmp_path / "new.mp4", Encoding())
+    for read in (path, tmp_path / "new.mp4"):
+        with open_media(read) as media:
+            decoded = media.waveform(0.0, 6.0, rate).samples.numpy()
+        assert np.corrcoef(decoded, samples)[0, 1] > 0.99

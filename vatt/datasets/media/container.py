@@ -349,7 +349,8 @@ class Container:
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s
-                next_s = at_s + step_s
+                # Only the first frame of a packet of audio has a timestamp.
+                next_s = at_s + (step_s if kind == "video" else frame.samples / max(frame.sample_rate, 1))
                 if needs_key and not frame.key_frame:
                     if at_s > start_s + EARLY_S:
                         return

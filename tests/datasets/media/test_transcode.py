@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.conftest import beeps, read_number
+from tests.conftest import beeps, numbered_frames, read_number
 from tests.datasets.media.test_probe import spoil, write_video
 from tests.datasets.media.zoo import ODD, SHOWN_MS, STEADY_MS, ZOO, write
 from vatt.datasets.media.decoding import open_media
@@ -248,3 +248,30 @@ def test_a_full_disk_is_no_fault_of_the_file(zoo: Path) -> None:
     with pytest.raises(OSError, match="No space left") as raised:
         transcode(str(zoo / "av1_opus.mp4"), "/dev/full", Encoding())
     assert not isinstance(raised.value, MediaError)
+
+
+def test_tracks_that_both_begin_a_few_milliseconds_late_are_kept(tmp_path: Path) -> None:
+    path, rate, late_ms = tmp_path / "a.mkv", 48_000, 3
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=25, options={"crf": "10", "bf": "0"})
+        video.height, video.width, video.pix_fmt = 192, 256, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        sounds = [file.add_stream("pcm_s16le", rate=rate, layout="mono") for _ in range(2)]
+        for number, picture in enumerate(numbered_frames(50, 192, 256)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 40 * number + late_ms, Fraction(1, 1000)
+            file.mux(video.encode(frame))
+        # The silent track begins at 0, and is not read.
+        for sound, samples, start_ms in zip(sounds, (np.zeros(2 * rate), beeps(2, rate)), (0, late_ms), strict=True):
+            frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start_ms * rate // 1000, Fraction(1, rate)
+            file.mux([*sound.encode(frame), *sound.encode()])
+        file.mux(video.encode())
+    with open_media(path) as media:
+        old = media.all_frames().times_s.tolist()
+        assert old[0] == pytest.approx(late_ms / 1000)
+    with open_media(whole(path)) as media:
+        new = media.all_frames()
+    assert [read_number(frame) for frame in new.frames] == list(range(50))
+    assert new.times_s.tolist() == pytest.approx([0.0, *old[1:]], abs=0.001)
+    assert beeps_of(whole(path), 0.0, 2.0) == pytest.approx(beeps_of(path, 0.0, 2.0), abs=0.001)

@@ -24,7 +24,7 @@ from av.codec.context import Flags
 from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.encoding import X264
-from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.media import GAP_S, Media
 from vatt.datasets.media.shrinking import Shown, Shrinker, cap
 
@@ -143,16 +143,21 @@ class _Input(Media):
         self.bad_packets = 0
         options = {"movflags": "+faststart"}
         with _Input(self.path) as ears, av.open(f"file:{output}", "w", format="mp4", options=options) as new:
-            tracks = []
+            begun: list[tuple[Packets, Iterator[Packets]]] = []
+
+            def start(track: Iterator[Packets]) -> None:
+                if first := next(track, None):  # adds the stream
+                    begun.append((first, track))
+
             hear, see = stretch.sound and ears.info.has_audio, stretch.picture and self.info.has_video
             if hear and copy and ears.can_copy(alone=not see):
-                tracks.append(ears.copied(new))
+                start(ears.copied(new))
             elif hear:
-                tracks.append(ears.heard(new, stretch, alone=not see))
+                start(ears.heard(new, stretch, alone=not see))
             if see:
-                shown = self.shown(stretch, at_once=stretch.is_cut or not hear)
-                tracks.append(self.seen(new, shown if encoding.fps is None else cap(shown, encoding.fps), encoding))
-            begun = [(first, track) for track in tracks if (first := next(track, None))]  # adds the streams
+                slack_s = math.inf if stretch.is_cut or not begun else SLACK_S if begun[0][0][0] > EARLY_S else 0.0
+                shown = self.shown(stretch, slack_s)
+                start(self.seen(new, shown if encoding.fps is None else cap(shown, encoding.fps), encoding))
             if begun and min(first[0] for first, _ in begun) > EARLY_S:  # it would be taken for the file's second 0
                 raise MediaError(self.path, "no video or audio at the beginning of the segment")
             items = heapq.merge(*(chain([first], track) for first, track in begun), key=lambda item: item[0])
@@ -165,8 +170,8 @@ class _Input(Media):
 
     # ---- picture ---------------------------------------------------------------------------------------------
 
-    def shown(self, stretch: Stretch, at_once: bool) -> Iterator[Shown]:
-        """The pictures of a stretch. With ``at_once`` the first one is shown from 0 on even if it comes later."""
+    def shown(self, stretch: Stretch, slack_s: float) -> Iterator[Shown]:
+        """The pictures of a stretch. The first one is shown from 0 on if it is later by at most ``slack_s``."""
         held: tuple[float, Any] | None = None
         length_s = stretch.end_s - stretch.start_s
         for at_s, frame in self._decode_from("video", stretch.start_s):
@@ -175,7 +180,7 @@ class _Input(Media):
                 until_s = length_s
                 break
             if held is None:
-                held = 0.0 if at_once else at_s, frame
+                held = 0.0 if at_s <= slack_s else at_s, frame
             elif at_s <= held[0] + EARLY_S:  # of several at one time, the last; times that go back are a fault
                 held = held[0], frame if at_s >= held[0] else held[1]
             else:

@@ -393,8 +393,9 @@ def _replace_custom_layout(decoder: Any) -> None:
         decoder: Audio decoder that is not open, and whose layout was not read yet.
     """
     layout = decoder.layout
-    is_standard = "channels" not in layout.name and "ambisonic" not in layout.name
-    decoder.layout = layout.name if is_standard else f"{layout.nb_channels} channels"
+    if layout.nb_channels:
+        is_standard = "channels" not in layout.name and "ambisonic" not in layout.name
+        decoder.layout = layout.name if is_standard else f"{layout.nb_channels} channels"
 
 
 def is_still_format(name: str) -> bool:

@@ -72,10 +72,11 @@ def prepare(
 
     encoding = Encoding(short_side=short_side, gop=gop, crf=crf, fps=fps)
     done = run(path, output, encoding, shard_mb, num_workers, time_limit_s, verify, overwrite, retry)
-    for event in done.left_out[:SHOWN]:
+    events = [*done.left_out, *done.incomplete]
+    for event in events[:SHOWN]:
         print(f"{event['kind']}: {event['id']}: {event['path']}: {event['reason']}")
-    if len(done.left_out) > SHOWN:
-        print(f"… and {len(done.left_out) - SHOWN} more: {Path(output) / 'errors.csv'}")
+    if len(events) > SHOWN:
+        print(f"… and {len(events) - SHOWN} more: {Path(output) / 'errors.csv'}")
     print_lines(summarize(path))
     if done.damaged:
         print(f"changed or gone, made again: {', '.join(done.damaged)}")
@@ -84,5 +85,6 @@ def prepare(
     print(f"clips: {done.members}, {done.duration_s / 3600:.2f} hours")
     total = done.rows + len(done.left_out)
     where = Path(output) / "manifest.jsonl" if done.rows else "none"
-    print(f"manifest: {where} ({done.rows} of {total} rows, {len(done.left_out)} left out)")
+    print(f"manifest: {where} ({done.rows} of {total} rows, {len(done.left_out)} left out"
+          f"{f', {len(done.incomplete)} without audio or video' * bool(done.incomplete)})")  # fmt: skip
     return 1 if done.left_out else 0

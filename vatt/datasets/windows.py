@@ -131,6 +131,7 @@ class Windows:
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
             still, empty_s, seen, said = _Stillness(files, duration_s), None, False, False
             levels: set[str] = set()  # kinds of events about levels, which are reported once per clip
+            undecodable = files[0].info.undecodable if files[0] is files[1] and len(self.reader.modalities) == 2 else ""
             starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)
             if self.count is not None:
                 starts = Views.spread(first_s, last_s, self.count)
@@ -138,6 +139,9 @@ class Windows:
                 before = sum(file.bad_packets for file in set(files))
                 sample = self.reader.read(clip, files, start_s, clip_ends_s)
                 sample["events"] = [event for event in sample["events"] if event["kind"] not in levels]
+                if undecodable:
+                    sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=undecodable))
+                    undecodable = ""
                 levels |= {event["kind"] for event in sample["events"]} & {"clipped", "cancelled"}
                 bad = sum(file.bad_packets for file in set(files)) - before
                 if bad:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import TINY, numbered_frames, read_number
 from tests.datasets.media.test_probe import spoil, write_video
+from tests.datasets.media.test_tracks import Sound, rename, write
 from tests.datasets.media.test_transcode import beeps_of, shown_at
 from tests.datasets.media.zoo import ODD, ZOO
 from vatt.datasets.batches import collate
@@ -26,8 +27,10 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.source import split_member
 from vatt.datasets.media.transcode import Encoding
 from vatt.datasets.sampling import Shuffled, StepSampler
+from vatt.datasets.scan.file import scan_file
 from vatt.datasets.shards.writing import Summary, prepare
 from vatt.datasets.transforms import Augment
+from vatt.datasets.windows import Windows
 from vatt.structures import Clip, TimedText
 
 FINE = Encoding(crf=10)
@@ -246,3 +249,16 @@ def test_damage_costs_only_the_rows_it_is_in(tmp_path: Path) -> None:
     assert [(event["id"], event["kind"]) for event in summary.left_out] == [("bad", "unreadable")]
     assert "damaged" in summary.left_out[0]["reason"]
     assert [clip.id for clip in read_manifest(tmp_path / "out" / "manifest.jsonl")] == ["good"]
+
+
+def test_audio_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
+    film = rename(write(tmp_path / "film.mov", [Sound(440)]), b"mp4a", b"apac", 0)
+    summary = run(film, tmp_path / "out")
+    reason = "its audio cannot be decoded: FFmpeg does not know the codec of track 1"
+    assert (summary.rows, summary.left_out) == (1, [])
+    assert [(event["kind"], event["reason"]) for event in summary.incomplete] == [("incomplete", reason)]
+    assert reason in (tmp_path / "out" / "errors.csv").read_text()
+    facts = scan_file(str(film), 3, 60.0)
+    assert (facts.status, facts.reason, facts.video_codec) == ("damaged", reason, "h264")
+    windows = list(Windows(ClipReader(TINY), hop_s=1.0).of(Clip(id="film", path=str(film))))
+    assert [event["reason"] for window in windows for event in window["events"]] == [reason]

@@ -30,7 +30,7 @@ from vatt.datasets.media.timeline import (
     compute_timeline,
     shift_timestamps,
 )
-from vatt.datasets.media.tracks import choose_tracks
+from vatt.datasets.media.tracks import choose_tracks, describe_undecodable
 
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of their own, and FFmpeg guesses them
@@ -176,6 +176,7 @@ class Container:
             audio_codec=audio.codec_context.name if audio else "",
             video_s=self._end_s(video),
             audio_s=self._end_s(audio),
+            undecodable=describe_undecodable(self._container),
         )
 
     def _duration_s(self) -> float:

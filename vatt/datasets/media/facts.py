@@ -70,6 +70,7 @@ class MediaInfo:
         video_codec, audio_codec: names; empty where there is none.
         video_s, audio_s: when the tracks end, by the header or, where that is an estimate, by the packets; infinite
             if it is not known.
+        undecodable: Which of video and audio the file has only in tracks that cannot be decoded, in words.
     """
 
     duration_s: float
@@ -84,6 +85,7 @@ class MediaInfo:
     audio_codec: str = ""
     video_s: float = math.inf
     audio_s: float = math.inf
+    undecodable: str = ""
 
     def end_s(self, modalities: Sequence[str]) -> float:
         """When the last of these tracks ends: of one alone its own end, of both that of the file."""

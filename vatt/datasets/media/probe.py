@@ -29,7 +29,7 @@ from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
 from vatt.datasets.media.timeline import UNANCHORED, Timestamps, TrackTimes, compute_timeline
-from vatt.datasets.media.tracks import TrackInfo, choose_tracks, list_tracks
+from vatt.datasets.media.tracks import TrackInfo, choose_tracks, describe_undecodable, list_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
 GAP_S = 0.5  # sound that pauses for so long has lost packets; encoders that save on silence pause for 0.4 s
@@ -231,6 +231,8 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         video, audio = (None if stream is None else Track(stream) for stream in choose_tracks(media))
         found = Packets(container.format.name, listing, video, audio, longest_s(opened.size))
         found.is_measured = opened.needs_all_packets()
+        if undecodable := describe_undecodable(container):
+            found.problems.append(undecodable)
         if not found.tracks:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
             raise NoMedia(path, f"no video or audio track that can be decoded ({kinds})")

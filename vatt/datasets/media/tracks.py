@@ -127,6 +127,21 @@ def list_tracks(media: MediaInput) -> list[TrackInfo]:
     return [_describe(stream, choice, tests.get(stream.index)) for stream in media.container.streams]
 
 
+def describe_undecodable(container: Any) -> str:
+    """Return which of video and audio a file has only in tracks without a decoder; empty if there are none.
+
+    Args:
+        container: PyAV container.
+    """
+    reasons = []
+    for kind in ("video", "audio"):
+        streams = [stream for stream in getattr(container.streams, kind) if not stream.disposition & NOT_A_VIDEO]
+        if streams and all(stream.codec_context is None for stream in streams):
+            number = ", ".join(str(stream.index) for stream in streams)
+            reasons.append(f"its {kind} cannot be decoded: FFmpeg does not know the codec of track {number}")
+    return "; ".join(reasons)
+
+
 def _choice(media: MediaInput) -> Choice:
     video, audio = (_candidates(media.container, kind) for kind in ("video", "audio"))
     if len(video) < 2 and len(audio) < 2 and not _is_local_ts(media):

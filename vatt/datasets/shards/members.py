@@ -50,10 +50,12 @@ class Made:
     Args:
         members: in the order of their first rows.
         left_out: number, kind of failure and reason of each row that is in none.
+        incomplete: number and reason of each row that is in one without its audio or its video.
     """
 
     members: list[Member] = field(default_factory=list)
     left_out: list[tuple[int, str, str]] = field(default_factory=list)
+    incomplete: list[tuple[int, str]] = field(default_factory=list)
 
 
 def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
@@ -103,6 +105,8 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
             remove(folder, member.key)
         else:
             made.members.append(member)
+            if sound is None and media.info.undecodable:
+                made.incomplete += [(row, media.info.undecodable) for row in rows]
     return made
 
 

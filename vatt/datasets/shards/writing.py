@@ -51,6 +51,7 @@ class Summary:
         written: how many of them this run wrote.
         damaged: those of an earlier run that had changed or were gone, and were made again.
         left_out: rows that are not in the new manifest.
+        incomplete: Rows that are in it without their audio or video, which cannot be decoded.
     """
 
     rows: int = 0
@@ -62,6 +63,7 @@ class Summary:
     written: int = 0
     damaged: list[str] = field(default_factory=list)
     left_out: list[Event] = field(default_factory=list)
+    incomplete: list[Event] = field(default_factory=list)
 
 
 def prepare(
@@ -189,7 +191,8 @@ class _Run:
     ) -> dict[str, Any]:
         tar = self.folder.tar(number)
         unfinished = tar.with_suffix(".tar.part")
-        note: dict[str, Any] = {"bytes": 0, "sha256": "", "duration_s": 0.0, "members": 0, "rows": [], "left_out": []}
+        note: dict[str, Any] = {"bytes": 0, "sha256": "", "duration_s": 0.0, "members": 0}
+        note |= {"rows": [], "left_out": [], "incomplete": []}
         with unfinished.open("wb") as file, _tar_writer()(file, encoder=False, mtime=0, compress=False) as writer:
             for _ in self.plan.shards[number]:
                 source, made = next(results)
@@ -200,6 +203,7 @@ class _Run:
                         remove(str(folder), member_key(row))
                     continue
                 note["left_out"] += made.left_out
+                note["incomplete"] += made.incomplete
                 for member in made.members:
                     self._add(writer, member, folder)
                     note["members"] += 1
@@ -251,6 +255,9 @@ class _Run:
             for row, kind, reason in note["left_out"]:
                 clip = self.clips[row]
                 summary.left_out.append(Event(kind=kind, id=clip.id, path=clip.path, reason=reason))
+            for row, reason in note["incomplete"]:
+                clip = self.clips[row]
+                summary.incomplete.append(Event(kind="incomplete", id=clip.id, path=clip.path, reason=reason))
             if note["members"]:
                 shown = {name: note[name] for name in ("bytes", "sha256", "members", "duration_s")}
                 shards.append({"name": self.folder.tar(number).name, **shown, "rows": len(note["rows"])})
@@ -261,7 +268,7 @@ class _Run:
         with atomic_write(self.folder.path / "errors.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, ["kind", "id", "path", "reason"])
             writer.writeheader()
-            writer.writerows(summary.left_out)
+            writer.writerows([*summary.left_out, *summary.incomplete])
         write_json(self.folder.path / "shards.json", {"options": self.plan.facts["options"], "shards": shards})
         manifest = self.folder.path / "manifest.jsonl"
         if clips:

@@ -47,7 +47,7 @@ def write(
         layout = "stereo" if sound == "vorbis" else "mono"  # the encoder of FFmpeg supports no other
         audio = container.add_stream(sound, rate=rate, layout=layout) if sound else None
         if audio is not None:
-            audio.bit_rate = 96_000
+            audio.bit_rate = 8_000 if sound == "libmp3lame" and rate == 8000 else 96_000  # the lowest of MP3
             audio.codec_context.options = {"strict": "experimental"}
         for picture in frames if video else ():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -118,6 +118,7 @@ def test_other_decoders_refuse_wrong_key_frames(tmp_path: Path, decoder: str) ->
         ("a.w64", "adpcm_ima_wav", 16_000),
         ("f.wav", "pcm_s24le", 16_000),
         ("a.mp2", "mp2", 44_100),
+        ("a.mp3", "libmp3lame", 8000),
     ],
 )
 def test_windows_of_compressed_audio(tmp_path: Path, name: str, codec: str, rate: int) -> None:

@@ -31,7 +31,10 @@ from vatt.datasets.media.sound import decode_rate, measure, place, resample
 from vatt.datasets.media.source import read_bytes, split_member
 from vatt.structures import Downmix
 
-PREROLL_S = 0.3  # sound decoded ahead of a span: Opus wants 80 ms, MP3 and AAC a few packets
+PREROLL_S = 0.3  # audio decoded before a segment: Opus needs 80 ms, MP3 and AAC a few packets
+# A packet of MP3 can begin 255 bytes earlier (ISO/IEC 13818-3, 2.4.3.4); packets of 24 kHz, stereo and 8 kbit/s
+# have 3 bytes each. Above 24 kHz, it is 511 bytes, but PREROLL_S suffices at the lowest bit rate, 32 kbit/s.
+LOW_RATE_PREROLL_S, LOW_RATE = 2.2, 24_000
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # types of the first box
 OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
@@ -227,7 +230,9 @@ class Media(Container):
     def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
         """Times and (channels, S) float32 samples, from some time before ``start_s`` on."""
         resampler, kind = None, None
-        for at_s, frame in self._decode_from("audio", start_s - PREROLL_S):
+        is_low_rate = self.info.audio_codec.startswith("mp3") and self.info.sample_rate <= LOW_RATE
+        preroll_s = LOW_RATE_PREROLL_S if is_low_rate else PREROLL_S
+        for at_s, frame in self._decode_from("audio", start_s - preroll_s):
             if (channels := frame.layout.nb_channels) > MAX_CHANNELS:
                 raise MediaError(self.path, f"its audio has {channels} channels; at most {MAX_CHANNELS} can be read")
             frame_kind = (frame.format.name, frame.layout.name, channels, frame.sample_rate)

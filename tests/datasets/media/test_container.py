@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ from tests.datasets.media.clocks import MIDDLES_S, chirp, numbers, textured, wri
 from vatt.datasets.media import container
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.transcode import Encoding, transcode
+from vatt.datasets.media.transcode import Encoding, check_whole, transcode
 from vatt.datasets.scan.file import scan_file
 
 COUNT = 150
@@ -174,3 +175,22 @@ def test_frames_of_one_packet_of_audio_follow_each_other(tmp_path: Path, name: s
         with open_media(read) as media:
             decoded = media.waveform(0.0, 6.0, rate).samples.numpy()
         assert np.corrcoef(decoded, samples)[0, 1] > 0.99
+
+
+def test_padding_of_w64_is_not_a_damaged_packet(tmp_path: Path) -> None:
+    """50 blocks of GSM, of 65 bytes, are followed by 6 bytes of padding, which FFmpeg counts as data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        guid = kind + bytes.fromhex("f3acd3118cd100c04f8edb8a")
+        return guid + struct.pack("<Q", 24 + len(data)) + data + bytes(-len(data) % 8)
+
+    form = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
+    body = b"wave" + bytes.fromhex("f3acd3118cd100c04f8edb8a") + chunk(b"fmt ", form)
+    body += chunk(b"data", bytes(50 * 65 + 6))
+    riff = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000") + struct.pack("<Q", 24 + len(body))
+    path = tmp_path / "a.w64"
+    path.write_bytes(riff + body)
+    with open_media(path) as media:
+        assert media.info.duration_s == pytest.approx(2.0, abs=0.01)
+    assert check_whole(str(path)) == "w64"
+    assert scan_file(str(path), 3, 60.0).status == "ok"

@@ -34,6 +34,7 @@ CHANGES = (
     "a second file begins at byte {}, whose codecs, rates or sizes differ from those of the first: split the file there"
 )
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
+W64_ALIGNMENT = 8
 LEAVES_OUT = ("h264", "hevc")  # decoders that can skip frames to which no other one refers, exactly
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
@@ -119,7 +120,10 @@ class MediaInput:
                     packet = next(remaining)
             except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
                 return
-            yield packet
+            # W64 pads its data to 8 bytes, and FFmpeg makes a packet of the padding.
+            is_padding = self.container.format.name == "w64" and 0 < packet.size < W64_ALIGNMENT
+            if not (is_padding and not packet.stream.codec_context.name.startswith("pcm_")):
+                yield packet
 
     def _joined(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Yield packets, in which joined streams are replaced by the first of them."""

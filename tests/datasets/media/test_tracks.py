@@ -284,3 +284,20 @@ def test_a_track_that_continues_in_another_codec_is_an_error(tmp_path: Path) -> 
     path.write_bytes(stream(path, 256, 0.0, 3.0, 880) + other.read_bytes())
     with pytest.raises(MediaError, match=r"the audio continues under PID 513 in another codec \(ac3\): split the file"):
         open_media(path)
+
+
+def test_a_short_sound_between_the_tested_positions_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.mka"
+    with av.open(str(path), "w") as out:
+        tracks = [out.add_stream("flac", rate=RATE, layout="mono") for _ in range(2)]
+        for start_s in range(120):
+            for number, track in enumerate(tracks):
+                times_s = start_s + np.arange(RATE) / RATE
+                amplitude = 0.5 * (number == 1 and start_s == 62)
+                wave = amplitude * np.sin(2 * np.pi * 440 * times_s)
+                out.mux(track.encode(_frame(wave, track, start_s * RATE)))
+        for track in tracks:
+            out.mux(track.encode())
+    assert pitch(path, 62.0) == 440
+    with MediaInput(str(path)) as media:
+        assert [(t.silent, t.chosen) for t in list_tracks(media)] == [(True, False), (False, True)]

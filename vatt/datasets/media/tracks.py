@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 import av
@@ -28,6 +29,7 @@ from vatt.datasets.media.transport import Pid, continues, find_pids
 
 Kind = Literal["video", "audio"]
 SILENT_DB = -60.0  # a peak below this is silence
+WHOLE_S = 3600.0  # of a track that is read if all tracks are silent at these positions
 POSITIONS, TEST_S = 16, 1.0  # number of positions at which an audio track is tested, and the duration of each test
 MAX_PACKETS = 10_000  # of all tracks that are read at one position
 NOT_A_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -123,7 +125,10 @@ def list_tracks(media: MediaInput) -> list[TrackInfo]:
     for kind in ("video", "audio"):
         streams = _candidates(media.container, kind)
         if len(streams) > 1:
-            tests |= {stream.index: _test(media.path, *_version(media), stream.index) for stream in streams}
+            of_kind = {stream.index: _test(media.path, *_version(media), stream.index) for stream in streams}
+            if kind == "audio" and not any(silent is False for _, silent in of_kind.values()):
+                of_kind = {index: _test(media.path, *_version(media), index, whole=True) for index in of_kind}
+            tests |= of_kind
     return [_describe(stream, choice, tests.get(stream.index)) for stream in media.container.streams]
 
 
@@ -186,26 +191,36 @@ def _choose(path: str, size: int, changed_ns: int) -> Choice:
             streams, usable = _candidates(media.container, kind), []
             for stream in streams if len(streams) > 1 else ():
                 decodable, silent = _test(path, size, changed_ns, stream.index)
-                if decodable and not silent:
+                if decodable and silent is False:
                     usable.insert(0, stream)
                     break
                 if decodable:
                     usable.append(stream)
+            else:
+                several = usable if kind == "audio" and len(usable) > 1 else ()
+                tests = ((stream, _test(path, size, changed_ns, stream.index, whole=True)) for stream in several)
+                audible = (stream for stream, (_, silent) in tests if silent is False)
+                usable = [*islice(audible, 1), *usable]
             first = next(iter(usable or streams), None)
             chosen[kind] = () if first is None else _chain(path, first, streams, pids)
     return Choice(**chosen)
 
 
 @lru_cache(maxsize=100_000)
-def _test(path: str, size: int, changed_ns: int, index: int) -> tuple[bool, bool]:
-    """Return whether a track can be decoded, and whether it is silent; a video never is."""
+def _test(path: str, size: int, changed_ns: int, index: int, whole: bool = False) -> tuple[bool, bool | None]:
+    """Return whether a track can be decoded, and whether it is silent; a video never is.
+
+    It is not known to be silent (None) if only a part was decoded.
+    """
     frames = errors = 0
     with MediaInput(path, OPEN_LIMIT_S) as media:
         stream = media.container.streams[index]
         is_audio = stream.type == "audio"  # read now: a stream must not be used after its file is closed
         media.prepare(stream)
-        for position_s in _positions(media.container, stream):
-            for packet in _packets_at(media, stream, position_s):
+        positions = [None] if whole else _positions(media.container, stream)
+        is_complete = len(positions) == 1 and (media.container.duration or 0) / av.time_base <= WHOLE_S
+        for position_s in positions:
+            for packet in _packets_at(media, stream, position_s, WHOLE_S if whole else POSITIONS * TEST_S):
                 if packet.has_sidedata("encryption_info"):
                     return False, False
                 try:
@@ -216,7 +231,8 @@ def _test(path: str, size: int, changed_ns: int, index: int) -> tuple[bool, bool
                 frames += len(decoded)
                 if frames > errors and (not is_audio or any(map(_is_audible, decoded))):
                     return bool(frames), False
-    return frames > errors, frames > errors and is_audio
+    decodable = frames > errors
+    return decodable, is_complete or None if decodable and is_audio else False
 
 
 def _positions(container: Any, stream: Any) -> list[float | None]:
@@ -228,7 +244,7 @@ def _positions(container: Any, stream: Any) -> list[float | None]:
     return [None, *(start_s + number * step_s for number in range(1, POSITIONS))]
 
 
-def _packets_at(media: MediaInput, stream: Any, position_s: float | None) -> Iterator[av.Packet]:
+def _packets_at(media: MediaInput, stream: Any, position_s: float | None, longest_s: float) -> Iterator[av.Packet]:
     """Yield the packets of a track from a position on, for a bounded time."""
     until_s = math.inf
     try:
@@ -239,10 +255,10 @@ def _packets_at(media: MediaInput, stream: Any, position_s: float | None) -> Ite
                 yield packet
             if packet.dts is not None and packet.time_base is not None:
                 at_s = float(packet.dts * packet.time_base)
-                until_s = min(until_s, at_s + (POSITIONS if position_s is None else 1) * TEST_S)
+                until_s = min(until_s, at_s + (longest_s if position_s is None else TEST_S))
                 if at_s > until_s:
                     return
-            if number >= MAX_PACKETS:
+            if number >= MAX_PACKETS * max(1.0, longest_s / (POSITIONS * TEST_S)):
                 return
     except (av.FFmpegError, OSError):  # cannot be read further, or cannot seek
         return
@@ -294,7 +310,7 @@ def _family(codec: str) -> str:
     return re.sub(r"^mp[123](float)?$", "MPEG audio", re.sub(r"^mpeg[12]video$", "MPEG video", codec))
 
 
-def _describe(stream: Any, choice: Choice, test: tuple[bool, bool] | None) -> TrackInfo:
+def _describe(stream: Any, choice: Choice, test: tuple[bool, bool | None] | None) -> TrackInfo:
     decoder, kind = stream.codec_context, stream.type
     is_video, is_audio = kind == "video", kind == "audio"
     if is_video and stream.disposition & NOT_A_VIDEO:

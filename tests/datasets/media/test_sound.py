@@ -103,6 +103,13 @@ def test_all_channels_of_other_codecs_are_averaged(
     assert amplitude(whole(path)) == pytest.approx(0.5, rel=0.03)  # re-encoded, or copied
 
 
+def test_channels_that_a_decoder_does_not_support_are_named(tmp_path: Path) -> None:
+    path = encode(tmp_path / "24.tta", "tta", "24 channels", channels_of(24))
+    reason = r"\(tta, .* channels\): Invalid number of channels$"
+    with open_media(path) as media, pytest.raises(MediaError, match=reason):
+        media.waveform(0.0, 1.0, RATE)
+
+
 def test_more_channels_than_ffmpeg_converts_are_an_error(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "65.wav", channels_of(65))
     with open_media(path) as media, pytest.raises(MediaError, match="has 65 channels; at most 64 can be read"):

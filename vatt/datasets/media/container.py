@@ -60,6 +60,7 @@ class Container:
     def __init__(self, path: str, time_limit_s: float) -> None:
         self.path, self.time_limit_s = path, time_limit_s
         self.bad_packets = 0
+        self._decoder_message = ""  # of FFmpeg, for the last packet that could not be decoded
         self._until = time.monotonic() + max(time_limit_s, SHORTEST_OPEN_S)
         self._open()
         self._begin_call(max(time_limit_s, SHORTEST_OPEN_S))
@@ -342,7 +343,8 @@ class Container:
                 stream.codec_context.flush_buffers()  # links of a chained file do not overlap
             try:
                 frames = self._input.decode(packet)
-            except (av.FFmpegError, OSError, ValueError):
+            except (av.FFmpegError, OSError, ValueError) as error:
+                self._decoder_message = (getattr(error, "log", None) or ("", "", first_line(error)))[2].strip()
                 self.bad_packets += not (is_partial or needs_key)
                 continue
             finally:

@@ -224,7 +224,9 @@ class Media(Container):
             if cursor - first >= len(span):
                 break
         if not decoded and self.bad_packets:
-            raise MediaError(self.path, "no sample of the sound could be decoded")
+            decoder = self._audio.codec_context
+            kind = f"{decoder.name}, {decoder.layout.nb_channels or 'unknown number of'} channels"
+            raise MediaError(self.path, f"no sample of the audio could be decoded ({kind}): {self._decoder_message}")
         return begins, ends, expected_energy
 
     def _decode_sound(self, rate: int, start_s: float) -> Iterator[tuple[float, np.ndarray]]:

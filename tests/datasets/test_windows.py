@@ -6,6 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
+from vatt.datasets import crashes
 from vatt.datasets.clips import ClipReader
 from vatt.datasets.windows import ShardedWindows, Windows, window_starts
 from vatt.errors import InputError
@@ -66,6 +67,19 @@ def test_a_shard_is_read_in_the_same_batches_whatever_else_is_read(clips: list[C
         return [list(zip(batch["id"], batch["start_s"], strict=True)) for batch in read]
 
     assert batches(0, 1) == batches(1)
+
+
+def test_a_crashed_file_comes_once_wherever_reading_continues(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crashes, "_excluded", {clip.path: "it crashed" for clip in clips})
+    stream = ShardedWindows(clips, Windows(ClipReader(TINY), hop_s=1.0), [0], size=9, batch_size=1)
+    parts = [part for part in stream if part["batch"]]
+    assert [name for part in parts for name in part["batch"]["id"]] == [clip.id for clip in clips]
+    for number, part in enumerate(parts):
+        stream.positions = {0: part["next"]}
+        later = [part["batch"]["id"] for part in stream if part["batch"]]
+        assert later == [[clip.id] for clip in clips[number + 1 :]]
 
 
 def test_what_makes_no_sense_is_refused() -> None:

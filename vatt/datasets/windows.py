@@ -252,7 +252,8 @@ class ShardedWindows(IterableDataset[Part]):
             for number, sample in enumerate(self.windows.of(clips[index])):
                 has_crashed = any(event["kind"] == "crashed" for event in sample["events"])
                 if index > first.clip or number >= first.window or has_crashed:
-                    yield sample, Position(first.shard, index, number + 1)
+                    following = Position(first.shard, index, number + 1)
+                    yield sample, Position(first.shard, index + 1) if has_crashed else following
 
 
 class WindowLoader(CrashTolerantLoader):

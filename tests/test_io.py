@@ -179,3 +179,9 @@ def test_a_file_system_without_locks_is_not_locked(tmp_path: Path, monkeypatch: 
     with replace_files(tmp_path, last="a") as files:
         (files / "a").write_text("1")
     assert (tmp_path / "a").read_text() == "1"
+
+
+def test_the_search_for_a_full_disk_ends_in_a_circular_chain_of_causes() -> None:
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert write_errno(first) is None

@@ -299,8 +299,9 @@ def write_errno(error: BaseException) -> int | None:
 
     Libraries report a failed write as an `OSError`, or as a `RuntimeError` with the message of the system.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    cause, visited = error, set[int]()
+    while cause is not None and id(cause) not in visited:  # a chain may be circular
+        visited.add(id(cause))
         if isinstance(cause, OSError) and cause.errno in WRITE_ERRORS:
             return cause.errno
         text = str(cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vatt.datasets.crashes import CrashedFile, CrashTolerantLoader, SequentialLoader, begin_reading
+from vatt.errors import VattError
 
 CRASHES: dict[str, Callable[[], None]] = {
     "segmentation fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
@@ -45,6 +47,8 @@ class Paths(Dataset):
         if path in CRASHES:
             CRASHES[path]()
         begin_reading("")
+        if path == "error":
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "cache")
         if path == "unnamed":
             os._exit(1)
         return int(path)
@@ -103,8 +107,21 @@ def test_a_crash_reaches_the_main_process_only_at_the_next_batch() -> None:
 
 
 def test_a_worker_that_dies_between_files_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+    with pytest.raises(VattError, match="process ended with status 1 while it read no file"):
         list(loader(["0", "1", "unnamed"]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_a_worker_is_raised_as_it_is(num_workers: int) -> None:
+    with pytest.raises(OSError, match="Not a directory: 'cache'") as info:
+        list(loader(["0", "error"], num_workers=num_workers))
+    assert info.value.filename == "cache"
+    assert "Traceback" not in str(info.value)
+    chain = [info.value]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        assert cause not in chain  # code that follows the causes ends
+        chain.append(cause)
+    assert num_workers == 0 or "in __getitem__" in str(chain[-1])  # the place is not lost
 
 
 def test_errors_of_the_consumer_are_raised() -> None:

@@ -14,7 +14,7 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
-from vatt.datasets.workers import interrupts_blocked, leave_interrupts_to_main, leave_signals_to_main
+from vatt.datasets.workers import describe_exit, interrupts_blocked, leave_interrupts_to_main, leave_signals_to_main
 
 
 def work(initialize: Callable[[int], None], ready: Event) -> None:
@@ -53,3 +53,8 @@ def test_processes_that_are_started_while_interrupts_are_blocked_do_not_receive_
         start()
     assert outputs == ["still alive\n"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_exits_by_signals_with_and_without_a_name() -> None:
+    assert describe_exit(-signal.SIGSEGV) == "was killed by SIGSEGV"
+    assert describe_exit(-(signal.SIGRTMIN + 6)) == f"was killed by signal {signal.SIGRTMIN + 6}"

@@ -9,11 +9,12 @@ Without workers the main process reads, and a crash ends it. A small second proc
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from ctypes import c_char
 from functools import partial
@@ -21,10 +22,13 @@ from itertools import islice
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
+from torch._utils import ExceptionWrapper
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data._utils import worker as torch_worker
 
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.workers import describe_exit, interrupts_blocked
+from vatt.errors import VattError
 
 NOTE = 2**13  # bytes for the path that a worker reads
 WATCH = """
@@ -91,31 +95,30 @@ class CrashTolerantLoader(DataLoader):
             global _excluded
             _excluded = self.crashed
             _watch()
-            yield from self._deliver(super().__iter__())
+            error = yield from self._deliver(super().__iter__())
+            if error is not None:
+                raise error
             return
-        is_done = False
-        while not is_done:
+        while True:
             batches = self._start()
-            try:
-                yield from self._deliver(batches)
-                is_done = True
-            except _WorkerError as failure:
-                files = self._crashed_files(batches)
-                if not files:
-                    raise failure.error from failure.error.__cause__
-                self.crashed |= files
-                batches = self._iterator = None  # ends the other workers
+            error = yield from self._deliver(batches)
+            if error is None:
+                return
+            files = self._crashed_files(batches)
+            if not files:
+                raise self._without_file(error, batches)
+            self.crashed |= files
+            batches = self._iterator = None  # ends the other workers
 
-    def _deliver(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _deliver(self, batches: Iterator[Any]) -> Generator[Any, None, Exception | None]:
+        """Yield batches. Return the error that ended them, or None."""
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
-                return
+                return None
             except Exception as error:
-                if not self.num_workers:
-                    raise
-                raise _WorkerError(error) from error
+                return error
             self.delivered(batch)
             yield batch
 
@@ -137,6 +140,14 @@ class CrashTolerantLoader(DataLoader):
             if worker.exitcode is not None and path:
                 files[path] = f"the process that read it {describe_exit(worker.exitcode)}"
         return files
+
+    def _without_file(self, error: Exception, batches: Any) -> Exception:
+        """Return the error to raise if no worker has ended while it read a file."""
+        if "exited unexpectedly" not in str(error):  # PyTorch 2.14
+            return error
+        codes = [worker.exitcode for worker in batches._workers if worker.exitcode is not None]
+        code = next(filter(None, codes), 0)
+        return VattError(f"a data worker process {describe_exit(code)} while it read no file: run the command again")
 
 
 class SequentialLoader(CrashTolerantLoader):
@@ -175,11 +186,22 @@ class _RemainingBatches(BatchSampler):
         return islice(super().__iter__(), self.first, None)
 
 
-class _WorkerError(Exception):
-    """An error of the loader, as opposed to one of its consumer."""
+class _OriginalError(ExceptionWrapper):
+    """An error of a worker that is raised in the main process as it is; its traceback is part of its cause.
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    PyTorch's would raise one of the same class, with the traceback as its message.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.error: Exception | None = None
+        with suppress(Exception):  # it cannot be pickled
+            self.error = pickle.loads(pickle.dumps(sys.exception()))
+
+    def reraise(self) -> None:
+        if self.error is None:
+            super().reraise()
+        raise self.error from RuntimeError(self.exc_msg)
 
 
 def _watch() -> None:
@@ -202,6 +224,7 @@ def _watch() -> None:
 def _initialize(worker: int, notes: Any, crashed: dict[str, str], initialize: Callable[[int], None]) -> None:
     global _note, _excluded
     initialize(worker)
+    torch_worker.ExceptionWrapper = _OriginalError  # PyTorch 2.14
     _note, _excluded = partial(_write_note, notes, worker), crashed
 
 

@@ -56,4 +56,5 @@ def describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with status {code}"
     hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+    names = {int(known): known.name for known in signal.Signals}  # without real-time signals
+    return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"

@@ -1,4 +1,4 @@
-"""Replacement of `vatt.datasets.media.transcode.transcode` in worker processes, without other imports."""
+"""Replacements of functions that read media in worker processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.transcode import Encoding, Stretch
+
+
+def crash(*_: object) -> None:
+    """Stand in for a function whose decoder crashes."""
+    os.abort()
 
 
 def fake_transcode(source: str, output: Path, _: Encoding, stretch: Stretch) -> None:

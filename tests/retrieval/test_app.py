@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import socket
 import threading
@@ -20,6 +21,7 @@ import torch
 
 from tests.conftest import tiny_model
 from tests.datasets.media.zoo import write
+from tests.retrieval.fake_transcode import crash
 from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
 from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
@@ -31,6 +33,7 @@ from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.library import Library, _Cache
+from vatt.retrieval.web.reading import read_frame
 from vatt.retrieval.web.results import card
 from vatt.retrieval.web.uploads import MAX_WAITING_PER_UPLOAD
 
@@ -324,7 +327,9 @@ def test_slow_query_times_out_and_does_not_block_others(
         return encode_file(model, path, **options)
 
     monkeypatch.setattr("vatt.retrieval.web.uploads.encode_file", slow)
-    with serve(make_app(index, query_limit_s=2.0)) as address, httpx.Client(base_url=address, timeout=60) as client:
+    app = make_app(index, query_limit_s=2.0)
+    app.state.library.processes.run(os.getpid, time_limit_s=60.0)  # wait until they are ready
+    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         answers: list[str] = []
         examples = [upload(client, video_file, f"{number}.mp4") for number in range(3)]
         threads = [
@@ -433,8 +438,29 @@ def test_thumbnail_cache_has_a_size_limit(library: Library, monkeypatch: pytest.
     cache.put(9, bytes(1000))
     assert cache.get(9) is None
     first = library.frame(0, 0.5)
-    monkeypatch.setattr("vatt.retrieval.web.library.open_media", None)
+    monkeypatch.setattr(library.processes, "run", None)
     assert library.frame(0, 0.501) == first
+
+
+def test_a_thumbnail_that_crashes_the_decoder_fails_alone(
+    library: Library, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vatt.retrieval.web.library.read_frame", crash)
+    monkeypatch.setattr("vatt.retrieval.web.library.read_streams", crash)
+    assert client.get("/frame/0?time_s=0.7").status_code == 404
+    monkeypatch.setattr("vatt.retrieval.web.library.read_frame", read_frame)
+    assert client.get("/frame/0?time_s=0.7").status_code == 404  # it is not tried again
+    assert client.get("/frame/0?time_s=0.8").status_code == 200
+    assert Library(library.index, library.model).delivery(0) == "clip"
+
+
+def test_a_thumbnail_is_read_again_if_its_file_changes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = library.frame(0, 0.6)
+    monkeypatch.setattr(library.processes, "run", lambda *_: b"new")
+    assert library.frame(0, 0.6) == first
+    path = Path(library.source(0))
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+    assert library.frame(0, 0.6) == b"new"
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------

@@ -137,13 +137,15 @@ class Processes:
     def __init__(self, num_workers: int, time_limit_s: float, fatal: Callable[[Exception], bool]) -> None:
         self.num_workers, self.time_limit_s, self.fatal = num_workers, time_limit_s, fatal
         self._pool: ProcessPool | None = None
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start the processes, unless they run. They are ready some seconds later."""
-        if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
-            self._pool = _make_pool(self.num_workers)
-            with interrupts_blocked():
-                self._pool.schedule(os.getpid)
+        with self._lock:
+            if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
+                self._pool = _make_pool(self.num_workers)
+                with interrupts_blocked():
+                    self._pool.schedule(os.getpid)
 
     async def call(self, function: Callable[..., Result], *args: Any) -> Result | Failure:
         """Call a function in a process. If the call is cancelled, the process is killed.
@@ -155,6 +157,24 @@ class Processes:
         future = self._pool.schedule(function, args=args, timeout=self.time_limit_s)
         await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
         return _result(future, self.time_limit_s, self.fatal)
+
+    def run(self, function: Callable[..., Result], *args: Any, time_limit_s: float | None = None) -> Result | Failure:
+        """Call a function in a process and wait for its result. May be called in any thread.
+
+        Args:
+            function, args: The call.
+            time_limit_s: Time limit of this call. Default: that of all calls.
+        """
+        limit_s = time_limit_s or self.time_limit_s
+        for _ in range(TRIES):
+            self.start()
+            try:
+                return _result(self._pool.schedule(function, args=args, timeout=limit_s), limit_s, self.fatal)
+            except (BrokenProcessPool, CancelledError, RuntimeError) as error:
+                if self._pool.active:  # an error of the function
+                    raise
+                broken = error
+        return Failure("crashed", f"the process that read it ended: {first_line(broken)}")
 
     def stop(self) -> None:
         """Kill the processes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -96,6 +96,7 @@ def encode_file(
     windows: int | None = None,
     modalities: Sequence[str] | None = None,
     time_limit_s: float | None = None,
+    read_windows: Callable[[Windows, Clip], Iterable[Sample]] | None = None,
 ) -> FileVectors:
     """Read a file in windows, as `vatt.retrieval.embeddings.embed` does, and encode them.
 
@@ -104,6 +105,7 @@ def encode_file(
         path: of a video, a sound or a picture, or a URL.
         hop_s, decoder, windows, modalities: see there.
         time_limit_s: Bound on reading and encoding, in seconds. It is checked between windows, and bounds each read.
+        read_windows: Reads the windows of a clip; by default in this process.
 
     Raises:
         InputError: The file cannot be read, has no modality of the model, or takes longer than the time limit.
@@ -113,7 +115,10 @@ def encode_file(
         raise InputError(f"this model takes {', '.join(model.backbone.modalities)}, and no files")
     reader = ClipReader(model.format, None, decoder, time_limit_s=time_limit_s or TIME_LIMIT_S, modalities=read)
     source = Windows(reader, hop_s or model.format.duration_s, windows)
-    device, windows_of = next(model.parameters()).device, source.of(Clip(id=str(path), path=str(path)))
+    device, windows_of = (
+        next(model.parameters()).device,
+        iter((read_windows or Windows.of)(source, Clip(str(path), str(path)))),
+    )
     if time_limit_s is not None:
         windows_of = _within(windows_of, path, time_limit_s)
     spans: list[tuple[float, float]] = []

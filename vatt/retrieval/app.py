@@ -77,7 +77,7 @@ class Searcher:
     def __init__(self, library: Library, uploads: Uploads, clips: Clips, limit_s: float) -> None:
         self.library, self.uploads, self.clips, self.limit_s = library, uploads, clips, limit_s
         # Reading uploads is slow and has its own threads, so that text queries do not wait for it.
-        self.examples = Examples(library.model, uploads, Workers("example", 2, waiting=8), limit_s)
+        self.examples = Examples(library.model, uploads, Workers("example", 2, waiting=8), limit_s, library.processes)
         self.workers = Workers("search", 4, waiting=64)
 
     async def answer(self, *values: Any) -> str:
@@ -215,12 +215,14 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         sweeping = asyncio.create_task(uploads.sweep())
+        library.processes.start()
         yield
         sweeping.cancel()
         with suppress(asyncio.CancelledError):
             await sweeping
         uploads.delete_old(age_s=0.0)
         await asyncio.to_thread(clips.close)
+        await asyncio.to_thread(library.processes.stop)
 
     app = FastAPI(
         routes=routes(library, uploads, clips, SCRIPT),

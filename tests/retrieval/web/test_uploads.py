@@ -7,12 +7,17 @@ import gc
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import tiny_model
+from tests.retrieval.fake_transcode import crash
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.processes import Processes
 from vatt.errors import InputError
 from vatt.models.encoding import encode_file
 from vatt.retrieval.web import uploads as module
@@ -22,6 +27,14 @@ from vatt.retrieval.web.uploads import Busy, Examples, Uploads, Workers
 @pytest.fixture
 def uploads() -> Uploads:
     return Uploads(quota=100)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    processes = Processes(1, 60.0, fatal=lambda error: True)
+    processes.run(os.getpid)  # wait until it is ready
+    yield processes
+    processes.stop()
 
 
 def put(uploads: Uploads, file: Path, name: str = "a.mp4") -> Path:
@@ -83,9 +96,9 @@ def test_workers_refuse_calls_if_the_queue_is_full() -> None:
 
 
 def test_an_upload_is_encoded_once_and_again_after_an_error(
-    uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, processes: Processes, video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30, processes=processes)
     path, calls, go_on = put(uploads, video_file), [], threading.Event()
 
     def encode(*args: Any, **options: Any) -> Any:
@@ -119,9 +132,9 @@ def test_an_upload_is_encoded_once_and_again_after_an_error(
 
 
 def test_an_error_after_the_query_has_timed_out_is_not_logged(
-    uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, processes: Processes, video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30, processes=processes)
     path, go_on = put(uploads, video_file), threading.Event()
 
     def encode(*_: Any, **__: Any) -> Any:
@@ -147,10 +160,12 @@ def test_an_error_after_the_query_has_timed_out_is_not_logged(
     assert problems == []
 
 
-def test_few_queries_wait_for_uploads(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_queries_wait_for_uploads(
+    uploads: Uploads, processes: Processes, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 3)
     monkeypatch.setattr(module, "MAX_WAITING_PER_UPLOAD", 2)
-    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=9), limit_s=30)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=9), limit_s=30, processes=processes)
     paths, go_on = [put(uploads, video_file, f"{name}.mp4") for name in "abc"], threading.Event()
     monkeypatch.setattr(module, "encode_file", lambda *_, **__: go_on.wait(30))
 
@@ -169,8 +184,28 @@ def test_few_queries_wait_for_uploads(uploads: Uploads, video_file: Path, monkey
     asyncio.run(run())
 
 
-def test_too_large_frames_are_refused(uploads: Uploads, video_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_frames_are_refused(
+    uploads: Uploads, processes: Processes, video_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 1000)
-    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30)
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30, processes=processes)
     with pytest.raises(InputError, match="its frames have more than 1000 pixels"):
         asyncio.run(examples.vectors(put(uploads, video_file)))
+
+
+@pytest.mark.parametrize("function", ["read_info", "read_windows"])
+def test_an_upload_that_crashes_the_decoder_fails_alone(
+    uploads: Uploads, processes: Processes, video_file: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    examples = Examples(tiny_model(), uploads, Workers("test", 1, waiting=1), limit_s=30, processes=processes)
+    monkeypatch.setattr(module, function, crash)
+    with pytest.raises(MediaError, match=r"a\.mp4: .* was killed by SIGABRT"):
+        asyncio.run(examples.vectors(put(uploads, video_file)))
+    monkeypatch.undo()
+    assert not list(uploads.folder.iterdir())
+    vectors, is_whole = asyncio.run(examples.vectors(put(uploads, video_file)))
+    expected = encode_file(examples.model, video_file)
+    assert is_whole
+    assert vectors.start_s == expected.start_s
+    for kind, x in vectors.vectors.items():
+        torch.testing.assert_close(x, expected.vectors[kind])

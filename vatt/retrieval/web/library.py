@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import stat
 import threading
 from collections import OrderedDict
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Square
 from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import member, split_member
+from vatt.datasets.media.source import member, split_member, state
+from vatt.datasets.media.streams import Streams, read_streams
+from vatt.datasets.processes import Failure, Processes
 from vatt.errors import InputError
 from vatt.models.vatt import VATT
 from vatt.retrieval.hits import Hit
@@ -28,10 +26,10 @@ from vatt.retrieval.paths import roots_of
 from vatt.retrieval.search import Answers
 from vatt.retrieval.web.media_types import Delivery, delivery
 from vatt.retrieval.web.messages import shortened
+from vatt.retrieval.web.reading import read_frame
 
-FRAME = 180  # pixels of a thumbnail
-FRAME_LIMIT_S = 3.0  # time limit of each read of a file
-MAX_PIXELS = 2**26  # of a video frame
+FRAME_LIMIT_S, READ_LIMIT_S = 3.0, 15.0  # time limits of each read of a file, and of a thumbnail
+PROCESSES = 4  # that read files: two thumbnails and two uploads
 FRAME_BYTES = 2**26  # of cached thumbnails
 REMOTE = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "abfs://", "hf://")
 CAPTIONS = 2  # number per result
@@ -55,6 +53,7 @@ class Library:
         numbers: Number of each path. If the index was moved, also of the present paths of its files.
         with_frames: Numbers of files with video embeddings.
         roots: Directories whose files are served, without symbolic links.
+        processes: Processes that read media, so that a file which crashes a decoder fails alone.
     """
 
     def __init__(
@@ -74,6 +73,7 @@ class Library:
         roots = [root for root in index.roots if not is_url(root)] if roots is None else roots
         self.roots = tuple(sorted({resolved for root in roots if (resolved := _resolved(root)) is not None}))
         self._frames = _Cache(FRAME_BYTES)
+        self.processes = Processes(PROCESSES, READ_LIMIT_S, fatal=lambda error: True)
 
     @property
     def modalities(self) -> list[Answers]:
@@ -156,7 +156,13 @@ class Library:
     def delivery(self, number: int) -> Delivery | None:
         """Return how the page plays a file; None for still images and for files that cannot be shown."""
         source = self.source(number)
-        return None if source is None else delivery(source)
+        return None if source is None else delivery(source, self._read_streams)
+
+    def _read_streams(self, source: str, time_limit_s: float) -> Streams:
+        streams = self.processes.run(read_streams, source, time_limit_s)
+        if isinstance(streams, Failure):
+            raise MediaError(source, streams.reason)
+        return streams
 
     def name(self, path: str) -> str:
         """Return the file name of a path."""
@@ -186,26 +192,23 @@ class Library:
         Raises:
             LookupError: The file cannot be shown, or has no frame at that time.
         """
-        key = number, round(time_s, 2)
-        image = self._frames.get(key)
-        if image is not None:
-            return image
         source = self.source(number)
         if source is None or not np.isfinite(time_s) or time_s < 0:
             raise LookupError("no such frame")
         try:
-            with open_media(source, time_limit_s=FRAME_LIMIT_S) as media:
-                if time_s > media.info.duration_s and not media.info.is_picture:
-                    raise LookupError("the file ends before that time")
-                if media.info.width * media.info.height > MAX_PIXELS:
-                    raise LookupError("its frames are too large")
-                frame = media.frames([time_s], Square(FRAME)).frames[0].permute(1, 2, 0).contiguous().numpy()
+            key = source, state(source), round(time_s, 2)
+            image = self._frames.get(key)
+            if image is None:
+                image = self.processes.run(read_frame, source, time_s, FRAME_LIMIT_S)
         except (MediaError, OSError) as error:
             raise LookupError("the file cannot be read") from error
-        written = io.BytesIO()
-        Image.fromarray(frame).save(written, "JPEG", quality=80)
-        self._frames.put(key, written.getvalue())
-        return written.getvalue()
+        if isinstance(image, Failure) and image.kind != "crashed":
+            raise LookupError("the file cannot be read")
+        image = b"" if isinstance(image, Failure) else image  # it would crash another process
+        self._frames.put(key, image)
+        if not image:
+            raise LookupError("the file cannot be read")
+        return image
 
     def captions(self, hits: Sequence[Hit]) -> dict[tuple[str, int], list[str]]:
         """Return captions by id of the clip and number of the file, the nearest in time to the segment first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -73,11 +74,12 @@ def media_type(file: Path) -> str | None:
         return type_of(opened.read(HEAD) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"")
 
 
-def delivery(source: str) -> Delivery | None:
+def delivery(source: str, read: Callable[[str, float], Streams] = read_streams) -> Delivery | None:
     """Return how the page plays a file.
 
     Args:
         source: File, member of a shard or URL, as `vatt.datasets.media.decoding.open_media` opens it.
+        read: Reads the streams of a source within a time limit.
 
     Returns:
         "media" if browsers play the file as it is, "clip" if a segment of it is transcoded for them, and None for still
@@ -87,18 +89,21 @@ def delivery(source: str) -> Delivery | None:
     if is_url(file):  # not opened, since a server may be slow; the script of the page falls back to "clip"
         return "media" if size is None and file.startswith(("http://", "https://")) else "clip"
     try:
-        return _delivery(source, state(source))
-    except (MediaError, OSError):
+        return _delivery(source, state(source), read)
+    except OSError:
         return "clip"
 
 
 @lru_cache(maxsize=2**14)
-def _delivery(source: str, _: tuple[int, int]) -> Delivery | None:
+def _delivery(source: str, _: tuple[int, int], read: Callable[[str, float], Streams]) -> Delivery | None:
     head = read_bytes(source, 0, HEAD)
     kind = type_of(head)
     if kind is not None and kind not in NATIVE and not kind.startswith("image/"):
         return "clip"
-    file = read_streams(source, OPEN_LIMIT_S)
+    try:
+        file = read(source, OPEN_LIMIT_S)
+    except MediaError:
+        return "clip"
     if file.is_still:
         return None
     is_exact = split_member(source)[2] is None and _is_native(kind, file)

@@ -9,22 +9,29 @@ import tempfile
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.media.decoding import open_media
+import numpy as np
+import torch
+
+from vatt.datasets.batches import Sample
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.processes import Failure, Processes
+from vatt.datasets.windows import Windows
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file
 from vatt.models.vatt import VATT
+from vatt.retrieval.web.reading import MAX_PIXELS, read_info, read_windows
+from vatt.structures import Clip
 
 MIB = 2**20
 MAX_AGE_S = 600.0  # of an unused upload
 SWEEP_S = 60.0  # interval of deleting unused uploads
 MAX_WINDOWS = 64  # encoded windows of an upload
-MAX_PIXELS = 2**26  # of a frame
 REMEMBERED = 128  # uploads whose vectors are kept for further queries
 # Queries that wait for uploads, in total and for the same upload. They occupy slots of Gradio's queue.
 MAX_WAITING, MAX_WAITING_PER_UPLOAD = 10, 3
@@ -147,10 +154,12 @@ class Examples:
         uploads: Upload directory.
         workers: Threads for encoding.
         limit_s: Time limit for one upload, in seconds.
+        processes: Processes that read uploads, so that one which crashes a decoder fails alone.
     """
 
-    def __init__(self, model: VATT, uploads: Uploads, workers: Workers, limit_s: float) -> None:
+    def __init__(self, model: VATT, uploads: Uploads, workers: Workers, limit_s: float, processes: Processes) -> None:
         self.model, self.uploads, self.workers, self.limit_s = model, uploads, workers, limit_s
+        self.processes = processes
         self._known: OrderedDict[Path, Future[tuple[FileVectors, bool]]] = OrderedDict()
         self._waiting: Counter[Path] = Counter()  # queries by upload
 
@@ -208,15 +217,32 @@ class Examples:
             limit_s = (deadline - time.monotonic()) / 2
             if limit_s <= 0:
                 raise Busy(BUSY)
-            with open_media(path, time_limit_s=limit_s) as media:
-                if media.info.width * media.info.height > MAX_PIXELS:
-                    raise InputError(f"{path.name}: its frames have more than {MAX_PIXELS} pixels")
-                is_long = media.info.duration_s > MAX_WINDOWS * self.model.format.duration_s
-            limit_s = (deadline - time.monotonic()) / 2
+            info = self._read(path, deadline, read_info, str(path), limit_s)
+            if info.width * info.height > MAX_PIXELS:
+                raise InputError(f"{path.name}: its frames have more than {MAX_PIXELS} pixels")
+            is_long = info.duration_s > MAX_WINDOWS * self.model.format.duration_s
+            limit_s = max((deadline - time.monotonic()) / 2, 0.1)
             windows = MAX_WINDOWS if is_long else None
-            return encode_file(self.model, path, windows=windows, time_limit_s=limit_s), not is_long
+
+            def read(source: Windows, clip: Clip) -> Iterator[Sample]:
+                for sample in self._read(path, deadline, read_windows, source, clip):
+                    yield {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in sample.items()}
+
+            options = {"windows": windows, "time_limit_s": limit_s, "read_windows": read}
+            return encode_file(self.model, path, **options), not is_long
         finally:
             self.uploads.delete(path)
+
+    def _read(self, path: Path, deadline: float, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that reads an upload in another process.
+
+        Raises:
+            MediaError: The upload cannot be read, takes too long, or crashes the process.
+        """
+        result = self.processes.run(function, *args, time_limit_s=max(deadline - time.monotonic(), 0.1))
+        if isinstance(result, Failure):
+            raise MediaError(path, result.reason)
+        return result
 
 
 def _size(path: Path) -> int:

@@ -299,7 +299,7 @@ def test_directory_is_its_own_root_and_invalid_names_are_reported(
     shutil.copy(corpus / "clips" / "a.mp4", odd)
     report = embed(corpus / "clips", model_folder, tmp_path / "out", num_workers=0)
     assert read_notes(tmp_path / "out")["roots"] == [str(corpus / "clips")]
-    assert report.embedded == 2
+    assert (report.embedded, report.clips) == (2, 3)
     (event,) = read_errors(tmp_path / "out")
     assert event["reason"] == "its path is not valid Unicode: rename the file"
     assert event["path"].endswith("caf\\xe9.mp4")

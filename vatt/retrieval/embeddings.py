@@ -194,10 +194,10 @@ def _digest(clips: Sequence[Clip]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _finished(output: Path, clips: Sequence[Clip], first: bool) -> EmbedReport:
+def _finished(output: Path, clips: ClipTable, first: bool) -> EmbedReport:
     """Count what is there; if that is everything, say so in the notes."""
     notes = read_notes(output)
-    report = EmbedReport(clips=len(clips), events=read_errors(output), first=first)
+    report = EmbedReport(clips=len(clips) + len(clips.skipped), events=read_errors(output), first=first)
     report.missing = len(missing_shards(output, notes["plan"]["shards"]))
     seen, windows = set(), set()
     for file in sorted((output / FILE).glob("*.parquet")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -239,6 +240,17 @@ def test_shards_can_be_made_of_shards(shards: tuple[Path, Summary], tmp_path: Pa
         assert [read_number(frame) for frame in media.frames([1.01, 5.01]).frames] == [25, 125]
     assert beeps_of(sound.path, 0.05, 5.9) == pytest.approx(np.arange(0.5, 5.6, 0.5), abs=0.005)
     assert video.extra == {"x_source": "h264.mp4"}  # where it came from in the first place
+
+
+def test_files_whose_names_are_not_unicode_are_left_out_by_name(video_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    shutil.copy(video_file, tmp_path / "media" / "a.mp4")
+    shutil.copy(video_file, os.fsencode(tmp_path / "media") + b"/caf\xe9.mp4")
+    summary = run(tmp_path / "media", tmp_path / "out")
+    (event,) = summary.left_out
+    assert summary.rows == 1
+    assert (event["kind"], event["reason"]) == ("unreadable", "its path is not valid Unicode: rename the file")
+    assert "caf\\xe9.mp4" in (tmp_path / "out" / "errors.csv").read_text()
 
 
 def test_damage_costs_only_the_rows_it_is_in(tmp_path: Path) -> None:

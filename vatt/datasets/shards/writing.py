@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,7 @@ from vatt.datasets.rows import to_row
 from vatt.datasets.shards.folder import ShardFolder, digest, put, read_json, write_json
 from vatt.datasets.shards.members import Made, Member, make_members, remove
 from vatt.datasets.shards.plan import Plan, Source, make_plan, member_key, shifted
+from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_write
 from vatt.structures import Clip, Event
@@ -145,10 +146,10 @@ class _Run:
         plan: what goes where.
     """
 
-    def __init__(self, clips: Sequence[Clip], root: Path, folder: ShardFolder, plan: Plan) -> None:
+    def __init__(self, clips: ClipTable, root: Path, folder: ShardFolder, plan: Plan) -> None:
         self.clips, self.root, self.folder, self.plan = clips, root, folder, plan
         self.done: dict[int, dict[str, Any]] = {}
-        self.summary = Summary(size_before=plan.size, left_out=list(plan.left_out))
+        self.summary = Summary(size_before=plan.size, left_out=[*plan.left_out, *clips.skipped])
 
     def look(self, verify: bool, retry: bool) -> None:
         """Find out which shards are there and whole, and are not to be tried again."""

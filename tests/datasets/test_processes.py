@@ -11,7 +11,9 @@ from vatt.datasets.processes import Failure, Isolated, Processes
 
 
 def work(task: int) -> int:
-    """Doubles its task; 3 crashes, 4 hangs, 5 raises."""
+    """Doubles its task; 3 crashes, 4 hangs, 5 raises, 6 exits."""
+    if task == 6:
+        os._exit(0)
     if task == 3:
         os._exit(3)
     if task == 4:
@@ -29,6 +31,11 @@ def test_results_come_in_order_and_failures_cost_one_task() -> None:
     assert found[3].kind == "crashed"
     assert found[4] == Failure("timeout", "not done within 8 s")
     assert found[5] == Failure("unreadable", "RuntimeError: five")
+
+
+def test_an_exit_with_status_0_is_a_crash() -> None:
+    results = dict(Isolated(work, 1, time_limit_s=60, ahead=4)([1, 6, 2]))
+    assert results == {1: 2, 6: Failure("crashed", "the process that read it ended with status 0"), 2: 4}
 
 
 def test_crashes_in_a_row_do_not_stop_the_rest() -> None:

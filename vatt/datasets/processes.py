@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from vatt.datasets.workers import describe_exit, interrupts_blocked
 from vatt.errors import VattError
 
 TRIES = 2  # of a task when the pool breaks
+ENDED = 256  # stands for exit status 0
 _END = object()
 
 Task = TypeVar("Task")
@@ -194,7 +196,8 @@ def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Excepti
     except TimeoutError:
         return Failure("timeout", f"not done within {time_limit_s:g} s")
     except ProcessExpired as error:
-        return Failure("crashed", f"the process that read it {describe_exit(error.exitcode)}")
+        code = 0 if error.exitcode == ENDED else error.exitcode
+        return Failure("crashed", f"the process that read it {describe_exit(code)}")
     except (BrokenProcessPool, CancelledError):
         raise
     except MediaError as error:
@@ -207,8 +210,20 @@ def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Excepti
 
 def _make_pool(num_workers: int) -> ProcessPool:
     """Return a pool whose processes have one CPU thread each, and end with this process. The first task starts them."""
-    context = multiprocessing.get_context("spawn")  # forked threads of torch and FFmpeg hang
-    return ProcessPool(max_workers=num_workers, initializer=_start, context=context)
+    # Forked threads of torch and FFmpeg hang.
+    return ProcessPool(max_workers=num_workers, initializer=_start, context=_Context())
+
+
+class _Process(SpawnProcess):
+    @property
+    def exitcode(self) -> int | None:
+        """Exit status, with `ENDED` in place of 0: pebble does not report the task of a process that ends with 0."""
+        code = super().exitcode
+        return ENDED if code == 0 else code
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def _start() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from vatt.datasets import crashes
 from vatt.datasets.crashes import CrashedFile, CrashTolerantLoader, SequentialLoader, begin_reading
 from vatt.errors import VattError
 
@@ -41,11 +44,13 @@ class Paths(Dataset):
     def __getitem__(self, index: int) -> int:
         path = self.paths[index]
         try:
-            begin_reading(path)
+            begin_reading(path, 0.0 if path == "hang" else math.inf)
         except CrashedFile:
             return -1
         if path in CRASHES:
             CRASHES[path]()
+        while path == "hang":
+            time.sleep(1)
         begin_reading("")
         if path == "error":
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "cache")
@@ -122,6 +127,13 @@ def test_an_error_of_a_worker_is_raised_as_it_is(num_workers: int) -> None:
         assert cause not in chain  # code that follows the causes ends
         chain.append(cause)
     assert num_workers == 0 or "in __getitem__" in str(chain[-1])  # the place is not lost
+
+
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crashes, "TICK_S", 0.05)
+    batches = loader(["0", "1", "2", "hang", "4"])
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2, -1], [4]]
+    assert batches.crashed == {"hang": "the process that read it hung for 0 s and was killed"}
 
 
 def test_errors_of_the_consumer_are_raised() -> None:

@@ -106,11 +106,11 @@ class ClipReader:
         """
         sample = self._begin(clip)
         if "video" in self.modalities:
-            begin_reading(files[0].path)
+            begin_reading(files[0].path, self.time_limit_s)
             video, valid = self.video(files[0], start_s, end_s, augment, generator, place)
             sample |= {"video": video, "video_valid": torch.tensor(valid)}
         if "audio" in self.modalities:
-            begin_reading(files[1].path)
+            begin_reading(files[1].path, self.time_limit_s)
             audio, valid, problems = self.audio(files[1], start_s, end_s, augment, generator)
             sample |= {"audio": audio, "audio_valid": torch.tensor(valid)}
             for kind, reason in problems.items():
@@ -147,7 +147,7 @@ class ClipReader:
         return sample
 
     def _open(self, path: str) -> Media:
-        begin_reading(path)
+        begin_reading(path, self.time_limit_s)
         if self.cache:
             return self.cache.open(path)  # type: ignore[return-value]
         return open_media(path, self.decoder, self.time_limit_s)

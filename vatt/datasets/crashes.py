@@ -1,22 +1,23 @@
 """Data loaders that skip files whose decoding crashes the process, such as by a segmentation fault.
 
-A worker writes the path of the file that it reads to shared memory. If the worker dies, the loader excludes that file
-and starts new workers at the first batch that was not delivered. An excluded file is handled as an unreadable one, so
-batches are those of a run in which the file was unreadable from the beginning.
+A worker writes the path of the file that it reads to shared memory. If the worker dies, or hangs and is killed, the
+loader excludes that file and starts new workers at the first batch that was not delivered. An excluded file is handled
+as an unreadable one, so batches are those of a run in which the file was unreadable from the beginning.
 
 Without workers the main process reads, and a crash ends it. A small second process then prints the path of the file.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from ctypes import c_char
+from ctypes import c_char, c_double
 from functools import partial
 from itertools import islice
 from multiprocessing.sharedctypes import RawArray
@@ -31,6 +32,8 @@ from vatt.datasets.workers import describe_exit, interrupts_blocked
 from vatt.errors import VattError
 
 NOTE = 2**13  # bytes for the path that a worker reads
+HANGS = 5.0  # times the time limit of a read, after which its worker is killed
+TICK_S = 1.0
 WATCH = """
 import sys
 path = ""
@@ -47,15 +50,16 @@ class CrashedFile(MediaError):
     kind = "crashed"
 
 
-_note: Callable[[str], None] | None = None  # stores the path of the file that this process reads
+_note: Callable[[str, float], None] | None = None  # stores the path of the file that this process reads
 _excluded: dict[str, str] = {}
 
 
-def begin_reading(path: str) -> None:
-    """Note that this process is about to read a file.
+def begin_reading(path: str, time_limit_s: float = math.inf) -> None:
+    """Note that this process is about to read a part of a file.
 
     Args:
         path: See `vatt.datasets.media.source`; empty at the end of reading.
+        time_limit_s: Time limit of the read. A worker that does not return after `HANGS` times as long is killed.
 
     Raises:
         CrashedFile: A process ended while it read the file.
@@ -63,7 +67,7 @@ def begin_reading(path: str) -> None:
     if path in _excluded:
         raise CrashedFile(path, _excluded[path])
     if _note is not None:
-        _note(path)
+        _note(path, time_limit_s)
 
 
 class CrashTolerantLoader(DataLoader):
@@ -83,7 +87,9 @@ class CrashTolerantLoader(DataLoader):
     ) -> None:
         self.crashed, self.initialize = crashed, initialize
         self._notes = RawArray(c_char, max(1, options.get("num_workers", 0)) * NOTE)
-        init = partial(_initialize, notes=self._notes, crashed=crashed, initialize=initialize)
+        self._reads = RawArray(c_double, max(1, options.get("num_workers", 0)) * 2)  # number and limit of each worker's
+        self._late: dict[str, str] = {}  # reasons by file of killed workers
+        init = partial(_initialize, notes=(self._notes, self._reads), crashed=crashed, initialize=initialize)
         super().__init__(dataset, **({"worker_init_fn": init} | options))
 
     def delivered(self, batch: Any) -> None:
@@ -100,8 +106,12 @@ class CrashTolerantLoader(DataLoader):
                 raise error
             return
         while True:
-            batches = self._start()
-            error = yield from self._deliver(batches)
+            batches, stop = self._start(), threading.Event()
+            threading.Thread(target=self._kill_hanging, args=(batches._workers, stop), daemon=True).start()
+            try:
+                error = yield from self._deliver(batches)
+            finally:
+                stop.set()
             if error is None:
                 return
             files = self._crashed_files(batches)
@@ -124,7 +134,7 @@ class CrashTolerantLoader(DataLoader):
 
     def _start(self) -> Iterator[Any]:
         """Start the workers, without PyTorch's SIGCHLD handler, which raises errors anywhere in the main process."""
-        self._notes[:] = bytes(len(self._notes))
+        self._notes[:], self._reads[:] = bytes(len(self._notes)), [0.0] * len(self._reads)
         batches = super().__iter__()
         handler = signal.getsignal(signal.SIGCHLD)
         if threading.current_thread() is threading.main_thread() and _is_of_torch(handler):
@@ -135,11 +145,29 @@ class CrashTolerantLoader(DataLoader):
         """Return the files that dead workers were reading, with the reasons."""
         files = {}
         for number, worker in enumerate(batches._workers):  # PyTorch 2.14
-            note, _, _ = self._notes[number * NOTE : (number + 1) * NOTE].partition(b"\0")
-            path = note.decode(errors="surrogateescape")
+            path = self._path(number)
             if worker.exitcode is not None and path:
                 files[path] = f"the process that read it {describe_exit(worker.exitcode)}"
-        return files
+        return files | self._late
+
+    def _path(self, worker: int) -> str:
+        """Return the path of the file that a worker reads, or an empty string."""
+        note, _, _ = self._notes[worker * NOTE : (worker + 1) * NOTE].partition(b"\0")
+        return note.decode(errors="surrogateescape")
+
+    def _kill_hanging(self, workers: Sequence[Any], stop: threading.Event) -> None:
+        """Kill workers whose decoders hang, until ``stop`` is set. Ticks are counted: a stopped process has no time."""
+        counts, ticks = [0.0] * len(workers), [0] * len(workers)
+        self._late.clear()
+        while not stop.wait(TICK_S):
+            for number, worker in enumerate(workers):
+                count, limit_s = self._reads[2 * number : 2 * number + 2]
+                ticks[number] = ticks[number] + 1 if count == counts[number] else 0
+                counts[number] = count
+                path = self._path(number)
+                if path and ticks[number] * TICK_S > HANGS * limit_s and worker.is_alive():
+                    self._late[path] = f"the process that read it hung for {HANGS * limit_s:g} s and was killed"
+                    worker.kill()
 
     def _without_file(self, error: Exception, batches: Any) -> Exception:
         """Return the error to raise if no worker has ended while it read a file."""
@@ -213,7 +241,7 @@ def _watch() -> None:
         command = [sys.executable, "-IS", "-c", WATCH]
         pipe = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True).stdin
 
-    def note(path: str) -> None:
+    def note(path: str, _: float) -> None:
         with suppress(OSError):  # it was killed
             pipe.write(path.encode(errors="backslashreplace") + b"\n")
             pipe.flush()
@@ -225,10 +253,11 @@ def _initialize(worker: int, notes: Any, crashed: dict[str, str], initialize: Ca
     global _note, _excluded
     initialize(worker)
     torch_worker.ExceptionWrapper = _OriginalError  # PyTorch 2.14
-    _note, _excluded = partial(_write_note, notes, worker), crashed
+    _note, _excluded = partial(_write_note, *notes, worker), crashed
 
 
-def _write_note(notes: Any, worker: int, path: str) -> None:
+def _write_note(notes: Any, reads: Any, worker: int, path: str, time_limit_s: float) -> None:
+    reads[2 * worker : 2 * worker + 2] = reads[2 * worker] + 1, time_limit_s
     data = path.encode(errors="surrogateescape")[: NOTE - 1]
     notes[worker * NOTE : worker * NOTE + len(data) + 1] = data + b"\0"
 

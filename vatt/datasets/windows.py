@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.batches import Sample, collate
 from vatt.datasets.clips import ClipReader, Views, start_range
-from vatt.datasets.crashes import CrashTolerantLoader
+from vatt.datasets.crashes import CrashTolerantLoader, begin_reading
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.workers import leave_interrupts_to_main
@@ -162,6 +162,7 @@ class Windows:
                 still.left_out.clear()
                 still.look(sample, start_s)
                 end_s = min(start_s + duration_s, max(clip_ends_s, start_s))
+                begin_reading("")  # the caller may take long
                 yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}
 
 

@@ -213,6 +213,12 @@ def test_a_pause_in_the_sound_stays_a_pause(tmp_path: Path) -> None:
         assert beeps_of(new, 0, 5.9 - start_s) == pytest.approx(expected, abs=0.005)
 
 
+def test_a_segment_after_the_end_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "short.mp4", [40 * i for i in range(50)], sound_starts_s=0.0)
+    with pytest.raises(MediaError, match=r"the segment begins at 200 s, the file ends at 2 s"):
+        whole(path, stretch=Stretch(200.0, 201.0))
+
+
 def test_what_is_damaged_is_refused(tmp_path: Path) -> None:
     clean = write_video(tmp_path / "clean.mp4", [40 * i for i in range(50)], sound_starts_s=0.0, noise=True)
     spoil(clean, tmp_path / "spoilt.mp4", range(21, 29))

@@ -140,7 +140,9 @@ class _Input(Media):
 
     def write(self, output: str | Path, encoding: Encoding, stretch: Stretch, copy: bool) -> None:
         """See `transcode`; ``copy`` allows to copy the sound."""
-        self.bad_packets = 0
+        self.bad_packets, end_s = 0, self.info.duration_s
+        if stretch.start_s >= end_s and stretch.start_s > 0 and not self.info.is_picture:
+            raise MediaError(self.path, f"the segment begins at {stretch.start_s:g} s, the file ends at {end_s:g} s")
         options = {"movflags": "+faststart"}
         with _Input(self.path) as ears, av.open(f"file:{output}", "w", format="mp4", options=options) as new:
             begun: list[tuple[Packets, Iterator[Packets]]] = []

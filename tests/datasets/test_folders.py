@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path
     assert f"skipped: {tmp_path / '.Trash-1000'}: 2 files in a system directory" in lines
     assert any(line.startswith("skipped files: 13 (AppleDouble metadata of macOS: 2; ") for line in lines)
     assert "not media by their names: 1 .txt, 1 README" in lines
+
+
+def test_special_files_are_not_called_empty(tmp_path: Path) -> None:
+    fill(tmp_path, **{"a.mp4": b"0"})
+    os.mkfifo(tmp_path / "b.mp4")
+    assert names(tmp_path) == ["a.mp4"]
+    assert list_media(tmp_path).counts == {"not a regular file": 1}
 
 
 def test_a_directory_of_the_system_that_is_given_itself_is_listed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ SYSTEM_FOLDERS = re.compile(
 )
 SHOWN = 20  # skipped files that are named
 INSIDE, LINKED = "in a system directory", "listed at another path"
+SPECIAL = "not a regular file"  # a FIFO, socket or device
 EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "AppleDouble metadata of macOS", "not downloaded from iCloud"
 
 
@@ -192,7 +194,10 @@ def _reason(path: Path) -> str | None:
     if path.suffix.lower() not in MEDIA_SUFFIXES | PICTURE_SUFFIXES and not name.startswith("._"):
         return None
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return SPECIAL
+        if status.st_size == 0:
             return EMPTY
         if name.startswith("._"):
             with path.open("rb") as file:

@@ -121,6 +121,10 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "vatt model": (lambda root: vatt_model(root / "model"), "is a vatt model already: use it as it is"),
     "run directory": (run_directory, "is the directory of a vatt training: its model is {root}/run/model; use"),
     "checkpoints": (lambda root: lightning(root / "run" / "last.ckpt").parent, "no exported model yet: resume it"),
+    "checkpoints of a run": (
+        lambda root: run_directory(root) / "checkpoints",
+        "run is the directory of a vatt training: its model is {root}/run/model; use it as it is",
+    ),
     "checkpoint": (lambda root: lightning(root / "last.ckpt"), "is a checkpoint of a Lightning training: a vatt"),
     "checkpoint of a run": (
         lambda root: run_directory(root) / "checkpoints" / "last.ckpt",

@@ -119,8 +119,9 @@ def _directory(path: Path) -> Kind:
         raise _error(path.parent, *CONTENTS["saved_model.pb"])
     if any(name.endswith(".index") for name in names):
         return "tensorflow"
-    if (path / "model" / CONFIG).exists() and _is_vatt(read_json(inner_file(path / "model", CONFIG))):
-        raise _error(path, "is the directory of a vatt training", f"its model is {path / 'model'}; use it as it is")
+    run = path.parent if path.name == "checkpoints" else path
+    if (run / "model" / CONFIG).exists() and _is_vatt(read_json(inner_file(run / "model", CONFIG))):
+        raise _error(run, "is the directory of a vatt training", f"its model is {run / 'model'}; use it as it is")
     checkpoints = next((p for p in (path, path / "checkpoints") if any(p.glob("*.ckpt"))), None)
     if checkpoints is not None:
         what = "holds checkpoints of a training, which has no exported model yet"

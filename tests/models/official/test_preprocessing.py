@@ -134,6 +134,13 @@ def test_the_part_of_the_frame_is_that_of_the_processor(
     read = read_preprocessing(tmp_path, "videomae", 224)
     assert read.crop_box == (box, box, 1 - box, 1 - box)
     assert text in read.describe()
+    assert ("Tensors of 224 x 224 pixels are taken as cropped frames" in read.describe()) == (box > 0)
+
+
+def test_the_missing_crop_of_v_jepa_2_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "vjepa2", **RELEASED["vjepa2"] | {"do_center_crop": False})
+    with pytest.raises(InputError, match=r"'do_center_crop' is false, .* takes frames of 256 x 256"):
+        read_preprocessing(tmp_path, "vjepa2", 256)
 
 
 def test_a_crop_larger_than_the_frame_is_refused(tmp_path: Path) -> None:

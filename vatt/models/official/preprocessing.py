@@ -183,6 +183,8 @@ class _Section:
         resized = self._resized() if self.values["do_resize"] else None
         cropped = self._side("crop_size", "height", "width") if self.values["do_center_crop"] else None
         last_key, last = ("size", resized) if cropped is None else ("crop_size", cropped)
+        if last_key == "size" and self.model_type == "vjepa2":  # its 'size' has no effect
+            last_key = "do_center_crop"
         if last not in (None, self.target):
             raise self._error(
                 last_key,
@@ -198,7 +200,10 @@ class _Section:
         sides = "both sides" if self._is_stretched() else "the shorter side"
         text = f"The original processor resizes {sides} to {resized} pixels ({RESAMPLING[resample]})"
         text += f" and crops the central {cropped} x {cropped}" if cropped else ""
-        return (margin, margin, 1 - margin, 1 - margin), f"{text}; vatt crops the same part of the shorter side."
+        text += "; vatt crops the same part of the shorter side."
+        if margin > 0:
+            text += f" Tensors of {cropped} x {cropped} pixels are taken as cropped frames: nothing is cut off them."
+        return (margin, margin, 1 - margin, 1 - margin), text
 
     def _resized(self) -> int:
         """Return the size that the processor resizes the shorter side, or both sides, to."""

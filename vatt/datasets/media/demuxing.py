@@ -94,6 +94,7 @@ class MediaInput:
 
     def close(self) -> None:
         """Free the file and its decoders."""
+        self._last_frame = None
         self.container.close()
         self._file.close()
 

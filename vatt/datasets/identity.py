@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from fsspec.core import strip_protocol
 from numpy.typing import ArrayLike
 
-from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.remote import is_url, local_path
 from vatt.structures import Clip
-
-LOCAL = ("file://", "local://")  # URLs of local files
 
 
 def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
@@ -31,8 +28,7 @@ def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) 
         path: File, member of a shard, or URL.
         realpath: Resolves the links of a directory.
     """
-    if path.startswith(LOCAL):
-        path = strip_protocol(path)
+    path = local_path(path)
     if is_url(path):
         return path
     directory, name = os.path.split(path)

@@ -83,6 +83,7 @@ class MediaInput:
         except BaseException:
             self._file.close()
             raise
+        self._format = self.container.format.name
         for stream in self.container.streams.audio:
             if stream.codec_context is not None:
                 _replace_custom_layout(stream.codec_context)
@@ -110,7 +111,7 @@ class MediaInput:
         indices = {stream.index for stream in streams}
         parts = (stream for stream in self._parts if self._first[stream.index].index in indices)
         packets = self._packets(self.container.demux(*streams, *parts))
-        if self.container.format.name == "mpeg":
+        if self._format == "mpeg":
             packets = mpeg_video.ascending(packets)
         return self._joined(packets) if self._parts else packets
 
@@ -122,7 +123,7 @@ class MediaInput:
             except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
                 return
             # W64 pads its data to 8 bytes, and FFmpeg makes a packet of the padding.
-            is_padding = self.container.format.name == "w64" and 0 < packet.size < W64_ALIGNMENT
+            is_padding = self._format == "w64" and 0 < packet.size < W64_ALIGNMENT
             if not (is_padding and not packet.stream.codec_context.name.startswith("pcm_")):
                 yield packet
 

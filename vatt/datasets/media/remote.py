@@ -22,6 +22,7 @@ PAUSES_S = (0.5, 2.0)  # before a server that failed is asked again
 ASK_AGAIN = (408, 425, 429)  # status codes from 400 to 499 that are retried
 ANSWER_LIMIT_S = 60.0  # for one block of a URL, including retries
 COPY_LIMIT_S = 3600.0  # for opening files that fsspec copies completely first
+LOCAL = ("file://", "local://")  # URLs of local files
 COPIES = re.compile(r"^(simplecache|filecache)::")
 
 
@@ -32,6 +33,15 @@ def is_url(path: str) -> bool:
 
 class RemoteError(VattError, OSError):
     """A server that fails or refuses."""
+
+
+def local_path(path: str) -> str:
+    """Return the path of a local file that is given as a URL. Other paths and URLs are unchanged."""
+    if not path.startswith(LOCAL):
+        return path
+    from fsspec.core import strip_protocol
+
+    return strip_protocol(path)
 
 
 def open_url(url: str, time_limit_s: float = ANSWER_LIMIT_S) -> Remote:

@@ -42,9 +42,9 @@ def test_an_ambiguous_split_is_an_error() -> None:
 
 def test_unused_rows_are_counted() -> None:
     splits = ["train", "validation", None, "other", "train", None]
-    found = find_rows(splits, {"training": "train", "validation": "val", "test": "validation"})
+    result = find_rows(splits, {"training": "train", "validation": "val", "test": "validation"})
     rows = {"training": [0, 4], "validation": [1], "test": [1]}
     names = {"training": "train", "validation": "validation", "test": "validation"}
-    assert found == SplitRows(rows, names, Counter({None: 2, "other": 1}))
-    assert describe_unused(found.unused) == "1 row of split 'other', 2 rows without a split"
+    assert result == SplitRows(rows, names, Counter({None: 2, "other": 1}))
+    assert describe_unused(result.unused) == "1 row of split 'other', 2 rows without a split"
     assert describe_unused({}) == ""

@@ -41,10 +41,10 @@ def test_the_best_of_several_right_ones_counts(q: int, g: int, levels: int, seed
 def test_chance_of_several_right_ones_is_what_guessing_finds() -> None:
     torch.manual_seed(0)
     owner = torch.arange(40).repeat_interleave(5)
-    found = [retrieval(torch.randn(40, 16), torch.randn(200, 16), torch.arange(40), owner) for _ in range(40)]
+    result = [retrieval(torch.randn(40, 16), torch.randn(200, 16), torch.arange(40), owner) for _ in range(40)]
     for key in ("R@1", "R@5", "R@10", "MedR"):
-        mean = sum(f[key] for f in found) / len(found)
-        assert mean == pytest.approx(found[0]["chance"][key], rel=0.15), key
+        mean = sum(f[key] for f in result) / len(result)
+        assert mean == pytest.approx(result[0]["chance"][key], rel=0.15), key
 
 
 def test_all_equal_is_the_worst_rank_for_everybody() -> None:
@@ -54,13 +54,13 @@ def test_all_equal_is_the_worst_rank_for_everybody() -> None:
 @pytest.mark.parametrize("gallery", [5, 7, 10, 1025])
 def test_equal_vectors_are_equal_in_every_product(gallery: int) -> None:
     x = torch.randn(1, 33).expand(gallery, 33) * torch.rand(gallery, 1)
-    found = retrieval(x, x)
-    assert (found["MeanR"], found["R@1"]) == (gallery, 0)
+    result = retrieval(x, x)
+    assert (result["MeanR"], result["R@1"]) == (gallery, 0)
 
 
 def test_summary_by_hand() -> None:
-    found = summarize(torch.tensor([1, 1, 3, 6, 20]), gallery=50)
-    assert {k: found[k] for k in ("R@1", "R@5", "R@10", "MedR", "MeanR", "queries", "gallery")} == {
+    result = summarize(torch.tensor([1, 1, 3, 6, 20]), gallery=50)
+    assert {k: result[k] for k in ("R@1", "R@5", "R@10", "MedR", "MeanR", "queries", "gallery")} == {
         "R@1": 40.0,
         "R@5": 60.0,
         "R@10": 80.0,
@@ -69,15 +69,15 @@ def test_summary_by_hand() -> None:
         "queries": 5,
         "gallery": 50,
     }
-    assert found["chance"] == {"R@1": 2.0, "R@5": 10.0, "R@10": 20.0, "MedR": 25.5}
+    assert result["chance"] == {"R@1": 2.0, "R@5": 10.0, "R@10": 20.0, "MedR": 25.5}
     assert summarize(torch.tensor([1, 4]), 4)["MedR"] == 2.5
 
 
 def test_guessing_gives_chance() -> None:
     torch.manual_seed(0)
-    found = retrieval(torch.randn(400, 16), torch.randn(400, 16))
-    assert abs(found["R@10"] - found["chance"]["R@10"]) < 2
-    assert abs(found["MedR"] - found["chance"]["MedR"]) < 40
+    result = retrieval(torch.randn(400, 16), torch.randn(400, 16))
+    assert abs(result["R@10"] - result["chance"]["R@10"]) < 2
+    assert abs(result["MedR"] - result["chance"]["MedR"]) < 40
 
 
 def test_length_of_vectors_does_not_matter_and_order_is_the_pairing() -> None:
@@ -98,15 +98,15 @@ def test_broken_vectors_are_an_error() -> None:
 
 def test_the_metric_does_not_depend_on_the_batches() -> None:
     a, b = torch.randn(23, 6), torch.randn(23, 6)
-    found = []
+    result = []
     for size in (1, 7, 23):
         metric = PairedRetrieval(("text", "video"))
         for i in range(0, 23, size):
             metric.update(a[i : i + size], b[i : i + size])
-        found.append(metric.compute())
-    assert found[0] == found[1] == found[2]
-    assert found[0]["text_to_video"] == retrieval(a, b)
-    assert found[0]["video_to_text"] == retrieval(b, a)
+        result.append(metric.compute())
+    assert result[0] == result[1] == result[2]
+    assert result[0]["text_to_video"] == retrieval(a, b)
+    assert result[0]["video_to_text"] == retrieval(b, a)
 
 
 def test_all_captions_of_a_clip_are_queries_and_the_best_of_them_counts() -> None:
@@ -115,7 +115,7 @@ def test_all_captions_of_a_clip_are_queries_and_the_best_of_them_counts() -> Non
     metric = PairedRetrieval(("text", "video"))
     for part in (slice(0, 3), slice(3, 7)):
         metric.update(text[part], video[part], valid[part])
-    found = metric.compute()
+    result = metric.compute()
     similarity = torch.nn.functional.cosine_similarity(text[:, :, None], video[None, None], dim=-1)  # (7, 3, 7)
     gallery = [clip for clip in range(7) if valid[clip].any()]
     queries = valid.nonzero().tolist()
@@ -123,9 +123,9 @@ def test_all_captions_of_a_clip_are_queries_and_the_best_of_them_counts() -> Non
     best = {g: max(similarity[i, j, g] for i, j in queries if i == g) for g in gallery}
     to_text = [sum(similarity[i, j, g] > best[g] for i, j in queries if i != g) + 1 for g in gallery]
     for direction, slow, items in (("text_to_video", to_video, 6), ("video_to_text", to_text, 12)):
-        assert (found[direction]["queries"], found[direction]["gallery"]) == (len(slow), items)
-        assert found[direction]["MeanR"] == pytest.approx(float(torch.tensor(slow).float().mean()), abs=0.01)
-        assert found[direction]["R@1"] == pytest.approx(
+        assert (result[direction]["queries"], result[direction]["gallery"]) == (len(slow), items)
+        assert result[direction]["MeanR"] == pytest.approx(float(torch.tensor(slow).float().mean()), abs=0.01)
+        assert result[direction]["R@1"] == pytest.approx(
             100 * sum(int(rank) == 1 for rank in slow) / len(slow), abs=0.01
         )
 

@@ -34,12 +34,12 @@ CORRUPTED = "corrupted.mp4"
 def vectors(folder: Path) -> dict[tuple[str, str, str, float], np.ndarray]:
     """Every vector by id, modality, space and start."""
     store = Embeddings(folder)
-    found = {}
+    result = {}
     for kind in store.kinds():
         rows = store.select(*kind)
         for name, start_s, vector in zip(rows.column("id"), rows.column("start_s"), rows.vectors, strict=True):
-            found[name, *kind, start_s] = vector
-    return found
+            result[name, *kind, start_s] = vector
+    return result
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_every_window_gets_the_vectors_it_has_modalities_for(
     manifest: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     report = embed(manifest, model_folder, tmp_path / "out", num_workers=0)
-    found = vectors(tmp_path / "out")
-    starts = {(name, start_s) for name, modality, _, start_s in found if modality == "video"}
+    result = vectors(tmp_path / "out")
+    starts = {(name, start_s) for name, modality, _, start_s in result if modality == "video"}
     spans = {name: sorted(s for n, s in starts if n == name) for name in ("whole", "part")}
     assert spans == {"whole": [0.0, 1.0, 2.0], "part": [0.5, 1.0]}  # TINY is 1 s; the last window ends with the clip
-    kinds = {name: {key[1:3] for key in found if key[0] == name} for name in ("whole", "part", "silent", "sound")}
+    kinds = {name: {key[1:3] for key in result if key[0] == name} for name in ("whole", "part", "silent", "sound")}
     video, audio = {("video", "video_audio"), ("video", "video_text")}, {("audio", "video_audio")}
     text = {("text", "video_text")}
     assert kinds == {"whole": video | audio | text, "part": video | audio | text, "silent": video, "sound": audio}
@@ -74,14 +74,14 @@ def test_every_window_gets_the_vectors_it_has_modalities_for(
 def test_vectors_are_those_of_the_model(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
     """Against one clip at a time, read and encoded by hand."""
     embed(manifest, model_folder, tmp_path / "out", num_workers=0, batch_size=3)
-    found = vectors(tmp_path / "out")
+    result = vectors(tmp_path / "out")
     model, reader = VATT.from_pretrained(model_folder), ClipReader(TINY)
     clip = read_manifest(manifest)[1]
     with ExitStack() as stack, torch.no_grad():
         sample = reader.read(clip, reader.open(clip, stack), 1.0)
         expected = model(video=to_float(sample["video"][None]), audio=sample["audio"][None])
     for output, key in (("video_va", ("video", "video_audio")), ("audio_va", ("audio", "video_audio"))):
-        np.testing.assert_allclose(found["part", *key, 1.0], expected[output][0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(result["part", *key, 1.0], expected[output][0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (8, 0), (3, 2)])
@@ -161,9 +161,9 @@ def test_a_crash_costs_one_clip(
     (event,) = report.incomplete
     assert (event["kind"], event["id"], event["path"]) == ("crashed", "b.mp4", str(media / "b.mp4"))
     assert "was killed by SIGSEGV" in event["reason"]
-    expected, found = vectors(tmp_path / "whole"), vectors(tmp_path / "out")
-    assert found.keys() == {key for key in expected if key[0] != "b.mp4"}
-    for key, vector in found.items():
+    expected, result = vectors(tmp_path / "whole"), vectors(tmp_path / "out")
+    assert result.keys() == {key for key in expected if key[0] != "b.mp4"}
+    for key, vector in result.items():
         np.testing.assert_allclose(vector, expected[key], atol=1e-5)
 
 
@@ -345,9 +345,9 @@ def test_cut_texts_are_reported(video_file: Path, model_folder: Path, tmp_path: 
 def test_texts_are_encoded_as_the_model_does(vocabulary: WordVocabulary, model_folder: Path) -> None:
     model = VATT.from_pretrained(model_folder)
     with torch.no_grad():
-        found, cut = encode_texts(model, ["a red ring", "a blue bar moves left a red ring"], model_vocabulary(model))
+        result, cut = encode_texts(model, ["a red ring", "a blue bar moves left a red ring"], model_vocabulary(model))
         alone, _ = encode_texts(model, ["a red ring"], vocabulary)
-    torch.testing.assert_close(found[:1], alone)
+    torch.testing.assert_close(result[:1], alone)
     assert cut == 1
     with pytest.raises(ValueError, match=r"'  ' contains no word"):
         encode_texts(model, ["a ring", "  "], vocabulary)
@@ -387,19 +387,19 @@ def test_pooled_vectors_are_the_means_of_windows(manifest: Path, model_folder: P
     assert spans["part"] == (0.5, 2.0)
 
 
-@pytest.mark.parametrize("wanted", [["video"], ["audio"], ["text"], ["audio", "text"]])
+@pytest.mark.parametrize("modalities", [["video"], ["audio"], ["text"], ["audio", "text"]])
 def test_only_what_is_wanted_is_embedded(
-    manifest: Path, model_folder: Path, tmp_path: Path, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+    manifest: Path, model_folder: Path, tmp_path: Path, modalities: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if wanted == ["text"]:  # no file is opened for it
+    if modalities == ["text"]:  # no file is opened for it
         monkeypatch.setattr(ClipReader, "open", lambda *_: pytest.fail("a file was opened"))
-    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0, modalities=wanted)
+    report = embed(manifest, model_folder, tmp_path / "out", num_workers=0, modalities=modalities)
     store = Embeddings(tmp_path / "out")
-    assert {modality for modality, _ in store.kinds()} == set(wanted)
-    without = {"video": ["sound"], "audio": ["silent"], "text": ["silent", "sound"]}[wanted[0]]
+    assert {modality for modality, _ in store.kinds()} == set(modalities)
+    without = {"video": ["sound"], "audio": ["silent"], "text": ["silent", "sound"]}[modalities[0]]
     assert [event["id"] for event in report.events] == without
     assert report.embedded == 4 - len(without)
-    assert store.notes["modalities"] == sorted(wanted)
+    assert store.notes["modalities"] == sorted(modalities)
     with pytest.raises(StoreError, match=r"modalities.* differ"):
         embed(manifest, model_folder, tmp_path / "out", num_workers=0)
 

@@ -47,8 +47,8 @@ def test_windows_of_equal_clips_are_listed_once() -> None:
     ]
     other = Hit(0, 0.6, "w", "a.mp4", 4.8, 5.7)  # another clip, which mostly overlaps with that of z
     after = Hit(0, 0.5, "v", "a.mp4", 6.0, 7.0)  # follows the clip of z
-    found = [(hit.id, hit.start_s, hit.end_s, hit.score) for hit in merged([*windows, other, after])]
-    assert found == [("x", 0.0, 2.0, 0.9), ("z", 5.0, 6.0, 0.7), ("v", 6.0, 7.0, 0.5)]
+    result = [(hit.id, hit.start_s, hit.end_s, hit.score) for hit in merged([*windows, other, after])]
+    assert result == [("x", 0.0, 2.0, 0.9), ("z", 5.0, 6.0, 0.7), ("v", 6.0, 7.0, 0.5)]
     few = [(hit.id, hit.start_s) for hit in merged([*windows, other, after], best=1)]
     assert few == [("x", 0.0), ("z", 5.0), ("v", 6.0)]
 
@@ -107,8 +107,10 @@ def test_patterns_match_composed_and_decomposed_names() -> None:
 
 def test_patterns_are_of_stars_and_question_marks_only() -> None:
     rows = pa.table({"path": ["a/b_1.mp4", "a/bx1.mp4", "a/b%.mp4", "b.mp4", None]})
-    found = {pattern: matches(rows, "path", pattern).tolist() for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")}
-    assert found == {
+    result = {
+        pattern: matches(rows, "path", pattern).tolist() for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")
+    }
+    assert result == {
         "a/*": [True, True, True, False, False],
         "a/b_1.mp4": [True, False, False, False, False],
         "a/b?1*": [True, True, False, False, False],

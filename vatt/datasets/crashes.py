@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_char, c_double
@@ -70,7 +71,7 @@ def begin_reading(path: str, time_limit_s: float = math.inf) -> None:
         _note(path, time_limit_s)
 
 
-class CrashTolerantLoader(DataLoader):
+class CrashTolerantLoader(DataLoader, ABC):
     """A `DataLoader` that excludes files whose decoding ends a worker.
 
     Subclasses implement `delivered`, and start at the first batch that was not delivered when they are iterated.
@@ -92,9 +93,9 @@ class CrashTolerantLoader(DataLoader):
         init = partial(_initialize, notes=(self._notes, self._reads), crashed=crashed, initialize=initialize)
         super().__init__(dataset, **({"worker_init_fn": init} | options))
 
+    @abstractmethod
     def delivered(self, batch: Any) -> None:
         """Record that a batch is about to be delivered. After a restart, the next batch is the first one."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers == 0:

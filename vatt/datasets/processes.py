@@ -89,8 +89,8 @@ class Isolated(Generic[Task, Result]):
                     # A process that ends before the pool knows what it was at takes the pool with it.
                     tries += 1
                     if tries > TRIES and not any_done:
-                        said = "the worker processes end before they begin; see what they printed above"
-                        raise VattError(said) from error
+                        message = "the worker processes end before they begin; see what they printed above"
+                        raise VattError(message) from error
                     pool.stop()
                     pool.join()
                     pool = _make_pool(self.num_workers)
@@ -112,7 +112,7 @@ class Isolated(Generic[Task, Result]):
         try:
             with interrupts_blocked():  # processes may be started
                 return pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)
-        except RuntimeError as error:  # it is broken already: found out when the result is wanted
+        except RuntimeError as error:  # it is broken already: detected when the result is requested
             future = ProcessFuture()
             future.set_exception(BrokenProcessPool(str(error)))
             return future

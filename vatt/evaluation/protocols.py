@@ -109,7 +109,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
         present |= names
     if not report:
         raise StoreError(f"{store.file}: no two modalities of the same clips in one space, so nothing to compare")
-    wanted = asked.clips or (notes["clips"] - store.num_repeated if "clips" in notes else len(present))
+    expected = asked.clips or (notes["clips"] - store.num_repeated if "clips" in notes else len(present))
     return {
         "protocol": protocol,
         "about": asked.about,
@@ -117,7 +117,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
         "windows": _windows(notes),
         **short,
         "clips_present": len(present),
-        "clips_wanted": wanted,
+        "clips_wanted": expected,
         "model": store.model,
         **report,
     }
@@ -172,11 +172,11 @@ def _compare(
         chosen = range(len(names)) if all_captions else sorted(first.values())
         queries = [(names[i], vectors[i]) for i in chosen if names[i] in video]
         texts = rows.column("text")
-        said: dict[str, set[str]] = {}
+        names_of_text: dict[str, set[str]] = {}
         for i in chosen:
             if names[i] in video:
-                said.setdefault(texts[i], set()).add(names[i])
-        notes["same_text"] = sum(len(clips) for clips in said.values() if len(clips) > 1)
+                names_of_text.setdefault(texts[i], set()).add(names[i])
+        notes["same_text"] = sum(len(clips) for clips in names_of_text.values() if len(clips) > 1)
     else:
         queries = [(name, x) for name, x in means(rows, names).items() if name in video]
     shared = list(dict.fromkeys(name for name, _ in queries))

@@ -77,10 +77,10 @@ def saved_format(name: str | Path) -> ClipFormat:
 
 
 def _download(name: str, options: dict[str, Any], local_files_only: bool, token: str | bool | None) -> Path:
-    wanted = [CONFIG, WEIGHTS, PAGE, f"{VOCABULARY}/**"]
+    patterns = [CONFIG, WEIGHTS, PAGE, f"{VOCABULARY}/**"]
     try:
         where = snapshot_download(
-            name, allow_patterns=wanted, local_files_only=local_files_only, token=token, **options
+            name, allow_patterns=patterns, local_files_only=local_files_only, token=token, **options
         )
     except HFValidationError:
         raise FileNotFoundError(f"no model in {name}: there is no such folder") from None

@@ -182,9 +182,9 @@ def _storable(event: Event) -> Event:
 
 def _extra(clip: Clip) -> str | None:
     """What the manifest says of a clip beside its texts."""
-    said = {"split": clip.split, "labels": list(clip.labels), **clip.extra}
-    said = {key: value for key, value in said.items() if value not in (None, [])}
-    return json.dumps(said, ensure_ascii=False, default=str) if said else None
+    extra = {"split": clip.split, "labels": list(clip.labels), **clip.extra}
+    extra = {key: value for key, value in extra.items() if value not in (None, [])}
+    return json.dumps(extra, ensure_ascii=False, default=str) if extra else None
 
 
 def predict(embedder: Embedder, device: str | None, devices: int, nodes: int) -> bool:

@@ -23,7 +23,7 @@ HEADER = "path,text,split\na.mp4,one,train\n"
         (HEADER + 'b.mp4,"open,train\nc.mp4,three,train\n', "line 3: a quote is not closed"),
         (HEADER + 'b.mp4,"open,train\nc.mp4,three,train\nd.mp4,four",train\n', "line 3: a quote is closed too late"),
         (HEADER + 'b.mp4,"open,train\nc.mp4,three",train\n', "line 3: a quote is closed too late"),
-        (HEADER + 'b.mp4,"said" he,train\n', "line 3: .*text follows a closing quote"),
+        (HEADER + 'b.mp4,"a dog" runs,train\n', "line 3: .*text follows a closing quote"),
         (HEADER + "b.mp4,two\n", "line 3: 2 cells, but the header names 3 columns"),
         (HEADER + "b.mp4,two, three,train\n", "line 3: 4 cells, but the header names 3 columns. Put quotes"),
         ("path,text,text\na.mp4,one,two\n", "line 1, column 'text': occurs twice"),

@@ -31,8 +31,8 @@ def test_headers_of_audio_frames(tmp_path: Path, name: str, codec: str, rate: in
         stream = container.streams.audio[0]
         for packet in list(container.demux(stream))[1:4]:
             decoded = packet.decode()
-            found = frame_length(stream.codec_context.codec.canonical_name, packet)
-            assert found == (rate, samples or decoded[0].samples)
+            result = frame_length(stream.codec_context.codec.canonical_name, packet)
+            assert result == (rate, samples or decoded[0].samples)
 
 
 def test_a_header_of_dts() -> None:

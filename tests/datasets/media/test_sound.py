@@ -165,10 +165,10 @@ def test_invalid_samples_are_damage(tmp_path: Path, value: float) -> None:
     samples[RATE // 2] = value
     path = write_wav(tmp_path / "damaged.wav", samples)
     with open_media(path) as media:
-        found = media.waveform(0.25, 0.5, RATE).samples
+        result = media.waveform(0.25, 0.5, RATE).samples
         assert media.bad_packets == 1
     samples[RATE // 2] = 0
-    assert torch.equal(found, torch.from_numpy(samples[RATE // 4 :][: RATE // 2]))
+    assert torch.equal(result, torch.from_numpy(samples[RATE // 4 :][: RATE // 2]))
     assert scanned(path).status == "damaged"
     with pytest.raises(MediaError, match="damaged"):
         whole(path)

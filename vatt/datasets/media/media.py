@@ -143,13 +143,13 @@ class Media(Container):
             MediaError: nothing of the track decodes, or the time limit is passed. A file without sound is no
                 error: it gives silence, of which nothing is covered.
         """
-        wanted = round(duration_s * sample_rate)
-        if wanted > MAX_BYTES // 4:
+        num_samples = round(duration_s * sample_rate)
+        if num_samples > MAX_BYTES // 4:
             raise MediaError(
                 self.path, f"{duration_s:.0f} s of audio take more than {MAX_BYTES / 2**30:g} GiB of memory"
             )
         if self._audio is None:
-            return Waveform(torch.zeros(wanted), 0, 0)
+            return Waveform(torch.zeros(num_samples), 0, 0)
         rate = decode_rate(self.info.sample_rate, sample_rate)
         # A margin on both sides lets the resampling filter see real sound at the edges of the span.
         margin = 0 if rate == sample_rate else -(-rate // 50)
@@ -162,8 +162,8 @@ class Media(Container):
         levels = measure(span[begin:end], expected_energy)
         samples = resample(torch.from_numpy(span), rate, sample_rate)
         skip = round(margin * sample_rate / rate)
-        samples = pad(samples[skip : skip + wanted], (0, max(0, wanted + skip - len(samples))))
-        begin, end = (min(wanted, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
+        samples = pad(samples[skip : skip + num_samples], (0, max(0, num_samples + skip - len(samples))))
+        begin, end = (min(num_samples, max(0, round((i - margin) * sample_rate / rate))) for i in (begin, end))
         return Waveform(samples, begin, max(begin, end), levels)
 
     # ---- picture ---------------------------------------------------------------------------------------------

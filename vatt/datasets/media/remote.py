@@ -102,8 +102,8 @@ def _insist(url: str, ask: Callable[[], Any], time_limit_s: float) -> Any:
                 reason = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
                 is_final = 400 <= status < 500 and status not in ASK_AGAIN
             else:
-                said = str(getattr(error, "strerror", None) or error)
-                reason = " ".join([f"{type(error).__name__}:", *said.split()])  # in one line
+                message = str(getattr(error, "strerror", None) or error)
+                reason = " ".join([f"{type(error).__name__}:", *message.split()])  # in one line
                 is_final = isinstance(error, PermissionError | ValueError | TypeError | AttributeError)
             if is_final or pause_s is None or time.monotonic() + pause_s > until:
                 raise RemoteError(errno.EIO, reason, url) from None
@@ -166,13 +166,13 @@ class Remote(io.RawIOBase):
             MediaError: it fails again and again. An OSError would be taken for damage by those who decode.
         """
         begin, size = self._file.tell(), getattr(self._file, "size", None)
-        wanted = len(buffer) if size is None else max(0, min(len(buffer), size - begin))
+        count = len(buffer) if size is None else max(0, min(len(buffer), size - begin))
 
         def read() -> bytes:
             self._file.seek(begin)
             data = self._file.read(len(buffer))
-            if len(data) < wanted and size is not None:
-                raise EOFError(f"{len(data)} bytes came of {wanted} from {begin} on")
+            if len(data) < count and size is not None:
+                raise EOFError(f"{len(data)} bytes came of {count} from {begin} on")
             return data
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -188,7 +189,7 @@ def _zip(path: Path) -> Kind:
             names = archive.namelist()
             pickles = [name for name in names if name.endswith("/data.pkl")]
             text = b"".join(_chunks(archive, pickles[0])) if pickles else b""
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is a truncated or damaged PyTorch, NumPy or zip file: {AGAIN}") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise _error(path, "is a TorchScript program", EXPECTED)

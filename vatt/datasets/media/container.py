@@ -19,17 +19,8 @@ from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
 from vatt.datasets.media.source import state
-from vatt.datasets.media.timeline import (
-    RAW_VIDEO,
-    UNANCHORED,
-    UNINDEXED,
-    Timeline,
-    Timestamps,
-    begins_link,
-    cached_timeline,
-    compute_timeline,
-    shift_timestamps,
-)
+from vatt.datasets.media.timeline import Timeline, cached_timeline, compute_timeline, shift_timestamps
+from vatt.datasets.media.timestamps import RAW_VIDEO, UNANCHORED, UNINDEXED, Timestamps, begins_link
 from vatt.datasets.media.tracks import choose_tracks, describe_undecodable
 
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek

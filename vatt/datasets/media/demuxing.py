@@ -15,7 +15,7 @@ from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
 from vatt.datasets.media.source import MediaFile, Window
-from vatt.datasets.media.timeline import RAW_VIDEO, UNINDEXED, has_guesses
+from vatt.datasets.media.timestamps import RAW_VIDEO, UNINDEXED, has_guesses
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 

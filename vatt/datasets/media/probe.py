@@ -28,7 +28,8 @@ from vatt.datasets.media.demuxing import MediaInput, first_line, repeats_frame
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
-from vatt.datasets.media.timeline import UNANCHORED, Timestamps, TrackTimes, compute_timeline
+from vatt.datasets.media.timeline import compute_timeline
+from vatt.datasets.media.timestamps import UNANCHORED, Timestamps, TrackTimes
 from vatt.datasets.media.tracks import TrackInfo, choose_tracks, describe_undecodable, list_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off

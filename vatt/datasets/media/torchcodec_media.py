@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from vatt.datasets.media.container import EARLY_S, UNANCHORED
+from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Frames, MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.pictures import Region, paint
+from vatt.datasets.media.timestamps import UNANCHORED
 
 NO_FFMPEG = (
     "torchcodec cannot be loaded ({}); it needs FFmpeg's shared libraries: "

@@ -13,8 +13,8 @@ from tests.conftest import beeps, numbered_frames
 from tests.datasets.media.zoo import cut_without_encoding, write
 from vatt.datasets.media.damage import decode_pictures
 from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.probe import NoMedia, read_packets
+from vatt.datasets.media.facts import MediaError, NoMedia
+from vatt.datasets.media.probe import read_packets
 
 EVERYTHING = [(0.0, float("inf"))]
 

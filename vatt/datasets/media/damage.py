@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 
 from vatt.datasets.media.aspect import SQUARE, display_size, pixel_aspect
 from vatt.datasets.media.container import Container
-
-if TYPE_CHECKING:
-    from vatt.datasets.media.probe import Track
+from vatt.datasets.media.track_packets import Track
 
 LOST_SHARE = 0.1  # so many pictures may be missing without damage: VP8 has packets that show nothing
 

@@ -11,8 +11,9 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.facts import Levels, MediaError, NoMedia
 from vatt.datasets.media.media import Media
-from vatt.datasets.media.probe import Packets, Track, read_packets
+from vatt.datasets.media.probe import Packets, read_packets
 from vatt.datasets.media.source import state
+from vatt.datasets.media.track_packets import Track
 from vatt.datasets.media.tracks import SILENT_DB
 
 CLIP_S = 3.2  # length of a decoded clip, the paper's

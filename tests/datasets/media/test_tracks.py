@@ -21,7 +21,7 @@ from vatt.datasets.media.demuxing import MediaInput
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Part
 from vatt.datasets.media.probe import read_packets
-from vatt.datasets.media.tracks import list_tracks
+from vatt.datasets.media.track_listing import list_tracks
 from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.scan.file import scan_file
 from vatt.datasets.scan.report import ScanSummary

@@ -21,7 +21,8 @@ from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_befor
 from vatt.datasets.media.source import state
 from vatt.datasets.media.timeline import Timeline, cached_timeline, compute_timeline, shift_timestamps
 from vatt.datasets.media.timestamps import RAW_VIDEO, UNANCHORED, UNINDEXED, Timestamps, begins_link
-from vatt.datasets.media.tracks import choose_tracks, describe_undecodable
+from vatt.datasets.media.track_listing import describe_undecodable
+from vatt.datasets.media.tracks import choose_tracks
 
 NEAR_START_S = 1.5  # closer to the start of the file than this it is cheaper to decode than to seek
 UNSEEKABLE = ("mpeg",)  # a seek lands where the next packets have no times of their own, and FFmpeg guesses them

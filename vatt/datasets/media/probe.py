@@ -26,8 +26,9 @@ from vatt.datasets.media.remote import is_url
 from vatt.datasets.media.source import read_bytes
 from vatt.datasets.media.timeline import compute_timeline
 from vatt.datasets.media.timestamps import UNANCHORED, TrackTimes
+from vatt.datasets.media.track_listing import TrackInfo, describe_undecodable, list_tracks
 from vatt.datasets.media.track_packets import Track
-from vatt.datasets.media.tracks import TrackInfo, choose_tracks, describe_undecodable, list_tracks
+from vatt.datasets.media.tracks import choose_tracks
 
 CUT_S = 0.5  # data that end this much before the header says were cut off
 # Formats whose header says how long the file is; for the others FFmpeg estimates it from the data.

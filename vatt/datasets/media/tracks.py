@@ -46,40 +46,6 @@ SECONDARY_TITLE = re.compile(r"\bcommentar|\bdescripti|\bkommentar", re.IGNORECA
 
 
 @dataclass(frozen=True)
-class TrackInfo:
-    """A track of a file.
-
-    Args:
-        index: Number of the track in the file.
-        kind: "video", "audio", "subtitle", "data", "attachment", or "image" for cover art.
-        codec: Name of the codec; empty if no decoder is known.
-        width, height: Size of a video in pixels, as stored.
-        channels: Number of audio channels.
-        sample_rate: Sample rate in Hz.
-        language: Language code; empty if it is not known.
-        title: Title of the track.
-        default: Whether the track is marked as default.
-        decodable: Whether its packets can be decoded; None if that was not tested.
-        silent: Whether no sample of the audio that was decoded exceeds -60 dB; None if that was not tested.
-        chosen: Whether the track is read.
-    """
-
-    index: int
-    kind: str
-    codec: str
-    width: int | None = None
-    height: int | None = None
-    channels: int | None = None
-    sample_rate: int | None = None
-    language: str = ""
-    title: str = ""
-    default: bool = False
-    decodable: bool | None = None
-    silent: bool | None = None
-    chosen: bool = False
-
-
-@dataclass(frozen=True)
 class Choice:
     """Indices of the tracks that are read.
 
@@ -103,7 +69,7 @@ def choose_tracks(media: MediaInput) -> tuple[Any, Any]:
     Raises:
         MediaError: Testing is not possible or takes too long, or a track continues in one that cannot be read.
     """
-    choice = _choice(media)
+    choice = choose_indices(media)
     for indices in (choice.video, choice.audio):
         media.join([media.container.streams[index] for index in indices])
     first = [indices[0] if indices else None for indices in (choice.video, choice.audio)]
@@ -111,65 +77,34 @@ def choose_tracks(media: MediaInput) -> tuple[Any, Any]:
     return video, audio
 
 
-def list_tracks(media: MediaInput) -> list[TrackInfo]:
-    """Return all tracks of a file; if there are several of a kind, each of them is tested.
-
-    Args:
-        media: The open file.
+def choose_indices(media: MediaInput) -> Choice:
+    """Return the indices of the tracks that are read.
 
     Raises:
         MediaError: See `choose_tracks`.
     """
-    choice = _choice(media)
-    tests = {}
-    for kind in ("video", "audio"):
-        streams = _candidates(media.container, kind)
-        if len(streams) > 1:
-            of_kind = {stream.index: _test(media.path, *_version(media), stream.index) for stream in streams}
-            if kind == "audio" and not any(silent is False for _, silent in of_kind.values()):
-                of_kind = {index: _test(media.path, *_version(media), index, whole=True) for index in of_kind}
-            tests |= of_kind
-    return [_describe(stream, choice, tests.get(stream.index)) for stream in media.container.streams]
-
-
-def describe_undecodable(container: Any) -> str:
-    """Return which of video and audio a file has only in tracks without a decoder; empty if there are none.
-
-    Args:
-        container: PyAV container.
-    """
-    reasons = []
-    for kind in ("video", "audio"):
-        streams = [stream for stream in getattr(container.streams, kind) if not stream.disposition & NOT_A_VIDEO]
-        if streams and all(stream.codec_context is None for stream in streams):
-            number = ", ".join(str(stream.index) for stream in streams)
-            reasons.append(f"its {kind} cannot be decoded: FFmpeg does not know the codec of track {number}")
-    return "; ".join(reasons)
-
-
-def _choice(media: MediaInput) -> Choice:
-    video, audio = (_candidates(media.container, kind) for kind in ("video", "audio"))
+    video, audio = (candidates(media.container, kind) for kind in ("video", "audio"))
     if len(video) < 2 and len(audio) < 2 and not _is_local_ts(media):
         return Choice(tuple(stream.index for stream in video), tuple(stream.index for stream in audio))
     try:
-        return _choose(media.path, *_version(media))
+        return _choose(media.path, *file_version(media))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(media.path, f"its tracks cannot be tested: {first_line(error)}") from error
 
 
-def _version(media: MediaInput) -> tuple[int, int]:
+def file_version(media: MediaInput) -> tuple[int, int]:
     """Return numbers that change with the file: its size, and for local files the time of the last change."""
     return media.size or 0, 0 if is_url(split_member(media.path)[0]) else state(media.path)[1]
 
 
-def _candidates(container: Any, kind: Kind) -> list[Any]:
+def candidates(container: Any, kind: Kind) -> list[Any]:
     """Return the tracks of a kind that have a decoder, in the order in which a player prefers them."""
     streams = [stream for stream in getattr(container.streams, kind) if stream.codec_context is not None]
     if kind == "video":
         streams = [stream for stream in streams if not stream.disposition & NOT_A_VIDEO]
         first = container.streams.best("video")
     else:
-        videos = _candidates(container, "video")
+        videos = candidates(container, "video")
         # With several programs in a transport stream, the audio is that of the program of the video.
         first = container.streams.best("audio", related=videos[0]) if len(videos) > 1 else None
 
@@ -188,9 +123,9 @@ def _choose(path: str, size: int, changed_ns: int) -> Choice:
     with MediaInput(path, OPEN_LIMIT_S) as media:
         pids = find_pids(path, size) if _is_local_ts(media) else {}
         for kind in ("video", "audio"):
-            streams, usable = _candidates(media.container, kind), []
+            streams, usable = candidates(media.container, kind), []
             for stream in streams if len(streams) > 1 else ():
-                decodable, silent = _test(path, size, changed_ns, stream.index)
+                decodable, silent = try_track(path, size, changed_ns, stream.index)
                 if decodable and silent is False:
                     usable.insert(0, stream)
                     break
@@ -198,7 +133,7 @@ def _choose(path: str, size: int, changed_ns: int) -> Choice:
                     usable.append(stream)
             else:
                 several = usable if kind == "audio" and len(usable) > 1 else ()
-                tests = ((stream, _test(path, size, changed_ns, stream.index, whole=True)) for stream in several)
+                tests = ((stream, try_track(path, size, changed_ns, stream.index, whole=True)) for stream in several)
                 audible = (stream for stream, (_, silent) in tests if silent is False)
                 usable = [*islice(audible, 1), *usable]
             first = next(iter(usable or streams), None)
@@ -207,7 +142,7 @@ def _choose(path: str, size: int, changed_ns: int) -> Choice:
 
 
 @lru_cache(maxsize=100_000)
-def _test(path: str, size: int, changed_ns: int, index: int, whole: bool = False) -> tuple[bool, bool | None]:
+def try_track(path: str, size: int, changed_ns: int, index: int, whole: bool = False) -> tuple[bool, bool | None]:
     """Return whether a track can be decoded, and whether it is silent; a video never is.
 
     It is not known to be silent (None) if only a part was decoded.
@@ -308,25 +243,3 @@ def _chain(path: str, first: Any, streams: Sequence[Any], pids: dict[int, Pid]) 
 def _family(codec: str) -> str:
     """Return the name of a codec, or of those that FFmpeg cannot distinguish before it reads packets."""
     return re.sub(r"^mp[123](float)?$", "MPEG audio", re.sub(r"^mpeg[12]video$", "MPEG video", codec))
-
-
-def _describe(stream: Any, choice: Choice, test: tuple[bool, bool | None] | None) -> TrackInfo:
-    decoder, kind = stream.codec_context, stream.type
-    is_video, is_audio = kind == "video", kind == "audio"
-    if is_video and stream.disposition & NOT_A_VIDEO:
-        kind = "image"
-    return TrackInfo(
-        index=stream.index,
-        kind=kind,
-        codec=decoder.codec.canonical_name if decoder is not None else "",
-        width=decoder.width if is_video and decoder else None,
-        height=decoder.height if is_video and decoder else None,
-        channels=decoder.layout.nb_channels if is_audio and decoder else None,
-        sample_rate=decoder.sample_rate if is_audio and decoder else None,
-        language="" if stream.language in (None, "und") else stream.language,
-        title=stream.metadata.get("title", ""),
-        default=bool(stream.disposition & stream.disposition.__class__.default),
-        decodable=False if decoder is None and (is_video or is_audio) else test and test[0],
-        silent=test[1] if test and is_audio else None,
-        chosen=stream.index in (*choice.video, *choice.audio),
-    )

@@ -34,7 +34,8 @@ class FileFacts:
         container: FFmpeg's name of the format.
         duration_s: from second 0 of the file to the end of its data.
         num_streams: tracks of all kinds.
-        tracks: All tracks as a JSON list of objects with the known fields of `vatt.datasets.media.tracks.TrackInfo`.
+        tracks: All tracks as a JSON list of objects with the known fields of
+            `vatt.datasets.media.track_listing.TrackInfo`.
         video_codec: empty without a picture; cover art does not count.
         width, height: Size of the upright frames in square pixels, as players show them.
         pixel_aspect: Width of a stored pixel divided by its height; 1 for square pixels.

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.transcode import Encoding, Stretch
+from vatt.datasets.media.segments import Stretch
+from vatt.datasets.media.transcode import Encoding
 
 
 def crash(*_: object) -> None:

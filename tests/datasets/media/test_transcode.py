@@ -20,7 +20,8 @@ from tests.datasets.media.test_probe import spoil, write_video
 from tests.datasets.media.zoo import ODD, SHOWN_MS, STEADY_MS, ZOO, write
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.transcode import Encoding, Stretch, check_whole, transcode
+from vatt.datasets.media.segments import Stretch
+from vatt.datasets.media.transcode import Encoding, check_whole, transcode
 
 FINE, ALL = Encoding(crf=10), Stretch()
 

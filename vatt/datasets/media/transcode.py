@@ -25,7 +25,7 @@ from vatt.datasets.media.container import EARLY_S
 from vatt.datasets.media.demuxing import first_line
 from vatt.datasets.media.encoding import X264
 from vatt.datasets.media.facts import SLACK_S, MediaError
-from vatt.datasets.media.media import GAP_S, Media
+from vatt.datasets.media.segments import WHOLE_FILE, SegmentReader, Stretch
 from vatt.datasets.media.shrinking import Shown, Shrinker, cap
 
 CLOCK = 90_000  # ticks per second of the new picture track: exact for the usual frame rates, and fine for all others
@@ -34,9 +34,7 @@ AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 1200
 # Sound that MP4 takes as it is, out of containers whose packets have exact times and come without headers of their own.
 COPIED = {"aac": 0, "opus": 0, "mp3": 16_000}  # codec: lowest sample rate in Hz
 COPIED_FROM = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-INTEGERS = ("u8", "s16", "s32", "s64")  # formats of samples that are never outside [-1, 1]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-SCALED_PEAK = 0.95  # of audio that was outside [-1, 1]: the AAC encoder saturates near full scale
 LIMITED = 1  # FFmpeg's number of the range of values from 16 to 235
 
 Packets = tuple[float, list[av.Packet]]  # seconds on the new clock, in what order they are written
@@ -59,28 +57,7 @@ class Encoding:
     fps: float | None = None
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """What of a file is written.
-
-    Args:
-        start_s: beginning in seconds.
-        end_s: end in seconds; infinite is the end of the file.
-        picture, sound: whether they are wanted, if they are there.
-    """
-
-    start_s: float = 0.0
-    end_s: float = math.inf
-    picture: bool = True
-    sound: bool = True
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it is not all of the file."""
-        return self.start_s > 0 or self.end_s < math.inf
-
-
-def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretch = Stretch()) -> None:
+def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretch = WHOLE_FILE) -> None:
     """Write a file, or a segment of it, as MP4: H.264 (yuv420p, upright, square pixels) and audio.
 
     The sound is copied if it is AAC, Opus or MP3 in MP4 or Matroska and nothing is cut off; else it becomes AAC of
@@ -132,11 +109,8 @@ def _refuse(path: str, bad_packets: int) -> None:
         raise MediaError(path, "damaged: not all of it can be decoded")
 
 
-class _Input(Media):
+class _Input(SegmentReader):
     """A file that is written anew."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, math.inf)
 
     def write(self, output: str | Path, encoding: Encoding, stretch: Stretch, copy: bool) -> None:
         """See `transcode`; ``copy`` allows to copy the sound."""
@@ -171,27 +145,6 @@ class _Input(Media):
             raise MediaError(self.path, "nothing of it could be decoded")
 
     # ---- picture ---------------------------------------------------------------------------------------------
-
-    def shown(self, stretch: Stretch, slack_s: float) -> Iterator[Shown]:
-        """The pictures of a stretch. The first one is shown from 0 on if it is later by at most ``slack_s``."""
-        held: tuple[float, Any] | None = None
-        length_s = stretch.end_s - stretch.start_s
-        for at_s, frame in self._decode_from("video", stretch.start_s):
-            at_s = max(0.0, at_s - stretch.start_s)
-            if at_s >= length_s - EARLY_S:
-                until_s = length_s
-                break
-            if held is None:
-                held = 0.0 if at_s <= slack_s else at_s, frame
-            elif at_s <= held[0] + EARLY_S:  # of several at one time, the last; times that go back are a fault
-                held = held[0], frame if at_s >= held[0] else held[1]
-            else:
-                yield held[0], at_s, held[1]
-                held = at_s, frame
-        else:
-            until_s = min(length_s, self._shown_until(*held)) if held else 0.0
-        if held is not None:
-            yield held[0], until_s, held[1]
 
     def seen(self, new: Any, shown: Iterator[Shown], encoding: Encoding) -> Iterator[Packets]:
         """The pictures as packets of a new stream."""
@@ -250,8 +203,8 @@ class _Input(Media):
         """The sound of a stretch, encoded as AAC for a new stream. If it stands alone it begins at 0."""
         old_rate = self._audio.codec_context.sample_rate
         rate = next((rate for rate in AAC_RATES if rate <= old_rate), AAC_RATES[-1])
-        stream, scale = None, self._scale(rate, stretch, alone)
-        for at, samples in self._segment(rate, stretch, alone):
+        stream, scale = None, self.audio_scale(rate, stretch, alone)
+        for at, samples in self.audio_segment(rate, stretch, alone):
             samples = samples * scale if scale < 1 else samples
             if stream is None:
                 layout = "stereo" if len(samples) == 2 else "mono"
@@ -262,47 +215,3 @@ class _Input(Media):
             yield at / rate, stream.encode(sound)
         if stream is not None:
             yield math.inf, stream.encode()
-
-    def _scale(self, rate: int, stretch: Stretch, alone: bool) -> np.float32:
-        """Return the factor that scales the audio of a segment into [-1, 1]; 1 if no sample is outside."""
-        if (format := self._audio.codec_context.format) is not None and format.name.startswith(INTEGERS):
-            return np.float32(1)
-        with _Input(self.path) as media:
-            segment = media._segment(rate, stretch, alone)
-            peak = max((np.abs(samples).max(initial=0) for _, samples in segment), default=0)
-        return np.float32(SCALED_PEAK / peak if peak > 1 else 1)
-
-    def _segment(self, rate: int, stretch: Stretch, alone: bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the `_samples` of a segment up to its end."""
-        length = math.inf if stretch.end_s == math.inf else round((stretch.end_s - stretch.start_s) * rate)
-        for at, samples in self._samples(rate, stretch.start_s, alone):
-            if at >= length:
-                return
-            yield at, samples if length == math.inf else samples[:, : length - at]
-
-    def _samples(self, rate: int, start_s: float, from_zero: bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Index from ``start_s`` on and (channels, S) float32 samples, each piece beginning where the last one ended.
-
-        Pauses become silence, as a reader of the old file hears them.
-        """
-        cursor, channels = None, 0
-        for at_s, samples in self._decode_sound(rate, start_s):
-            channels = channels or (len(samples) if len(samples) < 3 else 1)
-            if len(samples) != channels:
-                samples = np.repeat(samples.mean(axis=0, keepdims=True), channels, axis=0)
-            begin = round((at_s - start_s) * rate)
-            if cursor is None:
-                cursor = min(begin, 0) if from_zero else begin
-                pause = begin > cursor
-            else:
-                pause = begin > cursor + GAP_S * rate
-            if pause:
-                for at in range(max(cursor, 0), begin, rate):
-                    yield at, np.zeros((channels, min(rate, begin - at)), np.float32)
-                cursor = begin
-            elif begin < cursor - GAP_S * rate:
-                samples = samples[:, cursor - begin :]  # what has been heard is not heard again
-            early = max(0, -cursor)
-            if early < samples.shape[1]:
-                yield cursor + early, samples[:, early:]
-            cursor += samples.shape[1]

@@ -12,8 +12,9 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media
 from vatt.datasets.media.probe import read_packets
+from vatt.datasets.media.segments import Stretch
 from vatt.datasets.media.source import open_source, split_member
-from vatt.datasets.media.transcode import Encoding, Stretch, check_whole, transcode
+from vatt.datasets.media.transcode import Encoding, check_whole, transcode
 from vatt.datasets.shards.plan import Source, member_key, pieces
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.segments import Stretch
 from vatt.datasets.media.source import state
-from vatt.datasets.media.transcode import Encoding, Stretch, transcode
+from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.processes import Failure, Processes
 from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 

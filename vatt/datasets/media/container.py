@@ -14,11 +14,12 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from vatt.datasets.media.demuxing import SHORTEST_OPEN_S, MediaInput, first_line, is_still_format, repeats_frame
+from vatt.datasets.media.demuxing import MediaInput, first_line, is_still_format
 from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
 from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.repairs import repeats_frame
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
-from vatt.datasets.media.source import state
+from vatt.datasets.media.source import SHORTEST_OPEN_S, state
 from vatt.datasets.media.timeline import Timeline, cached_timeline, compute_timeline, shift_timestamps
 from vatt.datasets.media.timestamps import RAW_VIDEO, UNANCHORED, UNINDEXED, Timestamps, begins_link
 from vatt.datasets.media.track_listing import describe_undecodable
@@ -91,7 +92,7 @@ class Container:
             raise
         self._origin_s = self._begin_of_clock()
         self._fresh, self._must_reopen = True, False
-        if self._input.may_restart:
+        if self._input.extent.may_restart:
             try:
                 file = (self._input.size, 0) if is_url(self.path) else state(self.path)
                 streams = (stream.index for stream in (self._video, self._audio) if stream is not None)
@@ -124,7 +125,7 @@ class Container:
 
     def _read_timeline(self) -> Timeline | None:
         """Return the timeline of the file, by all of its packets; None if its own timestamps are right."""
-        if not self._input.needs_all_packets():
+        if not self._input.extent.needs_all_packets():
             return None
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         stamps = {stream.index: Timestamps(stream) for stream in streams}
@@ -135,8 +136,8 @@ class Container:
         self.bad_packets = bad_packets  # they are counted when they are decoded
         timeline, _ = compute_timeline(list(stamps.values()))
         last_position = max(track.last_position for track in stamps.values())
-        self._input.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
-        end_s = self._input.container_end_s(timeline.end_s)
+        self._input.extent.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
+        end_s = self._input.extent.container_end_s(timeline.end_s)
         if end_s > timeline.end_s and self._video is not None:  # of the last frame
             begin_s, _ = timeline.spans_s[self._video.index]
             timeline = replace(timeline, spans_s=timeline.spans_s | {self._video.index: (begin_s, end_s)}, end_s=end_s)

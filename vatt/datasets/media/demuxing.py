@@ -1,40 +1,31 @@
-"""Files opened with PyAV, and their packets: what it and FFmpeg do oddly is put right here."""
+"""Media files opened with PyAV: their packets and decoders, within limits of time and memory."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, extent, joined, mpeg_video, packets, png, xvid
+from vatt.datasets.media import boxes, mpeg_video, packets, png, repairs, xvid
 from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
-from vatt.datasets.media.facts import SLACK_S, MediaError
-from vatt.datasets.media.formats import HEAD, SELF_CONTAINED, check_beginning, refusal
-from vatt.datasets.media.source import MediaFile, Window
-from vatt.datasets.media.timestamps import RAW_VIDEO, UNINDEXED, has_guesses
+from vatt.datasets.media.extent_checks import Extent
+from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.formats import CLOSED, HEAD, check_beginning, refusal
+from vatt.datasets.media.source import OPEN_LIMIT_S, SHORTEST_OPEN_S, MediaFile
+from vatt.datasets.media.timestamps import RAW_VIDEO, has_guesses
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
 
-# Tags that are not UTF-8; from version 19 on PyAV does so by itself.
-ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-# A file must not make FFmpeg open another one: only these formats are detected, and no protocol is allowed.
-CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
-SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # bounds of the time limit of opening a file
 MAX_VIDEO_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and reads up to about 16,250 x 16,250
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
-SECOND_FILE = "a second file begins at byte {}, which FFmpeg does not read completely: split the file there"
-CHANGES = (
-    "a second file begins at byte {}, whose codecs, rates or sizes differ from those of the first: split the file there"
-)
 REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
-W64_ALIGNMENT = 8
 LEAVES_OUT = ("h264", "hevc")  # decoders that can skip frames to which no other one refers, exactly
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)
@@ -55,10 +46,7 @@ class MediaInput:
         size: Number of bytes; None if the server does not report it.
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels count
             as square.
-        is_open_ended: Whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
-        is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file, or may follow in
-            Matroska without a size.
-        movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
+        extent: Whether the header describes the whole file.
 
     Raises:
         MediaError: The file is empty, refers to other files, has an unsupported format, or has a header that would
@@ -74,19 +62,18 @@ class MediaInput:
         self.size = self._file.size
         self._parts: list[Any] = []  # streams that were joined to others
         self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
-        self.is_open_ended, self.is_concatenated, self.movie_s = False, False, 0.0
-        self._second_movie_at: int | None = None
-        self._parts_at: list[int] | None = []  # where the other AVI, Matroska or MP4 files begin; None if unknown
+        self.extent = Extent(self._file)
         self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
         except BaseException:
             self._file.close()
             raise
+        self.extent.container = self.container
         self._format = self.container.format.name
         for stream in self.container.streams.audio:
             if stream.codec_context is not None:
-                _replace_custom_layout(stream.codec_context)
+                repairs.replace_custom_layout(stream.codec_context)
         self.limit(time_limit_s)
 
     def limit(self, time_limit_s: float) -> None:
@@ -122,9 +109,7 @@ class MediaInput:
                     packet = next(remaining)
             except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
                 return
-            # W64 pads its data to 8 bytes, and FFmpeg makes a packet of the padding.
-            is_padding = self._format == "w64" and 0 < packet.size < W64_ALIGNMENT
-            if not (is_padding and not packet.stream.codec_context.name.startswith("pcm_")):
+            if not repairs.is_padding(packet, self._format):
                 yield packet
 
     def _joined(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
@@ -158,7 +143,7 @@ class MediaInput:
             raise MediaError(self.path, f"the {packet.stream.type} track is encrypted")
         if packet.size and (reason := packets.problem(packet.stream.codec_context.name, packet)):
             raise MediaError(self.path, reason)
-        if repeats_frame(packet):  # FFmpeg would end the decoder
+        if repairs.repeats_frame(packet):  # FFmpeg would end the decoder
             return self._repeated(packet)
         frames = packet.decode()
         if packet.stream.type == "video":
@@ -185,106 +170,9 @@ class MediaInput:
         if codec == "mpeg4":
             return xvid.unpack(packets, stream, name == "avi")
         if name in RAW_VIDEO:
-            return _without_guesses(packets, is_dts=True)
+            return repairs.without_guesses(packets, is_dts=True)
         is_guessed = (name == "avi" and codec in LEAVES_OUT) or has_guesses(stream)
-        return _without_guesses(packets) if is_guessed else packets
-
-    @property
-    def may_restart(self) -> bool:
-        """Whether the file may hold another one, or have a wrong duration, or timestamps that restart."""
-        return self.container.format.name in joined.FORMATS or self._needs_times
-
-    @property
-    def _needs_times(self) -> bool:
-        if self.container.format.name in UNINDEXED or self.is_open_ended or self.is_concatenated:
-            return True
-        if self.container.format.name == "avi" and any(map(_is_shorter_than_said, self.container.streams.audio)):
-            return True
-        return self.movie_s - (self.container.duration or 0) / av.time_base > SLACK_S
-
-    def needs_all_packets(self) -> bool:
-        """Return whether all packets must be read for the duration and for restarts of timestamps.
-
-        Raises:
-            MediaError: The file contains another one, which FFmpeg ignores or reads wrongly.
-        """
-        self._refuse_unread_file()
-        name = self.container.format.name
-        if name == "ogg" and self.container.duration:
-            return self._inspect(extent.is_chained)
-        if name == "mp3" and self.container.streams.audio:
-            rate = self.container.streams.audio[0].codec_context.sample_rate
-            samples_s = self.counted_samples() / max(rate, 1)
-            return not samples_s or abs(samples_s - (self.container.duration or 0) / av.time_base) > SLACK_S
-        return self._needs_times
-
-    def _refuse_unread_file(self) -> None:
-        if self.size is None:
-            return
-        at = self._inspect(joined.unread, self.size, self.container.format.name, not self._file.is_remote)
-        if at is not None:
-            raise MediaError(self.path, SECOND_FILE.format(at))
-        if self._parts_at is None:
-            self._parts_at = [] if self._file.is_remote else self._inspect(joined.parts, self.size)
-        for at in self._parts_at:
-            if self._parameters_at(at) != joined.parameters(self.container):
-                raise MediaError(self.path, CHANGES.format(at))
-
-    def _parameters_at(self, at: int) -> list[tuple[Any, ...]]:
-        """Return the parameters of the decoders of a file that begins in this one; none if it cannot be opened."""
-        file = Window(MediaFile(self.path, OPEN_LIMIT_S), at, self.size - at)
-        try:
-            with av.open(file, container_options=CLOSED, **ANY_TAGS) as container:
-                return joined.parameters(container)
-        except (av.FFmpegError, ValueError):
-            return []
-        finally:
-            file.close()
-
-    def counted_samples(self, first_at: int | None = None) -> int:
-        """Return how many samples an MP3 file should have; 0 if it does not count its frames.
-
-        Args:
-            first_at: Byte at which the first packet begins, if it is known.
-        """
-        return self._inspect(extent.mp3_samples, first_at)
-
-    def refuse_second_file(self, after: int, restarts: bool) -> None:
-        """Refuse a file that contains another one, of which FFmpeg reads only a part.
-
-        Args:
-            after: Byte at which the last packet begins.
-            restarts: Whether timestamps restart; FFmpeg then leaves out frames of fragmented MP4.
-
-        Raises:
-            MediaError: There is another file.
-        """
-        at = self._second_movie_at if restarts else None
-        if at is None:
-            at = self._inspect(extent.second_file, self.container.format.name, after)
-        if at is not None:
-            raise MediaError(self.path, SECOND_FILE.format(at))
-
-    def container_end_s(self, packets_end_s: float) -> float:
-        """Return when the container ends, in seconds on its own clock.
-
-        The header of a complete FLV file states how long its last frame is presented; its packets do not.
-
-        Args:
-            packets_end_s: End of the last packet.
-        """
-        header_s = (self.container.duration or 0) / av.time_base
-        if self.container.format.name != "flv" or header_s <= packets_end_s or self.size is None:
-            return packets_end_s
-        return header_s if self._inspect(extent.flv_is_complete, self.size) else packets_end_s
-
-    def _inspect(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that reads the file, and restore the position of FFmpeg."""
-        at = self._file.tell()
-        try:
-            return function(self._file, *args)
-        finally:
-            self._file.seek(at)
+        return repairs.without_guesses(packets) if is_guessed else packets
 
     def seek(self, offset: int, stream: Any = None) -> None:
         """Seek to a key frame at or before a time.
@@ -346,9 +234,9 @@ class MediaInput:
                     self._callbacks,
                     mode="r",
                     options={"max_pixels": str(self._max_pixels(is_still))},
-                    container_options=CLOSED | ({"ignore_length": "1"} if self.is_open_ended else {}),
+                    container_options=CLOSED | ({"ignore_length": "1"} if self.extent.is_open_ended else {}),
                     timeout=(time_limit_s, None),
-                    **ANY_TAGS,
+                    **repairs.ANY_TAGS,
                 )
         except av.error.ExitError:
             raise MediaError(self.path, f"opening took longer than {time_limit_s:.3g} s") from None
@@ -366,61 +254,14 @@ class MediaInput:
             reason = boxes.problem(self._file, self.size, REMOTE_BOXES if self._file.is_remote else None)
             if reason or (reason := png.problem(self._file, self.size)):
                 raise MediaError(self.path, reason)
-            self.is_open_ended = extent.is_open_ended(self._file, self.size)
-            self._parts_at = joined.parts(self._file, self.size) if not joined.is_of_unknown_size(self._file) else None
-            self.is_concatenated = self._parts_at != []
-            if head[4:8] == b"ftyp":
-                self.movie_s = extent.movie_duration_s(self._file, self.size)
-                self._check_second_movie()
+            self.extent.check_header(head)
         self._file.seek(0)
         return STILLS.match(head) is not None
-
-    def _check_second_movie(self) -> None:
-        second = None if self._file.is_remote else boxes.second_file(self._file, self.size)
-        if second is not None:
-            self._second_movie_at, self.is_concatenated = second
-            self._parts_at = [self._second_movie_at]
-            if not self.is_concatenated:
-                raise MediaError(self.path, SECOND_FILE.format(self._second_movie_at))
-
-
-def repeats_frame(packet: av.Packet) -> bool:
-    """Return whether a packet of video is empty: it repeats the frame before it, as in Theora and VP8."""
-    return packet.size == 0 and packet.pts is not None and packet.stream.type == "video"
-
-
-def _replace_custom_layout(decoder: Any) -> None:
-    """Replace the channel layout of a decoder if it may be a custom one, by the number of channels alone.
-
-    PyAV frees the channel map of a custom layout with every `AudioLayout` and every frame that refers to it, and so
-    more than once. Here it is freed once, and frames get no map.
-
-    Args:
-        decoder: Audio decoder that is not open, and whose layout was not read yet.
-    """
-    layout = decoder.layout
-    if layout.nb_channels:
-        is_standard = "channels" not in layout.name and "ambisonic" not in layout.name
-        decoder.layout = layout.name if is_standard else f"{layout.nb_channels} channels"
 
 
 def is_still_format(name: str) -> bool:
     """Return whether an FFmpeg format name denotes a single still image."""
     return name == "image2" or name.endswith("_pipe")
-
-
-def _is_shorter_than_said(stream: Any) -> bool:
-    """Return whether an audio stream of AVI has fewer packets in its index than its header gives."""
-    index = stream.index_entries
-    is_by_packet = len(index) > 1 and index[1].timestamp - index[0].timestamp == 1
-    return is_by_packet and len(index) * float(stream.time_base) < stream.frames * float(stream.time_base) - SLACK_S
-
-
-def _without_guesses(packets: Iterator[av.Packet], is_dts: bool = False) -> Iterator[av.Packet]:
-    """Yield packets without the presentation timestamps (``is_dts``: all timestamps) that FFmpeg invents."""
-    for packet in packets:
-        packet.pts, packet.dts = None, None if is_dts else packet.dts
-        yield packet
 
 
 def first_line(error: BaseException) -> str:

@@ -124,6 +124,8 @@ SELF_CONTAINED = (
     "tiff_pipe",
     "webp_pipe",
 )
+# A file must not make FFmpeg open another one: only these formats are detected, and no protocol is allowed.
+CLOSED = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
 # Demuxers that open other files, URLs or ports, and the names of their files in errors.
 REFERRING = {
     "hls": "a playlist (HLS)",

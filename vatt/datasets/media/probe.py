@@ -20,9 +20,10 @@ from hashlib import blake2b
 import av
 
 from vatt.datasets.media.damage import jpeg_is_whole
-from vatt.datasets.media.demuxing import MediaInput, first_line, repeats_frame
+from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
 from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.repairs import repeats_frame
 from vatt.datasets.media.source import read_bytes
 from vatt.datasets.media.timeline import compute_timeline
 from vatt.datasets.media.timestamps import UNANCHORED, TrackTimes
@@ -119,7 +120,7 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
         listing = list_tracks(media)
         video, audio = (None if stream is None else Track(stream) for stream in choose_tracks(media))
         packets = Packets(container.format.name, listing, video, audio, longest_s(opened.size))
-        packets.is_measured = opened.needs_all_packets()
+        packets.is_measured = opened.extent.needs_all_packets()
         if undecodable := describe_undecodable(container):
             packets.problems.append(undecodable)
         if not packets.tracks:
@@ -143,7 +144,7 @@ def _read(media: MediaInput, packets: Packets) -> None:
                 continue  # PyAV's mark for the end of a stream
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            last_is_partial = packet.is_corrupt and not media.is_open_ended  # whose last packet is always incomplete
+            last_is_partial = packet.is_corrupt and not media.extent.is_open_ended  # whose last packet is never whole
             if last_is_partial:
                 partial.append((end_s, packet.stream_index, getattr(tracks.get(packet.stream_index), "packets", 0)))
             if packet.stream_index in tracks and (packet.size or repeats_frame(packet)):
@@ -157,7 +158,7 @@ def _read(media: MediaInput, packets: Packets) -> None:
     timeline, times = compute_timeline([track.stamps for track in packets.tracks])
     if packets.is_measured:
         last_position = max(track.stamps.last_position for track in packets.tracks)
-        media.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
+        media.extent.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
     for track in packets.tracks:
         if track.packets:
             track.finish(times[track.index])
@@ -170,7 +171,7 @@ def _read(media: MediaInput, packets: Packets) -> None:
     if packets.container not in UNANCHORED:
         packets.begin_s = max(0.0, packets.begin_s)
     packets.end_s = max((track.end_s for track in timed), default=end_s)
-    packets.end_s = media.container_end_s(packets.end_s) if packets.is_measured else max(packets.end_s, end_s)
+    packets.end_s = media.extent.container_end_s(packets.end_s) if packets.is_measured else max(packets.end_s, end_s)
     if packets.end_s > packets.longest_s:
         packets.problems.append(
             f"its timestamps reach {packets.end_s:.0f} s, which is implausible for its size in bytes"
@@ -191,7 +192,7 @@ def _look_for_an_early_end(media: MediaInput, packets: Packets) -> None:
     container = media.container
     if packets.container == "mp3" and packets.audio is not None:
         # FFmpeg does not tell whether it found a count of the frames or estimated the duration.
-        promised_s = media.counted_samples(packets.audio.first_at) / max(packets.audio.sample_rate, 1)
+        promised_s = media.extent.counted_samples(packets.audio.first_at) / max(packets.audio.sample_rate, 1)
     elif packets.container in PROMISING:
         promised_s = (container.duration or 0) / av.time_base
     else:

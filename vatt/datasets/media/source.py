@@ -24,6 +24,7 @@ from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.local import open_local, regular_file
 from vatt.datasets.media.remote import ANSWER_LIMIT_S, BLOCK, COPIES, Remote, ask_server, is_url, open_url
 
+SHORTEST_OPEN_S, OPEN_LIMIT_S = 1.0, 60.0  # bounds of the time limit of opening a file
 # Under these names servers tell one state of a file from another.
 STATES = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
 _CACHES = re.compile(r"^(\w+cache::)+")  # of fsspec; some cannot say what is behind them

@@ -21,10 +21,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from vatt.datasets.media.demuxing import OPEN_LIMIT_S, MediaInput, first_line
+from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import split_member, state
+from vatt.datasets.media.source import OPEN_LIMIT_S, split_member, state
 from vatt.datasets.media.transport import Pid, continues, find_pids
 
 Kind = Literal["video", "audio"]

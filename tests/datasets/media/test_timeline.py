@@ -10,7 +10,7 @@ from tests.conftest import numbered_frames, read_number
 from tests.datasets.media.clocks import FPS, MIDDLES_S, SECONDS, chirp, numbers, pitch, tone, write, write_joined
 from vatt.datasets.media import timeline
 from vatt.datasets.media.cache import DecodedCache
-from vatt.datasets.media.container import Container
+from vatt.datasets.media.clock import Clock
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.pictures import Part
@@ -199,8 +199,12 @@ def test_the_timeline_is_computed_once_and_again_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    original = Container._read_timeline
-    monkeypatch.setattr(Container, "_read_timeline", lambda self: opened.append(self.path) or original(self))
+    original = Clock._compute_timeline
+    monkeypatch.setattr(
+        Clock,
+        "_compute_timeline",
+        lambda self, demux: opened.append(self._media.path) or original(self, demux),
+    )
     monkeypatch.setattr(timeline, "_timelines", type(timeline._timelines)())
     path = tmp_path / "a.aac"
     for seconds in (2.0, 3.0):

@@ -1,4 +1,4 @@
-"""An open media file as packets and decoded frames on one clock, whose second 0 is where the file begins to play."""
+"""Packets and decoded frames of an open media file, with times in seconds from where it begins to play."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import math
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import av
 import numpy as np
 
+from vatt.datasets.media.clock import Clock
 from vatt.datasets.media.demuxing import MediaInput, first_line, is_still_format
-from vatt.datasets.media.facts import SLACK_S, MediaError, MediaInfo, longest_s
-from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.facts import MediaError, MediaInfo
 from vatt.datasets.media.repairs import repeats_frame
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
-from vatt.datasets.media.source import SHORTEST_OPEN_S, state
-from vatt.datasets.media.timeline import Timeline, cached_timeline, compute_timeline, shift_timestamps
-from vatt.datasets.media.timestamps import RAW_VIDEO, UNANCHORED, UNINDEXED, Timestamps, begins_link
+from vatt.datasets.media.source import SHORTEST_OPEN_S
+from vatt.datasets.media.timeline import shift_timestamps
+from vatt.datasets.media.timestamps import RAW_VIDEO, UNANCHORED, begins_link
 from vatt.datasets.media.track_listing import describe_undecodable
 from vatt.datasets.media.tracks import choose_tracks
 
@@ -77,9 +75,7 @@ class Container:
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
         self._input.limit(self._until - time.monotonic())
-        self._container, size = self._input.container, self._input.size
-        self._longest_s = longest_s(size)
-        self._timeline: Timeline | None = None
+        self._container = self._input.container
         try:
             self._video, self._audio = choose_tracks(self._input)
             for stream in (self._video, self._audio):
@@ -90,58 +86,21 @@ class Container:
         except MediaError:
             self.close()
             raise
-        self._origin_s = self._begin_of_clock()
+        self._clock = Clock(self._input, self._video, self._audio)
         self._fresh, self._must_reopen = True, False
         if self._input.extent.may_restart:
+            bad_packets = self.bad_packets
             try:
-                file = (self._input.size, 0) if is_url(self.path) else state(self.path)
-                streams = (stream.index for stream in (self._video, self._audio) if stream is not None)
-                self._timeline = cached_timeline((self.path, *file, *streams), self._read_timeline)
+                self._clock.read_timeline(self._demux)
             except OSError as error:
                 self.close()
                 raise MediaError(self.path, first_line(error)) from error
             except BaseException:
                 self.close()
                 raise
-            if self._container.format.name == "asf" and self._timeline is not None and self._video is not None:
-                begin_s, _ = self._timeline.spans_s.get(self._video.index, (math.nan, math.nan))  # with B-frames
-                self._origin_s = begin_s if self._origin_s < begin_s <= self._origin_s + SLACK_S else self._origin_s
+            finally:
+                self.bad_packets = bad_packets  # they are counted when they are decoded
         self._is_sequential = self._needs_sequential_read()
-
-    def _begin_of_clock(self) -> float:
-        """What second 0 is in the file's own times."""
-        if self._container.format.name in UNANCHORED:
-            # These begin at any time, also before 0, and with audio that the encoder put in front of the video.
-            if self._video is not None and self._video.start_time is not None:
-                return float(self._video.start_time * self._video.time_base)
-            return (self._container.start_time or 0) / av.time_base
-        # A start below zero belongs to samples that the decoder drops (the priming of AAC and Opus).
-        start_s = max(0.0, (self._container.start_time or 0) / av.time_base)
-        if self._container.format.name in UNINDEXED and self._video is not None and self._video.start_time is not None:
-            # FLV and ASF begin with such samples, too.
-            video_s = float(self._video.start_time * self._video.time_base)
-            start_s = video_s if start_s < video_s <= start_s + SLACK_S else start_s
-        return start_s
-
-    def _read_timeline(self) -> Timeline | None:
-        """Return the timeline of the file, by all of its packets; None if its own timestamps are right."""
-        if not self._input.extent.needs_all_packets():
-            return None
-        streams = [stream for stream in (self._video, self._audio) if stream is not None]
-        stamps = {stream.index: Timestamps(stream) for stream in streams}
-        bad_packets = self.bad_packets
-        for packet in self._demux(*streams):
-            if packet.size or repeats_frame(packet):
-                stamps[packet.stream_index].add(packet)
-        self.bad_packets = bad_packets  # they are counted when they are decoded
-        timeline, _ = compute_timeline(list(stamps.values()))
-        last_position = max(track.last_position for track in stamps.values())
-        self._input.extent.refuse_second_file(last_position, restarts=bool(timeline.restarts_s))
-        end_s = self._input.extent.container_end_s(timeline.end_s)
-        if end_s > timeline.end_s and self._video is not None:  # of the last frame
-            begin_s, _ = timeline.spans_s[self._video.index]
-            timeline = replace(timeline, spans_s=timeline.spans_s | {self._video.index: (begin_s, end_s)}, end_s=end_s)
-        return timeline
 
     def _needs_sequential_read(self) -> bool:
         """Return whether seeking is inexact, so that the file is always read from its beginning."""
@@ -152,13 +111,14 @@ class Container:
             (name in BYTE_RATE and not codec.startswith("pcm_")) or (name == "ogg" and codec not in OGG_CODECS)
         ):
             return True
-        return name in (*UNSEEKABLE, *RAW_VIDEO) or (self._timeline is not None and bool(self._timeline.shifts))
+        timeline = self._clock.timeline
+        return name in (*UNSEEKABLE, *RAW_VIDEO) or (timeline is not None and bool(timeline.shifts))
 
     def _probe(self) -> MediaInfo:
         video, audio = self._video, self._audio
         width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
         return MediaInfo(
-            duration_s=self._duration_s(),
+            duration_s=self._clock.duration_s(self._demux),
             has_video=video is not None,
             has_audio=audio is not None,
             width=width,
@@ -168,56 +128,10 @@ class Container:
             is_picture=video is not None and audio is None and is_still_format(self._container.format.name),
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
-            video_s=self._end_s(video),
-            audio_s=self._end_s(audio),
+            video_s=self._clock.end_s(video),
+            audio_s=self._clock.end_s(audio),
             undecodable=describe_undecodable(self._container),
         )
-
-    def _duration_s(self) -> float:
-        """From the header, or, where it does not say what can be, from the times of the packets.
-
-        Raises:
-            MediaError: their times cannot be right either.
-        """
-        if self._timeline is not None and not math.isnan(self._timeline.end_s):
-            return self._plausible(max(0.0, self._timeline.end_s - self._origin_s))
-        # Matroska may count its duration from 0, wherever its times begin.
-        is_unclear = "matroska" in self._container.format.name and self._origin_s > SLACK_S
-        said_s = (self._container.duration or 0) / av.time_base
-        if self._container.format.name == "avi" and self._audio is not None and self._end_s(self._audio) < math.inf:
-            said_s = max(said_s, self._end_s(self._audio))
-        if 0 < said_s <= self._longest_s and not is_unclear:
-            return said_s
-        if is_unclear:
-            with suppress(av.FFmpegError, OSError):
-                self._input.seek(self._container.duration or 0)
-        end_s = 0.0
-        for packet in self._demux(*self._container.streams):
-            if packet.pts is not None and packet.time_base is not None:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._origin_s)
-        return self._plausible(end_s)
-
-    def _plausible(self, end_s: float) -> float:
-        """Return a duration if it is plausible for the size of the file."""
-        if end_s > self._longest_s:
-            raise MediaError(
-                self.path, f"its timestamps reach {end_s:.0f} s, which is implausible for its size in bytes"
-            )
-        return end_s
-
-    def _end_s(self, stream: Any) -> float:
-        """Return the end of a track, by its packets if all were read, or else by the header; infinite if unknown."""
-        if stream is None:
-            return math.inf
-        if self._timeline is not None:
-            span_s = self._timeline.spans_s.get(stream.index, (0.0, math.nan))
-            return math.inf if math.isnan(span_s[1]) else max(0.0, span_s[1] - self._origin_s)
-        ticks = stream.duration or 0
-        if self._container.format.name == "avi" and stream.type == "audio":
-            ticks = max(ticks, stream.frames)  # its header may count bytes, its index counts packets
-        if not ticks:
-            return math.inf
-        return max(0.0, float(((stream.start_time or 0) + ticks) * stream.time_base) - self._origin_s)
 
     def packet_times_s(self) -> np.ndarray | None:
         """When the packets of picture and sound begin, ascending; None if some do not tell.
@@ -231,7 +145,7 @@ class Container:
         for packet in self._demux(*streams):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None:
-                times_s.append(float(stamp * packet.time_base) - self._origin_s)
+                times_s.append(float(stamp * packet.time_base) - self._clock.origin_s)
             elif packet.size:
                 return None
         return np.sort(np.frombuffer(times_s))
@@ -249,7 +163,8 @@ class Container:
         """Packets until the end, or until the container cannot be read any further."""
         self._fresh = False
         packets = self._input.demux(*streams)
-        shifts = {} if self._timeline is None else self._timeline.shifts
+        timeline = self._clock.timeline
+        shifts = {} if timeline is None else timeline.shifts
         counts = dict.fromkeys(shifts, 0)
         while True:
             self._check_time()
@@ -260,9 +175,8 @@ class Container:
             except (av.FFmpegError, OSError):
                 self.bad_packets += 1
                 return
-            if shifts and (
-                packet.size or repeats_frame(packet)
-            ):  # read from the beginning: see `_needs_sequential_read`
+            # These files are read from the beginning: see `_needs_sequential_read`.
+            if shifts and (packet.size or repeats_frame(packet)):
                 shift_timestamps(packet, shifts.get(packet.stream_index, ()), counts)
             yield packet
 
@@ -295,7 +209,7 @@ class Container:
     def _begins_s(self, kind: str) -> float:
         """When the track begins, as the header has it; never before the start of the file."""
         stream = self._stream(kind)
-        return max(0.0, float((stream.start_time or 0) * stream.time_base) - self._origin_s)
+        return max(0.0, float((stream.start_time or 0) * stream.time_base) - self._clock.origin_s)
 
     def _go_to(self, kind: str, start_s: float | None) -> None:
         """Seek to before ``start_s``, or to the very beginning of the file."""
@@ -304,7 +218,7 @@ class Container:
         if start_s is not None and not self._is_sequential and not self._must_reopen:
             stream = self._stream(kind)
             try:
-                self._input.seek(int((start_s + self._origin_s) / stream.time_base), stream=stream)
+                self._input.seek(int((start_s + self._clock.origin_s) / stream.time_base), stream=stream)
             except (av.FFmpegError, OSError):
                 pass  # a container that cannot seek is read from its beginning
             else:
@@ -327,7 +241,7 @@ class Container:
         needs_key = not self._fresh and kind == "video"
         packets = self._video_packets(start_s) if kind == "video" else self._audio_packets(start_s)
         # After a restart, FFmpeg computes no decoding timestamps, which `leave_out` needs.
-        restarts = self._timeline is not None and bool(self._timeline.restarts_s)
+        restarts = self._clock.timeline is not None and bool(self._clock.timeline.restarts_s)
         if shown_s and not restarts and can_leave_out(stream.codec_context):
             packets = self._leave_out(packets, shown_s)
         is_ogg = kind == "audio" and self._container.format.name == "ogg"
@@ -344,7 +258,7 @@ class Container:
                 is_partial = False
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
-                at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._origin_s
+                at_s = next_s if stamp is None else float(stamp * stream.time_base) - self._clock.origin_s
                 # Only the first frame of a packet of audio has a timestamp.
                 next_s = at_s + (step_s if kind == "video" else frame.samples / max(frame.sample_rate, 1))
                 if needs_key and not frame.key_frame:
@@ -371,4 +285,4 @@ class Container:
 
     def _at_s(self, stamp: int, kind: str = "video") -> float:
         """Seconds of a timestamp of a track."""
-        return float(stamp * self._stream(kind).time_base) - self._origin_s
+        return float(stamp * self._stream(kind).time_base) - self._clock.origin_s

@@ -69,7 +69,7 @@ def decode_pictures(
     media = _Decoder(path, time_limit_s)
     try:
         media._begin_call(time_limit_s)
-        base_s = video.begin_s - media._origin_s  # on the clock of the container
+        base_s = video.begin_s - media._clock.origin_s  # on the clock of the container
         for number, span in enumerate(spans):
             begin_s, end_s = (at_s + base_s for at_s in span)
             times_s = []
@@ -85,7 +85,7 @@ def decode_pictures(
                 if found.first_bad_s is None and (frame is None or frame.is_corrupt):
                     found.first_bad_s = max(0.0, at_s - base_s)
             if times_s and video.timed:
-                first_s, last_s = (at_s + media._origin_s for at_s in (max(begin_s, min(times_s)), end_s))
+                first_s, last_s = (at_s + media._clock.origin_s for at_s in (max(begin_s, min(times_s)), end_s))
                 lost += max(0, video.count(first_s, last_s) - len(times_s))
             found.shown += len(times_s)
     finally:

@@ -47,7 +47,7 @@ class TorchCodecMedia(Media):
                 num_ffmpeg_threads=1,
             )
             begins_s, ends_s = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
-            asked = [max(at_s + self._origin_s + EARLY_S, begins_s) for at_s in times_s]
+            asked = [max(at_s + self._clock.origin_s + EARLY_S, begins_s) for at_s in times_s]
             there = [at_s for at_s in asked if at_s < ends_s]
             parts = [decoder.get_frames_played_at(there)] if there else []
             last = decoder.get_frame_at(-1)  # stands in for all later times
@@ -56,7 +56,7 @@ class TorchCodecMedia(Media):
             shown_s = torch.cat([part.pts_seconds.to(torch.float64) for part in parts] + [late_s])
         except (RuntimeError, ValueError, IndexError) as error:
             raise MediaError(self.path, f"torchcodec: {first_line(error)}") from error
-        return Frames(paint(frames.numpy(), region), shown_s - self._origin_s, ends_s - self._origin_s)
+        return Frames(paint(frames.numpy(), region), shown_s - self._clock.origin_s, ends_s - self._clock.origin_s)
 
 
 def import_torchcodec() -> Any:

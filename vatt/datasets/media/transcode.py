@@ -188,7 +188,7 @@ class _Input(SegmentReader):
         """The packets of the sound, for a new stream. They are decoded as well, to see whether they are whole."""
         self._go_to("audio", None)  # opening may have read on to find the end
         stream = new.add_stream_from_template(self._audio)
-        shift = round(self._origin_s / self._audio.time_base)
+        shift = round(self._clock.origin_s / self._audio.time_base)
         for packet in self._demux(self._audio):
             if packet.dts is None:
                 continue

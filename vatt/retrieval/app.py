@@ -23,7 +23,7 @@ from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
 from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import RelativePattern
+from vatt.retrieval.filters import RelativePattern
 from vatt.retrieval.search import Answers, opened, search
 from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.library import Library

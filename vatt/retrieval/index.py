@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from vatt.errors import DirectoryInUse, InputError
 from vatt.locks import DirectoryLock
-from vatt.retrieval.hits import Hit, RelativePattern, chosen, describe_filters, example_paths, hits_of, matches
+from vatt.retrieval.filters import RelativePattern, chosen, describe_filters, example_paths, matches
+from vatt.retrieval.hits import Hit, hits_of
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import (

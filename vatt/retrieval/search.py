@@ -13,7 +13,8 @@ from vatt.datasets.vocabulary import Vocabulary
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
-from vatt.retrieval.hits import Hit, RelativePattern, merged
+from vatt.retrieval.filters import RelativePattern
+from vatt.retrieval.hits import Hit, merged
 from vatt.retrieval.index import EmptyIndex, Index
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import unit

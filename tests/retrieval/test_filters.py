@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vatt.retrieval.filters import chosen, describe_filters, matches
+
+
+@pytest.mark.parametrize(
+    ("value", "matched"),
+    [
+        ("2020", [0, 1, 2, 3, 8]),
+        ("2020.0", [0, 1, 2, 3, 8]),
+        ("7", [6, 9]),
+        ("007", [5]),
+        ("true", []),
+        ("caf\u00e9", [7]),
+        ("2.5", [4]),
+        ("2.50", [4]),
+        ("2.5e0", []),
+        ("1000", [12]),
+        ("1e3", [13]),
+        ("1e-05", [14]),
+        ("0.00001", [14]),
+        ("-3", [15]),
+        ("10000000000000001", [16]),
+    ],
+)
+def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -> None:
+    values = [2020, 2020.0, "2020", "2020.0", 2.5, "007", 7, " cafe\u0301", [1999.0, 2020.0], "7.", None, "NaN"]
+    values[9] = "7"
+    values += ["1000", "1e3", 1e-05, "-3.0", "10000000000000001", "10000000000000000.0", 10**400, True]
+    rows = pa.table({"extra": [json.dumps({"x_year": value}) for value in values] + [None]})
+    assert np.flatnonzero(chosen(rows, f"x_year={value}")).tolist() == matched
+
+
+def test_values_of_a_condition_are_shown_as_numbers() -> None:
+    rows = pa.table({"extra": [json.dumps({"x_year": year}) for year in (10.0, 9.0, 2.5, "old")]})
+    everything = np.ones(4, bool)
+    reason = describe_filters(rows, everything, None, everything, "x_year=11")
+    assert reason == "the condition 'x_year=11' matches none of 4 rows; values of 'x_year' are 2.5, 9, 10, old"
+
+
+def test_patterns_match_composed_and_decomposed_names() -> None:
+    rows = pa.table({"path": ["/caf\u00e9.mp4", "/cafe\u0301.mp4", "/cafe.mp4", None]})
+    for pattern in ("*caf\u00e9*", "*cafe\u0301*"):
+        assert matches(rows, "path", pattern).tolist() == [True, True, False, False]
+
+
+def test_patterns_are_of_stars_and_question_marks_only() -> None:
+    rows = pa.table({"path": ["a/b_1.mp4", "a/bx1.mp4", "a/b%.mp4", "b.mp4", None]})
+    result = {
+        pattern: matches(rows, "path", pattern).tolist() for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")
+    }
+    assert result == {
+        "a/*": [True, True, True, False, False],
+        "a/b_1.mp4": [True, False, False, False, False],
+        "a/b?1*": [True, True, False, False, False],
+        "*%*": [False, False, True, False, False],
+        "b": [False] * 5,
+    }

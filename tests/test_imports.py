@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vatt"
-EVERYONE = {"structures", "errors", "io", "locks", "ranges", "signals", "untrusted"}
+EVERYONE = {"structures", "errors", "io", "directories", "locks", "ranges", "signals", "untrusted"}
 MAY_IMPORT = {
     "errors": set(),
     "structures": set(),
     "io": {"errors"},
+    "directories": {"errors", "io"},
     "locks": {"errors", "io"},
     "ranges": {"errors"},
     "signals": set(),

@@ -10,17 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-import vatt.io
-from vatt.errors import DirectoryInUse, WriteError
-from vatt.io import (
-    atomic_path,
-    atomic_write,
-    file_hash,
-    lock_directory,
-    remove_leftovers,
-    replace_files,
-    write_errno,
-)
+from vatt.errors import WriteError
+from vatt.io import atomic_path, atomic_write, file_hash, write_errno
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -123,16 +114,6 @@ def test_temporary_file_without_suffix_and_file_names_of_nested_errors(tmp_path:
         raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "inner"))
 
 
-def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    for name in (".a.0123.part.json", ".b.0123.part", "c.part", ".d.json"):
-        (tmp_path / name).write_text("x")
-    remove_leftovers(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
-    remove_leftovers(tmp_path, older_than_s=-1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".d.json", "c.part"]
-    remove_leftovers(tmp_path / "missing")
-
-
 def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,30 +136,6 @@ def test_a_hard_link_to_the_file_itself_leaves_no_temporary_file(tmp_path: Path)
     with atomic_path(path) as temporary:
         os.link(path, temporary)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_exclusive_lock_waits_for_shared_ones_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vatt.io, "LOCK_TIMEOUT_S", 0.02)
-    in_use = pytest.raises(DirectoryInUse, match=f"another process is using {tmp_path}: wait")
-    with lock_directory(tmp_path, shared=True), lock_directory(tmp_path, shared=True), in_use, lock_directory(tmp_path):
-        pass
-    with lock_directory(tmp_path), in_use, lock_directory(tmp_path, shared=True):
-        pass
-    assert list(tmp_path.iterdir()) == []
-    with lock_directory(tmp_path / "missing"):
-        pass
-
-
-def test_a_file_system_without_locks_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_: int) -> None:
-        raise OSError(errno.ENOTSUP, "not supported")
-
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    with replace_files(tmp_path, last="a") as files:
-        (files / "a").write_text("1")
-    assert (tmp_path / "a").read_text() == "1"
 
 
 def test_the_search_for_a_full_disk_ends_in_a_circular_chain_of_causes() -> None:

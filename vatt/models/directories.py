@@ -8,11 +8,8 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from vatt.directories import current_directory, lock_directory
 from vatt.errors import InputError
-from vatt.io import (
-    current_directory,
-    lock_directory,
-)
 from vatt.models.card import PAGE, VOCABULARY
 from vatt.models.saved import (
     CONFIG,
@@ -32,7 +29,8 @@ def read_saved(
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of a saved model, and its configuration, whose ``model`` is the name of its class.
 
-    If saving was interrupted, the files are read from a subdirectory of the folder (`vatt.io.current_directory`).
+    If saving was interrupted, the files are read from a subdirectory of the folder (see
+    `vatt.directories.current_directory`).
 
     Args:
         name: folder, or name on the Hugging Face Hub.

@@ -22,8 +22,8 @@ from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.windows import Windows
+from vatt.directories import lock_directory
 from vatt.errors import InputError
-from vatt.io import lock_directory
 from vatt.models.hub import VOCABULARY
 from vatt.models.vatt import VATT, Space
 from vatt.models.vocabulary import read_vocabulary

@@ -17,17 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vatt.directories import PENDING, current_directory, lock_directory, remove_leftovers, replace_files
 from vatt.errors import InputError
-from vatt.io import (
-    PENDING,
-    atomic_path,
-    atomic_write,
-    current_directory,
-    file_hash,
-    lock_directory,
-    remove_leftovers,
-    replace_files,
-)
+from vatt.io import atomic_path, atomic_write, file_hash
 from vatt.models.backbone import Backbone
 from vatt.models.card import PAGE, TRAINING, VOCABULARY, is_edited, make_card
 from vatt.models.directories import local_directory, read_saved
@@ -75,7 +67,8 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     def folder(self) -> Path | None:
         """Directory with the files that belong to the model, or None.
 
-        It is `directory`, or its subdirectory ``.pending`` if saving was interrupted (see `vatt.io.replace_files`).
+        It is `directory`, or its subdirectory ``.pending`` if saving was interrupted (see
+        `vatt.directories.replace_files`).
         """
         return None if self.directory is None else current_directory(self.directory)
 
@@ -147,11 +140,11 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     ) -> str | None:
         """Write weights, configuration, the vocabulary if any, and a model card (see `vatt.models.card`).
 
-        An existing model is replaced atomically (see `vatt.io.replace_files`). After an error, or if the process is
-        killed, either the old or the new model is loaded, with its own vocabulary and extra files. ``config.json`` is
-        written last; a directory without it is not a model. Other files are kept, such as a vocabulary or
-        ``training.json`` if the new model has none. A model card that was edited by hand is kept. It is copied if the
-        model is saved unchanged to another directory.
+        An existing model is replaced atomically (see `vatt.directories.replace_files`). After an error, or if the
+        process is killed, either the old or the new model is loaded, with its own vocabulary and extra files.
+        ``config.json`` is written last; a directory without it is not a model. Other files are kept, such as a
+        vocabulary or ``training.json`` if the new model has none. A model card that was edited by hand is kept. It is
+        copied if the model is saved unchanged to another directory.
 
         Args:
             save_directory: the folder.

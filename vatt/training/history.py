@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vatt.directories import current_directory, lock_directory
 from vatt.errors import VattError
-from vatt.io import current_directory, lock_directory
 from vatt.untrusted import read_json
 
 HISTORY = "training.json"  # beside a model

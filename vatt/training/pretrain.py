@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vatt.directories import current_directory, lock_directory
 from vatt.errors import InputError
 from vatt.evaluation.metrics import PairedRetrieval
-from vatt.io import current_directory, lock_directory
 from vatt.models.backbone import Backbone
 from vatt.models.codes import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights

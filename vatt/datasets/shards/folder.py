@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from vatt.datasets.media.source import split_member
 from vatt.datasets.shards.plan import Plan
+from vatt.directories import remove_leftovers
 from vatt.errors import InputError
-from vatt.io import remove_leftovers
 
 TAR = re.compile(r"\d{5,}\.tar(\.part)?")  # what shards are called
 

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 from benchmarks.media import FOLDER, bare_clip
 from vatt.cli.training import build_pretraining
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.datasets.synthetic import Plan, synthesize
 from vatt.datasets.transforms import to_float

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 from benchmarks.media import FOLDER, FPS, NUM_FRAMES, RATE, SECONDS, SIZE, bare_clip, file_sets, start_of
 from vatt.datasets.batches import finish
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.manifest import write_manifest
 from vatt.datasets.media.decoding import open_media

@@ -21,7 +21,8 @@ from torch.amp import GradScaler
 
 from tests.conftest import CUDA_TESTS, TINY, tiny_model
 from tests.training.kinds import KINDS, PRETRAINING, fit, make_batch, make_module
-from vatt.datasets.clips import ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import Views
 from vatt.datasets.manifest import read_manifest
 from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT

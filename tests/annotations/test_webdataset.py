@@ -15,7 +15,8 @@ from webdataset import ShardWriter
 
 from tests.annotations.conftest import Done
 from tests.conftest import numbered_frames, read_number
-from vatt.datasets.clips import ClipDataset, ClipReader
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset
 from vatt.datasets.media.decoding import open_media
 from vatt.structures import ClipFormat
 

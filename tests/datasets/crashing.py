@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from vatt.datasets import clips
+from vatt.datasets import clip_reader
 from vatt.datasets.media.decoding import open_media
 
 
@@ -36,6 +36,6 @@ def crash_on(monkeypatch: pytest.MonkeyPatch, *names: str, after_s: float = 0.0)
             media.waveform = read
         return media
 
-    monkeypatch.setattr(clips, "open_media", opened)
+    monkeypatch.setattr(clip_reader, "open_media", opened)
     # PyTorch looks every 5 s whether its workers live.
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))

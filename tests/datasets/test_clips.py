@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
 from vatt.datasets.batches import collate
-from vatt.datasets.clips import ClipDataset, ClipReader, DataError, MixedDataset, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, DataError, MixedDataset, Views
 from vatt.datasets.sampling import Mix, Shuffled, StepSampler
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import Augment

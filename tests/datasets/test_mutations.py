@@ -10,7 +10,8 @@ import pytest
 from benchmarks.mutating import KINDS, mutate, write_good
 from tests.conftest import TINY, tiny_model
 from tests.datasets.media.test_probe import every, remux, write_video
-from vatt.datasets.clips import ClipDataset, ClipReader
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.demuxing import MediaInput
 from vatt.datasets.media.facts import MediaError

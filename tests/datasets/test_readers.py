@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import TINY, read_number
 from tests.datasets.media.test_sound import RATE, TONE, write_wav
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
 from vatt.datasets.sampling import seeded

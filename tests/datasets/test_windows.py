@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
 from vatt.datasets import crashes
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.windows import ShardedWindows, Windows, window_starts
 from vatt.errors import InputError
 from vatt.structures import Clip

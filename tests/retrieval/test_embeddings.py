@@ -15,7 +15,7 @@ import torch
 from tests.conftest import ROOT, TINY, tiny_backbone, tiny_model
 from tests.datasets.crashing import crash_on
 from tests.datasets.media.test_sound import write_wav
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.text import WordVocabulary
 from vatt.datasets.transforms import to_float

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY, tiny_backbone
-from vatt.datasets.clips import ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import Views
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone

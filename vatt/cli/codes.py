@@ -6,7 +6,8 @@ import torch
 
 from vatt.cli.ranges import Count, CountOrZero, Seed
 from vatt.datasets.batches import collate, finish
-from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, Views
 from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.manifest import of_split, read_manifest
 from vatt.datasets.workers import leave_interrupts_to_main

@@ -136,7 +136,8 @@ def _activations(sources: list[str], split: str | None, clips: int, output: str,
     import torch
 
     from vatt.datasets.batches import collate, finish
-    from vatt.datasets.clips import ClipDataset, ClipReader, Views
+    from vatt.datasets.clip_reader import ClipReader
+    from vatt.datasets.clips import ClipDataset, Views
     from vatt.datasets.manifest import read_manifest
     from vatt.evaluation.pictures import plot_activations
     from vatt.models.encoding import model_vocabulary
@@ -200,7 +201,8 @@ def _compared(table: str, output: str, about: str) -> list[Path]:
 
 def _scenes(manifest: str, split: str | None, clips: int, output: str, about: str) -> list[Path]:
     from vatt.datasets.batches import collate, finish
-    from vatt.datasets.clips import ClipDataset, ClipReader
+    from vatt.datasets.clip_reader import ClipReader
+    from vatt.datasets.clips import ClipDataset
     from vatt.datasets.manifest import read_manifest
     from vatt.datasets.scenes import FPS, FRAMES, SIZE, read_truth
     from vatt.evaluation.pictures import plot_scenes

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vatt.cli.commands import print_table
 from vatt.cli.ranges import Count, CountOrZero, Fraction, Seed
-from vatt.datasets.clips import ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import Views
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.table import ClipTable

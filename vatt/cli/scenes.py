@@ -14,7 +14,8 @@ from tqdm import tqdm
 from vatt.cli.commands import print_table
 from vatt.cli.ranges import Count, CountOrZero, Seed
 from vatt.datasets.batches import collate, finish
-from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, Views
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.scenes import FPS, FRAMES, SHAPES, SIZE, ScenePlan, read_truth, write_scenes
 from vatt.errors import InputError

@@ -77,7 +77,8 @@ class CrashTolerantLoader(DataLoader, ABC):
     Subclasses implement `delivered`, and start at the first batch that was not delivered when they are iterated.
 
     Args:
-        dataset: Dataset that calls `begin_reading` before it reads a file, as `vatt.datasets.clips.ClipReader` does.
+        dataset: Dataset that calls `begin_reading` before it reads a file, as `vatt.datasets.clip_reader.ClipReader`
+            does.
         crashed: Reasons by excluded file; files are added. Loaders may share it.
         initialize: Called in every worker with its number.
         options: Passed to `torch.utils.data.DataLoader`.

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from vatt.datasets.batches import collate, finish
-from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, MixedDataset
 from vatt.datasets.crashes import CrashTolerantLoader, SequentialLoader
 from vatt.datasets.identity import Segments, count_distinct, read_segments
 from vatt.datasets.manifest import hold_out, of_split, read_manifest

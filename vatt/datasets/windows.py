@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vatt.datasets.batches import Sample, collate
-from vatt.datasets.clips import ClipReader, Views, start_range
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import Views, start_range
 from vatt.datasets.crashes import CrashTolerantLoader, begin_reading
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.media import Media

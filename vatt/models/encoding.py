@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vatt.datasets.batches import Sample, collate, finish
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from vatt.datasets.clips import ClipReader
+from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.decoding import Decoder
 from vatt.datasets.media.source import state

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vatt.datasets.batches import collate, finish
-from vatt.datasets.clips import ClipDataset, ClipReader, Views
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, Views
 from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.table import ClipTable
 from vatt.datasets.workers import leave_interrupts_to_main

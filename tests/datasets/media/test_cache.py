@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT, TINY, numbered_frames
-from vatt.datasets.clips import ClipDataset, ClipReader
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset
 from vatt.datasets.media.cache import DecodedCache, memory_folder
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.encoding import write_media
@@ -115,7 +116,8 @@ def test_a_cache_in_memory_is_shared_by_workers_and_gone_afterwards(video_file: 
         "from torch.utils.data import DataLoader\n"
         "from tests.conftest import TINY\n"
         "from vatt.datasets.batches import collate\n"
-        "from vatt.datasets.clips import ClipDataset, ClipReader\n"
+        "from vatt.datasets.clip_reader import ClipReader\n"
+        "from vatt.datasets.clips import ClipDataset\n"
         "from vatt.structures import Clip\n"
         f"reader = ClipReader(TINY, cache='memory')\n"
         f"dataset = ClipDataset([Clip(id=str(i), path={str(video_file)!r}) for i in range(4)], reader)\n"

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from tests.conftest import TINY, numbered_frames, read_number
 from tests.datasets.media.zoo import ODD, SHOWN_MS, STEADY_MS, ZOO, write, write_frames
 from vatt.datasets.batches import collate
-from vatt.datasets.clips import ClipDataset, ClipReader
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset
 from vatt.datasets.media.decoding import Decoder, open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.torchcodec_media import import_torchcodec

@@ -22,7 +22,8 @@ from tests.datasets.media.test_tracks import Sound, rename, write
 from tests.datasets.media.test_transcode import beeps_of, shown_at
 from tests.datasets.media.zoo import ODD, ZOO
 from vatt.datasets.batches import collate
-from vatt.datasets.clips import ClipDataset, ClipReader, MixedDataset
+from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.clips import ClipDataset, MixedDataset
 from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.source import split_member

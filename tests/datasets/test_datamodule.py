@@ -10,7 +10,9 @@ import torch
 
 from tests.conftest import TINY
 from tests.datasets.crashing import crash_on
-from vatt.datasets.datamodule import ClipDataModule, ClipLoader, Source
+from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.loading import ClipLoader
+from vatt.datasets.sources import Source
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError, ManifestError
 from vatt.structures import Batch

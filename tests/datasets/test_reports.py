@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import TINY
-from vatt.datasets.datamodule import ClipDataModule, Source
+from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.sources import Source
 from vatt.datasets.text import WordVocabulary
 from vatt.errors import ManifestError
 

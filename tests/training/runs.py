@@ -9,8 +9,9 @@ from typing import Any
 import lightning as L
 
 from tests.conftest import SMALL_HEAD, TINY, tiny_backbone
-from vatt.datasets.datamodule import ClipDataModule, Source
+from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.sources import Source
 from vatt.datasets.transforms import Augment
 from vatt.objectives.contrastive import Contrastive
 from vatt.training.checkpoint_io import AtomicCheckpointIO

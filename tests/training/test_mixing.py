@@ -14,9 +14,9 @@ import torch
 
 from tests.conftest import numbered_frames
 from tests.training.runs import logged, train
-from vatt.datasets.datamodule import Source
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.encoding import write_media
+from vatt.datasets.sources import Source
 from vatt.objectives.losses import mil_nce, nce
 from vatt.structures import Batch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -14,12 +13,14 @@ from torch.utils.data import ConcatDataset, DataLoader
 from vatt.datasets.batches import collate, finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset, MixedDataset
-from vatt.datasets.crashes import CrashTolerantLoader, SequentialLoader
+from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.identity import Segments, count_distinct, read_segments
+from vatt.datasets.loading import ClipLoader
 from vatt.datasets.manifest import hold_out, of_split, read_manifest
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import TextCounts, report, report_rows, report_texts, warn_shared
 from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
+from vatt.datasets.sources import Source, resolve_sources
 from vatt.datasets.splits import SplitRows, find_rows
 from vatt.datasets.table import ClipTable
 from vatt.datasets.text import Vocabulary, load_vocabulary
@@ -27,53 +28,6 @@ from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.datasets.workers import leave_signals_to_main
 from vatt.errors import InputError, ManifestError
 from vatt.structures import Batch, Clip, ClipFormat
-
-
-@dataclass(frozen=True)
-class Source:
-    """One of several datasets that are trained on together. What is None is as for the whole data module.
-
-    Args:
-        manifest: see `ClipDataModule`.
-        weight: share of the clips of a training that come from here, beside the weights of the others.
-        fps: distance of the frames, of which there are as many as everywhere.
-        sample_rate: of the waveform in Hz, which has as many samples as everywhere.
-        augment: how its training clips are varied; whole, so that a single value given changes no other one.
-        words_per_text: see `vatt.datasets.readers.TextReader`.
-        balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
-        cache: folder that keeps its decoded files.
-    """
-
-    manifest: str
-    weight: float = 1.0
-    fps: float | None = None
-    sample_rate: int | None = None
-    augment: Augment | None = None
-    words_per_text: int | None = None
-    balanced: bool = False
-    cache: str | None = None
-
-    def format(self, common: ClipFormat) -> ClipFormat:
-        """How its clips are read: with the shapes of the common format."""
-        rate = self.sample_rate or common.sample_rate
-        if rate == common.sample_rate and self.fps in (None, common.fps):
-            return common
-        return replace(common, fps=self.fps or common.fps, sample_rate=rate, audio_s=common.num_samples / rate)
-
-
-class ClipLoader(CrashTolerantLoader):
-    """A loader that knows how many batches it gave, so that a resumed run continues where the last one stopped."""
-
-    def delivered(self, batch: Batch) -> None:
-        sampler: StepSampler = self.batch_sampler
-        sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.batch_sampler.state_dict() | {"crashed": dict(self.crashed)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.crashed |= state["crashed"]
-        self.batch_sampler.load_state_dict(state)
 
 
 class ClipDataModule(L.LightningDataModule):
@@ -125,34 +79,8 @@ class ClipDataModule(L.LightningDataModule):
         modalities: Sequence[str] = ("video", "audio"),
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("windows", windows, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise InputError(f"data.{name} must be at least {least}, not {value}")
-        if not 0 <= val_fraction < 1:
-            raise InputError(f"data.val_fraction must lie in [0, 1), not {val_fraction}")
-        if not time_limit_s > 0:
-            raise InputError(f"data.time_limit_s must be positive, not {time_limit_s}")
-        if not modalities or set(modalities) - {"video", "audio"}:
-            raise InputError(f"data.modalities are video, audio or both, not {', '.join(modalities) or 'none'}")
-        if (manifest is None) == (not sources):
-            raise InputError(
-                "give data.manifest, or data.sources for several, and not both; if a file sets the other: "
-                "--data.manifest null"
-            )
-        varied = [augment, *(source.augment for source in (sources or {}).values() if source.augment is not None)]
-        if "video" in modalities and any(each.speed != (1.0, 1.0) for each in varied):
-            raise InputError("augment.speed is for sound alone: set data.modalities [audio], or leave it at 1")
-        if manifest is not None:
-            sources = {"": Source(manifest, balanced=balanced)}
-        elif balanced or cache:
-            raise InputError(
-                "with data.sources, balanced and cache belong to each of them; if a configuration file sets them: "
-                "--data.cache null --data.balanced false"
-            )
+        _check_options(batch_size, windows, num_workers, val_fraction, time_limit_s, modalities)
+        sources = resolve_sources(manifest, sources, augment, modalities, balanced, cache)
         self.sources: Mapping[str, Source] = sources
         self.format, self.batch_size, self.windows = format, batch_size, windows
         self.augment, self.train_split, self.val_split = augment, train_split, val_split
@@ -319,3 +247,31 @@ class ClipDataModule(L.LightningDataModule):
             "multiprocessing_context": self.start_method if self.num_workers else None,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         }
+
+
+def _check_options(
+    batch_size: int,
+    windows: int,
+    num_workers: int,
+    val_fraction: float,
+    time_limit_s: float,
+    modalities: Sequence[str],
+) -> None:
+    """Check the options of a `ClipDataModule` that do not depend on each other.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("windows", windows, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        if value < least:
+            raise InputError(f"data.{name} must be at least {least}, not {value}")
+    if not 0 <= val_fraction < 1:
+        raise InputError(f"data.val_fraction must lie in [0, 1), not {val_fraction}")
+    if not time_limit_s > 0:
+        raise InputError(f"data.time_limit_s must be positive, not {time_limit_s}")
+    if not modalities or set(modalities) - {"video", "audio"}:
+        raise InputError(f"data.modalities are video, audio or both, not {', '.join(modalities) or 'none'}")

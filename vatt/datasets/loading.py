@@ -1,0 +1,24 @@
+"""The loader of training batches, whose position is saved and restored with a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vatt.datasets.crashes import CrashTolerantLoader
+from vatt.datasets.sampling import StepSampler
+from vatt.structures import Batch
+
+
+class ClipLoader(CrashTolerantLoader):
+    """A loader that knows how many batches it gave, so that a resumed run continues where the last one stopped."""
+
+    def delivered(self, batch: Batch) -> None:
+        sampler: StepSampler = self.batch_sampler
+        sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.batch_sampler.state_dict() | {"crashed": dict(self.crashed)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.crashed |= state["crashed"]
+        self.batch_sampler.load_state_dict(state)

@@ -61,7 +61,7 @@ ONLY_IN = {
     "onnx": {"models/onnx_export.py"},
     "onnxscript": {"models/onnx_export.py"},
     "onnxruntime": {"models/onnx_export.py"},
-    "huggingface_hub": {"models/hub.py", "models/directories.py", "models/card.py"},
+    "huggingface_hub": {f"models/{name}.py" for name in ("hub", "directories", "card", "card_records")},
     "sentencepiece": {"datasets/sentencepiece_text.py"},
     "torchaudio": {"datasets/media/sound.py"},
     "fsspec": {"datasets/media/remote.py"},

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,16 @@ def uninterrupted_runs(
     return runs
 
 
+@pytest.fixture
+def default_hangup() -> Iterator[None]:
+    """Restore the default action of SIGHUP, which is ignored if the tests run under nohup."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, handler)
+
+
 # Checkpoints every 2 steps, validation every 4.
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("ema", [None, 0.5])
 @pytest.mark.parametrize(
     ("number", "step", "where"),

@@ -6,12 +6,11 @@ import csv
 import re
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.manifests.quoting import QuoteCheck
 from vatt.datasets.manifests.reading import (
     BLOCK_ROWS,
     REPLACED,
@@ -29,7 +28,6 @@ from vatt.errors import ManifestError
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel reads and writes it
 UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # of pandas; spreadsheets leave the name empty
-PATH = re.compile(r"\w+://|[^#]+#\d+\+\d+$")  # a URL, or a clip in a shard
 MAX_CELL = 2**24  # a cell may hold the timed words of an hour
 
 
@@ -60,12 +58,13 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
             header_line, first = header_line + 1, next(lines, "")
         delimiter = separator[1] if separator else _separator(first)
         report.decimal_comma = delimiter != ","
-        rows = csv.reader(chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=True)
-        records = _records(rows, source, header_line - 1)
-        _, _, header = next(records, (0, False, []))
-        if not any(map(str.strip, header)):
+        records = _records(chain([first], lines), delimiter, source, header_line - 1)
+        _, _, names = next(records, (0, "", []))
+        names = [name.strip() for name in names]
+        if not any(names):
             raise ManifestError(f"{source}: the file is empty; the first line must name the columns")
-        yield from _blocks(_Header([name.strip() for name in header], source, header_line, delimiter), records, report)
+        header = _Header(names, source, header_line)
+        yield from _blocks(header, QuoteCheck(source, names, header.width, delimiter, first), records, report)
 
 
 def _valid_lines(lines: Iterator[str], report: Report) -> Iterator[str]:
@@ -88,14 +87,21 @@ def _separator(header: str) -> str:
     return max(SEPARATORS, key=lambda separator: ("path" in names(separator), len(names(separator))))
 
 
-def _records(rows: Iterator[list[str]], source: str, before: int) -> Iterator[tuple[int, bool, list[str]]]:
-    """Yield the first line of each row, whether it has several lines, and its cells."""
+def _records(lines: Iterator[str], delimiter: str, source: str, before: int) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield the first line of each row, its text if it has several lines (else ""), and its cells."""
+    text: list[str] = []
+
+    def recorded() -> Iterator[str]:
+        for line in lines:
+            text.append(line)
+            yield line
+
     start = 1 + before
     try:
-        for row in rows:
-            end = rows.line_num + before  # type: ignore[attr-defined]
-            yield start, end > start, row
-            start = end + 1
+        for row in csv.reader(recorded(), delimiter=delimiter, strict=True, skipinitialspace=True):
+            yield start, "".join(text) if len(text) > 1 else "", row
+            start += len(text)
+            text.clear()
     except csv.Error as error:
         if "limit" in str(error):
             raise bad_line(source, start, f"a cell has more than {MAX_CELL:,} characters; close its quote") from None
@@ -110,13 +116,12 @@ def _records(rows: Iterator[list[str]], source: str, before: int) -> Iterator[tu
 class _Header:
     """Names of the columns and checks of the cells below them."""
 
-    def __init__(self, names: list[str], source: str, line: int, delimiter: str) -> None:
-        self.names, self.source, self.delimiter = names, source, delimiter
+    def __init__(self, names: list[str], source: str, line: int) -> None:
+        self.names, self.source = names, source
         self.named = [i for i, name in enumerate(names) if not UNNAMED.fullmatch(name)]
         self.unnamed = [i for i, name in enumerate(names) if UNNAMED.fullmatch(name)]
         self.width = max(self.named, default=-1) + 1
         check_columns([names[i] for i in self.named], source, f"line {line}")
-        self.path = names.index("path")
 
     def fit(self, number: int, row: list[str]) -> list[str]:
         """Return a row with as many cells as the header. Trailing empty cells of unnamed columns may be missing."""
@@ -129,33 +134,6 @@ class _Header:
             )
             raise bad_line(self.source, number, f"{len(row)} cells, but the header names {count} columns. {more}")
         return row[:count] + [""] * (count - len(row))
-
-    def check_lines(self, number: int, row: list[str]) -> None:
-        """Check a row of several lines: a quote that is closed some lines too late leaves whole rows in a cell."""
-        for line in chain(*(re.split(r"\r\n|\r|\n", cell)[1:] for cell in row)):
-            if self._is_row(line, Path(row[self.path]).suffix.lower()):
-                raise bad_line(
-                    self.source,
-                    number,
-                    f"a quote is closed too late, in another row: {line[:60]!r}. Close the quote on its own line",
-                )
-
-    def _is_row(self, line: str, suffix: str) -> bool:
-        """Return whether a line in a cell looks like the beginning of a row.
-
-        Args:
-            line: Line of the cell.
-            suffix: Suffix of the path of the row.
-        """
-        cells = line.split(self.delimiter)
-        if len(cells) <= max(1, self.path):
-            return False
-        path = cells[self.path].strip(' "')
-        if Path(path).suffix.lower() in MEDIA_SUFFIXES | PICTURE_SUFFIXES | {suffix} - {""} or PATH.match(path):
-            return True
-        # Text has white space, in particular after a comma, and may end with one; JSON has brackets and quotes.
-        is_text = re.search(r'[\s\[\]{}"]', cells[self.path]) or any(cell[:1].isspace() for cell in cells)
-        return len(cells) == len(self.names) and all(cells) and not is_text
 
     def check_unnamed(self, column: int, cells: pa.Array, numbers: list[int], report: Report) -> None:
         """Check a column without a name: it must be empty, or an index that pandas wrote."""
@@ -179,16 +157,18 @@ class _Header:
         )
 
 
-def _blocks(header: _Header, records: Iterator[tuple[int, bool, list[str]]], report: Report) -> Iterator[Block]:
+def _blocks(
+    header: _Header, quotes: QuoteCheck, records: Iterator[tuple[int, str, list[str]]], report: Report
+) -> Iterator[Block]:
     numbers: list[int] = []
     rows: list[list[str]] = []
-    for number, has_lines, row in records:
+    for number, text, row in records:
         if not any(row) or not any(map(str.strip, row)):
             continue  # spreadsheets write empty rows
         if len(row) != len(header.names):
             row = header.fit(number, row)
-        if has_lines:
-            header.check_lines(number, row)
+        if text:
+            quotes.check(number, text, row, report)
         numbers.append(number)
         rows.append(row)
         if len(rows) == BLOCK_ROWS:

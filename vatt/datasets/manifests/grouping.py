@@ -28,8 +28,6 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
     A clip is a segment (``start_s``, ``end_s``, in whole milliseconds) of a file (``path`` and ``audio_path``) in one
     split. Its texts, words and labels are those of all its rows, in the order of the rows and without repetitions. It
-    has the first id of its rows. Columns ``x_…`` whose values differ become lists of the values, and ids that differ
-    the list `ROW_IDS`.
     has the first id of its rows. Columns ``x_…`` whose values differ become lists of the values that are not missing,
     and ids that differ the list `ROW_IDS`.
 

@@ -56,6 +56,47 @@ def test_words_are_sorted_by_time(read: Read) -> None:
     assert clip.words == (TimedText("a", 0.5, 1.0), TimedText("b", 2.0, 3.0))
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        '{"word": "a", "start_s": 1, "end_s": "2.5"}',
+        '{"word": "a", "timestamp": [1, 2.5]}',
+        '{"text": " a", "timestamp": [1, 2.5]}',
+        '{"word": "a", "start": 1, "end": 2.5, "probability": 0.9}',
+        '{"word": "a", "start": 1, "end": 2.5, "score": 0.9, "start_s": null}',
+    ],
+)
+def test_times_of_words_under_several_keys(read: Read, item: str) -> None:
+    (clip,) = read("clips.jsonl", f'{{"path": "a.mp4", "words": [{item}]}}')[0]
+    assert clip.words == (TimedText("a", 1.0, 2.5),)
+    if '"word"' in item:
+        (clip,) = read("clips.jsonl", f'{{"path": "a.mp4", "texts": [{item.replace("word", "text")}]}}')[0]
+        assert clip.texts == (TimedText("a", 1.0, 2.5),)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ('{"word": "a", "begin": 1, "end": 2}', "'a' has the unknown key 'begin'"),
+        ('{"word": "a", "start": 1, "end": 2, "t0": 3}', "'a' has the unknown key 't0'"),
+        ('{"word": "a", "start": 1, "end_s": 2}', "'a' has the unknown key 'end_s'"),
+        ('{"word": "a", "start_s": 2, "end_s": 1}', "'a' has start 2.0 and end 1.0"),
+        ('{"word": "a", "timestamp": [2, null]}', "'a' has start 2.0 and end None"),
+        ('{"word": "a", "timestamp": 2}', r"'a' has a 'timestamp' that is not \[start, end\]"),
+    ],
+)
+def test_other_keys_of_words_are_errors(read: Read, item: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=f"line 2, column 'words': {message}"):
+        read("clips.jsonl", f'{{"path": "a.mp4"}}\n{{"path": "b.mp4", "words": [{item}]}}')
+
+
+def test_times_of_labels_are_errors(read: Read) -> None:
+    (clip,) = read("clips.jsonl", '{"path": "a.mp4", "labels": [{"label": 0}, {"label": "b"}]}')[0]
+    assert clip.labels == ("0", "b")
+    with pytest.raises(ManifestError, match="line 1, column 'labels': 'a' has times, which labels cannot have"):
+        read("clips.jsonl", '{"path": "a.mp4", "labels": [{"label": "a", "start": 1, "end": 2}]}')
+
+
 def test_utf_16_and_u2028(read: Read) -> None:
     clips, _ = read("clips.jsonl", '{"path": "a.mp4", "text": "x\u2028y\u0085z"}\n'.encode("utf-16"))
     assert texts(clips) == {"a.mp4": ["x\u2028y\u0085z"]}

@@ -24,6 +24,8 @@ FORMULA_ERRORS = frozenset(
     "#REF!|#VALUE!|#NAME?|#DIV/0!|#NULL!|#NUM!|#SPILL!|#CALC!|#BUSY!|#FIELD!|#GETTING_DATA".split("|")
 )
 TOO_DEEP = "lists or objects are nested too deeply: flatten them"
+TIME_KEYS = (("start", "end"), ("start_s", "end_s"), ("timestamp",))  # of timed texts
+IGNORED_KEYS = frozenset(("probability", "score", "confidence", "conf", "speaker"))  # of Whisper, WhisperX and others
 MAX_DEPTH = 64  # of nested lists and objects
 DECIMAL_COMMA = re.compile(r"\d+,\d+", re.ASCII)
 MAYBE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}", re.ASCII)
@@ -119,6 +121,9 @@ def to_seconds(value: Any, column: str, decimal_comma: bool = False) -> float | 
 def to_timed(value: Any, column: str, key: str) -> Timed:
     """Convert a list of texts, or of objects ``{key: text, "start": seconds, "end": seconds}``, or its JSON.
 
+    ``start_s`` and ``end_s`` are read as well, and ``"timestamp": [start, end]`` of Whisper in Transformers, where
+    words have the key "text".
+
     Args:
         value: List, or string with JSON.
         column: Name of its column, for errors.
@@ -128,7 +133,7 @@ def to_timed(value: Any, column: str, key: str) -> Timed:
         Texts, starts and ends in the order of the list, without empty texts.
 
     Raises:
-        BadCell: Another type, or an end before its start.
+        BadCell: Another type, an unknown key, or an end before its start.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -162,6 +167,8 @@ def _plain_objects(items: list[Any], key: str) -> Timed | None:
         return None
     if not items or not are_valid or not {*map(type, starts), *map(type, ends)} <= {int, float}:
         return None
+    if key == "label" or {*map(len, items)} != {3}:  # other keys
+        return None
     if not all(map(str.isascii, texts)):
         texts = list(map(clean, texts))
     return texts, list(map(float, starts)), list(map(float, ends))
@@ -172,16 +179,44 @@ def _timed_item(item: Any, column: str, key: str) -> tuple[str | None, float | N
     start_s = end_s = None
     text = item
     if isinstance(item, dict):
-        if is_missing(text := item.get(key)):
+        item = {name: value for name, value in item.items() if name not in IGNORED_KEYS and not is_missing(value)}
+        text_key = "text" if key == "word" and key not in item else key
+        if text_key not in item:
             raise BadCell(column, f"an item must have a text {key!r}: {shorten(item)}")
-        start_s, end_s = (to_seconds(item.get(name), column) for name in ("start", "end"))
-        if (start_s is None) != (end_s is None) or (start_s is not None and end_s < start_s):
-            raise BadCell(column, f"{shorten(text)} has start {start_s} and end {end_s}: give both, in order")
+        text = item.pop(text_key)
+        start_s, end_s = _times(item, text, column)
+        if key == "label" and start_s is not None:
+            raise BadCell(column, f"{shorten(text)} has times, which labels cannot have: write a row for each segment")
     elif not isinstance(item, str) and (key != "label" or isinstance(item, (list, tuple))):
         form = f"{{{key!r}: …, 'start': …, 'end': …}}"
         raise BadCell(column, f"an item must be a text or {form}, not {shorten(item)}")
     text = to_text(text, column)
     return (clean(text) if text else None), start_s, end_s
+
+
+def _times(item: dict[str, Any], text: Any, column: str) -> tuple[float | None, float | None]:
+    """Return the start and end of an item.
+
+    Args:
+        item: Values by key, without the text and without missing values.
+        text: Text of the item, for messages.
+        column: Name of the column, for messages.
+
+    Raises:
+        BadCell: There are other keys, or the times are not valid.
+    """
+    names = next((pair for pair in TIME_KEYS if any(name in item for name in pair)), TIME_KEYS[0])
+    if unknown := next((name for name in item if name not in names), None):
+        raise BadCell(column, f"{shorten(text)} has the unknown key {unknown!r}: its times are 'start' and 'end'")
+    values = [item.get(name) for name in names]
+    if names == ("timestamp",):
+        if not isinstance(item["timestamp"], (list, tuple)) or len(item["timestamp"]) != 2:
+            raise BadCell(column, f"{shorten(text)} has a 'timestamp' that is not [start, end]")
+        values = [*item["timestamp"]]
+    start_s, end_s = (to_seconds(value, column) for value in values)
+    if (start_s is None) != (end_s is None) or (start_s is not None and end_s is not None and end_s < start_s):
+        raise BadCell(column, f"{shorten(text)} has start {start_s} and end {end_s}: give both, in order")
+    return start_s, end_s
 
 
 def by_time(words: Timed) -> Timed:

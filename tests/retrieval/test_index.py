@@ -242,7 +242,7 @@ def test_indexes_are_put_together(index: Index, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["add", "build"])
 def test_equal_clips_of_two_sources_are_in_the_index_once(tmp_path: Path, how: str) -> None:
-    """The same files and segments with other ids, and one of them with a modality that the other source lacks."""
+    """The same files and segments with other ids, and one of them with a modality that the later source lacks."""
 
     def store(name: str, clips: range, vectors: np.ndarray) -> Path:
         rows = [
@@ -262,8 +262,8 @@ def test_equal_clips_of_two_sources_are_in_the_index_once(tmp_path: Path, how: s
         Index.build([first]).save(tmp_path / "index")
         index = Index.load(tmp_path / "index", mapped=False)
         assert index.add([second]) == 20
-    assert index.replaced == 10
-    assert index.kinds() == [("audio", "video_audio", 1), ("video", "video_text", 30)]
+    assert index.replaced == 11
+    assert [kind for kind in index.kinds() if kind[2]] == [("video", "video_text", 30)]
     ids = set(index.rows(("video", "video_text")).column("id").to_pylist())
     assert ids == {f"first{i}-{k}" for i in range(5) for k in range(2)} | {
         f"second{i}-{k}" for i in range(5, 15) for k in range(2)
@@ -333,3 +333,29 @@ def test_vectors_of_length_1_stay_as_they_are() -> None:
     assert np.array_equal(unit(once), once)
     np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1, atol=1e-6)
     assert not unit(np.zeros((1, 4), np.float32)).any()
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_captions_of_replaced_clips_are_removed(tmp_path: Path, others: int) -> None:
+    names = ["a", "b"]
+    clips = [row(name, "video", "video_text", VIDEO[i]) for i, name in enumerate(names)]
+    captions = [row(name, "text", "video_text", VIDEO[10 + i], f"caption of {name}") for i, name in enumerate(names)]
+    captions += [row(f"c{i}", "text", "video_text", VIDEO[20 + i], f"caption {i}") for i in range(others)]
+    for item in (*clips, *captions):
+        item["path"] = str(tmp_path / item["path"])
+    write_shard(tmp_path / "first", "m", [*clips, *captions])
+    write_shard(tmp_path / "second", "m", clips)
+    Index.build([tmp_path / "first"]).save(tmp_path / "index")
+    added = Index.load(tmp_path / "index", mapped=False)
+    assert added.add([tmp_path / "second"]) == 2
+    added.save(tmp_path / "index")
+    for index in (added, Index.load(tmp_path / "index"), Index.build([tmp_path / "first", tmp_path / "second"])):
+        assert sorted(index.rows(("video", "video_text")).column("id").to_pylist()) == names
+        counts = {modality: count for modality, _, count in index.kinds()}
+        assert (counts["video"], counts.get("text", 0)) == (2, others)
+        if others:
+            assert {hit.id for hit in index.search(VIDEO[10:11], "m", 9, "text")[0]} == {"c0", "c1", "c2"}
+        else:
+            with pytest.raises(IndexMismatch, match="the index has no text in the video_text space"):
+                index.search(VIDEO[10:11], "m", 9, "text")
+    assert added.replaced == 4

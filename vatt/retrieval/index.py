@@ -81,15 +81,15 @@ class Index:
         for part in sorted({part for source in all_sources for part in source.rows}):
             later, vectors, rows = dict[ClipKey, tuple[float, float]](), [], []
             for source in reversed(all_sources):
-                if part not in source.rows:
-                    continue
-                old = replaced_clips(source.clips, later)
-                kept = ~is_clip(source.rows[part], old)
-                vectors.insert(0, source.source.vectors(part)[0][kept if old else slice(None)])
-                rows.insert(0, source.rows[part].filter(pa.array(kept)) if old else source.rows[part])
-                replaced += int((~kept).sum())
-                later |= source.clips
-            parts[part] = Vectors.build(np.concatenate(vectors), pa.concat_tables(rows), kind)
+                if part in source.rows:
+                    old = replaced_clips(source.clips, later)
+                    kept = ~is_clip(source.rows[part], old)
+                    vectors.insert(0, source.source.vectors(part)[0][kept if old else slice(None)])
+                    rows.insert(0, source.rows[part].filter(pa.array(kept)) if old else source.rows[part])
+                    replaced += int((~kept).sum())
+                later |= source.clips  # they have no vectors of this part if it is missing
+            if any(map(len, rows)):
+                parts[part] = Vectors.build(np.concatenate(vectors), pa.concat_tables(rows), kind)
         roots = roots_of(root for source in all_sources for root in source.roots)
         folder = next((store.model_folder for store in stores if store.model_folder), None)
         index = cls(parts, stores[0].model, folder, roots=roots)
@@ -97,7 +97,7 @@ class Index:
         return index
 
     def add(self, sources: Sequence[str | Path]) -> int:
-        """Add embeddings or other indexes. Clips that the index has already are replaced.
+        """Add embeddings or other indexes. Clips that the index has already are replaced, with all their vectors.
 
         Clips are the same if they have the same file and id, or the same file and segment (see
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
@@ -112,17 +112,15 @@ class Index:
             source = _Source(store)
             existing = clips_of({name: self.rows(name) for name in self.parts})
             replaced = replaced_clips(existing, source.clips)
-            for kind, rows in source.rows.items():
-                vectors = store.vectors(kind)[0]
-                added += len(vectors)
-                if kind not in self.parts:
-                    self.parts[kind] = Vectors.build(vectors, rows)
-                    continue
-                part = self.parts[kind]
+            for part in self.parts.values():  # also those that the source does not have, such as captions
                 count = len(part)
                 part.keep(~is_clip(part.rows, replaced))
                 self.replaced += count - len(part)
-                self.parts[kind] = part.extended(vectors, rows)
+            for kind, rows in source.rows.items():
+                vectors = store.vectors(kind)[0]
+                added += len(vectors)
+                part = self.parts.get(kind)
+                self.parts[kind] = Vectors.build(vectors, rows) if part is None else part.extended(vectors, rows)
             self._roots = roots_of([*self._roots, *source.roots])
         return added
 

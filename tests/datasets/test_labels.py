@@ -52,12 +52,24 @@ def test_classes_that_differ_only_in_case_or_form_are_reported(tmp_path: Path) -
         assert Classes.read(tmp_path / "names.txt").names == ["Dog", "cat", "dog"]
 
 
+def test_invisible_characters_of_labels() -> None:
+    assert Classes.of([clip("\ufeffdog"), clip("dog\u200b "), clip(" \u00addog")]).names == ["dog"]
+    persian = ["\u0645\u06cc\u200c\u0631\u0648\u062f", "\u0645\u06cc\u0631\u0648\u062f"]
+    assert len(Classes.of(map(clip, persian))) == 2
+    with pytest.warns(UserWarning, match="almost the same name: 'dog', 'do"):
+        assert len(Classes.of([clip("do\u00adg"), clip("dog")])) == 2
+
+
 @pytest.mark.parametrize(
     ("classes", "label", "cause"),
     [
         (["0", "1", "2"], "1.0", "but '1' is: the labels are integers that were written as floats, as pandas does"),
         (["0.0", "1.0"], "1", "but '1.0' is: the classes are integers that were written as floats"),
-        (["dog", "cat"], "Dog", "but 'dog' is, which differs only in case, whitespace, Unicode form or zeros"),
+        (
+            ["dog", "cat"],
+            "Dog",
+            "but 'dog' is, which differs only in case, whitespace, invisible characters, Unicode form or zeros",
+        ),
         (["1", "2"], "1.5", r"is none of the 2 classes \(the first"),
     ],
 )

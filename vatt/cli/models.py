@@ -105,7 +105,7 @@ def _read_classes(path: str, count: int) -> list[str]:
     Raises:
         InputError: The number of lines differs from ``count``.
     """
-    from vatt.datasets.labels import clean
+    from vatt.datasets.names import clean
     from vatt.io import read_lines
 
     names = [clean(line) for line in read_lines(path)]

@@ -7,11 +7,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from unicodedata import normalize
 
 import torch
 from torch import Tensor
 
+from vatt.datasets.names import clean, fold
 from vatt.errors import InputError
 from vatt.io import read_lines
 from vatt.structures import Clip
@@ -23,7 +23,7 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,400})(\.0*)?")  # with a decimal point, as
 class Classes:
     """The classes that are told apart, in the order of a classifier's logits.
 
-    Names are compared without surrounding whitespace and in Unicode's form NFC.
+    Names are compared without surrounding whitespace and invisible characters, and in Unicode's form NFC.
 
     Args:
         names: one for each class.
@@ -57,7 +57,8 @@ class Classes:
     def read(cls, path: str | Path, multi_label: bool = False) -> Classes:
         """A text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
 
-        Warns about names that differ only in case, whitespace, Unicode form or zeros of integers (1, 01, 1.0).
+        Warns about names that differ only in case, whitespace, invisible characters, Unicode form or zeros of integers
+        (1, 01, 1.0).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -129,7 +130,8 @@ class Classes:
                 "integers in the list of classes"
             )
         if similar is not None:
-            return f"{reason}, but {similar!r} is, which differs only in case, whitespace, Unicode form or zeros"
+            differences = "case, whitespace, invisible characters, Unicode form or zeros"
+            return f"{reason}, but {similar!r} is, which differs only in {differences}"
         return reason
 
     def target(self, clip: Clip) -> Tensor:
@@ -139,13 +141,8 @@ class Classes:
         return target
 
 
-def clean(label: str) -> str:
-    """Return a label in Unicode's form NFC, without surrounding whitespace."""
-    return normalize("NFC", label).strip()
-
-
 def _folded(name: str) -> str:
     """Return a key that names with almost the same spelling share, such as "1", "1.0" and "01"."""
     if number := _INTEGER.fullmatch(name.strip()):
         return str(int(number[1]))
-    return " ".join(normalize("NFKC", name).casefold().split())
+    return fold(name)

@@ -98,6 +98,53 @@ def test_missing_values_are_read_as_pandas_reads_them(read: Read) -> None:
     assert warnings == ["4 cells are read as missing values (first: line 2: column 'split': 'N/A')"]
 
 
+def test_null_of_databases_is_missing(read: Read) -> None:
+    clips, _ = read(
+        "clips.csv", "path,text,label,split,start_s,audio_path\na.mp4,\\N,\\N,\\N,\\N,\\N\nb.mp4,.,.,,,NaN\n"
+    )
+    assert [(clip.labels, clip.split, clip.start_s, clip.audio_path) for clip in clips] == [
+        ((), None, 0.0, None),
+        ((".",), None, 0.0, None),
+    ]
+    assert texts(clips) == {"a.mp4": [], "b.mp4": ["."]}
+
+
+def test_text_formulas_of_excel_are_read(read: Read) -> None:
+    clips, _ = read("clips.csv", 'path,text,label\n"=""a.mp4""","=""12""","=""001"""\nb.mp4,"=""say"" x",01\n')
+    assert texts(clips) == {"a.mp4": ["12"], "b.mp4": ['="say" x']}
+    assert [clip.labels for clip in clips] == [("001",), ("01",)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_byte_order_marks_of_joined_files_are_ignored(read: Read, name: str, encoding: str) -> None:
+    if name == "clips.csv":
+        lines = ["label,path\ndog,a.mp4\n", "dog,b.mp4\n"]
+    else:
+        lines = ['{"label": "dog", "path": "a.mp4"}\n', '{"label": "\ufeffdog\u200b", "path": "b.mp4"}\n']
+    clips, warnings = read(name, b"".join(line.encode(encoding) for line in lines))
+    assert [(clip.id, clip.labels) for clip in clips] == [("a.mp4", ("dog",)), ("b.mp4", ("dog",))]
+    assert not warnings
+    clips, _ = read(name, ("\ufeff" + lines[0]).encode(encoding))
+    assert len(clips) == 1
+
+
+def test_invisible_characters_of_texts_and_splits(read: Read) -> None:
+    clips, warnings = read(
+        "clips.csv", "path,text,split\na.mp4,\u200ba dog\u00ad,\u200btrain\nb.mp4,x\u200c,tr\u200bain\n"
+    )
+    assert texts(clips) == {"a.mp4": ["a dog"], "b.mp4": ["x\u200c"]}
+    assert [clip.split for clip in clips] == ["train", "tr\u200bain"]
+    assert ["differ only in case, spaces, Unicode form or invisible" in warning for warning in warnings] == [True]
+    with pytest.raises(ManifestError, match=r"no file at .*, whose path has invisible characters: '.*\\u200ba.mp4'"):
+        read("clips.csv", "path,text\n\u200ba.mp4,x\n")
+
+
+def test_a_repeated_header_is_an_error(read: Read) -> None:
+    with pytest.raises(ManifestError, match="line 3: the header again, as in files that were joined"):
+        read("clips.csv", "path,text\na.mp4,x\n\ufeffpath,text\nb.mp4,y\n")
+
+
 def test_pandas_files_are_read(read: Read, tmp_path: Path) -> None:
     """An index column, and integers as floats because one is missing."""
     import pandas
@@ -126,6 +173,12 @@ def test_float_labels_are_integers_if_all_are(read: Read, cells: str, labels: st
         ("path,label\na.mp4,10.00\nb.mp4,10.0\n", "10.00 10.0"),
         ("path,label\na.mp4,007.0\nb.mp4,7.0\n", "007.0 7.0"),
         ("path,label\na.mp4,-1.0\nb.mp4,0.0\n", "-1 0"),
+        ("path,label\na.mp4,0.00\nb.mp4,10.00\n", "0 10"),
+        ("path;label\na.mp4;0,000\nb.mp4;10,000\n", "0 10"),
+        ("path,label\na.mp4,10.00\nb.mp4,10.50\n", "10.00 10.50"),
+        ("path,label\na.mp4,10.00\nb.mp4,dog\n", "10.00 dog"),
+        ("path,label\na.mp4,0\nb.mp4,100\n", "0 100"),
+        ("path,label\na.mp4,100000\nb.mp4,1.000\n", "100000 1.000"),
     ],
 )
 def test_only_floats_of_pandas_become_integers(read: Read, content: str, labels: str) -> None:

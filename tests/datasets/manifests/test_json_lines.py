@@ -97,6 +97,11 @@ def test_times_of_labels_are_errors(read: Read) -> None:
         read("clips.jsonl", '{"path": "a.mp4", "labels": [{"label": "a", "start": 1, "end": 2}]}')
 
 
+def test_equal_text_and_texts_are_one_caption(read: Read) -> None:
+    (clip,) = read("clips.jsonl", '{"path": "a.mp4", "text": "a dog", "texts": ["a dog", "a cat"]}')[0]
+    assert texts([clip]) == {"a.mp4": ["a dog", "a cat"]}
+
+
 def test_utf_16_and_u2028(read: Read) -> None:
     clips, _ = read("clips.jsonl", '{"path": "a.mp4", "text": "x\u2028y\u0085z"}\n'.encode("utf-16"))
     assert texts(clips) == {"a.mp4": ["x\u2028y\u0085z"]}

@@ -19,16 +19,19 @@ from vatt.datasets.manifests.values import (
     REPLACEMENT,
     TOO_DEEP,
     by_time,
+    distinct,
     plain,
     to_seconds,
     to_text,
     to_timed,
 )
 from vatt.datasets.media.source import parent
+from vatt.datasets.names import EDGES
 from vatt.datasets.rows import BadCell, segment_id
 from vatt.datasets.table import SCHEMA, STRING, STRINGS, Timed, pack
 
 ROWS = pa.schema([("number", pa.int64()), ("has_id", pa.bool_()), *SCHEMA])
+EXCEL_TEXT = r'^="([^"]*)"$'  # formula that keeps Excel from reading 001 as a number
 FORMULA = "a formula of the spreadsheet failed: correct the cell"
 
 
@@ -58,7 +61,7 @@ class _Converter:
 
     def convert(self) -> pa.RecordBatch:
         names = ("id", "path", "split", "audio_path")
-        columns = {name: self.texts(name, is_path=name.endswith("path")) for name in names}
+        columns = {name: self.texts(name) for name in names}
         columns |= {name: self.seconds(name) for name in ("start_s", "end_s")}
         columns["start_s"] = pc.fill_null(columns["start_s"], 0.0)
         reported = {number for number, column, *_ in self.report.problems if column == "path"}
@@ -97,14 +100,16 @@ class _Converter:
                 results.append(None)
         return results
 
-    def texts(self, column: str, is_path: bool = False) -> pa.Array:
+    def texts(self, column: str) -> pa.Array:
         """Return a column of texts: stripped, in NFC unless they are paths or ids, and null where they are empty."""
         values = self.block.columns.get(column)
         if values is None:
             return pa.nulls(self.count, STRING)
         array = pc.utf8_trim_whitespace(self.strings(column, values))
         self.check(pc.is_in(array, pa.array(sorted(FORMULA_ERRORS), STRING)), column, lambda row: FORMULA)
-        if not self.report.has_types and not is_path:
+        if not self.report.has_types and pc.any(pc.starts_with(array, '="')).as_py():
+            array = pc.replace_substring_regex(array, EXCEL_TEXT, r"\1")
+        if not self.report.has_types and column != "path":
             is_missing = pc.is_in(array, pa.array(sorted(MISSING), STRING))
             if times := pc.sum(is_missing).as_py():
                 row = pc.index(is_missing, True).as_py()
@@ -112,7 +117,7 @@ class _Converter:
                 self.report.count("cells are read as missing values", self.numbers[row], example, times)
                 array = pc.if_else(is_missing, None, array)
         if column not in ("id", "path", "audio_path") and not pc.all(pc.string_is_ascii(array)).as_py():
-            array = pc.utf8_normalize(array, form="NFC")
+            array = pc.utf8_trim(pc.utf8_normalize(array, form="NFC"), characters=EDGES)
         return pc.if_else(pc.equal(array, ""), None, array)
 
     def strings(self, column: str, values: Values) -> pa.Array:
@@ -204,7 +209,7 @@ class _Converter:
         untimed, timed = [], []
         empty = [NONE] * self.count
         for text, part, spoken in zip(first.to_pylist(), several or empty, words or empty, strict=True):
-            texts = ([text, *part[0]], [None, *part[1]], [None, *part[2]]) if text else part
+            texts = distinct(([text], [None], [None]), part) if text else part
             has_times = bool(spoken[0]) or any(start_s is not None for start_s in texts[1])
             untimed.append(texts[0] if texts[0] and not has_times else None)
             timed.append(pack(texts, by_time(spoken)) if has_times else None)

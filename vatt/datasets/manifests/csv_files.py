@@ -19,7 +19,7 @@ from vatt.datasets.manifests.reading import (
     bad_line,
     check_columns,
     error_handler,
-    lines_without_nul,
+    text_lines,
 )
 from vatt.datasets.manifests.values import has_surrogates, replace_surrogates
 from vatt.datasets.media.source import open_source
@@ -49,7 +49,7 @@ def read_csv(source: str, encoding: str, report: Report) -> Iterator[Block]:
     csv.field_size_limit(MAX_CELL)
     report.has_types = False
     with open_source(source, "rt", newline="", encoding=encoding, errors=error_handler(encoding)) as file:
-        lines = _valid_lines(lines_without_nul(file, source), report)
+        lines = _valid_lines(text_lines(file, source), report)
         header_line, first = 1, next(lines, "")
         while first and not first.strip():
             header_line, first = header_line + 1, next(lines, "")
@@ -122,6 +122,7 @@ class _Header:
         self.unnamed = [i for i, name in enumerate(names) if UNNAMED.fullmatch(name)]
         self.width = max(self.named, default=-1) + 1
         check_columns([names[i] for i in self.named], source, f"line {line}")
+        self.first = self.named[0]
 
     def fit(self, number: int, row: list[str]) -> list[str]:
         """Return a row with as many cells as the header. Trailing empty cells of unnamed columns may be missing."""
@@ -167,6 +168,8 @@ def _blocks(
             continue  # spreadsheets write empty rows
         if len(row) != len(header.names):
             row = header.fit(number, row)
+        if row[header.first] == header.names[header.first] and [*map(str.strip, row)] == header.names:
+            raise bad_line(header.source, number, "the header again, as in files that were joined: remove the line")
         if text:
             quotes.check(number, text, row, report)
         numbers.append(number)

@@ -62,8 +62,9 @@ def check_separators(report: Report) -> None:
 def integers_as_text(labels: pa.ChunkedArray, report: Report) -> pa.ChunkedArray:
     """Turn labels such as "0.0" and "10.0" into "0" and "10" if all labels of a text file are such numbers.
 
-    pandas writes integers as floats if a value of the column is missing. Other numbers, such as "1.000" and "007.0",
-    stay as they are.
+    pandas writes integers as floats if a value of the column is missing, and with ``float_format="%.2f"`` all labels
+    with two decimals. Other numbers stay as they are, such as "007.0", and "1.000" if no label shows that these are
+    not thousands.
 
     Args:
         labels: (N,) lists of labels.
@@ -71,8 +72,8 @@ def integers_as_text(labels: pa.ChunkedArray, report: Report) -> pa.ChunkedArray
     """
     values = labels.combine_chunks().flatten() if labels.num_chunks else pa.array([], STRING)
     decimal = "[.,]" if report.decimal_comma else "[.]"
-    integer = rf"^(-?(?:0|[1-9]\d*))(?:{decimal}0)?$"
-    if not len(values) or not pc.all(pc.match_substring_regex(values, integer)).as_py():
+    integer = _integer_pattern(values, decimal) if len(values) else None
+    if integer is None:
         return labels
     integers = pc.replace_substring_regex(values, integer, r"\1")
     texts = pc.unique(values)
@@ -81,3 +82,20 @@ def integers_as_text(labels: pa.ChunkedArray, report: Report) -> pa.ChunkedArray
         report.notes.append(f"{len(merged):,} labels are written with and without decimals (first: {merged[0]!r})")
     lists = labels.combine_chunks()
     return pa.chunked_array([pa.LargeListArray.from_arrays(lists.offsets, integers, mask=lists.is_null())], STRINGS)
+
+
+def _integer_pattern(labels: pa.Array, decimal: str) -> str | None:
+    """Return a pattern of integers written as floats that all labels match, or None. Its first group is the integer.
+
+    Args:
+        labels: (N,) labels, at least one.
+        decimal: Pattern of the decimal separator.
+    """
+    integer = r"^(-?(?:0|[1-9]\d*))"
+    zeros = len(labels[0].as_py()) - len(labels[0].as_py().rstrip("0"))
+    patterns = [f"{integer}(?:{decimal}0)?$", *([f"{integer}{decimal}0{{{zeros}}}$"] if zeros > 1 else [])]
+    for pattern in patterns:
+        if pc.all(pc.match_substring_regex(labels, pattern)).as_py():
+            is_thousands = pc.match_substring_regex(labels, rf"^-?[1-9]\d{{0,2}}{decimal}000$")
+            return None if pc.all(is_thousands).as_py() else pattern
+    return None

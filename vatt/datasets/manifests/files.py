@@ -122,4 +122,6 @@ def _find_files(rows: Columns, check_files: bool, report: Report) -> None:
         if check_files and (missing := find_missing(paths.drop_null().combine_chunks())):
             is_missing = pc.is_in(paths, pa.array(missing, STRING))
             for row in pc.indices_nonzero(is_missing).to_pylist():
-                report.add(rows["number"][row].as_py(), column, f"no file at {paths[row].as_py()}", True)
+                path = paths[row].as_py()
+                spelled = "" if path.isprintable() else f", whose path has invisible characters: {path!a}"
+                report.add(rows["number"][row].as_py(), column, f"no file at {path}{spelled}", True)

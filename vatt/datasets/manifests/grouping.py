@@ -16,6 +16,7 @@ from vatt.datasets.identity import whole_ms
 from vatt.datasets.manifests.paths import are_different_files, are_distinct, identities
 from vatt.datasets.manifests.reading import Report
 from vatt.datasets.manifests.values import MISSING, NONE, by_time, distinct
+from vatt.datasets.names import fold
 from vatt.datasets.rows import RowIds
 from vatt.datasets.table import STRING, Columns, pack, unpack
 
@@ -50,17 +51,17 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
 
 def _report_splits(splits: Column, report: Report) -> None:
-    """Report splits whose names differ only in case or surrounding spaces."""
+    """Report splits whose names differ only in case, spaces, Unicode form or invisible characters."""
     names = sorted(pc.unique(splits.drop_null()).to_pylist())
     similar = defaultdict[str, list[str]](list)
     for name in names:
-        similar[name.strip().casefold()].append(name)
+        similar[fold(name)].append(name)
     for group in similar.values():
         if len(group) > 1:
             shown = " and ".join(map(repr, group))
             report.notes.append(
-                f"column 'split' has {shown}, which are different splits although their names differ only in case or "
-                "spaces: write them alike if they are one split"
+                f"column 'split' has {shown}, which are different splits although their names differ only in case, "
+                "spaces, Unicode form or invisible characters: write them alike if they are one split"
             )
 
 

@@ -15,7 +15,7 @@ from vatt.datasets.manifests.reading import (
     bad_line,
     check_columns,
     error_handler,
-    lines_without_nul,
+    text_lines,
 )
 from vatt.datasets.manifests.values import TOO_DEEP, has_surrogates, replace_surrogates, shorten, unique_keys
 from vatt.datasets.media.source import open_source
@@ -41,7 +41,7 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
     with open_source(source, "rt", encoding=encoding, errors=error_handler(encoding)) as file:
-        for number, line in enumerate(lines_without_nul(file, source), start=1):
+        for number, line in enumerate(text_lines(file, source), start=1):
             if not line.strip():
                 continue
             try:

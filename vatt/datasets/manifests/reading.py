@@ -233,8 +233,8 @@ def encoding_if_not_utf8(source: str) -> str:
     return "windows-1252"
 
 
-def lines_without_nul(lines: Iterator[str], source: str) -> Iterator[str]:
-    """Yield the lines of a text file, which must not contain NUL characters.
+def text_lines(lines: Iterator[str], source: str) -> Iterator[str]:
+    """Yield the lines of a text file, without the byte order marks of files that were joined.
 
     Raises:
         ManifestError: A line contains a NUL character.
@@ -242,4 +242,4 @@ def lines_without_nul(lines: Iterator[str], source: str) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if "\0" in line:
             raise bad_line(source, number, NUL)
-        yield line
+        yield line.lstrip("\ufeff")

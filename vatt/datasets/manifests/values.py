@@ -11,14 +11,16 @@ from itertools import pairwise
 from typing import Any
 from unicodedata import normalize
 
+from vatt.datasets import names
 from vatt.datasets.rows import BadCell
 from vatt.datasets.table import Timed
 
 NONE: Timed = ([], [], [])
 REPLACEMENT = "\ufffd"
-# What pandas.read_csv reads as missing values, and so what pandas, Excel and R write for them.
+# What pandas.read_csv reads as missing values, and so what pandas, Excel and R write for them; \N is NULL of MySQL,
+# PostgreSQL and Hive.
 MISSING = frozenset(
-    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+    r"\N|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
 FORMULA_ERRORS = frozenset(
     "#REF!|#VALUE!|#NAME?|#DIV/0!|#NULL!|#NUM!|#SPILL!|#CALC!|#BUSY!|#FIELD!|#GETTING_DATA".split("|")
@@ -50,8 +52,8 @@ def replace_surrogates(value: Any) -> Any:
 
 
 def clean(text: str) -> str:
-    """Return a text without surrounding white space, in NFC, with U+FFFD in place of lone surrogates."""
-    return normalize("NFC", _SURROGATES.sub(REPLACEMENT, text)).strip()
+    """Return a text as `vatt.datasets.names.clean` does, with U+FFFD in place of lone surrogates."""
+    return names.clean(_SURROGATES.sub(REPLACEMENT, text))
 
 
 def is_missing(value: Any) -> bool:
@@ -171,6 +173,8 @@ def _plain_objects(items: list[Any], key: str) -> Timed | None:
         return None
     if not all(map(str.isascii, texts)):
         texts = list(map(clean, texts))
+        if not all(texts):
+            return None
     return texts, list(map(float, starts)), list(map(float, ends))
 
 
@@ -205,11 +209,11 @@ def _times(item: dict[str, Any], text: Any, column: str) -> tuple[float | None, 
     Raises:
         BadCell: There are other keys, or the times are not valid.
     """
-    names = next((pair for pair in TIME_KEYS if any(name in item for name in pair)), TIME_KEYS[0])
-    if unknown := next((name for name in item if name not in names), None):
+    keys = next((pair for pair in TIME_KEYS if any(name in item for name in pair)), TIME_KEYS[0])
+    if unknown := next((name for name in item if name not in keys), None):
         raise BadCell(column, f"{shorten(text)} has the unknown key {unknown!r}: its times are 'start' and 'end'")
-    values = [item.get(name) for name in names]
-    if names == ("timestamp",):
+    values = [item.get(name) for name in keys]
+    if keys == ("timestamp",):
         if not isinstance(item["timestamp"], (list, tuple)) or len(item["timestamp"]) != 2:
             raise BadCell(column, f"{shorten(text)} has a 'timestamp' that is not [start, end]")
         values = [*item["timestamp"]]
@@ -273,8 +277,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
         raise BadCell(twice, f"the key {twice!r} occurs twice in one object")
     return record
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from vatt.errors import InputError
 from vatt.retrieval.filters import chosen, describe_filters, matches
 
 
@@ -16,7 +17,7 @@ from vatt.retrieval.filters import chosen, describe_filters, matches
         ("2020.0", [0, 1, 2, 3, 8]),
         ("7", [6, 9]),
         ("007", [5]),
-        ("true", []),
+        ("true", [19]),
         ("caf\u00e9", [7]),
         ("2.5", [4]),
         ("2.50", [4]),
@@ -35,6 +36,31 @@ def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -
     values += ["1000", "1e3", 1e-05, "-3.0", "10000000000000001", "10000000000000000.0", 10**400, True]
     rows = pa.table({"extra": [json.dumps({"x_year": value}) for value in values] + [None]})
     assert np.flatnonzero(chosen(rows, f"x_year={value}")).tolist() == matched
+
+
+@pytest.mark.parametrize(
+    ("value", "matched"),
+    [
+        ("true", [0, 1, 2]),
+        ("True", [0, 1, 2]),
+        ("FALSE", [3]),
+        (".5", [4, 5, 6]),
+        ("0.50", [4, 5, 6]),
+        ("-.5", [7]),
+        ("7.", [8]),
+        (".", [9]),
+    ],
+)
+def test_conditions_match_booleans_and_numbers_in_every_spelling(value: str, matched: list[int]) -> None:
+    values = [True, "TRUE", "True", False, 0.5, ".5", "0.5", "-0.5", 7, "."]
+    rows = pa.table({"extra": [json.dumps({"x_b": value}) for value in values]})
+    assert np.flatnonzero(chosen(rows, f"x_b={value}")).tolist() == matched
+
+
+def test_similar_columns_of_a_condition_are_named() -> None:
+    rows = pa.table({"extra": [json.dumps({"labels": ["dog"], "x_b": 1})]})
+    with pytest.raises(InputError, match=r"no clip has a column 'label'; did you mean 'labels'\? available columns"):
+        chosen(rows, "label=dog")
 
 
 def test_values_of_a_condition_are_shown_as_numbers() -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 from unicodedata import normalize
 
@@ -18,7 +19,8 @@ import pyarrow.compute as pc
 from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)")
+_BOOLEANS = ("true", "false")
 SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 
 
@@ -66,8 +68,9 @@ def _escaped(text: str) -> str:
 def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     """(N,) bool: whether a column of the manifest, kept in ``extra``, has a value: ``x_shape=ring``.
 
-    Decimal numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". Other texts, such as
-    ``1e3`` and ``007``, are compared as texts. A list matches if one of its elements does.
+    Decimal numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". ``true`` and ``false``
+    match in any case, as JSON, pandas and spreadsheets write them. Other texts, such as ``1e3`` and ``007``, are
+    compared as texts. A list matches if one of its elements does.
 
     Raises:
         InputError: not a condition, or no row has the column.
@@ -78,7 +81,9 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
     columns = sorted({name for extra in extras for name in extra})
     if column not in columns:
         available = f"available columns: {', '.join(columns)}" if columns else "the index has no manifest columns"
-        raise InputError(f"no clip has a column {column!r}; {available}")
+        close = get_close_matches(column, columns, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"no clip has a column {column!r}; {hint}{available}")
     target, number = normalize("NFC", value), _number(value)
     is_match = [
         any(target == normalize("NFC", _text(own)) or (number is not None and number == _number(own)) for own in values)
@@ -91,7 +96,7 @@ def _condition(condition: str) -> tuple[str, str]:
     column, equals, value = condition.partition("=")
     if not equals or not column.strip():
         raise InputError(f"a condition must be COLUMN=VALUE, not {condition!r}")
-    return column.strip(), value.strip()
+    return column.strip(), _text(value)
 
 
 def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -159,8 +164,9 @@ def _values(content: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text, whole numbers without a decimal point."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    """Return a value as text: whole numbers without a decimal point, and booleans in lower case."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return text.lower() if text.lower() in _BOOLEANS else text
 
 
 def _number(value: Any) -> Decimal | None:

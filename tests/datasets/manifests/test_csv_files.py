@@ -28,6 +28,8 @@ HEADER = "path,text,split\na.mp4,one,train\n"
         (HEADER + "b.mp4,two, three,train\n", "line 3: 4 cells, but the header names 3 columns. Put quotes"),
         ("path,text,text\na.mp4,one,two\n", "line 1, column 'text': occurs twice"),
         ("path;text; text \na.mp4;one;two\n", "line 1, column 'text': occurs twice"),
+        ("path,x_\u00e9,x_e\u0301\na.mp4,1,2\n", "line 1, column 'x_e\u0301': occurs twice"),
+        ('"path","text"\n"1","a.mp4","x"\n', r"line 2: 3 cells, .* write.table of R writes it, pass row.names=FALSE"),
         ("path,text,\na.mp4,one,\nb.mp4,two,note\n", "line 3: column 3 has no name, but the value 'note'"),
         (",path\nfirst,a.mp4\n", "line 2: column 1 has no name, but the value 'first'"),
         ("path,label\na.mp4,#REF!\n", "line 2, column 'label': a formula"),

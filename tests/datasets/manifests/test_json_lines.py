@@ -15,6 +15,7 @@ from vatt.structures import TimedText
         ('{"path": "a.mp4"}\n{"path": "b.mp4", "txet": "x"}', "line 2, column 'txet': unknown; did you mean 'text'"),
         ('{"path": "a.mp4"}\n{"text": "x"}', "line 2, column 'path': missing"),
         ('[\n{"path": "a.mp4"}\n]', "line 1: the file seems to be one JSON array"),
+        ('[{"path": "a.mp4"},\n{"path": "b.mp4"}]', "line 1: the file seems to be one JSON array"),
         ('{"path": "a.mp4", "x_a": ' + "[" * 99_999 + "]" * 99_999 + "}", "line 1: lists or objects are nested too"),
         ('{"path": "a.mp4", "text": {"a": 1}}', "line 1, column 'text': must be one text"),
         ('{"path": "a.mp4", "start_s": true}', "line 1, column 'start_s': True is not a number of seconds"),
@@ -100,6 +101,11 @@ def test_times_of_labels_are_errors(read: Read) -> None:
 def test_equal_text_and_texts_are_one_caption(read: Read) -> None:
     (clip,) = read("clips.jsonl", '{"path": "a.mp4", "text": "a dog", "texts": ["a dog", "a cat"]}')[0]
     assert texts([clip]) == {"a.mp4": ["a dog", "a cat"]}
+
+
+def test_keys_in_composed_and_decomposed_form_are_one_column(read: Read) -> None:
+    clips, _ = read("clips.jsonl", '{"path": "a.mp4", "x_\u00e9": 1}\n{"path": "b.mp4", "x_e\u0301": 2}\n')
+    assert [clip.extra for clip in clips] == [{"x_\u00e9": 1}, {"x_\u00e9": 2}]
 
 
 def test_utf_16_and_u2028(read: Read) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -225,7 +226,7 @@ class _Converter:
             values = {}
             for name, value in extra.items():
                 try:
-                    values[name] = plain(value, name)
+                    values[normalize("NFC", name)] = plain(value, name)
                 except BadCell as bad:
                     self.report.add(number, name, bad.reason)
                 except RecursionError:

@@ -128,11 +128,13 @@ class _Header:
         """Return a row with as many cells as the header. Trailing empty cells of unnamed columns may be missing."""
         count = len(self.names)
         if len(row) < self.width or any(map(str.strip, row[count:])):
-            more = (
-                "Put quotes around cells that contain the separator"
-                if len(row) > count
-                else "Write a separator for each empty cell"
-            )
+            more = "Write a separator for each empty cell"
+            if len(row) > count:
+                more = "Put quotes around cells that contain the separator"
+            if len(row) == count + 1 and row[0].strip().isdecimal():
+                more += (
+                    ". If the first cell is the name of the row, as write.table of R writes it, pass row.names=FALSE"
+                )
             raise bad_line(self.source, number, f"{len(row)} cells, but the header names {count} columns. {more}")
         return row[:count] + [""] * (count - len(row))
 

@@ -51,7 +51,8 @@ def read_json_lines(source: str, encoding: str, report: Report) -> Iterator[Bloc
             except RecursionError:
                 raise bad_line(source, number, TOO_DEEP) from None
             except ValueError as error:
-                hint = ARRAY_HINT if line.strip() == "[" else f"not JSON: {error}"
+                is_array = not rows and line.lstrip().startswith("[")
+                hint = ARRAY_HINT if is_array else f"not JSON: {error}"
                 raise bad_line(source, number, hint) from None
             if not isinstance(row, dict):
                 hint = ARRAY_HINT if isinstance(row, list) else f"must be an object {{…}}, not {shorten(row)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 
@@ -149,9 +150,9 @@ def check_columns(names: Iterator[str] | list[str], source: str, place: str) -> 
 
     names, known = list(names), set()
     for name in names:
-        if name in known:
+        if normalize("NFC", name) in known:
             raise ManifestError(f"{source} {place}, column {name!r}: occurs twice in the header; rename or remove one")
-        known.add(name)
+        known.add(normalize("NFC", name))
         if name not in COLUMNS and not name.startswith("x_"):
             close = get_close_matches(name.lower(), COLUMNS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "begin names of your own columns with x_."

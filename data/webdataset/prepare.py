@@ -1,9 +1,9 @@
 """WebDataset tars, as video2dataset and others write them, to a manifest whose rows are read inside the tars.
 
 A sample consists of the members with the same name up to the first dot, in any order: KEY.mp4 (or .webm, .jpg, …),
-KEY.m4a (or .wav, …) if the audio has a file of its own, and KEY.txt with the caption, or KEY.json with a key such as
-"caption". If a key occurs several times, the n-th KEY.mp4 and the n-th KEY.txt belong together. Nothing is unpacked:
-the path of a row is the tar with the offset and size of the media file.
+KEY.m4a (or .wav, …) if the audio has a file of its own, KEY.txt with the caption, or KEY.json with a key such as
+"caption", and KEY.cls with the number of the class. If a key occurs several times, the n-th KEY.mp4 and the n-th
+KEY.txt belong together. Nothing is unpacked: the path of a row is the tar with the offset and size of the media file.
 
 Usage:
     python data/webdataset/prepare.py tars/ --output tars/clips.jsonl
@@ -35,16 +35,18 @@ from vatt.structures import Clip, TimedText
 KINDS = {"video": MEDIA_SUFFIXES - SOUND_SUFFIXES, "picture": PICTURE_SUFFIXES, "sound": SOUND_SUFFIXES}
 ALL_MEDIA = frozenset().union(*KINDS.values())
 TEXT_SUFFIXES = (".txt", ".json")
+CLASS_SUFFIX = ".cls"
 KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as the library has it
 
 
 @dataclass
 class Sample:
-    """The members of one key: where each kind of media lies, and what the texts hold."""
+    """The members of one key: where each kind of media lies, and what the texts and the file of the class hold."""
 
     key: str
     places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
+    label: bytes | None = None
 
 
 def members(path: Path, notes: Notes) -> Iterator[tuple[str, str, tuple[int, int], bytes]]:
@@ -66,7 +68,7 @@ def members(path: Path, notes: Notes) -> Iterator[tuple[str, str, tuple[int, int
                 if not info.size and Path(f"x{suffix}").suffix in ALL_MEDIA:
                     notes.add("Media files without content, left out", f"{path}, {info.name}")
                     continue
-                content = tar.extractfile(info).read() if suffix.endswith(TEXT_SUFFIXES) else b""
+                content = tar.extractfile(info).read() if suffix.endswith((*TEXT_SUFFIXES, CLASS_SUFFIX)) else b""
                 yield named[1], suffix, (info.offset_data, info.size), content
     except tarfile.ReadError as error:
         with path.open("rb") as file:
@@ -93,6 +95,8 @@ def samples(path: Path, notes: Notes) -> Iterator[Sample]:
             notes.add("Members whose name occurs again in their tar, read as further samples", f"{path}, {key}{suffix}")
         if suffix.endswith(TEXT_SUFFIXES):
             sample.texts[suffix] = content
+        elif suffix == CLASS_SUFFIX:
+            sample.label = content
         for kind, suffixes in KINDS.items():
             if Path(f"x{suffix}").suffix in suffixes:
                 sample.places.setdefault(kind, []).append(place)
@@ -123,6 +127,16 @@ def caption_of(sample: Sample, names: Sequence[str], where: str, notes: Notes) -
     return next((text.strip() for text in found if isinstance(text, str) and text.strip()), "")
 
 
+def labels_of(sample: Sample, where: str, notes: Notes) -> tuple[str, ...]:
+    """Return the class of a sample, an integer; empty if there is none."""
+    if sample.label is None:
+        return ()
+    if not sample.label.strip().isdigit():
+        notes.add("Classes that are not integers, left out", f"{where}{CLASS_SUFFIX}")
+        return ()
+    return (str(int(sample.label)),)
+
+
 def read(path: Path, folder: str, names: Sequence[str], split: str | None, notes: Notes) -> Iterator[Wanted]:
     """The rows of a tar. Ids are ``<tar>/<key>``, where the tar is named from the folder on."""
     tar = Path(os.path.relpath(path, folder)).with_suffix("").as_posix()
@@ -140,7 +154,8 @@ def read(path: Path, folder: str, names: Sequence[str], split: str | None, notes
         first = {kind: member(str(path), *places[0]) for kind, places in sample.places.items()}
         sound = first.get("sound") if chosen != "sound" else None
         texts = (TimedText(caption),) if caption else ()
-        yield Wanted(Clip(id=where, path=first[chosen], texts=texts, split=split, audio_path=sound))
+        labels = labels_of(sample, where, notes)
+        yield Wanted(Clip(id=where, path=first[chosen], texts=texts, labels=labels, split=split, audio_path=sound))
 
 
 def main() -> None:

@@ -117,6 +117,16 @@ def test_samples_that_are_not_as_they_should_be(prepare: Prepare, tmp_path: Path
     assert "Tars that were cut off, read as far as they are whole: 1" in done.out
 
 
+def test_classes_become_labels(prepare: Prepare, tmp_path: Path) -> None:
+    with ShardWriter(str(tmp_path / "%05d.tar"), verbose=0) as writer:  # writes classes with its own encoder
+        for number, label in enumerate((7, 0, b" 12\n", b"dog")):
+            writer.write({"__key__": str(number), "jpg": b"x", "cls": label})
+        writer.write({"__key__": "4", "jpg": b"x", "txt": "a"})
+    done = prepare("webdataset", tmp_path)
+    assert [clip.labels for clip in done.clips] == [("7",), ("0",), ("12",), (), ()]
+    assert "Classes that are not integers, left out: 1 (first: 00000/3.cls)." in done.out
+
+
 def test_tars_of_one_name_in_several_folders(prepare: Prepare, tars: Path, tmp_path: Path) -> None:
     both = tmp_path / "both"
     for split in ("train", "val"):

@@ -13,6 +13,8 @@ def test_read_json(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": [1, "ü"]}', encoding="utf-8")
     assert read_json(path) == {"a": [1, "ü"]}
+    path.write_text('{"a": [1, "ü"]}', encoding="utf-8-sig")
+    assert read_json(path) == {"a": [1, "ü"]}
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "b.json")
     for data, match in (

@@ -56,7 +56,7 @@ def read_json(path: str | Path, max_bytes: int = 2**20) -> dict[str, Any]:
     if len(data) > max_bytes:
         raise InputError(f"{path} has more than {max_bytes / 2**20:g} MiB, the limit for this file")
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8-sig"))
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of surrogate pairs could not be printed
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]

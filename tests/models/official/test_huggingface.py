@@ -99,6 +99,14 @@ def test_every_key_is_converted_or_named(model_type: str, key: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("model_type", TYPES)
+def test_other_names_of_gelu(model_type: str, tmp_path: Path) -> None:
+    theirs = build(tmp_path, model_type, hidden_act="gelu_python")
+    assert theirs is not None
+    config = convert(tmp_path)[0].format
+    assert_same_features(tmp_path, model_type, theirs, frames(config.size, config.num_frames))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
 def test_the_lists_of_keys_are_those_of_transformers(model_type: str) -> None:
     keys, config = KEYS[model_type], getattr(transformers, CONFIGS[model_type])()
     known = {*keys.used, *keys.fixed, *keys.ignored, *FIXED, *IGNORED, "architectures", "dtype"}

@@ -34,9 +34,10 @@ def vatt_model(folder: Path) -> Path:
     return folder
 
 
-def lightning(path: Path) -> Path:
+def lightning(path: Path, **kwargs: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {"a": torch.zeros(3)}, "pytorch-lightning_version": "2.6.0", "callbacks": {}}, path)
+    checkpoint = {"state_dict": {"a": torch.zeros(3)}, "pytorch-lightning_version": "2.6.0", "callbacks": {}}
+    torch.save(checkpoint, path, **kwargs)
     return path
 
 
@@ -129,6 +130,17 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "checkpoint of a run": (
         lambda root: run_directory(root) / "checkpoints" / "last.ckpt",
         "is a checkpoint of a Lightning training: the model of this training is {root}/run/model: use it as it is",
+    ),
+    "checkpoint near another model": (
+        lambda root: lightning(vatt_model(root / "model").parent / "logs" / "last.ckpt"),
+        "is a checkpoint of a Lightning training: a vatt training saves its model in RUN/model",
+    ),
+    "early checkpoint": (
+        lambda root: lightning(root / "last.ckpt", **EARLY), "is a checkpoint of a Lightning training: a vatt",
+    ),
+    "config.json of vatt": (
+        lambda root: vatt_model(root / "model") / "config.json",
+        "belongs to a vatt model, which needs no conversion: use {root}/model as it is",
     ),
     "ONNX file": (content("video.onnx", b"\x08\x08\x12\x07pytorch"), "is an ONNX file, which cannot be converted back"),
     "ONNX export": (directory("video.onnx", onnx={}), "holds an ONNX export"),

@@ -29,6 +29,7 @@ FIXED: dict[str, Any] = {  # the only value of a key that is supported
     "quantization_config": None,
     "auto_map": None,
 }
+EQUAL = {"gelu_python": "gelu"}  # names of the same function
 DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # weights are converted to float32
 
 
@@ -131,6 +132,7 @@ def _problem(key: str, value: Any, keys: Keys, values: dict[str, Any]) -> str | 
     if key in keys.used:
         return _type_problem(value, keys.used[key], key in keys.sides)
     if key in fixed:
+        value = EQUAL.get(value, value) if isinstance(value, str) else value
         return None if value == fixed[key] else f"only {short_json(fixed[key])} is"
     if key == "architectures":
         names = value if isinstance(value, list) else [value]

@@ -22,6 +22,7 @@ EXPECTED = (
 AGAIN = "download the file again"
 EXTRACT = "extract it, and pass the checkpoint in it"
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before PyTorch 1.6
+LIGHTNING = b"pytorch-lightning_version"  # key of checkpoints of Lightning
 TORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 HEAD = 4096  # bytes that are read
 MAX_PICKLE = 2**26  # bytes of the description of a PyTorch file
@@ -121,7 +122,7 @@ def _directory(path: Path) -> Kind:
     if any(name.endswith(".index") for name in names):
         return "tensorflow"
     run = path.parent if path.name == "checkpoints" else path
-    if (run / "model" / CONFIG).exists() and _is_vatt(read_json(inner_file(run / "model", CONFIG))):
+    if _is_vatt_model(run / "model"):
         raise _error(run, "is the directory of a vatt training", f"its model is {run / 'model'}; use it as it is")
     checkpoints = next((p for p in (path, path / "checkpoints") if any(p.glob("*.ckpt"))), None)
     if checkpoints is not None:
@@ -172,6 +173,9 @@ def _file(path: Path) -> Kind:
         if head[offset : offset + len(magic)] == magic and (offset != 188 or head[:1] == b"G"):
             raise _error(path, what, remedy)
     if head.startswith(LEGACY_TORCH):
+        with path.open("rb") as file:
+            if LIGHTNING in file.read(MAX_PICKLE):
+                raise _lightning(path)
         return "video"
     if head[0] == 0x80 and head[1] in range(2, 6):
         raise _error(path, "is a pickle of Python objects, which is not loaded for security", EXPECTED)
@@ -193,12 +197,8 @@ def _zip(path: Path) -> Kind:
         raise InputError(f"{path} is a truncated or damaged PyTorch, NumPy or zip file: {AGAIN}") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise _error(path, "is a TorchScript program", EXPECTED)
-    if b"pytorch-lightning_version" in text:
-        model = path.absolute().parent.parent / "model"
-        remedy = "a vatt training saves its model in RUN/model at the end: use that as it is, or resume the training"
-        if (model / CONFIG).exists():
-            remedy = f"the model of this training is {model}: use it as it is"
-        raise _error(path, "is a checkpoint of a Lightning training", remedy)
+    if LIGHTNING in text:
+        raise _lightning(path)
     if pickles:
         return "video"
     if names and all(name.endswith(".npy") for name in names):
@@ -208,6 +208,16 @@ def _zip(path: Path) -> Kind:
     if "metadata.json" in names and "model.weights.h5" in names:
         raise _error(path, "is a Keras model", EXPECTED)
     raise _error(path, "is a zip archive", EXTRACT)
+
+
+def _lightning(path: Path) -> InputError:
+    """Return the error for a checkpoint of Lightning, which names the model if that of the same run exists."""
+    checkpoints = path.absolute().parent
+    model = checkpoints.parent / "model"
+    remedy = "a vatt training saves its model in RUN/model at the end: use that as it is, or resume the training"
+    if checkpoints.name == "checkpoints" and _is_vatt_model(model):
+        remedy = f"the model of this training is {model}: use it as it is"
+    return _error(path, "is a checkpoint of a Lightning training", remedy)
 
 
 def _chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
@@ -239,9 +249,16 @@ def _describe_text(path: Path, text: str) -> tuple[str, str]:
         return "is a web page, not the file that its link names", AGAIN
     if start.startswith("model_checkpoint_path"):
         return "is a list of TensorFlow checkpoints", f"pass ckpt-N.index, or the directory {path.parent}"
+    if path.name == CONFIG and start.startswith("{") and _is_vatt(read_json(path)):
+        return "belongs to a vatt model, which needs no conversion", f"use {path.parent} as it is"
     if path.name.endswith(".index.json") or path.name == CONFIG:
         return "is one file of a Hugging Face model", f"pass the directory {path.parent}"
     return f"is a {'JSON' if start.startswith(('{', '[')) else 'text'} file, not a checkpoint", EXPECTED
+
+
+def _is_vatt_model(path: Path) -> bool:
+    """Return whether a directory holds a vatt model."""
+    return (path / CONFIG).exists() and _is_vatt(read_json(inner_file(path, CONFIG)))
 
 
 def _is_vatt(config: dict[str, object]) -> bool:

@@ -211,7 +211,7 @@ def _times(item: dict[str, Any], text: Any, column: str) -> tuple[float | None, 
     """
     keys = next((pair for pair in TIME_KEYS if any(name in item for name in pair)), TIME_KEYS[0])
     if unknown := next((name for name in item if name not in keys), None):
-        raise BadCell(column, f"{shorten(text)} has the unknown key {unknown!r}: its times are 'start' and 'end'")
+        raise BadCell(column, f"{shorten(text)} has the unknown key {unknown!r}: remove it (times: 'start', 'end')")
     values = [item.get(name) for name in keys]
     if keys == ("timestamp",):
         if not isinstance(item["timestamp"], (list, tuple)) or len(item["timestamp"]) != 2:

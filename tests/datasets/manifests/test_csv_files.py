@@ -235,24 +235,6 @@ def test_a_decimal_comma_before_three_digits_is_read_beside_others(read: Read) -
     assert clips[0].start_s == 1.0
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        'path,text\n0.tar#0+10,"open\n0.tar#10+10,closed"\n',
-        'path,text\nhttps://h/v?id=1,"open\nhttps://h/v?id=2,closed"\n',
-        'path,text\na.mp4,"open\nb.webm,closed"\n',
-        'path,text\na.mp4,"open\nmy b.JPG,one, two"\n',
-        'path,text\na.mp4,"open\nnoext,cat"\n',
-        'path,text\nnoext1,"open\nnoext2,cat"\n',
-        'path,label,text\na.mp4,dog,"open\nb,cat,x"\n',
-        'path\ttext\ns3://b/1\t"open\ns3://b/2\tclosed"\n',
-    ],
-)
-def test_a_quote_that_swallows_rows_is_an_error(read: Read, content: str) -> None:
-    with pytest.raises(ManifestError, match="line 2: a quote is closed too late, in another row"):
-        read("clips.csv", content)
-
-
 def test_captions_of_several_lines_are_read(read: Read) -> None:
     caption = "say hi,\nroses,\nto all, again\nyes, e.g. this, see https://example.org, or a.mp4, x\n\n2.5, 3.0"
     clips, _ = read("clips.csv", f'path,text\na.mp4,"{caption}"\nb.mp4,x\n')

@@ -96,3 +96,21 @@ def test_captions_that_may_be_rows_are_reported(read: Read) -> None:
 def test_rows_in_a_cell_are_errors(read: Read, content: str) -> None:
     with pytest.raises(ManifestError, match=r"line 2: a quote is closed too late, in another row.* around all cells"):
         read("clips.csv", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,text\n0.tar#0+10,"open\n0.tar#10+10,closed"\n',
+        'path,text\nhttps://h/v?id=1,"open\nhttps://h/v?id=2,closed"\n',
+        'path,text\na.mp4,"open\nb.webm,closed"\n',
+        'path,text\na.mp4,"open\nmy b.JPG,one, two"\n',
+        'path,text\na.mp4,"open\nnoext,cat"\n',
+        'path,text\nnoext1,"open\nnoext2,cat"\n',
+        'path,label,text\na.mp4,dog,"open\nb,cat,x"\n',
+        'path\ttext\ns3://b/1\t"open\ns3://b/2\tclosed"\n',
+    ],
+)
+def test_a_quote_that_swallows_rows_is_an_error(read: Read, content: str) -> None:
+    with pytest.raises(ManifestError, match="line 2: a quote is closed too late, in another row"):
+        read("clips.csv", content)

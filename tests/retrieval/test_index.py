@@ -12,7 +12,7 @@ from tests.evaluation.test_protocols import row
 from vatt.errors import InputError
 from vatt.io import file_hash
 from vatt.retrieval.index import Index, IndexMismatch
-from vatt.retrieval.store import write_shard
+from vatt.retrieval.store import write_notes, write_shard
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import FLAT_UP_TO, HNSW_UP_TO, choose, unit
 
@@ -242,7 +242,7 @@ def test_indexes_are_put_together(index: Index, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["add", "build"])
 def test_equal_clips_of_two_sources_are_in_the_index_once(tmp_path: Path, how: str) -> None:
-    """The same files and segments with other ids, and one of them with a modality that the later source lacks."""
+    """The same files and segments with other ids, and one of them with a modality that the other source lacks."""
 
     def store(name: str, clips: range, vectors: np.ndarray) -> Path:
         rows = [
@@ -262,8 +262,8 @@ def test_equal_clips_of_two_sources_are_in_the_index_once(tmp_path: Path, how: s
         Index.build([first]).save(tmp_path / "index")
         index = Index.load(tmp_path / "index", mapped=False)
         assert index.add([second]) == 20
-    assert index.replaced == 11
-    assert [kind for kind in index.kinds() if kind[2]] == [("video", "video_text", 30)]
+    assert index.replaced == 10
+    assert index.kinds() == [("audio", "video_audio", 1), ("video", "video_text", 30)]
     ids = set(index.rows(("video", "video_text")).column("id").to_pylist())
     assert ids == {f"first{i}-{k}" for i in range(5) for k in range(2)} | {
         f"second{i}-{k}" for i in range(5, 15) for k in range(2)
@@ -345,6 +345,7 @@ def test_captions_of_replaced_clips_are_removed(tmp_path: Path, others: int) -> 
         item["path"] = str(tmp_path / item["path"])
     write_shard(tmp_path / "first", "m", [*clips, *captions])
     write_shard(tmp_path / "second", "m", clips)
+    write_notes(tmp_path / "second", {"modalities": ["video", "text"]})
     Index.build([tmp_path / "first"]).save(tmp_path / "index")
     added = Index.load(tmp_path / "index", mapped=False)
     assert added.add([tmp_path / "second"]) == 2

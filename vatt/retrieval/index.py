@@ -87,7 +87,8 @@ class Index:
                     vectors.insert(0, source.source.vectors(part)[0][kept if old else slice(None)])
                     rows.insert(0, source.rows[part].filter(pa.array(kept)) if old else source.rows[part])
                     replaced += int((~kept).sum())
-                later |= source.clips  # they have no vectors of this part if it is missing
+                if part[0] in source.modalities:
+                    later |= source.clips
             if any(map(len, rows)):
                 parts[part] = Vectors.build(np.concatenate(vectors), pa.concat_tables(rows), kind)
         roots = roots_of(root for source in all_sources for root in source.roots)
@@ -97,7 +98,10 @@ class Index:
         return index
 
     def add(self, sources: Sequence[str | Path]) -> int:
-        """Add embeddings or other indexes. Clips that the index has already are replaced, with all their vectors.
+        """Add embeddings or other indexes. Clips that the index has already are replaced.
+
+        Vectors of modalities that were not embedded (``vatt embed --modalities``) are kept. Captions are removed if the
+        clip no longer has any.
 
         Clips are the same if they have the same file and id, or the same file and segment (see
         `vatt.retrieval.rows.replaced_clips`). Use an index that was loaded with ``mapped=False``, and `save` it.
@@ -112,7 +116,9 @@ class Index:
             source = _Source(store)
             existing = clips_of({name: self.rows(name) for name in self.parts})
             replaced = replaced_clips(existing, source.clips)
-            for part in self.parts.values():  # also those that the source does not have, such as captions
+            for kind, part in self.parts.items():
+                if kind[0] not in source.modalities:
+                    continue
                 count = len(part)
                 part.keep(~is_clip(part.rows, replaced))
                 self.replaced += count - len(part)
@@ -386,11 +392,18 @@ class EmptyIndex(StoreError):
 
 
 class _Source:
-    """Rows, clips and roots of embeddings or of another index, with the present paths of their media."""
+    """Rows, clips and roots of embeddings or of another index, with the present paths of their media.
+
+    Attributes:
+        modalities: Modalities that were embedded, also those of which no clip has a vector.
+    """
 
     def __init__(self, source: Index | Embeddings) -> None:
         location, roots = source.location, source.declared_roots
         self.source, self.rows = source, {kind[:2]: source.rows(kind[:2]) for kind in source.kinds()}
+        self.modalities = {modality for modality, _ in self.rows}
+        if isinstance(source, Embeddings):
+            self.modalities |= set(source.notes.get("modalities", ()))
         paths = distinct_paths(self.rows.values())
         moved = location.moved_roots(paths, roots)
         self.rows = {kind: moved_rows(rows, location, moved) for kind, rows in self.rows.items()}

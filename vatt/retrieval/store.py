@@ -117,9 +117,10 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
         return {}
     except InputError as error:
         raise StoreError(str(error)) from error
-    plan, roots = notes.get("plan"), notes.get("roots", [])
+    plan, roots, modalities = notes.get("plan"), notes.get("roots", []), notes.get("modalities", [])
     valid = {
         "plan": plan is None or (isinstance(plan, dict) and type(plan.get("shards")) is int),
+        "modalities": isinstance(modalities, list) and all(isinstance(name, str) for name in modalities),
         "complete": isinstance(notes.get("complete", True), bool),
         "roots": isinstance(roots, list) and all(isinstance(root, str) for root in roots) and len(roots) <= MAX_ROOTS,
         **{key: isinstance(notes.get(key, ""), str | None) for key in ("model_folder", "folder", "source", "model")},

@@ -43,10 +43,11 @@ def test_a_file_behind_a_linked_directory_is_listed_once(tmp_path: Path) -> None
 
 
 def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path) -> None:
-    media = {"a.mp4": b"0", "sub/._b.mp4": b"\0\0\0\x20ftypisom", "sub/.c.wav": b"RIFF", "Photos.Trash/d.mp4": b"0"}
+    media = {"a.mp4": b"0", "sub/.c.wav": b"RIFF", "Photos.Trash/d.mp4": b"0"}
     system = {
         "._a.mp4": APPLE_DOUBLE,
-        "sub/._.DS_Store": APPLE_DOUBLE,
+        "sub/._b.mp4": b"\0\0\0\x20ftypisom",
+        "._.DS_Store": bytes(100),
         "empty.mp4": b"",
         "sub/._empty.mov": b"",
         "Thumbs.db": b"0",
@@ -65,16 +66,16 @@ def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path
     listing = list_media(tmp_path)
     assert listing.others == {".txt": 1, "README": 1}
     assert listing.counts == {
-        "AppleDouble metadata of macOS": 2,
-        "empty (0 bytes)": 2,
+        "macOS metadata (._*)": 4,
+        "empty (0 bytes)": 1,
         "system file": 3,
         "not downloaded from iCloud": 1,
         "in a system directory": 5,
     }
     lines = summarize(tmp_path)
-    assert f"skipped: {tmp_path / '._a.mp4'}: AppleDouble metadata of macOS" in lines
+    assert f"skipped: {tmp_path / '._a.mp4'}: macOS metadata (._*)" in lines
     assert f"skipped: {tmp_path / '.Trash-1000'}: 2 files in a system directory" in lines
-    assert any(line.startswith("skipped files: 13 (AppleDouble metadata of macOS: 2; ") for line in lines)
+    assert any(line.startswith("skipped files: 14 (") and "macOS metadata (._*): 4" in line for line in lines)
     assert "not media by their names: 1 .txt, 1 README" in lines
 
 
@@ -98,9 +99,7 @@ def test_patterns_skip_the_same_files(tmp_path: Path) -> None:
 
 def test_only_skipped_files_are_an_error(tmp_path: Path) -> None:
     fill(tmp_path, **{"a.mp4": b"", "._b.mp4": APPLE_DOUBLE})
-    with pytest.raises(
-        ManifestError, match=r"found nothing; skipped: 1 AppleDouble metadata of macOS, 1 empty \(0 bytes\)"
-    ):
+    with pytest.raises(ManifestError, match=r"found nothing; skipped: 1 empty \(0 bytes\), 1 macOS metadata \(\._\*\)"):
         read_manifest(tmp_path)
 
 

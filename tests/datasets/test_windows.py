@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
+from tests.datasets.media.test_probe import write_video
 from vatt.datasets import crashes
 from vatt.datasets.clip_reader import ClipReader
+from vatt.datasets.media.media import Media
 from vatt.datasets.windows import ShardedWindows, Windows, window_starts
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -89,3 +92,18 @@ def test_what_makes_no_sense_is_refused() -> None:
         Windows(ClipReader(TINY), hop_s=1.0, count=0)
     with pytest.raises(InputError, match="at least one, not 0 and 2"):
         ShardedWindows([], Windows(ClipReader(TINY), hop_s=1.0), [], size=2, batch_size=0)
+
+
+def test_the_file_whose_packets_are_read_is_noted(
+    tmp_path: Path, silent_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash while the packets of a still video are read must not be attributed to the file of its audio."""
+    video = write_video(tmp_path / "still.mp4", [0, 200_000])
+    notes: list[str] = []
+    reads: list[tuple[str, str]] = []
+    monkeypatch.setattr(crashes, "_note", lambda path, _: notes.append(path))
+    monkeypatch.setattr(Media, "packet_times_s", lambda media: reads.append((media.path, notes[-1])) or np.zeros(1))
+    clip = Clip("still", str(video), audio_path=str(silent_file))
+    assert [*Windows(ClipReader(TINY), 30.0).of(clip)]
+    assert {path for path, _ in reads} == {str(video), str(silent_file)}
+    assert all(path == note for path, note in reads)

@@ -167,6 +167,34 @@ def test_a_crash_costs_one_clip(
         np.testing.assert_allclose(vector, expected[key], atol=1e-5)
 
 
+def test_all_segments_of_a_crashing_file_are_removed(
+    model_folder: Path, video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result does not depend on which segments were read, and which shards were written, before the crash."""
+    shutil.copy(video_file, tmp_path / "film.mp4")
+    film = [{"path": "film.mp4", "start_s": i / 4, "end_s": 2 + i / 4, "text": f"a red ring {i}"} for i in range(8)]
+    others = [{"path": str(video_file), "end_s": i, "id": f"good {i}"} for i in (1, 2)]
+    shared = {"path": str(video_file), "audio_path": "film.mp4", "id": "shared"}
+    rows = [others[0], *film, shared, others[1]]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    crash_on(monkeypatch, "film.mp4", after_s=1.25)
+    results = []
+    for num_workers, shard_clips in ((1, 2), (2, 2), (3, 2), (2, 20)):
+        out = tmp_path / f"{num_workers}-{shard_clips}"
+        report = embed(
+            manifest, model_folder, out, num_workers=num_workers, batch_size=1, shard_clips=shard_clips,
+            modalities=["audio", "text"], hop_s=0.5,
+        )  # fmt: skip
+        assert report.embedded == 2
+        results.append(sorted(Embeddings(out).table["id"].to_pylist()))
+        assert [event["kind"] for event in report.events] == ["crashed"] * 9
+        for kind in ("embeddings", "pooled"):
+            audio = pq.read_table(out / f"{kind}.parquet").to_pylist()
+            assert {row["id"] for row in audio if row["modality"] == "audio"} == {"good 1", "good 2"}
+    assert results == [results[0]] * 4  # the texts of the film remain
+
+
 def test_parts_together_are_the_whole(manifest: Path, model_folder: Path, tmp_path: Path) -> None:
     whole = embed(manifest, model_folder, tmp_path / "whole", num_workers=0, shard_clips=1)
     for number, missing in ((2, 3), (3, 2)):

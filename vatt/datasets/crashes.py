@@ -21,6 +21,7 @@ from contextlib import suppress
 from ctypes import c_char, c_double
 from functools import partial
 from itertools import islice
+from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -116,6 +117,8 @@ class CrashTolerantLoader(DataLoader, ABC):
                 stop.set()
             if error is None:
                 return
+            if isinstance(error, OSError | EOFError):  # the worker that sent a batch ended before it was received
+                _wait_for_end(batches._workers)
             files = self._crashed_files(batches)
             if not files:
                 raise self._without_file(error, batches)
@@ -262,6 +265,11 @@ def _write_note(notes: Any, reads: Any, worker: int, path: str, time_limit_s: fl
     reads[2 * worker : 2 * worker + 2] = reads[2 * worker] + 1, time_limit_s
     data = path.encode(errors="surrogateescape")[: NOTE - 1]
     notes[worker * NOTE : worker * NOTE + len(data) + 1] = data + b"\0"
+
+
+def _wait_for_end(workers: Sequence[Any], timeout_s: float = 10.0) -> None:
+    """Wait until a worker has ended. A connection to it is closed before its exit status is known."""
+    wait([worker.sentinel for worker in workers], timeout_s)
 
 
 def _is_of_torch(handler: Any) -> bool:

@@ -1,7 +1,7 @@
 """Lists of the media files of a directory or a pattern, without files of the operating system.
 
-Skipped are directories of trash, snapshots and thumbnails, AppleDouble files (``._a.mp4``) that macOS writes on other
-file systems, files of file managers, and empty files.
+The lists exclude metadata of macOS (``._*``), files of file managers, empty files, special files, files that iCloud has
+not downloaded, and directories of trash, snapshots and thumbnails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ MEDIA_SUFFIXES = frozenset(
     ".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split()
 )
 PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
-APPLE_DOUBLE = (b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")  # AppleDouble and AppleSingle (RFC 1740)
 SYSTEM_FILES = re.compile(r"thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|\.ds_store|\.localized|icon\r", re.IGNORECASE)
 SYSTEM_FOLDERS = re.compile(
     r"__macosx|\.appledouble|\.appledb|\.trash(es|-\d+)?|\$recycle\.bin|recycler|system volume information|lost\+found"
@@ -36,7 +35,7 @@ SYSTEM_FOLDERS = re.compile(
 SHOWN = 20  # skipped files that are named
 INSIDE, LINKED = "in a system directory", "listed at another path"
 SPECIAL = "not a regular file"  # a FIFO, socket or device
-EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "AppleDouble metadata of macOS", "not downloaded from iCloud"
+EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "macOS metadata (._*)", "not downloaded from iCloud"
 
 
 @dataclass
@@ -191,7 +190,9 @@ def _reason(path: Path) -> str | None:
         return "system file"
     if name.startswith(".") and name.lower().endswith(".icloud"):
         return ICLOUD
-    if path.suffix.lower() not in MEDIA_SUFFIXES | PICTURE_SUFFIXES and not name.startswith("._"):
+    if name.startswith("._"):
+        return DOUBLE
+    if path.suffix.lower() not in MEDIA_SUFFIXES | PICTURE_SUFFIXES:
         return None
     try:
         status = path.stat()
@@ -199,9 +200,6 @@ def _reason(path: Path) -> str | None:
             return SPECIAL
         if status.st_size == 0:
             return EMPTY
-        if name.startswith("._"):
-            with path.open("rb") as file:
-                return DOUBLE if file.read(4) in APPLE_DOUBLE else None
     except OSError:  # named when it is read
         pass
     return None

@@ -52,10 +52,11 @@ class _Stillness:
     Args:
         files: of one clip.
         window_s: length of its windows.
+        time_limit_s: Time limit of a read, see `begin_reading`.
     """
 
-    def __init__(self, files: Sequence[Media], window_s: float) -> None:
-        self._files, self._window_s = set(files), window_s
+    def __init__(self, files: Sequence[Media], window_s: float, time_limit_s: float) -> None:
+        self._files, self._window_s, self._time_limit_s = dict.fromkeys(files), window_s, time_limit_s
         self._since_s: float | None = None
         self._times_s: np.ndarray | None = None
         self._asked = False
@@ -69,7 +70,10 @@ class _Stillness:
         self._since_s = start_s if self._since_s is None else self._since_s
         if not self._asked and start_s - self._since_s > STILL_S:
             self._asked = True
-            times_s = [file.packet_times_s() for file in self._files]
+            times_s = []
+            for file in self._files:
+                begin_reading(file.path, self._time_limit_s)
+                times_s.append(file.packet_times_s())
             if all(each is not None for each in times_s):
                 self._times_s = np.sort(np.concatenate(times_s))
 
@@ -130,7 +134,7 @@ class Windows:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
-            still, empty_s, seen, said = _Stillness(files, duration_s), None, False, False
+            still, empty_s, seen, said = _Stillness(files, duration_s, self.reader.time_limit_s), None, False, False
             levels: set[str] = set()  # kinds of events about levels, which are reported once per clip
             undecodable = files[0].info.undecodable if files[0] is files[1] and len(self.reader.modalities) == 2 else ""
             starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)

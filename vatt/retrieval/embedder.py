@@ -22,7 +22,7 @@ from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
 from vatt.retrieval.claims import PartLock, claim_part
 from vatt.retrieval.paths import absolute
-from vatt.retrieval.store import Row, missing_shards, write_shard
+from vatt.retrieval.store import Row, missing_shards, read_errors, remove_crashed, write_shard
 from vatt.retrieval.tables import MAX_LENGTH
 from vatt.retrieval.texts import embed_texts
 from vatt.structures import NOT_READ, Batch, Clip, Event
@@ -109,6 +109,24 @@ class Embedder(L.LightningModule):
     def on_predict_end(self) -> None:
         self.bar.close()
         self.trainer.strategy.barrier("all is written")
+        if self.trainer.is_global_zero:
+            self.remove_crashed()
+
+    def remove_crashed(self) -> None:
+        """Remove all windows of files that crashed a process. Which ones were read before depends on timing."""
+        events = read_errors(self.output)
+        reasons = {event["path"]: event["reason"] for event in events if event["kind"] == "crashed"}
+        missing = set(missing_shards(self.output, self.plan["shards"]))
+        for shard in range(self.plan["shards"] if reasons else 0):
+            crashed = []
+            for clip in self.stream.clips_of(shard) if shard not in missing else ():
+                for path in dict.fromkeys(map(absolute, filter(None, (clip.path, clip.audio_path)))):
+                    if path in reasons:
+                        event = Event(kind="crashed", id=clip.id, path=path, reason=reasons[path])
+                        crashed.append(_storable(event))
+                        break
+            if crashed:
+                remove_crashed(self.output, shard, crashed)
 
     def rows_of(self, batch: Batch) -> list[Row]:
         """Rows of what a batch has of pictures and sounds."""
@@ -132,8 +150,7 @@ class Embedder(L.LightningModule):
                 events.append(Event(kind="unreadable", id=clip.id, path=clip.path, reason=reason))
             else:
                 usable.append(clip)
-        # The number of windows before a crash depends on timing, so none of them are kept.
-        known = {clip.id for clip in usable} - {event["id"] for event in events if event["kind"] == "crashed"}
+        known = {clip.id for clip in usable}
         rows = [row for row in rows if row["id"] in known]
         rows.sort(key=lambda row: (order[row["id"]], row["start_s"], row["modality"], row["space"]))
         text_rows, text_events = embed_texts(self.model, usable) if "text" in self.plan["modalities"] else ([], [])

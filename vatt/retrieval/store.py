@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vatt.errors import InputError
@@ -84,8 +85,12 @@ def write_shard(
         (POOLED, pa.Table.from_pylist(list(_pooled(filled)), schema=POOLED_SCHEMA)),
         (FILE, pa.Table.from_pylist(filled, schema=SCHEMA)),  # last: it marks the shard as complete
     ):
-        with atomic_path(_shard(folder, kind, shard), keep_suffix=False) as path:  # so that Parquet readers ignore it
-            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+        _write(table, folder, kind, shard)
+
+
+def _write(table: pa.Table, folder: str | Path, kind: str, shard: int) -> None:
+    with atomic_path(_shard(folder, kind, shard), keep_suffix=False) as path:  # so that Parquet readers ignore it
+        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
@@ -97,6 +102,29 @@ def _pooled(rows: Iterable[Row]) -> Iterator[Row]:
     for some in groups.values():
         mean = np.mean([row["vector"] for row in some], axis=0)
         yield some[0] | {"end_s": max(row["end_s"] for row in some), "windows": len(some), "vector": mean}
+
+
+def remove_crashed(folder: str | Path, shard: int, crashed: Sequence[Event]) -> None:
+    """Remove the windows of clips whose files crashed a process from a complete shard. Texts are kept.
+
+    Args:
+        folder: Directory of the embeddings.
+        shard: Number of the shard.
+        crashed: One event per clip. They replace the other events of these clips.
+    """
+    ids = pa.array([event["id"] for event in crashed])
+    is_crashed = pc.is_in(pc.field("id"), ids)
+    errors = read_table(_shard(folder, ERRORS, shard), ERROR_SCHEMA)
+    added = pa.Table.from_pylist(list(crashed), schema=ERROR_SCHEMA)
+    rows = read_table(_shard(folder, FILE, shard), SCHEMA)
+    pooled = read_table(_shard(folder, POOLED, shard), POOLED_SCHEMA)
+    for kind, before, table in (
+        (POOLED, pooled, pooled.filter(~is_crashed)),
+        (FILE, rows, rows.filter(~is_crashed | (pc.field("modality") == "text"))),
+        (ERRORS, errors, pa.concat_tables([errors.filter(~is_crashed), added])),
+    ):
+        if not table.equals(before):
+            _write(table, folder, kind, shard)
 
 
 def missing_shards(folder: str | Path, count: int) -> list[int]:

@@ -37,8 +37,9 @@ def write(
     frames: np.ndarray | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    audio_start_s: float = 0.0,
 ) -> bytes:
-    """Write frames at 25 fps and mono audio, and return the bytes of the file."""
+    """Write frames at 25 fps and mono audio that starts at a time, and return the bytes of the file."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         if video:
             stream = container.add_stream(video, rate=FPS, options=options or {})
@@ -55,7 +56,7 @@ def write(
             container.mux(stream.encode())
         if audio is not None:
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            frame.sample_rate, frame.pts, frame.time_base = rate, round(audio_start_s * rate), Fraction(1, rate)
             size = audio.codec_context.frame_size
             for part in av.AudioResampler(audio.format, layout, rate, frame_size=size or None).resample(frame):
                 container.mux(audio.encode(part))

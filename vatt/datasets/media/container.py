@@ -57,8 +57,10 @@ class Container:
         self._begin_call(max(time_limit_s, SHORTEST_OPEN_S))
         try:
             self.info = self._probe()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, ArithmeticError):
+                raise MediaError(path, f"its header has invalid numbers: {first_line(error)}") from error
             raise
 
     def close(self) -> None:
@@ -72,7 +74,7 @@ class Container:
             self._input = MediaInput(self.path, self._until - time.monotonic())
         except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
             raise MediaError(self.path, first_line(error)) from error
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, ValueError, ArithmeticError) as error:
             raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
         self._input.limit(self._until - time.monotonic())
         self._container = self._input.container

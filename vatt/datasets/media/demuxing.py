@@ -9,13 +9,13 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, mpeg_video, packets, png, repairs, xvid
+from vatt.datasets.media import boxes, late_audio, mpeg_video, packets, png, repairs, xvid
 from vatt.datasets.media.aspect import PixelAspect
 from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.extent_checks import Extent
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.formats import CLOSED, HEAD, check_beginning, refusal
-from vatt.datasets.media.source import OPEN_LIMIT_S, SHORTEST_OPEN_S, MediaFile
+from vatt.datasets.media.source import OPEN_LIMIT_S, SHORTEST_OPEN_S, MediaFile, state
 from vatt.datasets.media.timestamps import RAW_VIDEO, has_guesses
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised with the name of the file
@@ -63,9 +63,10 @@ class MediaInput:
         self._parts: list[Any] = []  # streams that were joined to others
         self._first: dict[int, Any] = {}  # the first of the streams that were joined, by index
         self.extent = Extent(self._file)
-        self._callbacks = Callbacks(self._file, self._file.name)
         try:
             self.container = self._open(open_limit_s)
+            if self._file.seekable() and (streams := late_audio.unknown_streams(self.container)):
+                self._inspect_audio(streams, open_limit_s)
         except BaseException:
             self._file.close()
             raise
@@ -224,17 +225,19 @@ class MediaInput:
         limit, per_byte = MAX_IMAGE_PIXELS if is_still else MAX_VIDEO_PIXELS, CODEC_PIXELS_PER_BYTE.get(codec)
         return limit if self.size is None else min(limit, max(SMALL_PIXELS, self.size * (per_byte or PIXELS_PER_BYTE)))
 
-    def _open(self, time_limit_s: float) -> Any:
+    def _open(self, time_limit_s: float, options: dict[str, str] | None = None) -> Any:
         if self.size == 0:
             raise MediaError(self.path, "the file is empty (0 bytes)")
         is_still = self._file.seekable() and self._check()
+        ignored = {"ignore_length": "1"} if self.extent.is_open_ended else {}
+        self._callbacks = Callbacks(self._file, self._file.name)
         try:
             with self._callbacks.raising():
                 return av.open(
                     self._callbacks,
                     mode="r",
                     options={"max_pixels": str(self._max_pixels(is_still))},
-                    container_options=CLOSED | ({"ignore_length": "1"} if self.extent.is_open_ended else {}),
+                    container_options=CLOSED | ignored | (options or {}),
                     timeout=(time_limit_s, None),
                     **repairs.ANY_TAGS,
                 )
@@ -245,6 +248,16 @@ class MediaInput:
             if message.startswith("Format not on whitelist"):
                 raise refusal(self.path, name) from None
             raise
+
+    def _inspect_audio(self, streams: Sequence[Any], time_limit_s: float) -> None:
+        """Open the file again so that the sample rates of these streams are known."""
+        self._format = self.container.format.name
+        key = (self.path, self.size, None if self._file.is_remote else state(self.path))
+        late = late_audio.find_late_audio(self._packets(self.container.demux(*streams)), streams, key)
+        self.container.close()
+        self._file.seek(0)
+        self.container = self._open(time_limit_s, late.options)
+        late.apply(self.container)
 
     def _check(self) -> bool:
         """Refuse files that FFmpeg must not open; return whether the file is a still image."""

@@ -41,6 +41,7 @@ OWN_SUFFIXES = ("", ".mp4", ".m4v", ".mov", ".3gp", ".m4a", ".mkv", ".webm")
 MAX_BYTES = 2**32  # of all frames or all audio that is decoded at once
 MAX_SAMPLE = 2.0**40  # larger magnitudes are damage, as are NaN and infinity
 MAX_CHANNELS = 64  # FFmpeg converts no more
+UNREADABLE = (av.FFmpegError, ValueError, ArithmeticError)  # errors of PyAV, and of parameters that are wrong
 GAP_S = 0.01  # sound that jumps by more than this is placed by its own time, less is a rounded timestamp
 
 
@@ -109,7 +110,7 @@ class Media(Container):
             raise ValueError("times_s must be ascending and not empty")
         try:
             return self._read_frames(list(times_s), region)
-        except (av.FFmpegError, ValueError) as error:  # a pixel format or a size that FFmpeg's filters do not take
+        except UNREADABLE as error:  # a pixel format or a size that FFmpeg's filters do not take
             raise MediaError(self.path, f"its pictures cannot be converted: {first_line(error)}") from error
 
     def all_frames(self, region: Region = WHOLE) -> Frames:
@@ -150,14 +151,14 @@ class Media(Container):
             )
         if self._audio is None:
             return Waveform(torch.zeros(num_samples), 0, 0)
-        rate = decode_rate(self.info.sample_rate, sample_rate)
-        # A margin on both sides lets the resampling filter see real sound at the edges of the span.
-        margin = 0 if rate == sample_rate else -(-rate // 50)
-        first = round(start_s * rate) - margin
-        span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
         try:
+            rate = decode_rate(self.info.sample_rate, sample_rate)
+            # A margin on both sides lets the resampling filter see real sound at the edges of the span.
+            margin = 0 if rate == sample_rate else -(-rate // 50)
+            first = round(start_s * rate) - margin
+            span = np.zeros(round(duration_s * rate) + 2 * margin, dtype=np.float32)
             begin, end, expected_energy = self._fill(span, first, rate, downmix)
-        except (av.FFmpegError, ValueError) as error:  # a rate or a layout that FFmpeg's filters do not take
+        except UNREADABLE as error:  # a rate or a layout that FFmpeg's filters do not take
             raise MediaError(self.path, f"its sound cannot be converted: {first_line(error)}") from error
         levels = measure(span[begin:end], expected_energy)
         samples = resample(torch.from_numpy(span), rate, sample_rate)

@@ -43,7 +43,14 @@ def limit(samples: Tensor, overflow: Overflow) -> Tensor:
 
 
 def decode_rate(source: int, target: int) -> int:
-    """The rate to decode at: the file's own, unless torchaudio's filter for the ratio would be huge."""
+    """Return the rate to decode at: the file's own, unless torchaudio's filter for the ratio would be huge.
+
+    Args:
+        source: Sample rate of the file in Hz; 0 if none of its audio decodes, so that the rate is unknown.
+        target: Sample rate of the result in Hz.
+    """
+    if source <= 0:
+        return target
     divisor = np.gcd(source, target)
     return source if max(source, target) // divisor <= MAX_RESAMPLE_TERMS else target
 

@@ -156,7 +156,10 @@ class Timestamps:
         if self._delay is not None:
             pts = np.where(dts == UNKNOWN, UNKNOWN, dts + self._delay.ticks)
         shift = np.zeros(len(pts), np.int64)
-        if self.container in RAW or (len(self._rates) > 1 and self.container in (*UNANCHORED, "ogg")):
+        # FFmpeg gives no duration to the first packets of audio that begins where it did not inspect the file.
+        is_incomplete = self.container in UNANCHORED and bool(self._rates) and not ticks.all()
+        has_rates = len(self._rates) > 1 and self.container in (*UNANCHORED, "ogg")
+        if self.container in RAW or has_rates or is_incomplete:
             shift, ticks = self._sum_lengths(pts, positions, ticks, is_estimated=self.container not in UNANCHORED)
         elif self.container == "ogg":
             _shift_links(shift, pts, ticks, skips, self._links)

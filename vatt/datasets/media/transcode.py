@@ -83,8 +83,8 @@ def transcode(path: str, output: str | Path, encoding: Encoding, stretch: Stretc
                 if stretch.is_cut or error.errno in DISK_FULL:
                     raise
                 old.write(output, encoding, stretch, copy=False)
-    except av.FFmpegError as error:
-        if error.errno in DISK_FULL:
+    except (av.FFmpegError, ArithmeticError) as error:
+        if getattr(error, "errno", None) in DISK_FULL:
             raise OSError(error.errno, os.strerror(error.errno), str(output)) from error
         raise MediaError(path, f"cannot be encoded: {first_line(error)}") from error
 

@@ -17,6 +17,7 @@ from vatt.datasets.media.track_packets import Track
 from vatt.datasets.media.tracks import SILENT_DB
 
 CLIP_S = 3.2  # length of a decoded clip, the paper's
+UNKNOWN_RATE = 16_000  # Hz at which audio is read that does not decode, to report why
 FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
 
 
@@ -117,7 +118,7 @@ def scan_file(path: str, num_clips: int, time_limit_s: float) -> FileFacts:
         facts.status, facts.reason = "no media", error.reason
     except MediaError as error:
         facts.status, facts.reason = "unreadable", error.reason
-    except OSError as error:
+    except (OSError, ArithmeticError) as error:
         facts.status, facts.reason = "unreadable", first_line(error)
     return facts
 
@@ -187,7 +188,7 @@ def _measure(facts: FileFacts, media: Media, spans: list[tuple[float, float]]) -
     levels = Levels()
     for begin_s, end_s in spans:
         length_s = max(0.0, min(end_s, facts.duration_s) - begin_s)
-        levels += media.waveform(begin_s, length_s, media.info.sample_rate).levels
+        levels += media.waveform(begin_s, length_s, media.info.sample_rate or UNKNOWN_RATE).levels
     if levels.samples:
         facts.peak_db, facts.rms_db = _db(levels.peak), _db(math.sqrt(levels.energy / levels.samples))
         facts.silent = facts.peak_db < SILENT_DB

@@ -75,7 +75,7 @@ class _Header:
 
     def visit(self, file: BinaryIO, begin: int, end: int, depth: int = 0, track: _Track | None = None) -> None:
         """Visit all boxes between two byte positions."""
-        for kind, start, stop in _boxes(file, begin, end) if depth <= MAX_DEPTH else ():
+        for kind, start, stop in iterate_boxes(file, begin, end) if depth <= MAX_DEPTH else ():
             self.boxes += 1
             if self.boxes > MAX_BOXES:
                 raise _Refused(TOO_LARGE.format(f"more than {MAX_BOXES:,} boxes"))
@@ -162,7 +162,7 @@ def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
     """
     header, reader, begin = _Header(), io.BufferedReader(file, BUFFER), 0
     try:
-        for _, _, end in islice(_boxes(reader, 0, size), max_boxes):
+        for _, _, end in islice(iterate_boxes(reader, 0, size), max_boxes):
             header.visit(reader, begin, end)
             begin = end
     except _Refused as refused:
@@ -170,32 +170,6 @@ def problem(file: io.RawIOBase, size: int, max_boxes: int | None = None) -> str:
     finally:
         reader.detach()
     return REFERS if header.has_alternatives and not header.tracks else ""
-
-
-def second_file(file: io.RawIOBase, size: int) -> tuple[int, bool] | None:
-    """Return where another MP4 file begins in the same file, and whether it is fragmented; None if there is none.
-
-    FFmpeg ignores the second header, and reads its samples only from fragments.
-
-    Args:
-        file: Seekable file.
-        size: Its length in bytes.
-
-    Raises:
-        OSError, MediaError: The file cannot be read.
-    """
-    reader, files, is_fragmented = io.BufferedReader(file, BUFFER), list[int](), False
-    try:
-        begin = 0
-        for kind, start, end in _boxes(reader, 0, size):
-            if kind == b"ftyp":
-                files.append(begin)
-            elif kind == b"moov":
-                is_fragmented = any(inner == b"mvex" for inner, _, _ in _boxes(reader, start, end))
-            begin = end
-    finally:
-        reader.detach()
-    return (files[1], is_fragmented) if len(files) > 1 else None
 
 
 def _runs(file: BinaryIO, kind: bytes, begin: int, end: int) -> np.ndarray:
@@ -229,7 +203,7 @@ def _packets(table: np.ndarray, chunks: int) -> int:
     return int(packets @ lengths)
 
 
-def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def iterate_boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, begin and end of the payload of each box between two positions."""
     while end - begin >= 8:
         file.seek(begin)

@@ -18,6 +18,7 @@ from vatt.datasets.media.source import state
 from vatt.datasets.media.timeline import Timeline, cached_timeline, compute_timeline
 from vatt.datasets.media.timestamps import UNANCHORED, UNINDEXED, Timestamps
 
+FROM_ZERO = ("matroska,webm", "nut", "wtv")  # formats whose duration may be counted from 0
 Demux = Callable[..., Iterator[av.Packet]]
 
 
@@ -101,21 +102,34 @@ class Clock:
         """
         if self.timeline is not None and not math.isnan(self.timeline.end_s):
             return self._plausible(max(0.0, self.timeline.end_s - self.origin_s))
-        # Matroska may count its duration from 0, wherever its times begin.
-        is_unclear = "matroska" in self._container.format.name and self.origin_s > SLACK_S
+        is_unclear = self._counts_from_zero and self.origin_s > SLACK_S
         header_s = (self._container.duration or 0) / av.time_base
         if self._container.format.name == "avi" and self._audio is not None and self.end_s(self._audio) < math.inf:
             header_s = max(header_s, self.end_s(self._audio))
         if 0 < header_s <= self._longest_s and not is_unclear:
             return header_s
-        if is_unclear:
-            with suppress(av.FFmpegError, OSError):
-                self._media.seek(self._container.duration or 0)
+        # If the seek lands after the last packet, the whole file is read.
+        for target in (self._container.duration or 0, self._container.start_time or 0) if is_unclear else (None,):
+            if target is not None:
+                with suppress(av.FFmpegError, OSError):
+                    self._media.seek(target)
+            end_s = self._last_packet_end_s(demux)
+            if end_s > 0:
+                break
+        return self._plausible(end_s)
+
+    def _last_packet_end_s(self, demux: Demux) -> float:
+        """Return the end of the last packet from the position in the file on; 0 without one."""
         end_s = 0.0
         for packet in demux(*self._container.streams):
             if packet.pts is not None and packet.time_base is not None:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self.origin_s)
-        return self._plausible(end_s)
+        return end_s
+
+    @property
+    def _counts_from_zero(self) -> bool:
+        """Whether the duration of the header may be counted from 0, wherever the times of the file begin."""
+        return self._container.format.name in FROM_ZERO or self._media.extent.is_fragmented
 
     def _plausible(self, end_s: float) -> float:
         """Return a duration if it is plausible for the size of the file."""
@@ -137,4 +151,6 @@ class Clock:
             ticks = max(ticks, stream.frames)  # its header may count bytes, its index counts packets
         if not ticks:
             return math.inf
+        if self._counts_from_zero:
+            return max(0.0, float(ticks * stream.time_base) - self.origin_s)
         return max(0.0, float(((stream.start_time or 0) + ticks) * stream.time_base) - self.origin_s)

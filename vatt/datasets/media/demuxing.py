@@ -15,6 +15,7 @@ from vatt.datasets.media.callbacks import Callbacks
 from vatt.datasets.media.extent_checks import Extent
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.formats import CLOSED, HEAD, check_beginning, refusal
+from vatt.datasets.media.fragments import REMOTE_BOXES
 from vatt.datasets.media.source import OPEN_LIMIT_S, SHORTEST_OPEN_S, MediaFile, state
 from vatt.datasets.media.timestamps import RAW_VIDEO, has_guesses
 
@@ -25,7 +26,6 @@ MAX_IMAGE_PIXELS = 2**28  # of a still image; FFmpeg itself needs a margin, and 
 PIXELS_PER_BYTE, SMALL_PIXELS = 2**13, 2**24  # a small file with more pixels is a decompression bomb
 # JPEG needs a bit for each block of 8 x 8 pixels, and JPEG 2000 in practice more than that.
 CODEC_PIXELS_PER_BYTE = {"mjpeg": 2**9, "jpeg2000": 2**9}
-REMOTE_BOXES = 16  # boxes of a remote MP4 file that are checked; each may need a request to the server
 LEAVES_OUT = ("h264", "hevc")  # decoders that can skip frames to which no other one refers, exactly
 # Still images that are recognized before FFmpeg opens them, and may be larger than frames of a video.
 STILLS = re.compile(rb"\xff\xd8\xff|\x89PNG|II\*\0|MM\0\*|BM|RIFF.{4}WEBP", re.DOTALL)

@@ -7,14 +7,19 @@ from typing import Any
 
 import av
 
-from vatt.datasets.media import boxes, extent, joined
+from vatt.datasets.media import extent, joined
 from vatt.datasets.media.facts import SLACK_S, MediaError
 from vatt.datasets.media.formats import CLOSED
+from vatt.datasets.media.fragments import BEGINS, REMOTE_BOXES, inspect_fragments
 from vatt.datasets.media.repairs import ANY_TAGS
 from vatt.datasets.media.source import OPEN_LIMIT_S, MediaFile, Window
 from vatt.datasets.media.timestamps import UNINDEXED
 
 SECOND_FILE = "a second file begins at byte {}, which FFmpeg does not read completely: split the file there"
+NOT_LATER = (
+    "the fragment at byte {} is not later than the fragments before it (tfdt): fragments are out of order, or those of "
+    "another recording begin there; split the file, or put its fragments in order"
+)
 CHANGES = (
     "a second file begins at byte {}, whose codecs, rates or sizes differ from those of the first: split the file there"
 )
@@ -31,13 +36,14 @@ class Extent:
         is_open_ended: Whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
         is_concatenated: Whether another AVI, Matroska or fragmented MP4 file follows in the same file, or may follow in
             Matroska without a size.
+        is_fragmented: Whether the samples of an MP4 file are in fragments.
         movie_s: Duration in the header of an MP4 file in seconds; 0 for others.
     """
 
     def __init__(self, file: MediaFile) -> None:
         self._file, self._path, self._size = file, file.path, file.size
         self.container: Any = None
-        self.is_open_ended, self.is_concatenated, self.movie_s = False, False, 0.0
+        self.is_open_ended, self.is_concatenated, self.is_fragmented, self.movie_s = False, False, False, 0.0
         self._second_movie_at: int | None = None
         self._parts_at: list[int] | None = []  # where the other AVI, Matroska or MP4 files begin; None if unknown
 
@@ -48,22 +54,26 @@ class Extent:
             head: Bytes at the beginning of the file.
 
         Raises:
-            MediaError: The file is an MP4 file that another one follows, which FFmpeg does not read completely.
+            MediaError: The file is an MP4 file that another one follows, or whose fragments are not in order, which
+                FFmpeg does not read completely.
         """
         self.is_open_ended = extent.is_open_ended(self._file, self._size)
         self._parts_at = joined.parts(self._file, self._size) if not joined.is_of_unknown_size(self._file) else None
         self.is_concatenated = self._parts_at != []
         if head[4:8] == b"ftyp":
             self.movie_s = extent.movie_duration_s(self._file, self._size)
-            self._check_second_movie()
+        if head[4:8] in BEGINS:
+            self._check_fragments()
 
-    def _check_second_movie(self) -> None:
-        second = None if self._file.is_remote else boxes.second_file(self._file, self._size)
-        if second is not None:
-            self._second_movie_at, self.is_concatenated = second
-            self._parts_at = [self._second_movie_at]
-            if not self.is_concatenated:
+    def _check_fragments(self) -> None:
+        fragments = inspect_fragments(self._file, self._size, REMOTE_BOXES if self._file.is_remote else None)
+        self.is_fragmented, self._second_movie_at = fragments.is_fragmented, fragments.second_file_at
+        if self._second_movie_at is not None:
+            self._parts_at, self.is_concatenated = [self._second_movie_at], self.is_fragmented
+            if not self.is_fragmented or fragments.not_later_at is not None:
                 raise MediaError(self._path, SECOND_FILE.format(self._second_movie_at))
+        if fragments.not_later_at is not None:
+            raise MediaError(self._path, NOT_LATER.format(fragments.not_later_at))
 
     @property
     def may_restart(self) -> bool:

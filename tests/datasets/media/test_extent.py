@@ -11,6 +11,7 @@ from tests.conftest import numbered_frames
 from tests.datasets.media.clocks import chirp, tone, write
 from vatt.datasets.media import extent
 from vatt.datasets.media.decoding import open_media
+from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.scan.file import scan_file
 
 RATE, SECONDS = 16_000, 6
@@ -43,6 +44,48 @@ def test_wav_is_read_to_its_end(tmp_path: Path, size: int, codec: str, riff: int
         for start_s in (0.0, 4.5):
             pair = [file.waveform(start_s, 1.0, RATE).samples.numpy() for file in (media, expected)]
             assert np.abs(pair[0] - pair[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0x7FFFFFDB, 0x7FFFF000, 0x80000000, 0xFFFFFFF0, 0xFFFFFFDB])
+def test_other_placeholders_of_the_size_of_wav(tmp_path: Path, size: int) -> None:
+    check_whole(header(tmp_path / "a.wav", size))
+
+
+@pytest.mark.parametrize("name", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("size", [0, 32_000, None])
+def test_wav_with_64_bit_sizes_is_read_to_its_end(tmp_path: Path, size: int | None, name: bytes) -> None:
+    path = tmp_path / "a.wav"
+    samples = chirp(SECONDS, RATE)
+    data = bytearray(write(path, None, "pcm_s16le", samples, RATE, container_options={"rf64": "always"}))
+    data[:4] = name
+    at = data.index(b"ds64") + 8
+    if size == 0:
+        data[at : at + 24] = bytes(24)
+    elif size:
+        data[at + 8 : at + 16] = struct.pack("<Q", size)
+    path.write_bytes(data)
+    check_whole(path)
+
+
+def test_wav_with_64_bit_sizes_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    data = write(path, None, "pcm_s16le", chirp(SECONDS, RATE), RATE, container_options={"rf64": "always"})
+    path.write_bytes(data[:100_001])
+    assert scan_file(str(path), 2, 60.0).status == "truncated"
+
+
+def check_whole(path: Path) -> None:
+    """Check that reader, scan and prepare read all 6 s of a chirp."""
+    facts, samples = scan_file(str(path), 2, 60.0), chirp(SECONDS, RATE)
+    assert (facts.status, facts.reason, facts.duration_s) == ("ok", "", pytest.approx(SECONDS, abs=1e-3))
+    with open_media(path) as media:
+        assert (media.info.duration_s, media.info.audio_s) == pytest.approx((SECONDS, SECONDS), abs=1e-3)
+        for start_s in (0.0, 4.5):
+            result = media.waveform(start_s, 1.0, RATE).samples.numpy()
+            assert np.abs(result - samples[round(start_s * RATE) :][:RATE]).max() < 1e-3
+    transcode(str(path), path.with_name("new.mp4"), Encoding())
+    with open_media(path.with_name("new.mp4")) as media:
+        assert media.info.duration_s == pytest.approx(SECONDS, abs=0.1)
 
 
 def test_chunks_after_the_audio_of_wav_are_not_audio(tmp_path: Path) -> None:

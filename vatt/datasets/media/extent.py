@@ -7,7 +7,9 @@ import struct
 from typing import BinaryIO
 
 CHUNK = re.compile(rb"[ -~]{4}")
-UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # of programs that write to a pipe
+UNKNOWN_SIZES = (0, 0xFFFFFFFF, 2**64 - 1)  # of programs that write to a pipe
+NEAR_MAXIMUM = 4096  # SoX and others write the largest signed or unsigned number, rounded or less the headers
+WAVES = (b"RIFF", b"RF64", b"BW64")  # the last two have 64-bit sizes
 FLV_SIZE = re.compile(rb"filesize\0(.{8})", re.DOTALL)  # of onMetaData, Adobe Flash Video File Format, annex E.5
 SIGNATURES = {"flv": b"FLV\1", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}  # at the beginning of a file
 SEARCHED = 2**16  # bytes after the last packet in which a second file may begin
@@ -30,8 +32,8 @@ _COUNTED = re.compile(
 def is_open_ended(file: BinaryIO, size: int) -> bool:
     """Return whether the audio of a WAV or CAF file extends to the end of the file, contrary to its header.
 
-    The header has no size, or one that is too small, such as after an overflow of 32 bits, and no other chunk follows
-    the audio.
+    The header has no size, the largest one in place of an unknown one, or one that is too small, such as after an
+    overflow of 32 bits, and no other chunk follows the audio.
 
     Args:
         file: File that is open for reading.
@@ -40,26 +42,35 @@ def is_open_ended(file: BinaryIO, size: int) -> bool:
     head = _read(file, 0, 12)
     if head[:4] == b"caff":
         return _is_open_ended_caf(file)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+    is_long = head[:4] != b"RIFF"
+    if head[:4] not in WAVES or head[8:12] != b"WAVE":
         return False
-    at, bytes_per_s = 12, 0
+    at, bytes_per_s, long_length = 12, 0, 0
     for _ in range(MAX_CHUNKS):
         head = _read(file, at, 24)
         length = int.from_bytes(head[4:8], "little")
         if head[:4] == b"fmt ":
             bytes_per_s = int.from_bytes(head[16:20], "little")
+        if head[:4] == b"ds64":  # EBU Tech 3306
+            long_length = int.from_bytes(head[16:24], "little")
         if head[:4] == b"data" or len(head) < 8:
             break
         at += 8 + length + length % 2
     if head[:4] != b"data":
         return False
+    if is_long:
+        length = long_length
     end = at + 8 + length + length % 2
-    if length in UNKNOWN_SIZES:
+    if length in UNKNOWN_SIZES or (end > size and _is_near_maximum(length)):
         return True
     if size - end < max(8, LEAST_S * bytes_per_s):
         return False
     head = _read(file, end, 8)
     return not CHUNK.match(head) or end + 8 + int.from_bytes(head[4:], "little") > size
+
+
+def _is_near_maximum(length: int) -> bool:
+    return any(0 <= maximum - length <= NEAR_MAXIMUM for maximum in (2**31, 2**32))
 
 
 def _is_open_ended_caf(file: BinaryIO) -> bool:

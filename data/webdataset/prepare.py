@@ -23,16 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from vatt.datasets.annotations.finding import SOUND_SUFFIXES, Files
+from vatt.datasets.annotations.finding import Files
 from vatt.datasets.annotations.writing import Notes, Wanted, run, write
-from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES
+from vatt.datasets.folders import AMBIGUOUS_SUFFIXES, AUDIO_SUFFIXES, MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.manifests.values import unique_keys
 from vatt.datasets.media.source import member
 from vatt.datasets.rows import BadCell
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText
 
-KINDS = {"video": MEDIA_SUFFIXES - SOUND_SUFFIXES, "picture": PICTURE_SUFFIXES, "sound": SOUND_SUFFIXES}
+VIDEO_SUFFIXES = MEDIA_SUFFIXES - AUDIO_SUFFIXES - AMBIGUOUS_SUFFIXES
+KINDS = {"video": VIDEO_SUFFIXES, "picture": PICTURE_SUFFIXES, "sound": AUDIO_SUFFIXES}
 ALL_MEDIA = frozenset().union(*KINDS.values())
 TEXT_SUFFIXES = (".txt", ".json")
 CLASS_SUFFIX = ".cls"

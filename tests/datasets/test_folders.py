@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import numbered_frames, read_number
+from tests.datasets.media.clocks import pitch, tone, write
 from vatt.datasets.folders import MEDIA_SUFFIXES, list_media, summarize
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.media.decoding import open_media
+from vatt.datasets.scan.file import scan_file
 from vatt.errors import ManifestError
 
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        " + bytes(4000)
@@ -110,6 +114,62 @@ def test_images_are_media_without_other_media(tmp_path: Path) -> None:
     assert list_media(tmp_path, MEDIA_SUFFIXES).others == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
     fill(tmp_path, **{"c.mp4": b"0"})
     assert list_media(tmp_path).others == {".txt": 1, "README": 1, ".jpg": 1, ".png": 1}
+
+
+def test_gif_files_are_listed_with_videos_and_with_images(tmp_path: Path) -> None:
+    fill(tmp_path, **{"a.gif": b"0"})
+    assert names(tmp_path) == ["a.gif"]
+    fill(tmp_path, **{"b.jpg": b"0"})
+    assert names(tmp_path) == ["a.gif", "b.jpg"]
+    fill(tmp_path, **{"c.mp4": b"0"})
+    assert names(tmp_path) == ["a.gif", "c.mp4"]
+
+
+NEW_AUDIO = {
+    "a.oga": "flac",
+    "a.wv": "wavpack",
+    "a.mka": "libopus",
+    "a.mp2": "mp2",
+    "a.ac3": "ac3",
+    "a.eac3": "eac3",
+    "a.aif": "pcm_s16be",
+    "a.aiff": "pcm_s16be",
+    "a.caf": "pcm_s16le",
+    "a.w64": "pcm_s16le",
+    "a.tta": "tta",
+    "a.m4b": "aac",
+}
+NEW_VIDEO = {
+    "a.vob": "mpeg2video",
+    "a.wtv": "mpeg2video",
+    "a.m2v": "mpeg2video",
+    "a.m1v": "mpeg1video",
+    "a.mxf": "mpeg2video",
+    "a.nut": "mpeg4",
+    "a.asf": "wmv2",
+    "a.3g2": "mpeg4",
+    "a.f4v": "libx264",
+    "a.h264": "libx264",
+    "a.ivf": "libvpx",
+}
+
+
+@pytest.mark.parametrize(("name", "codec"), [*NEW_AUDIO.items(), *NEW_VIDEO.items()])
+def test_files_are_listed_if_the_reader_supports_their_format(tmp_path: Path, name: str, codec: str) -> None:
+    path = tmp_path / name
+    is_audio = name in NEW_AUDIO
+    if is_audio:
+        write(path, None, codec, tone(440, 2.0, 48_000), 48_000)
+    else:
+        write(path, codec, frames=numbered_frames(50), options={"b": "2M", "bf": "0"})
+    assert list_media(tmp_path).media == [path]
+    with open_media(path) as media:
+        assert media.info.duration_s == pytest.approx(2.0, abs=0.1)
+        if not is_audio:
+            result = [read_number(frame) for frame in media.frames([0.5, 1.9]).frames]
+            assert result == pytest.approx([12, 47], abs=1)
+    assert not is_audio or pitch(path, 0.5) == 440
+    assert scan_file(str(path), 2, 60.0).status == "ok"
 
 
 def test_files_of_other_sources_are_not_summarized(tmp_path: Path) -> None:

@@ -20,10 +20,15 @@ from vatt.datasets.identity import file_identities
 from vatt.datasets.media.remote import is_url
 from vatt.errors import ManifestError
 
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv "
-    ".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split()
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .m4a .aac .ogg .opus .wma .oga .spx .wv .mka .m4b .mp2 .ac3 .eac3 .thd .mlp .aif .aiff .aifc .caf "
+    ".w64 .rf64 .tta .voc".split()
 )
+MEDIA_SUFFIXES = AUDIO_SUFFIXES | frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .vob .wtv .gif .mpe .m1v .m2v .m2t "
+    ".3g2 .f4v .mj2 .asf .divx .mxf .nut .ogx .dv .y4m .ivf .h264 .hevc".split()
+)
+AMBIGUOUS_SUFFIXES = frozenset((".gif",))  # may be images or videos: listed with either
 PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
 SYSTEM_FILES = re.compile(r"thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|\.ds_store|\.localized|icon\r", re.IGNORECASE)
 SYSTEM_FOLDERS = re.compile(
@@ -71,7 +76,7 @@ def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Li
     Args:
         source: Directory or pattern (``*``, ``?``, ``**/`` any directories).
         suffixes: Suffixes of the files to list, in lower case. The default is `MEDIA_SUFFIXES`, or `PICTURE_SUFFIXES`
-            in a directory where no file has one of those; a pattern matches both.
+            in a directory where no file has one of those; a pattern matches both. GIF files are listed with either.
 
     Raises:
         ManifestError: A directory cannot be listed.
@@ -97,8 +102,8 @@ def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Li
     if suffixes is None and not os.path.isdir(source):
         suffixes = MEDIA_SUFFIXES | PICTURE_SUFFIXES
     elif suffixes is None:
-        has_media = any(path.suffix.lower() in MEDIA_SUFFIXES for path in kept)
-        suffixes = MEDIA_SUFFIXES if has_media else PICTURE_SUFFIXES
+        has_media = any(path.suffix.lower() in MEDIA_SUFFIXES - AMBIGUOUS_SUFFIXES for path in kept)
+        suffixes = MEDIA_SUFFIXES if has_media else PICTURE_SUFFIXES | AMBIGUOUS_SUFFIXES
     media = [path for path in kept if path.suffix.lower() in suffixes]
     listing.others.update(path.suffix.lower() or path.name for path in kept if path.suffix.lower() not in suffixes)
     chosen = _first_paths(media, root)

@@ -7,10 +7,9 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from vatt.datasets.folders import MEDIA_SUFFIXES, list_media
+from vatt.datasets.folders import AMBIGUOUS_SUFFIXES, AUDIO_SUFFIXES, MEDIA_SUFFIXES, list_media
 from vatt.errors import InputError
 
-SOUND_SUFFIXES = frozenset(".wav .flac .mp3 .m4a .aac .ogg .opus .wma".split())
 _ID_IN_BRACKETS = re.compile(r"\[([\w-]{11})\]$")  # "Title [id].mp4", as yt-dlp names its files
 
 
@@ -35,7 +34,7 @@ class Files:
     def __init__(
         self,
         folder: Path,
-        suffixes: frozenset[str] = MEDIA_SUFFIXES,
+        suffixes: frozenset[str] = MEDIA_SUFFIXES - AMBIGUOUS_SUFFIXES,
         kind: str = "media",
         anywhere: bool = True,
     ) -> None:
@@ -67,7 +66,7 @@ class Files:
             there += [f"{path!r}, whose name is not UTF-8" for path in self.misnamed[:1]]
             found = ", ".join(there) or "nothing"
             raise InputError(f"folder {self.folder} holds no {self.kind} file (found {found})")
-        return sorted(paths, key=lambda path: (_suffix(path) in SOUND_SUFFIXES, path))
+        return sorted(paths, key=lambda path: (_suffix(path) in AUDIO_SUFFIXES, path))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:

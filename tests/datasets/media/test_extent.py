@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import numbered_frames
-from tests.datasets.media.clocks import chirp, tone, write
+from tests.datasets.media.clocks import chirp, pitch, tone, write
 from vatt.datasets.media import extent
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.transcode import Encoding, transcode
@@ -107,6 +107,17 @@ def test_other_streamed_audio_is_whole(tmp_path: Path, name: str) -> None:
     assert (facts.status, facts.duration_s) == ("ok", pytest.approx(SECONDS, abs=1e-3))
     with open_media(tmp_path / name) as media:
         assert media.info.duration_s == pytest.approx(SECONDS, abs=1e-3)
+
+
+def test_packets_without_timestamps_do_not_end_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    write(path, None, "adpcm_swf", tone(440, SECONDS, 22_050), 22_050)
+    facts = scan_file(str(path), 2, 60.0)
+    assert (facts.status, facts.reason) == ("ok", "")
+    with open_media(path) as media:
+        assert facts.duration_s == pytest.approx(media.info.duration_s, abs=1e-3)
+        assert media.waveform(0.0, SECONDS, RATE).coverage() == 1
+    assert pitch(path, 4.0) == 440
 
 
 def test_a_wav_file_that_was_cut_off_is_not_open_ended(tmp_path: Path) -> None:

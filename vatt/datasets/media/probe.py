@@ -190,6 +190,8 @@ def _is_at_restart(times: TrackTimes | None, number: int) -> bool:
 
 def _look_for_an_early_end(media: MediaInput, packets: Packets) -> None:
     container = media.container
+    if not any(track.times_s for track in packets.tracks):  # such as of ADPCM in WAV
+        return
     if packets.container == "mp3" and packets.audio is not None:
         # FFmpeg does not tell whether it found a count of the frames or estimated the duration.
         promised_s = media.extent.counted_samples(packets.audio.first_at) / max(packets.audio.sample_rate, 1)

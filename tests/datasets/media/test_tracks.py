@@ -32,7 +32,7 @@ DEFAULT, COMMENT, NONE = Disposition.default, Disposition.comment, Disposition(0
 
 @dataclass
 class Sound:
-    """An audio track: a tone of ``hz``, or silence, from a second on."""
+    """An audio track: a tone of ``hz``, or silence, from a second on, and a constant offset."""
 
     hz: float = 0.0
     disposition: Disposition = NONE
@@ -40,6 +40,7 @@ class Sound:
     title: str = ""
     bit_rate: int = 64_000
     layout: str = "mono"
+    offset: float = 0.0
 
 
 def write(
@@ -61,7 +62,7 @@ def write(
             out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             times_s = np.arange(number * RATE // FPS, (number + 1) * RATE // FPS) / RATE
             for sound, track in zip(sounds, tracks, strict=True):
-                wave = 0.5 * np.sin(2 * np.pi * sound.hz * times_s) * (times_s >= sound.starts_s)
+                wave = 0.5 * np.sin(2 * np.pi * sound.hz * times_s) * (times_s >= sound.starts_s) + sound.offset
                 out.mux(track.encode(_frame(wave, track, number * RATE // FPS)))
         for track in (video, *tracks):
             out.mux(track.encode())
@@ -128,6 +129,16 @@ def test_the_track_of_a_player_is_read_if_several_are_audible(tmp_path: Path) ->
     assert {name: pitch(write(tmp_path / f"{name}.mkv", sounds)) for name, (sounds, _) in cases.items()} == {
         name: hz for name, (_, hz) in cases.items()
     }
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "pcm_s16le"), ("a.mkv", "flac"), ("a.mov", "pcm_s16be")])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_a_constant_offset_is_silence(tmp_path: Path, name: str, codec: str, layout: str) -> None:
+    sounds = [Sound(0, DEFAULT, offset=0.3, layout=layout), Sound(440, offset=0.3, layout=layout)]
+    path = write(tmp_path / name, sounds, codec=codec)
+    tracks = json.loads(scan_file(str(path), 1, 60.0).tracks)
+    assert [track.get("silent") for track in tracks[1:]] == [True, False]
+    assert [track["chosen"] for track in tracks[1:]] == [False, True]
 
 
 def test_sound_that_begins_late_counts(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from vatt.datasets.media.transport import Pid, continues, find_pids
 
 Kind = Literal["video", "audio"]
 SILENT_DB = -60.0  # a peak below this is silence
+MIN_MEAN = 64  # samples of a frame from which its constant offset is subtracted
 WHOLE_S = 3600.0  # of a track that is read if all tracks are silent at these positions
 POSITIONS, TEST_S = 16, 1.0  # number of positions at which an audio track is tested, and the duration of each test
 MAX_PACKETS = 10_000  # of all tracks that are read at one position
@@ -200,14 +201,18 @@ def _packets_at(media: MediaInput, stream: Any, position_s: float | None, longes
 
 
 def _is_audible(frame: Any) -> bool:
+    """Return whether a frame of audio is not silent. A constant (DC) offset of a channel is silence."""
     samples = _packed(frame)
+    if len(samples) >= MIN_MEAN:
+        samples = samples - samples.mean(axis=0)
     return samples.size > 0 and float(np.abs(samples).max()) >= 10 ** (SILENT_DB / 20)
 
 
 def _packed(frame: Any) -> np.ndarray:
-    """Return the samples of a frame as packed floats; PyAV misreads planar audio of more than 8 channels."""
+    """Return the (S, channels) samples of a frame; PyAV misreads planar audio of more than 8 channels."""
     parts = av.AudioResampler(format="flt").resample(frame)
-    return np.concatenate([part.to_ndarray().ravel() for part in parts]) if parts else np.zeros(0)
+    channels = frame.layout.nb_channels
+    return np.concatenate([part.to_ndarray().reshape(-1, channels) for part in parts]) if parts else np.zeros((0, 1))
 
 
 def _is_local_ts(media: MediaInput) -> bool:

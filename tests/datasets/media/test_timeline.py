@@ -67,6 +67,27 @@ def test_joined_matroska(tmp_path: Path) -> None:
     assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "mpeg1video"])
+@pytest.mark.parametrize("sound", [None, "mp2"])
+def test_joined_matroska_with_b_frames(tmp_path: Path, codec: str, sound: str | None) -> None:
+    path = write_joined(tmp_path / "a.mkv", codec, sound, options=MPEG2)
+    check(path, 8.0)
+    assert numbers(path, MIDDLES_S) == list(range(200))
+    assert numbers(path, MIDDLES_S[97:105]) == list(range(97, 105))
+    with open_media(path) as media:
+        assert np.diff(media.all_frames().times_s) == pytest.approx(np.full(199, 1 / FPS), abs=0.025)
+
+
+@pytest.mark.parametrize("overlap_s", [0.02, 0.06, 0.1, 0.2])
+@pytest.mark.parametrize("sound", ["aac", "mp2"])
+def test_joined_mpeg_ts_whose_times_overlap(tmp_path: Path, overlap_s: float, sound: str) -> None:
+    path = write_joined(tmp_path / "a.ts", "libx264", sound, (0, SECONDS - overlap_s), {"g": "25", "bf": "2"})
+    check(path, 8.0)
+    assert numbers(path, MIDDLES_S) == list(range(200))
+    assert numbers(path, MIDDLES_S[97:105]) == list(range(97, 105))
+    assert [pitch(path, start_s) for start_s in (1.0, 3.4, 4.1, 7.0)] == [440, 440, 880, 880]
+
+
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
@@ -239,6 +260,15 @@ def test_asf_with_b_frames(tmp_path: Path, codec: str, options: dict[str, str], 
     assert (facts.status, facts.duration_s) == ("ok", pytest.approx(4.0, abs=2e-3))
     transcode(str(path), tmp_path / "new.mp4", Encoding())
     assert numbers(tmp_path / "new.mp4", MIDDLES_S[:100]) == list(range(100))
+
+
+def test_frames_after_a_seek_in_asf_without_b_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.wmv"
+    options = {"bf": "0", "g": "25"}
+    write(path, "libx264", "wmav2", tone(440, 8, 48_000), 48_000, numbered_frames(200), options)
+    for number in (96, 97, 98, 145):
+        assert numbers(path, [MIDDLES_S[number]]) == [number]
+    check(path, 8.0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import av
 CODECS = ("mpeg1video", "mpeg2video")
 PICTURE = b"\0\0\1\0"  # ISO/IEC 13818-2, section 6.2.3
 B_PICTURE = 3
+LONGEST = 2  # frames for which one is presented, with repeated fields
 RESTART_S = 0.5  # timestamps that go back by more restart, as in concatenated files
 
 
@@ -41,13 +42,21 @@ def ascending(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
 
 
 def _ascend(group: list[av.Packet], last: int | None) -> int | None:
-    """Correct the timestamps of a group after a frame at ``last``, and return that of its last frame."""
+    """Correct the timestamps of a group after a frame at ``last``, and return that of its last frame.
+
+    For a picture without a timestamp of its own (and so without a position), FFmpeg guesses that of the next one, which
+    is wrong at a join, and where the clock wraps around.
+    """
     is_open = group and _is_b_picture(group[0])  # the file begins with them
     for packet in group if is_open else group[1:] + group[:1]:
         if packet.pts is None:
             continue
-        if last is not None and packet.duration and 0 <= (last - packet.pts) * packet.time_base < RESTART_S:
-            packet.pts = last + packet.duration
+        if last is not None and packet.duration:
+            frames = (packet.pts - last) / packet.duration
+            is_guess = packet is group[0] and len(group) > 1 and packet.pos is None
+            is_back = frames <= 0 and (last - packet.pts) * packet.time_base < RESTART_S
+            if is_back or (is_guess and not 1 <= frames <= LONGEST):
+                packet.pts = last + packet.duration
         last = packet.pts
     return last
 

@@ -16,10 +16,11 @@ from typing import Any
 import av
 import numpy as np
 
-from vatt.datasets.media.timestamps import Timestamps, TrackTimes
+from vatt.datasets.media.timestamps import BACK_S, Timestamps, TrackTimes
 
 OVERLAP_S = 0.5  # that audio may overlap at a join of video
 ALIGNED_S = 0.01  # readers do not move audio whose timestamp is off by less (`vatt.datasets.media.media.GAP_S`)
+NEARBY = 32  # packets before and after a join that may belong to the other side of it
 MAX_TIMELINES = 4096  # size of the cache
 
 
@@ -80,12 +81,26 @@ def _joins(jumps: list[tuple[int, int, int]], tracks: list[TrackTimes]) -> list[
     for position, join in joins:
         others = [number for number in range(len(tracks)) if number not in join]
         inside = [n for n in others if tracks[n].positions[0] < position <= tracks[n].positions[-1]]
-        goes_back = any(np.diff(tracks[n].order_s()[i - 1 : i + 1])[0] < 0 for n, i in join.items())
-        if inside and not goes_back:
+        step_s = min(np.diff(tracks[n].order_s()[i - 1 : i + 1])[0] for n, i in join.items() if i)
+        if inside and step_s >= 0:
             continue  # a pause of one track
+        small = {n: i for n in inside if (i := _small_step_back(tracks[n], position)) is not None}
+        if inside and not small and step_s > -BACK_S["audio"]:
+            continue  # inexact timestamps of one track
         late = {n: 0 for n in others if tracks[n].positions[0] >= position}
-        result.append(join | late)
+        result.append(join | late | small)
     return result
+
+
+def _small_step_back(track: TrackTimes, position: int) -> int | None:
+    """Return the packet near a join at which the timestamps of a track go back too little to be a restart by itself.
+
+    Packets of the tracks around a join may be in any order: of those nearby, the one that goes back the most counts.
+    """
+    at = int(np.searchsorted(track.positions, position))
+    begin, end = max(1, at - NEARBY), min(len(track.positions), at + NEARBY)
+    steps_s = np.diff(track.order_s()[begin - 1 : end])
+    return begin + int(steps_s.argmin()) if len(steps_s) and steps_s.min() < -ALIGNED_S else None
 
 
 def _connect(join: dict[int, int], tracks: list[TrackTimes]) -> float:

@@ -29,7 +29,7 @@ UNINDEXED = (
 )  # formats whose packets are all read on opening
 # Timestamps of a track that go back by more restart. Outside MPEG streams, decoding times may not be in order.
 BACK_S = {"audio": 0.1, "video": 0.5}
-MPEG_BACK_S = 0.1
+MPEG_BACK_S = {"audio": 0.1, "video": 0.02}  # MPEG streams store decoding times, which do not go back
 FORWARD_S = 60.0  # a jump of MPEG streams by more is a restart, not a pause
 UNKNOWN = np.iinfo(np.int64).min
 SKIP_SAMPLES = struct.Struct("<II")  # FFmpeg's side data
@@ -44,16 +44,16 @@ def begins_link(packet: av.Packet) -> bool:
 
 
 def has_guesses(stream: Any) -> bool:
-    """Return whether a stream is video in ASF with B-frames, for which FFmpeg guesses presentation timestamps wrongly.
+    """Return whether a stream is video in ASF that may have B-frames: FFmpeg guesses its presentation timestamps.
 
-    ASF has decoding timestamps only. Those of the packet after which a frame leaves the decoder are right for it.
+    ASF has decoding timestamps only. Those of the packet after which a frame leaves the decoder are right for it. Also
+    without B-frames, the guesses differ after a seek.
 
     Args:
         stream: PyAV stream.
     """
-    if stream.container.format.name != "asf" or stream.codec_context.name not in DELAYED or not stream.average_rate:
-        return False
-    return stream.codec_context.has_b_frames
+    is_asf = stream.container.format.name == "asf"
+    return is_asf and stream.codec_context.name in DELAYED and bool(stream.average_rate)
 
 
 class _Delay:
@@ -214,16 +214,22 @@ class TrackTimes:
         return begins_s, begins_s + self.ticks * self.stamps.base_s - self.trims_s
 
     def order_s(self) -> np.ndarray:
-        """Return the times that ascend from packet to packet: decoding times of video, presentation times of audio."""
+        """Return the times that ascend from packet to packet: decoding times of video, presentation times of audio.
+
+        Matroska has no decoding times. At a join, FFmpeg computes one that continues the part before, and is later than
+        the presentation of the packet.
+        """
         is_decoding = self.stamps.kind == "video" and (self.dts != UNKNOWN).any()
         ticks = self.dts if is_decoding else self.pts
+        if is_decoding:
+            ticks = np.where((self.pts != UNKNOWN) & (self.pts < self.dts), self.pts, self.dts)
         return _forward_filled(np.where(ticks == UNKNOWN, UNKNOWN, ticks + self.shift), UNKNOWN) * self.stamps.base_s
 
     def jumps(self, first: int = 0) -> np.ndarray:
         """Return the packets from ``first`` on at which the timestamps restart or jump."""
         back_s, forward_s = BACK_S[self.stamps.kind], math.inf
         if self.stamps.container in UNANCHORED:
-            back_s, forward_s = min(back_s, MPEG_BACK_S), FORWARD_S
+            back_s, forward_s = MPEG_BACK_S[self.stamps.kind], FORWARD_S
         steps_s = np.diff(self.order_s()[first:])
         return np.flatnonzero((steps_s < -back_s) | (steps_s > forward_s)) + first + 1
 

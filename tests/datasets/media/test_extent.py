@@ -128,17 +128,17 @@ def test_a_wav_file_that_was_cut_off_is_not_open_ended(tmp_path: Path) -> None:
 
 def test_chained_files_are_recognized(tmp_path: Path) -> None:
     data = write(tmp_path / "a.ogg", None, "libopus", tone(440, 3.0, 48_000), 48_000)
-    assert not extent.is_chained(io.BytesIO(data))
-    assert extent.is_chained(io.BytesIO(data * 2))
-    assert not extent.is_chained(io.BytesIO(b""))
+    assert extent.links(io.BytesIO(data)) == []
+    assert extent.links(io.BytesIO(data * 3)) == [len(data), 2 * len(data)]
+    assert extent.links(io.BytesIO(b"")) == []
 
 
 @pytest.mark.parametrize("block", [7, 64, 2**20])
 def test_pages_of_ogg_across_blocks(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extent, "BLOCK", block)
     data = write(tmp_path / "a.ogg", None, "libopus", tone(440, 0.5, 48_000), 48_000)
-    assert not extent.is_chained(io.BytesIO(data))
-    assert extent.is_chained(io.BytesIO(data * 2))
+    assert extent.links(io.BytesIO(data)) == []
+    assert extent.links(io.BytesIO(data * 2)) == [len(data)]
 
 
 def test_durations_of_headers(tmp_path: Path) -> None:

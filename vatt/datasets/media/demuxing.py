@@ -101,6 +101,8 @@ class MediaInput:
         packets = self._packets(self.container.demux(*streams, *parts))
         if self._format == "mpeg":
             packets = mpeg_video.ascending(packets)
+        if self._format == "ogg":
+            packets = repairs.without_speex_headers(packets)
         return self._joined(packets) if self._parts else packets
 
     def _packets(self, remaining: Iterator[av.Packet]) -> Iterator[av.Packet]:
@@ -111,7 +113,7 @@ class MediaInput:
             except (StopIteration, IndexError):  # at the end PyAV looks for streams that began after it was opened
                 return
             if not repairs.is_padding(packet, self._format):
-                yield packet
+                yield repairs.without_tag(packet, self._format)
 
     def _joined(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Yield packets, in which joined streams are replaced by the first of them."""
@@ -247,6 +249,10 @@ class MediaInput:
             _, name, message = error.log or (0, "", "")
             if message.startswith("Format not on whitelist"):
                 raise refusal(self.path, name) from None
+            self.extent.refuse_unread_file_of_any_format()
+            raise
+        except OSError:  # FFmpeg seeks to a position that is impossible
+            self.extent.refuse_unread_file_of_any_format()
             raise
 
     def _inspect_audio(self, streams: Sequence[Any], time_limit_s: float) -> None:

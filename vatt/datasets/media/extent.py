@@ -14,8 +14,7 @@ FLV_SIZE = re.compile(rb"filesize\0(.{8})", re.DOTALL)  # of onMetaData, Adobe F
 SIGNATURES = {"flv": b"FLV\1", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}  # at the beginning of a file
 SEARCHED = 2**16  # bytes after the last packet in which a second file may begin
 MP3_HEAD = 4096  # bytes at the beginning of an MP3 file, after a tag, in which its frames may be counted
-BOS_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")  # first page of a stream, RFC 3533, section 6
-PAGE = re.compile(rb"OggS\0[\x00\x01\x04\x05]")
+PAGE = re.compile(rb"OggS\0[\x00-\x07]")  # RFC 3533, section 6; of a first page of a stream, bit 1 is set
 BLOCK = 2**20  # bytes that are searched at once
 LEAST_S = 0.1  # shorter data after the audio are not audio
 MAX_CHUNKS = 1000
@@ -110,22 +109,24 @@ def movie_duration_s(file: BinaryIO, size: int) -> float:
     return 0.0
 
 
-def is_chained(file: BinaryIO) -> bool:
-    """Return whether streams of an Ogg file begin after others.
+def links(file: BinaryIO) -> list[int]:
+    """Return the bytes at which streams of an Ogg file begin after others have ended.
 
     Args:
         file: File that is open for reading.
     """
     file.seek(0)
-    has_begun, rest = False, b""
+    result, begin, rest, is_beginning = list[int](), 0, b"", True
     while block := file.read(BLOCK):
         data = rest + block
-        if not has_begun and (page := PAGE.search(data)):
-            has_begun, data = True, data[page.start() :]
-        if has_begun and BOS_PAGE.search(data):
-            return True
+        for page in PAGE.finditer(data):
+            is_first = data[page.start() + 5] & 2 > 0
+            if is_first and not is_beginning and len(result) < MAX_CHUNKS:
+                result.append(begin + page.start())
+            is_beginning = is_first
         rest = data[-5:]
-    return False
+        begin += len(data) - len(rest)
+    return result
 
 
 def mp3_samples(file: BinaryIO, at: int | None = None) -> int:

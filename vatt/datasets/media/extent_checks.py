@@ -96,13 +96,25 @@ class Extent:
         """
         self._refuse_unread_file()
         name = self.container.format.name
-        if name == "ogg" and self.container.duration:
-            return self._inspect(extent.is_chained)
+        if name == "ogg":
+            return self._has_links() or not self.container.duration
         if name == "mp3" and self.container.streams.audio:
             rate = self.container.streams.audio[0].codec_context.sample_rate
             samples_s = self.counted_samples() / max(rate, 1)
             return not samples_s or abs(samples_s - (self.container.duration or 0) / av.time_base) > SLACK_S
         return self._needs_times
+
+    def refuse_unread_file_of_any_format(self) -> None:
+        """Refuse a file that FFmpeg cannot open because a second file follows.
+
+        Raises:
+            MediaError: There is another file.
+        """
+        if self._size is None or self._file.is_remote:
+            return
+        at = joined.unread_in_any_format(self._file, self._size)
+        if at is not None:
+            raise MediaError(self._path, SECOND_FILE.format(at))
 
     def _refuse_unread_file(self) -> None:
         if self._size is None:
@@ -113,8 +125,20 @@ class Extent:
         if self._parts_at is None:
             self._parts_at = [] if self._file.is_remote else self._inspect(joined.parts, self._size)
         for at in self._parts_at:
-            if self._parameters_at(at) != joined.parameters(self.container):
-                raise MediaError(self._path, CHANGES.format(at))
+            self._refuse_changes(at)
+
+    def _has_links(self) -> bool:
+        """Return whether an Ogg file is chained, and refuse one whose later streams FFmpeg cannot decode."""
+        links = self._inspect(extent.links)
+        if links and self.container.streams.video:
+            raise MediaError(self._path, SECOND_FILE.format(links[0]))
+        for at in links if self._size is not None else ():
+            self._refuse_changes(at)
+        return bool(links)
+
+    def _refuse_changes(self, at: int) -> None:
+        if not joined.can_continue(joined.parameters(self.container), self._parameters_at(at)):
+            raise MediaError(self._path, CHANGES.format(at))
 
     def _parameters_at(self, at: int) -> list[tuple[Any, ...]]:
         """Return the parameters of the decoders of a file that begins in this one; none if it cannot be opened."""

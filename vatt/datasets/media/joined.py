@@ -6,10 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from vatt.datasets.media.repairs import tag_length
+
 MATROSKA, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # identifiers of EBML elements, RFC 9559
 MATROSKA_HEAD = re.compile(MATROSKA + rb".{1,60}?\x42\x82.(?:matroska|webm)", re.DOTALL)
 BLOCK, OVERLAP = 2**20, 128  # bytes that are searched at once; no signature is longer than the overlap
 MAX_PARTS = 1000
+# WavPack 4 and 5 file format: flags of the first block of a sequence, by their second byte.
+WAVPACK_INITIAL = b"[" + b"".join(re.escape(bytes([byte])) for byte in range(256) if byte & 8) + b"]"
 OWN_HEADERS = ("alac", "flac", "tta")  # codecs whose headers also describe a whole file, such as its length
 
 
@@ -57,21 +61,48 @@ def unread(file: BinaryIO, size: int, container: str, can_search: bool) -> int |
     if container not in FORMATS:
         return None
     signature, end_of = FORMATS[container]
-    end = end_of(_read(file, 0, 128)) if end_of is not None else 0
+    begin = tag_length(_read(file, 0, 10))
+    end = end_of(_read(file, begin, 128)) if end_of is not None else 0
     if container == "tta":
-        end = _tta_end(file)
-    return next(_positions(file, signature, end or 1), None) if end or can_search else None
+        end = _tta_end(file, begin)
+    end = end if begin + end <= size else 0
+    return next(_positions(file, signature, begin + (end or 1)), None) if end or can_search else None
+
+
+def unread_in_any_format(file: BinaryIO, size: int) -> int | None:
+    """Return the byte at which a second file begins in a file that FFmpeg cannot open; None if there is none.
+
+    Args:
+        file: File that is open for reading.
+        size: Number of its bytes.
+    """
+    head = _read(file, tag_length(_read(file, 0, 10)), 128)
+    names = (name for name, (signature, _) in FORMATS.items() if signature.match(head))
+    return next((at for name in names if (at := unread(file, size, name, can_search=True)) is not None), None)
 
 
 def parameters(container: Any) -> list[tuple[Any, ...]]:
     """Return what the decoder of each stream of a PyAV container is set up with."""
-    result = []
+    result = list[tuple[Any, ...]]()
+    is_ogg = container.format.name == "ogg"
     for stream in (*container.streams.video, *container.streams.audio):
         decoder = stream.codec_context
         name = decoder.codec.canonical_name
         size = (decoder.width, decoder.height) if stream.type == "video" else (decoder.sample_rate, decoder.layout.name)
-        result.append((name, *size, b"" if name in OWN_HEADERS else decoder.extradata))
+        if is_ogg and name == "flac":  # frames have the other parameters
+            size = (int.from_bytes((decoder.extradata or b"")[2:4]),)
+        result.append((name, *size, b"" if name in OWN_HEADERS or is_ogg else decoder.extradata))
     return result
+
+
+def can_continue(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> bool:
+    """Return whether decoders with the first `parameters` can decode streams with the second ones.
+
+    In Ogg, the largest block of FLAC (RFC 9639, section 8.2) may become smaller.
+    """
+    if len(first) == len(second) == 1 and first[0][0] == second[0][0] == "flac" and len(first[0]) == 3:
+        return second[0][1] <= first[0][1]
+    return first == second
 
 
 def _wav_end(head: bytes) -> int:
@@ -93,25 +124,22 @@ def _mxf_end(head: bytes) -> int:
     return int.from_bytes(head[value + 24 : value + 32])
 
 
-def _tta_end(file: BinaryIO) -> int:
-    """Return the end of the frames by their table (TTA1 format: header of 22 bytes, table, frames)."""
-    at = 0
-    head = _read(file, 0, 10)
-    if head[:3] == b"ID3":  # ID3v2.4.0, section 3.1
-        at = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-    head = _read(file, at, 22)
+def _tta_end(file: BinaryIO, begin: int) -> int:
+    """Return the length of a file by its table of frames (TTA1 format: header of 22 bytes, table, frames)."""
+    head = _read(file, begin, 22)
     rate, samples = int.from_bytes(head[10:14], "little"), int.from_bytes(head[14:18], "little")
     count = -(-samples // max(1, rate * 256 // 245))
-    table = memoryview(_read(file, at + 22, 4 * count))
+    table = memoryview(_read(file, begin + 22, 4 * count))
     sizes = sum(int.from_bytes(table[i : i + 4], "little") for i in range(0, len(table), 4))
-    return at + 22 + 4 * count + 4 + sizes
+    return 22 + 4 * count + 4 + sizes
 
 
 def _signature(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
-# By FFmpeg's name of the format: the beginning of a file, and the end of a file by its beginning; 0 if it is unknown.
+# By FFmpeg's name of the format: the beginning of a file (of a second one only, where the format repeats its beginning,
+# or data may look like it), and the length of a file by its beginning; 0 if it is unknown.
 FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], int] | None]] = {
     "wav": (_signature(rb"(?:RIFF|RF64|BW64).{4}WAVE"), _wav_end),
     "aiff": (_signature(rb"FORM.{4}AIF[FC]"), lambda head: _even(8 + int.from_bytes(head[4:8]))),
@@ -126,6 +154,21 @@ FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], int] | None]] = {
     "nut": (_signature(rb"nut/multimedia container\0"), None),
     "voc": (_signature(rb"Creative Voice File\x1a"), None),
     "rm": (_signature(rb"\.RMF\0\0\0\x12"), None),
+    "xwma": (_signature(rb"RIFF.{4}XWMA"), _wav_end),
+    "qcp": (_signature(rb"RIFF.{4}QLCM"), _wav_end),
+    "caf": (_signature(rb"caff\0\x01\0\0desc"), None),
+    "sox": (_signature(rb"\.SoX..\0\0.{16}[\1-\x40]\0\0\0|XoS\.\0\0.{18}\0\0\0[\1-\x40]"), None),
+    "wv": (_signature(rb"wvpk.{4}[\2-\x10]\x04\0.{5}\0{4}.{5}" + WAVPACK_INITIAL), None),
+    "ape": (_signature(rb"MAC .\x0f\0\0\x34\0\0\0"), None),
+    "tak": (_signature(rb"tBaK\x01[\x06-\x40]\0\0"), None),
+    "dsf": (_signature(rb"DSD \x1c\0{7}"), None),
+    "nistsphere": (_signature(rb"NIST_1A\n   1024\n"), None),
+    "wtv": (_signature(rb"\xb7\xd8\0\x20\x37\x49\xda\x11\xa6\x4e\0\x07\xe9\x5e\xad\x8d\x8c\xc3\xd2\xc2"), None),
+    "ivf": (_signature(rb"DKIF\0\0\x20\0[ -~]{4}"), None),
+    "yuv4mpegpipe": (_signature(rb"YUV4MPEG2 [A-Z]"), None),
+    "gif": (_signature(rb"(?<=;)GIF8[79]a"), None),  # after the trailer of the first file
+    "apng": (_signature(rb"(?<=IEND\xae\x42\x60\x82)\x89PNG\r\n\x1a\n"), None),
+    "gxf": (_signature(rb"(?<=\0\0\0\0\x01\xfb\0\0\0\x10\0\0\0\0\xe1\xe2)\0\0\0\0\x01\xbc"), None),
 }
 
 

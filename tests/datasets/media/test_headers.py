@@ -40,7 +40,12 @@ def test_a_header_of_dts() -> None:
     assert frame_length("dts", packet) == (48_000, 512)
 
 
-@pytest.mark.parametrize("codec", ["aac", "mp3", "ac3", "eac3", "dts", "flac", "opus"])
+def test_a_header_of_latm() -> None:
+    assert frame_length("aac_latm", av.Packet(bytes.fromhex("56e11b2000118800000000"))) == (48_000, 1024)
+    assert frame_length("aac_latm", av.Packet(bytes.fromhex("56e0fcfd00a14c00000000"))) == (0, 0)  # no configuration
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp3", "ac3", "eac3", "dts", "flac", "opus", "aac_latm"])
 def test_packets_without_a_header(codec: str) -> None:
     assert frame_length(codec, av.Packet(bytes(20))) == (0, 0)
     assert frame_length(codec, av.Packet(b"\xff")) == (0, 0)

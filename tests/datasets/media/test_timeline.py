@@ -163,6 +163,21 @@ def test_a_sample_rate_that_changes(tmp_path: Path, name: str, codec: str, rates
     assert [pitch(tmp_path / name, start_s) for start_s in (0.5, 3.0, 4.6, 7.0)] == [440, 440, 880, 880]
 
 
+@pytest.mark.parametrize("rates", [(48_000, 22_050), (22_050, 48_000)])
+@pytest.mark.parametrize(("name", "options"), [("a.latm", {}), ("a.ts", {"mpegts_flags": "latm"})])
+def test_a_sample_rate_of_latm_that_changes(
+    tmp_path: Path, name: str, options: dict[str, str], rates: tuple[int, int]
+) -> None:
+    parts = [
+        write(tmp_path / name, None, "aac", tone(hz, 4.0, rate), rate, container_options=options)
+        for hz, rate in zip((440, 880), rates, strict=True)
+    ]
+    (tmp_path / name).write_bytes(b"".join(parts))
+    check(tmp_path / name, 8.12)
+    starts_s = (0.5, 3.0, 4.2, 4.35, 4.5, 4.65, 7.0)  # most packets have no configuration of the decoder
+    assert [pitch(tmp_path / name, start_s) for start_s in starts_s] == [440, 440, 880, 880, 880, 880, 880]
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.aac", "aac"), ("a.mp3", "libmp3lame"), ("a.ac3", "ac3"), ("a.mp2", "mp2")]
 )

@@ -25,12 +25,29 @@ def frame_length(codec: str, packet: av.Packet) -> tuple[int, int]:
     return parse(memoryview(packet)[:HEAD])
 
 
+def has_configuration(packet: av.Packet) -> bool:
+    """Return whether a packet configures the decoder for those that follow: in chained Ogg files, and in LATM."""
+    if packet.has_sidedata("new_extradata"):
+        return True
+    return packet.stream.codec_context.name == "aac_latm" and frame_length("aac_latm", packet) != NONE
+
+
 def _adts(head: memoryview) -> tuple[int, int]:
     """ISO/IEC 13818-7, section 6.2."""
     index = head[2] >> 2 & 15
     if head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or index >= len(AAC_RATES):
         return NONE
     return AAC_RATES[index], 1024 * ((head[6] & 3) + 1)
+
+
+def _latm(head: memoryview) -> tuple[int, int]:
+    """ISO/IEC 14496-3, sections 1.7.2 and 1.7.3. Frames without a configuration use that of an earlier frame."""
+    has_config, version = not head[3] & 0x80, head[3] >> 6 & 1
+    kind, index = head[5] >> 3, (head[5] & 7) << 1 | head[6] >> 7
+    if head[0] != 0x56 or head[1] >> 5 != 7 or not has_config or version or kind == 31 or index >= len(AAC_RATES):
+        return NONE
+    is_short = kind == 2 and head[6] >> 2 & 1
+    return AAC_RATES[index], (960 if is_short else 1024) * (((head[3] & 0x1F) << 1 | head[4] >> 7) + 1)
 
 
 def _mpeg(head: memoryview) -> tuple[int, int]:
@@ -70,6 +87,7 @@ def _flac(head: memoryview) -> tuple[int, int]:
 
 _PARSERS = {
     "aac": _adts,
+    "aac_latm": _latm,
     "mp1": _mpeg,
     "mp2": _mpeg,
     "mp3": _mpeg,

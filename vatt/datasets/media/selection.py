@@ -10,6 +10,7 @@ from typing import Any
 import av
 
 from vatt.datasets.media.demuxing import LEAVES_OUT
+from vatt.datasets.media.headers import has_configuration
 
 EARLY_S = 0.001  # Matroska rounds times to milliseconds: a frame this much later still counts as on time
 FLAGS = 30  # packets whose flags are checked
@@ -40,17 +41,19 @@ def from_key_before(packets: Iterator[av.Packet], start_s: float, at_s: AtS) -> 
 def from_last_before(packets: Iterator[av.Packet], start_s: float, at_s: AtS) -> Iterator[av.Packet]:
     """Yield packets of audio, read from the beginning, from the last one before a time on.
 
-    A packet with new headers of a chained file is yielded in any case. See `from_key_before`.
+    The last packet that configures the decoder is yielded in any case. See `from_key_before`.
     """
     headers: list[av.Packet] = []
     held: list[av.Packet] = []
     for packet in packets:
         is_later = packet.pts is None or at_s(packet.pts) > start_s
-        if held and held[0].has_sidedata("new_extradata"):
+        if held and not is_later and has_configuration(held[0]):
             headers = held[:1]
         held = [*held, packet] if is_later else [packet]
         if is_later:
             break
+    if held and has_configuration(held[0]):
+        headers = []
     yield from chain(headers, held, packets)
 
 

@@ -128,6 +128,8 @@ class Timestamps:
             if rate:
                 self._rates.add(rate)
                 length_s = (samples or packet.duration or 0) / rate
+            elif self._codec == "aac_latm" and packet.size and len(self) > 1:
+                length_s = self._lengths_s[-1]  # most frames have no configuration of their own
             for side_data in () if self.container in UNANCHORED else packet.iter_sidedata():
                 if side_data.data_type == "skip_samples":
                     skip, trim = SKIP_SAMPLES.unpack_from(side_data)

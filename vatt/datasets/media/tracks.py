@@ -123,6 +123,12 @@ def _choose(path: str, size: int, changed_ns: int) -> Choice:
     chosen: dict[str, tuple[int, ...]] = {}
     with MediaInput(path, OPEN_LIMIT_S) as media:
         pids = find_pids(path, size) if _is_local_ts(media) else {}
+        for number, pid in pids.items():
+            if pid.changes_at is not None:
+                reason = (
+                    f"PID {number} is {pid.kind} first and carries another kind of track near byte {pid.changes_at}"
+                )
+                raise MediaError(path, f"{reason}: split the file there")
         for kind in ("video", "audio"):
             streams, usable = candidates(media.container, kind), []
             for stream in streams if len(streams) > 1 else ():

@@ -17,6 +17,7 @@ from vatt.datasets.media.source import read_bytes
 CHUNKS, CHUNK = 64, 2**17  # parts of the file that are read, and their bytes
 PACKET_SIZES = (188, 192, 204)  # plain, with time codes (M2TS), with error correction
 SYNC = 0x47
+MIN_OTHERS = 3  # headers of another kind; fewer may be transmission errors
 MAX_CHANGES = 4  # tracks that alternate more often are parallel
 
 
@@ -27,10 +28,17 @@ class Pid:
     Attributes:
         offsets: Positions of packets in the file in bytes, ascending.
         kind: "video" or "audio" by the first PES header; empty for others.
+        others: Positions of PES headers of another kind than the first one.
     """
 
     offsets: list[int] = field(default_factory=list)
     kind: str = ""
+    others: list[int] = field(default_factory=list)
+
+    @property
+    def changes_at(self) -> int | None:
+        """Position at which the kind changes, as where a file with other tracks follows; None where it does not."""
+        return self.others[0] if len(self.others) >= MIN_OTHERS else None
 
 
 def find_pids(path: str, size: int) -> dict[int, Pid]:
@@ -49,8 +57,10 @@ def find_pids(path: str, size: int) -> dict[int, Pid]:
         data = read_bytes(path, at, CHUNK)
         for begin, pid, packet in _packets(data):
             pids[pid].offsets.append(at + begin)
-            if packet[1] & 0x40 and not pids[pid].kind:
-                pids[pid].kind = _kind(packet)
+            kind = _kind(packet) if packet[1] & 0x40 else ""
+            pids[pid].kind = pids[pid].kind or kind
+            if kind and kind != pids[pid].kind:
+                pids[pid].others.append(at + begin)
     return dict(pids)
 
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "directories": {"errors", "io"},
     "locks": {"errors", "io"},
     "ranges": {"errors"},
+    "resources": {"errors"},
     "signals": set(),
     "untrusted": {"errors"},
     "datasets": {"datasets"} | EVERYONE,
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     | EVERYONE,
     "retrieval": {"retrieval", "models", "datasets"} | EVERYONE,
     "evaluation": {"evaluation", "retrieval.saved_embeddings", "retrieval.tables"} | EVERYONE,
-    "cli": {"cli", "datasets", "models", "objectives", "training", "retrieval", "evaluation"} | EVERYONE,
+    "cli": {"cli", "datasets", "models", "objectives", "training", "retrieval", "evaluation", "resources"} | EVERYONE,
     "__main__": {"cli"},
     "__init__": set(),
 }

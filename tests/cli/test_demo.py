@@ -83,9 +83,15 @@ def test_a_command_that_fails_ends_it(config: Path, tmp_path: Path, monkeypatch:
         demo(str(config), str(tmp_path / "run"), str(tmp_path / "corpus"))
 
 
-def test_it_wants_the_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--config", str(tmp_path / "none.yaml")]) == 2
-    assert "run this in the folder of the repository" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [["demo", "--config"], ["droptoken", "--config"], ["compare", "--configs"]])
+def test_unknown_configuration_is_an_error_with_close_names(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "['demo_mask']" if command[0] == "compare" else "demo_mask"]) == 2
+    assert "there is no configuration 'demo_mask', neither" in (error := capsys.readouterr().err)
+    assert "did you mean demo_masked or" in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_rates_of_droptoken_are_compared(

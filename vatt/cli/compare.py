@@ -14,9 +14,10 @@ from vatt.cli.ranges import Fraction, Positive, Seed
 from vatt.cli.steps import Source, claim, digest, find_source, label_by, make_corpus, run_command, train
 from vatt.errors import InputError
 from vatt.io import atomic_write
+from vatt.resources import find_config
 
 Equal = Literal["operations", "clips", "tokens"]
-CONFIGS = tuple(f"configs/demo_{name}.yaml" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
+CONFIGS = tuple(f"demo_{name}" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
 UNTRAINED = "untrained"
 TRACKED = ("average Jaccard", "mean IoU", "J&F")
 PROTOCOL = (
@@ -84,10 +85,12 @@ def compare(
     made by the same configuration of the same data.
 
     Args:
-        configs: training configurations; the video towers should be equally large.
+        configs: Training configurations: files or names of packaged ones. Their video encoders should have the same
+            size.
         output: folder of the runs, of table.json, table.md and of the picture.
         corpus: folder of the demonstration corpus, which is made if it is not there.
-        data: configuration of other data to train on, as ``configs/data/grid_mouth.yaml``, in place of that.
+        data: Configuration of other data to train on instead: a file or the name of a packaged one, such as
+            ``data/grid_mouth``.
         tflops: operations of each training, in 10^12; unless given, those of the first configuration's own steps.
         labels: what probes tell apart: attributes of the corpus (shape, motion, colour or speed), or manifests of
             yours with labels and splits (``.jsonl``).
@@ -100,9 +103,8 @@ def compare(
     """
     from vatt.evaluation.report import write_report
 
-    missing = [config for config in configs if not Path(config).is_file()]
-    if missing:
-        raise FileNotFoundError(f"no configuration at {missing[0]}; run this in the folder of the repository")
+    for config in configs:
+        find_config(config)
     if len({Path(config).stem for config in configs}) < len(configs) or not configs:
         raise InputError(f"configurations are one or more files of different names, not {', '.join(configs)}")
     folder, source = Path(output), find_source(corpus, data)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from vatt.cli.steps import make_corpus, run_command, train_and_embed
 from vatt.io import atomic_write
+from vatt.resources import find_config
 
 QUERIES = 3
 
 
-def demo(config: str = "configs/demo.yaml", output: str = "runs/demo", corpus: str = "runs/shapes") -> int:
+def demo(config: str = "demo", output: str = "runs/demo", corpus: str = "runs/shapes") -> int:
     """Make a corpus, pretrain on it, embed its held-out clips, index them, and search. What is there is used again.
 
     Args:
-        config: training configuration.
+        config: Training configuration: a file or the name of a packaged one.
         output: folder of the run.
         corpus: folder of the corpus.
     """
     began = time.perf_counter()
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"no configuration at {config}; run this in the folder of the repository")
+    find_config(config)
     run, data = Path(output), Path(corpus)
     model, embeddings, index, pictures = run / "model", run / "embeddings", run / "index", run / "pictures"
     report, weights = run / "report.json", model / "training.json"

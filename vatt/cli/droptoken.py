@@ -11,6 +11,7 @@ from vatt.cli.ranges import Count, DropRate
 from vatt.cli.steps import claim, label_by, make_corpus, run_command, train_and_embed
 from vatt.errors import InputError
 from vatt.io import atomic_write
+from vatt.resources import find_config
 
 SHOWN = {"text_to_video": ("R@1", "R@5"), "audio_to_video": ("R@1", "R@5")}
 PROTOCOL = "retrieval: manifest, a caption a clip, cosine; shape: logistic regression on the frozen video feature"
@@ -18,7 +19,7 @@ RATES = (0.75, 0.5, 0.25, 0.0)  # of the paper's table 5
 
 
 def droptoken(
-    config: str = "configs/demo.yaml",
+    config: str = "demo",
     output: str = "runs/droptoken",
     corpus: str = "runs/shapes",
     rates: tuple[DropRate, ...] = RATES,
@@ -31,7 +32,7 @@ def droptoken(
     configuration.
 
     Args:
-        config: training configuration.
+        config: Training configuration: a file or the name of a packaged one.
         output: folder of the runs, of table.json, table.md and of the picture.
         corpus: folder of the corpus, which is made if it is not there.
         rates: shares of the tokens that are dropped.
@@ -41,8 +42,7 @@ def droptoken(
     from vatt.evaluation.report import write_report
     from vatt.training.history import history_of
 
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"no configuration at {config}; run this in the folder of the repository")
+    find_config(config)
     if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
         raise InputError(f"rates are different shares in [0, 1), not {', '.join(map(str, rates))}")
     folder, data = Path(output), Path(corpus)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vatt.cli.ranges import Count, DropRate, Positive
 from vatt.errors import InputError
+from vatt.resources import find_config
 
 if TYPE_CHECKING:
     from vatt.models.official.weights import Loaded
@@ -183,7 +184,7 @@ def flops(
     """Count the operations of one clip's way through the towers of a pretraining configuration.
 
     Args:
-        config: pretraining configuration.
+        config: Pretraining configuration: a file or the name of a packaged one.
         num_frames: frames of the clip; what the configuration says unless given.
         size: height and width of its pictures in pixels; what the configuration says unless given.
         drop: share of the video and audio tokens that DropToken leaves out; what the configuration says unless given.
@@ -196,8 +197,7 @@ def flops(
     from vatt.cli.training import build_pretraining
     from vatt.models.flops import count_flops
 
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"no configuration at {config}")
+    find_config(config)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     with torch.device("meta"):
         cli = build_pretraining(["--config", config, "--data.manifest=none", "--data.vocabulary=null"])

@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vatt.errors import InputError
+from vatt.resources import similar_configs
 
 MAX_PROPOSALS = 3  # names that are suggested for a misspelled one
 MAX_MESSAGE = 400  # characters of a message
@@ -77,7 +78,7 @@ def explain(message: str, parser: argparse.ArgumentParser) -> str:
         return f"{key}{subclass[1]} is not a subclass of {subclass[2]}"
     file = re.search(r"Unable to load config '([^']*)'", message)
     if file:
-        return f"{key}{file[1]!r} is neither a file nor a mapping"
+        return f"{key}{file[1]!r} is neither a file nor a mapping{similar_configs(file[1])}"
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     choices = [word.strip(" '\"") for group in re.findall(r"Literal\[([^\]]*)\]", message) for word in group.split(",")]
     if value and choices:

@@ -13,6 +13,7 @@ import yaml
 
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_write, read_lines
+from vatt.resources import find_config
 
 CORPUS: tuple[str, ...] = ()  # options of vatt synth
 
@@ -63,7 +64,7 @@ def find_source(corpus: str, data: str | None) -> Source:
     if data is None:
         folder = Path(corpus)
         return Source("synthetic shapes", folder / "manifest.jsonl", folder / "vocabulary", folder / "cache")
-    says = yaml.safe_load(Path(data).read_text(encoding="utf-8"))
+    says = yaml.safe_load(find_config(data).read_text(encoding="utf-8"))
     if not isinstance(says, dict) or not says.get("manifest"):
         raise InputError(f"{data} names no manifest")
     manifest = Path(says["manifest"])

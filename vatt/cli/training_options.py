@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.cli.parsing import OneLineErrors, changed_options, check_config_files
 from vatt.io import atomic_path
+from vatt.resources import find_config, packaged_configs
+
+# Options whose value may be a configuration file of a part, such as --data data/shapes
+PART_OPTIONS = ("--data", "--trainer", "--model.backbone", "--model.objective", "--data.augment")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -59,7 +64,26 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
         """Read options and configuration files.
 
         Raises:
-            InputError: A configuration file is damaged.
+            InputError: A configuration file is damaged or does not exist.
         """
-        check_config_files(sys.argv[1:] if args is None else args)
+        args = resolve_config_names(sys.argv[1:] if args is None else args)
+        check_config_files(args)
         return super().parse_args(args, *more, **kwargs)
+
+
+def resolve_config_names(args: Sequence[str]) -> list[str]:
+    """Replace the names of packaged configurations among arguments by the paths of their files.
+
+    Raises:
+        InputError: ``--config`` is neither a file nor the name of a packaged configuration.
+    """
+    configs, result = packaged_configs(), []
+    for before, word in zip(["", *args], args, strict=False):
+        prefix, value = re.fullmatch(r"((?:--?[\w.]+=)?)(.*)", word, re.DOTALL).groups()
+        option, packaged = prefix.rstrip("=") or before, configs.get(value.removesuffix(".yaml"))
+        if option in ("-c", "--config") and ":" not in value:  # with a colon it is a URL or a mapping
+            value = str(find_config(value))
+        elif option in PART_OPTIONS and packaged and not Path(value).is_file():
+            value = str(packaged)
+        result.append(prefix + value)
+    return result

@@ -53,7 +53,7 @@ def test_words_of_sentences_become_labels(tmp_path: Path, video_file: Path) -> N
         {"path": str(video_file), "id": "c", "end_s": 1, "words": [{"word": "red", "start": 0.1, "end": 0.3}, early]},
     ]
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    script = [sys.executable, str(ROOT / "data/grid/label.py"), str(tmp_path / "clips.jsonl")]
+    script = [sys.executable, str(ROOT / "data/grid_words/prepare.py"), str(tmp_path / "clips.jsonl")]
     options = ["--output", str(tmp_path / "out.jsonl"), "--seconds", "0.8"]
     done = subprocess.run([*script, "--word", "2", *options], capture_output=True, text=True, check=True)
     assert "2 rows (blue 1, red 1)" in done.stdout

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+from argparse import ArgumentParser, Namespace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from tests.conftest import ROOT
 from vatt.cli.finetune import build_finetuning
-from vatt.cli.main import COMMANDS, make_parser
+from vatt.cli.main import COMMANDS, main, make_parser
 from vatt.cli.training import VattCLI
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.text import WordVocabulary
@@ -22,7 +23,10 @@ from vatt.training.pretrain import PretrainModule
 
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "benchmarks" / "RESULTS.md"]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-LINES = sorted({line.strip().partition("  #")[0] for line in re.findall(r"^ *(vatt .*)$", TEXT, re.MULTILINE)})
+LINES = sorted(
+    {line.strip().partition("  #")[0] for line in re.findall(r"^ *(vatt .*)$", TEXT, re.MULTILINE)}
+    | set(re.findall(r"`(vatt manifest [^`]+ --output [^`]+)`", TEXT))
+)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -68,9 +72,31 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
         with torch.device("meta"):
             build_finetuning([*options, "--model.backbone=configs/backbone/bbs.yaml"])
         return
+    if word == "manifest":
+        check_script_arguments(rest, monkeypatch)
+        return
     where, positional, _ = COMMANDS[word]
     module, name = where.split(":")
     make_parser(word, getattr(import_module(module), name), positional).parse_args(rest)
+
+
+class Parsed(Exception):
+    """The script of a dataset has parsed its arguments."""
+
+
+def check_script_arguments(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that ``vatt manifest`` and the script of the dataset accept arguments, without running the script."""
+    parse_args = ArgumentParser.parse_args
+
+    def parse(parser: ArgumentParser, *args: list[str]) -> Namespace:
+        values = parse_args(parser, *args)
+        if parser.prog != "vatt manifest":
+            raise Parsed
+        return values
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse)
+    with pytest.raises(Parsed):
+        main(["manifest", *argv])
 
 
 def test_there_are_commands() -> None:

@@ -1,7 +1,7 @@
-"""AudioSet (Gemmeke et al. 2017): its segment files to a manifest with all labels of each segment.
+"""Convert the segment files of AudioSet (Gemmeke et al. 2017), with all labels per segment.
 
 Usage:
-    python data/audioset/prepare.py balanced_train_segments.csv eval_segments.csv media \\
+    vatt manifest audioset balanced_train_segments.csv eval_segments.csv media \\
         --classes class_labels_indices.csv --output runs/audioset/clips.jsonl
 """
 

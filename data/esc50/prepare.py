@@ -1,7 +1,7 @@
-"""ESC-50 and ESC-10 (Piczak 2015): the table of recordings to a manifest, with the official fold as column x_fold.
+"""Convert the table of ESC-50 or ESC-10 (Piczak 2015), with the official fold as column x_fold.
 
 Usage:
-    python data/esc50/prepare.py ESC-50/meta/esc50.csv ESC-50/audio --output runs/esc50/clips.jsonl
+    vatt manifest esc50 ESC-50/meta/esc50.csv ESC-50/audio --output runs/esc50/clips.jsonl
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The GRID audiovisual sentence corpus (Cooke et al. 2006): its videos and word alignments to a manifest.
+"""Convert the videos and word alignments of the GRID corpus (Cooke et al. 2006).
 
 Ids are the names of the videos. If a name comes twice, as it does with several speakers, all ids are paths below the
 folder of the videos, and a video s1/… takes the alignment of s1: of the same folder, or of s1 or s1/align.
 
 Usage:
-    python data/grid/prepare.py s1/video s1/align --output runs/grid/clips.jsonl
+    vatt manifest grid s1/video s1/align --output runs/grid/clips.jsonl
 """
 
 from __future__ import annotations

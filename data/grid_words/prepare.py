@@ -1,9 +1,9 @@
-"""A manifest with timed words to one whose clips are single words: of each sentence the one at a place, as its label.
+"""Convert a manifest with timed words, such as that of GRID: one clip per word, with a label.
 
-In GRID the second word is one of four colours, said at different times, so that lips can be read, or voices heard.
+In GRID the second word is one of four colors, spoken at different times.
 
 Usage:
-    python data/grid/label.py runs/grid/clips.jsonl --word 2 --output runs/grid/colours.jsonl
+    vatt manifest grid_words runs/grid/clips.jsonl --word 2 --output runs/grid/colours.jsonl
 """
 
 from __future__ import annotations

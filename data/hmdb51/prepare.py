@@ -1,9 +1,9 @@
-"""HMDB51 (Kuehne et al. 2011): its official splits, as text files or as one CSV, to a manifest.
+"""Convert the official splits of HMDB51 (Kuehne et al. 2011), text files or one CSV file.
 
 Without --fold the three official splits are columns, x_fold1 to x_fold3, and there is no split.
 
 Usage:
-    python data/hmdb51/prepare.py testTrainMulti_7030_splits hmdb51_org --fold 1 --output runs/hmdb51/clips.jsonl
+    vatt manifest hmdb51 testTrainMulti_7030_splits hmdb51_org --fold 1 --output runs/hmdb51/clips.jsonl
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""HowTo100M (Miech et al. 2019): its list of videos and their captions to a manifest, one row a video.
+"""Convert the list of videos and the captions of HowTo100M (Miech et al. 2019).
 
-The captions are one file <video_id>.csv or <video_id>.json each, or one big JSON such as caption.json or
-raw_caption.json, which is read piece by piece. The categories, the rank and the task are x_ columns.
+The manifest has one row per video. The captions are one file <video_id>.csv or <video_id>.json each, or one big JSON
+such as caption.json or raw_caption.json, which is read piece by piece. The categories, the rank and the task are x_
+columns.
 
 Usage:
-    python data/howto100m/prepare.py HowTo100M_v1.csv videos --captions raw_caption.json \\
+    vatt manifest howto100m HowTo100M_v1.csv videos --captions raw_caption.json \\
         --output runs/howto100m/clips.jsonl
 """
 

@@ -1,9 +1,9 @@
-"""ImageNet (Russakovsky et al. 2015): folders train/<wnid> and val/<wnid> of images to a manifest, one row an image.
+"""Convert the directories of ImageNet (Russakovsky et al. 2015), one row per image.
 
-Other sets of images in folders of classes below train and val will do as well.
+The directories are train/<wnid> and val/<wnid>. Other images in one directory per class are converted, too.
 
 Usage:
-    python data/imagenet/prepare.py ILSVRC/Data/CLS-LOC --classes LOC_synset_mapping.txt --output runs/imagenet.jsonl
+    vatt manifest imagenet ILSVRC/Data/CLS-LOC --classes LOC_synset_mapping.txt --output runs/imagenet.jsonl
 """
 
 from __future__ import annotations

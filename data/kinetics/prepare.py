@@ -1,7 +1,7 @@
-"""Kinetics-400, -600 and -700 (Kay et al. 2017, Carreira et al. 2018 and 2019): their CSV files to a manifest.
+"""Convert the CSV files of Kinetics-400, -600 and -700 (Kay et al. 2017, Carreira et al. 2018).
 
 Usage:
-    python data/kinetics/prepare.py train.csv validate.csv videos --output runs/kinetics/clips.jsonl
+    vatt manifest kinetics train.csv validate.csv videos --output runs/kinetics/clips.jsonl
 """
 
 from __future__ import annotations

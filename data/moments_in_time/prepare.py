@@ -1,7 +1,7 @@
-"""Moments in Time (Monfort et al. 2019): its CSV files to a manifest.
+"""Convert the CSV files of Moments in Time (Monfort et al. 2019).
 
 Usage:
-    python data/moments_in_time/prepare.py trainingSet.csv validationSet.csv Moments_in_Time_Raw \\
+    vatt manifest moments_in_time trainingSet.csv validationSet.csv Moments_in_Time_Raw \\
         --classes moments_categories.txt --output runs/moments/clips.jsonl
 """
 

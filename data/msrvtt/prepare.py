@@ -1,10 +1,10 @@
-"""MSR-VTT (Xu et al. 2016): its JSON files to a manifest, or the 1k-A test (Yu et al. 2018), or both.
+"""Convert the JSON files of MSR-VTT (Xu et al. 2016), the 1k-A test (Yu et al. 2018), or both.
 
 With the list of 1k-A each of its videos is a test row with the one sentence of the list, and every other video of
 the JSON files is trained on: the "9k" of MSRVTT_data.json, the "7k" of train_val_videodatainfo.json.
 
 Usage:
-    python data/msrvtt/prepare.py MSRVTT_data.json videos --split_1ka msrvtt_1ka_test.csv \\
+    vatt manifest msrvtt MSRVTT_data.json videos --split_1ka msrvtt_1ka_test.csv \\
         --output runs/msrvtt/clips.jsonl
 """
 

@@ -1,7 +1,9 @@
-"""Something-Something v2 (Goyal et al. 2017): its JSON files to a manifest; labels are templates, texts the captions.
+"""Convert the JSON files of Something-Something v2 (Goyal et al. 2017).
+
+Labels are templates; texts are the captions.
 
 Usage:
-    python data/something_something_v2/prepare.py something-something-v2-train.json \\
+    vatt manifest something_something_v2 something-something-v2-train.json \\
         something-something-v2-validation.json 20bn-something-something-v2 \\
         --classes something-something-v2-labels.json --output runs/something/clips.jsonl
 """

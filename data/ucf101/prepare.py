@@ -1,9 +1,9 @@
-"""UCF101 (Soomro et al. 2012): its train and test lists to a manifest.
+"""Convert the train and test lists of UCF101 (Soomro et al. 2012).
 
 Without --fold the three official splits are columns, x_fold1 to x_fold3, and there is no split.
 
 Usage:
-    python data/ucf101/prepare.py ucfTrainTestlist UCF-101 --fold 1 --output runs/ucf101/clips.jsonl
+    vatt manifest ucf101 ucfTrainTestlist UCF-101 --fold 1 --output runs/ucf101/clips.jsonl
 """
 
 from __future__ import annotations

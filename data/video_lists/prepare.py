@@ -1,10 +1,10 @@
-"""The lists of VideoMAE and V-JEPA, which have no header, to a manifest.
+"""Convert the lists of VideoMAE and V-JEPA, which have no header.
 
 Lines are "path label", "path start_frame num_frames" (a num_frames of -1 reaches to the end of the file),
 "path start_frame num_frames label", or a path alone. Paths may hold spaces.
 
 Usage:
-    python data/video_lists/prepare.py train.csv val.csv videos --classes kinetics400_labels.txt \\
+    vatt manifest video_lists train.csv val.csv videos --classes kinetics400_labels.txt \\
         --output runs/kinetics/clips.jsonl
 """
 

@@ -1,4 +1,4 @@
-"""WebDataset tars, as video2dataset and others write them, to a manifest whose rows are read inside the tars.
+"""Convert WebDataset tars, such as those of video2dataset, without unpacking them.
 
 A sample consists of the members with the same name up to the first dot, in any order: KEY.mp4 (or .webm, .jpg, …),
 KEY.m4a (or .wav, …) if the audio has a file of its own, KEY.txt with the caption, or KEY.json with a key such as
@@ -6,7 +6,7 @@ KEY.m4a (or .wav, …) if the audio has a file of its own, KEY.txt with the capt
 KEY.txt belong together. Nothing is unpacked: the path of a row is the tar with the offset and size of the media file.
 
 Usage:
-    python data/webdataset/prepare.py tars/ --output tars/clips.jsonl
+    vatt manifest webdataset tars/ --output tars/clips.jsonl
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""YouCook2 (Zhou et al. 2018): its segments to a manifest, one row each, from the official JSON or the CSV of MIL-NCE.
+"""Convert the segments of YouCook2 (Zhou et al. 2018), from the official JSON or MIL-NCE's CSV.
 
 Usage:
-    python data/youcook2/prepare.py youcookii_annotations_trainval.json raw_videos --output runs/youcook2/clips.jsonl
+    vatt manifest youcook2 youcookii_annotations_trainval.json raw_videos --output runs/youcook2/clips.jsonl
 """
 
 from __future__ import annotations

@@ -119,4 +119,4 @@ def test_the_output_is_jsonl(save: Save, touch: Touch, tmp_path: Path) -> None:
 def test_help_tells_how_to_call_it(prepare: Prepare, script: str) -> None:
     done = prepare(script, "--help")
     assert done.status == 0
-    assert f"python data/{script}/prepare.py" in done.out
+    assert f"vatt manifest {script}" in done.out

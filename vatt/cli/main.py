@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "synth": ("vatt.cli.commands:synth", ("output",), "write the demonstration corpus: short videos with captions"),
     "scan": ("vatt.cli.data:scan", ("path",), "look at every media file: what it is, and whether it is whole"),
+    "manifest": ("vatt.cli.manifest:manifest", (), "convert the annotations of a published dataset to a manifest"),
     "prepare": ("vatt.cli.prepare:prepare", ("path",), "make training shards: small clips, many in a file"),
     "vocabulary": ("vatt.cli.commands:vocabulary", ("manifest",), "make a vocabulary from the texts of a manifest"),
     "pretrain": ("vatt.cli.training:pretrain", (), "train on video, audio and text: pretrain fit --config FILE"),
@@ -144,7 +145,7 @@ def _run(word: str, rest: list[str]) -> int:
     where, positional, _ = COMMANDS[word]
     module, name = where.split(":")
     function = getattr(import_module(module), name)
-    if word in ("pretrain", "finetune"):
+    if word in ("pretrain", "finetune", "manifest"):
         return function(rest)
     from vatt.cli.parsing import expand_user
     from vatt.cli.ranges import check_ranges

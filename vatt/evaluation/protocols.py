@@ -137,8 +137,8 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[st
     if notes.get("lists") != [asked.name]:
         raise InputError(
             f"{asked.name} is a list of clips, and those of {store.file} are of {notes.get('lists') or 'no list'} "
-            "(column x_list): make the manifest by data/youcook2/prepare.py of MIL-NCE's youcook2_val.csv, or by "
-            "data/msrvtt/prepare.py, with --split_1ka for 1k-A; for clips of yours there is --protocol manifest"
+            "(column x_list): make the manifest by vatt manifest youcook2 of MIL-NCE's youcook2_val.csv, or by "
+            "vatt manifest msrvtt, with --split_1ka for 1k-A; for clips of yours there is --protocol manifest"
         )
     windows, captions = (Counter(store.clips(store.select(*kind))) for kind in (VIDEO, CAPTION))
     if asked.clips is not None and len(windows) > asked.clips:

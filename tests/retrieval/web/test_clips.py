@@ -17,7 +17,6 @@ from PIL import Image
 
 from tests.conftest import read_number
 from tests.datasets.media.zoo import write
-from tests.retrieval.fake_transcode import fake_transcode
 from tests.retrieval.pages import make_site, with_files
 from tests.retrieval.web.test_library import write_audio
 from vatt.datasets.media.decoding import open_media
@@ -223,26 +222,6 @@ def test_files_outside_the_indexed_directories_have_no_clips(index: Path, media:
 
 
 # ---- cache -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clips]:
-    monkeypatch.setattr(module, "transcode", fake_transcode)
-    monkeypatch.setattr(module, "PROCESSES", 1)
-    clips = Clips(cache_bytes=250)
-    yield clips
-    clips.close()
-    assert not clips.folder.exists()
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Callable[[str], str]:
-    def make(name: str) -> str:
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, ns=(0, 0))
-        return str(tmp_path / name)
-
-    return make
 
 
 def test_the_cache_is_private_bounded_and_shared(

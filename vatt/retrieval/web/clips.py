@@ -25,6 +25,7 @@ CACHE_BYTES, MAX_CLIPS = 256 * MIB, 256  # of the cache; errors count as clips
 PROCESSES, MAX_WAITING = 2, 16  # clips that are transcoded in parallel, and that wait
 ERROR_S = 300.0  # after which a segment that could not be transcoded is tried again
 CLIP_LIMIT_S, WAIT_LIMIT_S = 60.0, 90.0  # time limits of transcoding, and of a request including its wait
+STOPPING = "the server is stopping"
 ENCODING = Encoding(short_side=480, gop=50, crf=23, fps=60.0)
 
 Key = tuple[str, tuple[int, int], float, float]  # source, its state, start and end in seconds
@@ -73,6 +74,7 @@ class Clips:
         self.processes = Processes(PROCESSES, CLIP_LIMIT_S, fatal=lambda error: isinstance(error, OSError))
         self._slots = asyncio.Semaphore(PROCESSES)
         self._numbers = itertools.count()
+        self._is_stopping = False
 
     @asynccontextmanager
     async def clip(self, source: str, start_s: float, end_s: float) -> AsyncIterator[Path]:
@@ -86,12 +88,14 @@ class Clips:
         Raises:
             MediaError: The segment cannot be transcoded, or that takes too long.
             OSError: The source does not exist, or the disk is full.
-            Busy: Too many clips are waiting.
+            Busy: Too many clips are waiting, or the server is stopping.
         """
         end_s = min(end_s, start_s + MAX_CLIP_S)
         key = source, await asyncio.to_thread(state, source), start_s, end_s
         clip = self._clips.get(key)
         if clip is None or not clip.is_current:
+            if self._is_stopping:
+                raise Busy(STOPPING)
             if sum(not clip.task.done() for clip in self._clips.values()) >= PROCESSES + MAX_WAITING:
                 raise Busy(BUSY)
             path = self.folder / f"{next(self._numbers)}.mp4"
@@ -111,6 +115,12 @@ class Clips:
                 clip.task.cancel()  # has no effect on a finished one
             self._evict()
 
+    def cancel(self) -> None:
+        """Cancel the clips that are not finished. Requests for them, and for further ones, raise `Busy`."""
+        self._is_stopping = True
+        for clip in self._clips.values():
+            clip.task.cancel()
+
     def close(self) -> None:
         """Stop the processes and delete the clips."""
         self.processes.stop()
@@ -118,11 +128,15 @@ class Clips:
 
     async def _transcode(self, key: Key, path: Path) -> None:
         source, _, start_s, end_s = key
-        async with self._slots:
-            try:
+        try:
+            async with self._slots:
                 result = await self.processes.call(transcode, source, path, ENCODING, Stretch(start_s, end_s))
-            except BrokenProcessPool:
-                raise Busy(BUSY) from None
+        except BrokenProcessPool:
+            raise Busy(BUSY) from None
+        except asyncio.CancelledError:
+            if self._is_stopping:
+                raise Busy(STOPPING) from None
+            raise
         if isinstance(result, Failure):
             raise MediaError(source, result.reason)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -22,6 +25,8 @@ from vatt.retrieval.web.uploads import Busy, Uploads, Workers
 FRAME_WAIT_S = 15.0  # time limit of a thumbnail
 MAX_TIME_S = 1e9  # beyond it, timestamps overflow
 CACHED = {"Cache-Control": "private, max-age=600"}
+
+Result = TypeVar("Result")
 
 
 class ClipRoute:
@@ -43,7 +48,9 @@ class ClipRoute:
         if source is None:
             raise HTTPException(404, self.library.problem(number) or "not found")
         try:
-            async with self.clips.clip(source, start_s, end_s) as file:
+            async with AsyncExitStack() as stack:
+                opening = stack.enter_async_context(self.clips.clip(source, start_s, end_s))
+                file = await _while_connected(receive, opening)
                 await FileResponse(file, media_type="video/mp4", headers=CACHED)(scope, receive, send)
         except Busy as error:
             raise HTTPException(503, f"The {str(error).removeprefix('the ')}.", {"Retry-After": "10"}) from None
@@ -76,7 +83,7 @@ def routes(library: Library, uploads: Uploads, clips: Clips, script: str) -> lis
             raise HTTPException(400, "time_s must be a number of seconds, at least 0") from None
         try:
             async with asyncio.timeout(FRAME_WAIT_S):
-                image = await frames.run(library.frame, number, time_s)
+                image = await _while_connected(request.receive, frames.run(library.frame, number, time_s))
         except LookupError:
             raise HTTPException(404, "no frame at this time") from None
         except (TimeoutError, Busy):
@@ -106,6 +113,29 @@ def routes(library: Library, uploads: Uploads, clips: Clips, script: str) -> lis
         Route("/gradio_api/file={path:path}", upload),
         Route("/search.js", page_script),
     ]
+
+
+async def _while_connected(receive: Receive, call: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a call. The call is cancelled if the client closes the connection.
+
+    Raises:
+        ClientDisconnect: The client has closed the connection.
+    """
+    running, disconnect = asyncio.create_task(call), asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((running, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise ClientDisconnect
+        return running.result()
+    finally:
+        running.cancel()  # has no effect on a finished one
+        disconnect.cancel()
+        await asyncio.gather(running, disconnect, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _number(request: Request, library: Library) -> int:

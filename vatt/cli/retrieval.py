@@ -301,6 +301,7 @@ def app(
     import uvicorn
 
     from vatt.retrieval.web.hosts import is_loopback
+    from vatt.retrieval.web.server import PageServer
 
     shown = "127.0.0.1" if is_wildcard else f"[{name}]" if ":" in name else name
     print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}    (stop with Ctrl-C)", flush=True)
@@ -321,5 +322,5 @@ def app(
             flush=True,
         )
     config = uvicorn.Config(served, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none")
-    uvicorn.Server(config).run(sockets=[address])
+    PageServer(config, served.state.clips).run(sockets=[address])
     return 0

@@ -231,7 +231,7 @@ def make_app(
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.library = library
+    app.state.library, app.state.clips = library, clips
     page = _page(gr, library, Searcher(library, uploads, clips, query_limit_s))
     guard = {
         "uploads": uploads, "functions": {f["id"]: len(f["inputs"]) for f in page.get_config_file()["dependencies"]},

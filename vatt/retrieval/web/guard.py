@@ -117,6 +117,9 @@ class Guard:
                 await response(scope, receive, secured)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:  # the server is stopping; it would print a traceback
+            if not secured.started:
+                await PlainTextResponse("the server is stopping", 503)(scope, receive, secured)
         except Exception as error:  # one line, since visitors may cause it as often as they like
             log.error("%s %s failed: %s", scope["method"], shortened(repr(scope["path"])), summary(error))
             if not secured.started:

@@ -119,6 +119,9 @@ def test_search_reports_missing_files_unknown_words_and_empty_filters(
     assert f"vatt search: 1 of the 2 result files is missing: {media / 'a.mp4'}; " in printed.err
     assert "vatt search: not in the model's vocabulary: 'roter'\n" in printed.err
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
+    (media / "more" / "b.mp4").write_bytes(b"this is no video" * 100)
+    assert main(["search", index, "a red ring", *options]) == 1
+    assert f"vatt search: contact sheet: no frames of {media / 'more' / 'b.mp4'}: no read" in capsys.readouterr().err
     assert main(["search", index, "a red ring", "--format", "json"]) == 1
     assert [hit["missing"] for hit in json.loads(capsys.readouterr().out)].count(True) == 1
     assert main(["search", index, "a red ring", "--path", "*/nothing/*"]) == 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
+from tests.datasets.crashing import crash_on
 from tests.evaluation.test_protocols import row
 from vatt.errors import InputError
 from vatt.models.encoding import encode_file, encode_texts, model_vocabulary
@@ -148,6 +149,15 @@ def test_a_file_finds_itself(many: Path, video_file: Path, silent_file: Path, so
         search(many, "a red ring", answers="audio")
     with pytest.raises(InputError, match=r"nowhere\.mp4"):
         search(many, video="nowhere.mp4")
+
+
+@pytest.mark.parametrize("name", ["video", "audio"])
+def test_an_example_that_crashes_the_decoder_is_an_error(
+    many: Path, video_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    crash_on(monkeypatch, video_file.name, after_s=1.0)
+    with pytest.raises(InputError, match=f"^{video_file}: the process that read it was killed by SIGSEGV"):
+        search(many, **{name: video_file})
 
 
 def test_several_spaces_are_averaged(many: Path, model_folder: Path, video_file: Path, tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.datasets.crashing import crash_on
+from vatt.datasets import isolated
+from vatt.datasets.media.decoding import open_media
 from vatt.errors import InputError
 from vatt.retrieval.hits import Hit
 from vatt.retrieval.sheet import RED, RIGHT, check_playlist, check_sheet, draw_sheet, write_playlist
@@ -27,8 +33,8 @@ def test_sheet_marks_missing_and_damaged_files(tmp_path: Path) -> None:
     reds = []
     for name in ("gone", "damaged"):
         hit = Hit(1, 0.5, name, str(tmp_path / f"{name}.mp4"), 0.0, 2.0)
-        draw_sheet("a query", [hit], tmp_path / "sheet.png")
-        draw_sheet("a query", [hit._replace(missing=True)], tmp_path / "missing.png")
+        assert list(draw_sheet("a query", [hit], tmp_path / "sheet.png")) == [hit.path]
+        assert draw_sheet("a query", [hit._replace(missing=True)], tmp_path / "missing.png") == {}
         picture = np.asarray(Image.open(tmp_path / "sheet.png"))
         grey, red = (picture == (200, 200, 200)).all(axis=-1), (picture == RED).all(axis=-1)
         assert grey.sum() > 70_000
@@ -36,6 +42,26 @@ def test_sheet_marks_missing_and_damaged_files(tmp_path: Path) -> None:
         reds.append(red)
     assert np.array_equal(reds[0], (np.asarray(Image.open(tmp_path / "missing.png")) == RED).all(axis=-1))
     assert not np.array_equal(*reds)  # "file not found" and "file cannot be read"
+
+
+def test_a_file_that_crashes_the_decoder_has_no_frames_and_is_named(
+    video_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: str) -> Any:
+        if path.endswith("crash.mp4"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return open_media(path)
+
+    crash_on(monkeypatch)  # a short interval of checks
+    monkeypatch.setattr(isolated, "open_media", opened)
+    (tmp_path / "crash.mp4").touch()
+    paths = [str(tmp_path / "crash.mp4"), str(video_file)]
+    hits = [Hit(rank, 0.5, path, path, 0.0, 2.0) for rank, path in enumerate(paths, 1)]
+    problems = draw_sheet("a query", hits, tmp_path / "sheet.png")
+    assert problems == {paths[0]: "the process that read it was killed by SIGSEGV"}
+    gray = (np.asarray(Image.open(tmp_path / "sheet.png")) == (200, 200, 200)).all(axis=-1)
+    assert gray[:, :600].sum() > 70_000
+    assert gray[:, 600:].sum() < 1000  # edges of letters
 
 
 def test_unwritable_outputs_are_reported_before_the_search(tmp_path: Path) -> None:

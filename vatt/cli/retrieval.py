@@ -196,8 +196,8 @@ def search(
 ) -> int:
     """Find videos, sounds or captions by words, a video, a sound, or several of them together.
 
-    Exit status: 0, 1 if there are no results, files of results are missing, or the playlist leaves out results, 2 for
-    invalid input.
+    Exit status: 0, 1 if there are no results, files of results are missing, or the contact sheet or the playlist leaves
+    out results, 2 for invalid input.
 
     Args:
         index: folder of an index.
@@ -243,8 +243,7 @@ def search(
         ]
         if rows:
             print_table(title, ("rank", "score", "span (s)", "file", *columns), rows)
-    if sheet:
-        draw_sheet(title, hits, sheet, right_id)
+    problems = draw_sheet(title, hits, sheet, right_id) if sheet else dict[str, str]()
     left_out = write_playlist(hits, play) if play else Counter[str]()
     if format == "table":
         if sheet:
@@ -252,11 +251,12 @@ def search(
         if play:
             print(f"playlist: {play}")
     notices = [*hits.notices, hits.describe_missing()]
+    notices += [f"contact sheet: no frames of {file}: {reason}" for file, reason in problems.items()]
     for reason, count in left_out.items():
         notices.append(f"playlist: {count} of {len(hits)} results {'is' if count == 1 else 'are'} {reason}: left out")
     for notice in filter(None, notices):
         print(f"vatt search: {printable(notice)}", file=sys.stderr)
-    return 1 if hits.missing or left_out or not hits else 0
+    return 1 if hits.missing or problems or left_out or not hits else 0
 
 
 def app(

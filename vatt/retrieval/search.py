@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from vatt.datasets.isolated import windows_in_worker
 from vatt.datasets.vocabulary import Vocabulary
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
@@ -73,8 +74,8 @@ def search(
         query: Text.
         k: Number of results.
         model: Model of the index or its directory. None uses the directory that is recorded in the index.
-        video, audio: Example files or URLs. The windows of a long file are averaged. A result of `encode_file` is
-            also accepted.
+        video, audio: Example files or URLs, which another process reads. The windows of a long file are averaged. A
+            result of `encode_file` is also accepted.
         answers: Modality of the results.
         path: Pattern (``*``, ``?``) of the paths to include: of the whole path, or, with a `RelativePattern`, of the
             path below some directories.
@@ -175,7 +176,7 @@ def _vectors(
 
 
 def _encoded(model: VATT, file: str | Path | FileVectors) -> FileVectors:
-    return file if isinstance(file, FileVectors) else encode_file(model, file)
+    return file if isinstance(file, FileVectors) else encode_file(model, file, read_windows=windows_in_worker)
 
 
 def _name(file: str | Path | FileVectors) -> str:

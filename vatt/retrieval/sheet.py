@@ -11,10 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.pictures import Square
+from vatt.datasets.isolated import frames_in_workers
 from vatt.datasets.media.remote import is_url
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
@@ -28,14 +27,19 @@ URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # have a meaning in a URL, or are quote
 INK, PAPER, RIGHT, DIM, RED = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110), (170, 30, 30)
 
 
-def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> None:
+def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> dict[str, str]:
     """A contact sheet: for each hit some frames of its span, its score and its file; the right answer is framed.
+
+    Other processes decode the files, so that one which crashes a decoder has no frames in the sheet.
 
     Args:
         query: the title, as it is.
         hits: in the order to be drawn.
         output: PNG file.
         right_id: id of the clip that the query describes.
+
+    Returns:
+        Reasons by path of files that have no frames in the sheet, except those of hits that are marked as missing.
 
     Raises:
         InputError: see `check_sheet`.
@@ -49,11 +53,18 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
     sheet = Image.new("RGB", (columns * cell_width + 2 * margin, rows * cell_height + 64 + margin), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((margin, 18), query, INK, title)
-    for place, hit in enumerate(hits):
-        x = margin + (place % columns) * cell_width
-        y = 64 + (place // columns) * cell_height
-        for number, frame in enumerate(_frames(hit)):
-            sheet.paste(frame, (x + number * FRAME, y))
+    frames, problems = frames_in_workers([(hit.path, _times_s(hit)) for hit in hits], FRAME), dict[str, str]()
+    for position, (hit, result) in enumerate(zip(hits, frames, strict=True)):
+        x = margin + (position % columns) * cell_width
+        y = 64 + (position // columns) * cell_height
+        if not isinstance(result, str):
+            for number, image in enumerate(_images(result)):
+                sheet.paste(image, (x + number * FRAME, y))
+        else:
+            is_gone = hit.missing or is_missing(hit.path)
+            sheet.paste(_placeholder("file not found" if is_gone else "file cannot be read"), (x, y))
+            if not hit.missing:
+                problems[hit.path] = result
         good = hit.id == right_id
         if good:
             draw.rectangle((x - 5, y - 5, x + STRIP * FRAME + 4, y + FRAME + 4), outline=RIGHT, width=5)
@@ -63,6 +74,7 @@ def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: st
         draw.text((x, y + FRAME + 25), _shortened(Path(hit.path).name, 70), DIM, small)
     with atomic_path(output) as path:
         sheet.save(path, "PNG")
+    return problems
 
 
 def check_sheet(output: str | Path) -> None:
@@ -110,20 +122,21 @@ def _check(output: str | Path, suffixes: Sequence[str], kind: str) -> None:
                 folder.rmdir()
 
 
-def _frames(hit: Hit) -> list[Image.Image]:
-    """Return thumbnails of a result, or a gray placeholder with the reason if there are none."""
-    times_s = np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1]
-    try:
-        with open_media(hit.path) as media:
-            frames = media.frames(times_s.tolist(), Square(FRAME)).frames
-    except (MediaError, OSError):
-        image = Image.new("RGB", (STRIP * FRAME - 2, FRAME), (200, 200, 200))
-        reason = "file not found" if hit.missing or is_missing(hit.path) else "file cannot be read"
-        font = ImageFont.load_default(22)
-        ImageDraw.Draw(image).text((image.width / 2, image.height / 2), reason, RED, font, anchor="mm")
-        return [image]
+def _times_s(hit: Hit) -> list[float]:
+    return np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1].tolist()
+
+
+def _images(frames: Tensor) -> list[Image.Image]:
     squares = frames[..., :-2]  # a white line between them
     return [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
+
+
+def _placeholder(reason: str) -> Image.Image:
+    """Return a gray image with the reason why there are no frames."""
+    image = Image.new("RGB", (STRIP * FRAME - 2, FRAME), (200, 200, 200))
+    font = ImageFont.load_default(22)
+    ImageDraw.Draw(image).text((image.width / 2, image.height / 2), reason, RED, font, anchor="mm")
+    return image
 
 
 def _shortened(text: str, length: int) -> str:

@@ -196,6 +196,7 @@ def make_app(
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # limits the statistics that are computed per query
+    uploads = _uploads()  # Gradio reads GRADIO_TEMP_DIR when it is imported
     try:
         import gradio as gr
         from fastapi import FastAPI
@@ -207,7 +208,6 @@ def make_app(
     for name, value in (("max_upload_mb", max_upload_mb), ("query_limit_s", query_limit_s)):
         if not 0 < value < math.inf:
             raise InputError(f"--{name} must be positive and finite, not {value}")
-    uploads = _uploads()
     uploads.quota = int(QUOTA * max_upload_mb * MIB)
     library = Library(*opened(index, model), roots=roots, urls=urls)
     clips = Clips()
@@ -250,6 +250,8 @@ def make_app(
     # Private, checked with Gradio 6.31: if it is False, `processing_utils._check_allowed` accepts any file of the
     # server as the value of any component. `launch` sets it, `mount_gradio_app` does not.
     page.has_launched = True
+    with suppress(OSError):  # of a route that `Guard` refuses
+        (uploads.folder / "vibe_edit_history").rmdir()
     return mounted
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from vatt.datasets.media.segments import Stretch
 from vatt.datasets.media.source import state
 from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.processes import Failure, Processes
+from vatt.retrieval.web.temporary import TemporaryFolder
 from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 
 MAX_CLIP_S = 30.0  # longest segment; the rest of a longer one is not transcoded
@@ -68,8 +68,8 @@ class Clips:
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
         self.cache_bytes = cache_bytes
-        self._directory = tempfile.TemporaryDirectory(prefix="vatt-clips-", ignore_cleanup_errors=True)
-        self.folder = Path(self._directory.name)
+        self._directory = TemporaryFolder("vatt-clips-")
+        self.folder = self._directory.path
         self._clips: OrderedDict[Key, _Clip] = OrderedDict()
         self.processes = Processes(PROCESSES, CLIP_LIMIT_S, fatal=lambda error: isinstance(error, OSError))
         self._slots = asyncio.Semaphore(PROCESSES)
@@ -124,7 +124,7 @@ class Clips:
     def close(self) -> None:
         """Stop the processes and delete the clips."""
         self.processes.stop()
-        self._directory.cleanup()
+        self._directory.delete()
 
     async def _transcode(self, key: Key, path: Path) -> None:
         source, _, start_s, end_s = key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -26,6 +25,7 @@ from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file
 from vatt.models.vatt import VATT
 from vatt.retrieval.web.reading import MAX_PIXELS, read_info, read_windows
+from vatt.retrieval.web.temporary import TemporaryFolder
 from vatt.structures import Clip
 
 MIB = 2**20
@@ -84,8 +84,8 @@ class Uploads:
 
     def __init__(self, quota: int) -> None:
         self.quota = quota
-        self._directory = tempfile.TemporaryDirectory(prefix="vatt-uploads-", ignore_cleanup_errors=True)
-        self.folder = Path(self._directory.name).resolve()
+        self._directory = TemporaryFolder("vatt-uploads-")
+        self.folder = self._directory.path.resolve()
 
     def check(self, path: Any) -> Path:
         """Return the path of an upload, which may have been deleted.

@@ -77,11 +77,12 @@ def loader(paths: list[str], **options: object) -> SequentialLoader:
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_skips_one_item_and_repeats_no_batch(crash: str) -> None:
+def test_a_crash_skips_one_item_and_repeats_no_batch(crash: str, capfd: pytest.CaptureFixture[str]) -> None:
     batches = loader(["0", "1", "2", "3", crash, "5", "6", "7", "8"])
     assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [-1, 5], [6, 7], [8]]
     assert batches.crashed == {crash: f"the process that read it {EXITS[crash]}"}
     assert len(list(batches)) == 5  # the next pass starts at the beginning, without crashes
+    assert capfd.readouterr().err == ""
 
 
 def test_crashes_of_spawned_workers() -> None:

@@ -8,20 +8,17 @@ import re
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vatt.cli.commands import print_lines, print_table, printable
+from vatt.cli.events import print_events
 from vatt.cli.ranges import Count, CountOrZero, Port, Positive
 from vatt.errors import InputError
 from vatt.retrieval.web.hosts import bound_socket, host_name
 
-if TYPE_CHECKING:
-    from vatt.structures import Event
-
-SHOWN, SHOWN_EVENTS = 5, 200  # maximum number of printed directories, and of printed events of each kind
+SHOWN = 5  # maximum number of printed directories
 
 
 def embed(
@@ -96,25 +93,6 @@ def embed(
     if report.missing:
         print(f"{report.missing} shards are still to be written, by other parts; the last one completes the folder")
     return 1 if report.incomplete else 0
-
-
-def print_events(events: Sequence[Event], output: str) -> None:
-    """Print the events of each kind, up to `SHOWN_EVENTS`, and their total numbers.
-
-    Args:
-        events: Events of `vatt.retrieval.embeddings.embed`.
-        output: Directory of the embeddings, which has all events.
-    """
-    counts: Counter[str] = Counter()
-    for event in events:
-        counts[event["kind"]] += 1
-        if counts[event["kind"]] <= SHOWN_EVENTS:
-            print(printable(f"{event['kind']}: {event['path']}: {event['reason']}"))
-    for kind, count in counts.items():
-        if count > SHOWN_EVENTS:
-            print(f"{kind}: {count - SHOWN_EVENTS:,} more, see {output}/errors.parquet")
-    if counts:
-        print(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
 
 
 def index(

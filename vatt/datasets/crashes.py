@@ -257,6 +257,7 @@ def _watch() -> None:
 def _initialize(worker: int, notes: Any, crashed: dict[str, str], initialize: Callable[[int], None]) -> None:
     global _note, _excluded
     initialize(worker)
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # PyTorch's handler prints a line without the name of the file
     torch_worker.ExceptionWrapper = _OriginalError  # PyTorch 2.14
     _note, _excluded = partial(_write_note, *notes, worker), crashed
 

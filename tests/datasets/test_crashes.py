@@ -112,6 +112,37 @@ def test_a_crash_reaches_the_main_process_only_at_the_next_batch() -> None:
     assert [batch.tolist() for batch in batches] == [[-1, 3]]
 
 
+class Unreceivable:
+    """A batch whose memory the worker no longer shares when it is received."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _reset, ()
+
+
+def _reset() -> None:
+    raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+class SlowCrash(Paths):
+    """The worker is still running when the batch before the crash cannot be received."""
+
+    def __getitem__(self, index: int) -> object:
+        path = self.paths[index]
+        if path == "0" and "abort" not in crashes._excluded:
+            return Unreceivable()
+        if path == "abort" and path not in crashes._excluded:
+            begin_reading(path)
+            time.sleep(0.5)
+        return super().__getitem__(index)
+
+
+def test_a_batch_that_a_crashing_worker_no_longer_shares_is_read_again() -> None:
+    options = {"num_workers": 1, "collate_fn": lambda items: items[0]}
+    batches = SequentialLoader(SlowCrash(["0", "abort", "2"]), 1, {}, nothing, **options)
+    assert list(batches) == [0, -1, 2]
+    assert batches.crashed == {"abort": "the process that read it was killed by SIGABRT"}
+
+
 def test_a_worker_that_dies_between_files_is_an_error() -> None:
     with pytest.raises(VattError, match="process ended with status 1 while it read no file"):
         list(loader(["0", "1", "unnamed"]))

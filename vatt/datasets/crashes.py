@@ -21,7 +21,7 @@ from contextlib import suppress
 from ctypes import c_char, c_double
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import wait
+from multiprocessing import connection
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -36,6 +36,7 @@ from vatt.errors import VattError
 NOTE = 2**13  # bytes for the path that a worker reads
 HANGS = 5.0  # times the time limit of a read, after which its worker is killed
 TICK_S = 1.0
+END_S = 10.0  # time limit for the end of a worker whose connection has broken; it may be writing a core dump
 WATCH = """
 import sys
 path = ""
@@ -117,7 +118,7 @@ class CrashTolerantLoader(DataLoader, ABC):
                 stop.set()
             if error is None:
                 return
-            if isinstance(error, OSError | EOFError):  # the worker that sent a batch ended before it was received
+            if _is_of_connection(error):
                 _wait_for_end(batches._workers)
             files = self._crashed_files(batches)
             if not files:
@@ -176,9 +177,10 @@ class CrashTolerantLoader(DataLoader, ABC):
 
     def _without_file(self, error: Exception, batches: Any) -> Exception:
         """Return the error to raise if no worker has ended while it read a file."""
-        if "exited unexpectedly" not in str(error):  # PyTorch 2.14
-            return error
         codes = [worker.exitcode for worker in batches._workers if worker.exitcode is not None]
+        has_ended = "exited unexpectedly" in str(error) or (bool(codes) and _is_of_connection(error))  # PyTorch 2.14
+        if not has_ended:
+            return error
         code = next(filter(None, codes), 0)
         return VattError(f"a data worker process {describe_exit(code)} while it read no file: run the command again")
 
@@ -268,9 +270,20 @@ def _write_note(notes: Any, reads: Any, worker: int, path: str, time_limit_s: fl
     notes[worker * NOTE : worker * NOTE + len(data) + 1] = data + b"\0"
 
 
-def _wait_for_end(workers: Sequence[Any], timeout_s: float = 10.0) -> None:
-    """Wait until a worker has ended. A connection to it is closed before its exit status is known."""
-    wait([worker.sentinel for worker in workers], timeout_s)
+def _is_of_connection(error: Exception) -> bool:
+    """Return whether an error is of the connection to a worker, which may be about to end, and not of its dataset.
+
+    A worker keeps the memory of its batches open until they are received.
+    """
+    return isinstance(error, OSError | EOFError) and error.__cause__ is None
+
+
+def _wait_for_end(workers: Sequence[Any]) -> None:
+    """Wait up to `END_S` until a worker has ended and its exit status is known."""
+    ending = connection.wait([worker.sentinel for worker in workers], END_S)
+    for worker in workers:
+        if worker.sentinel in ending:  # its descriptors are closed
+            worker.join(END_S)
 
 
 def _is_of_torch(handler: Any) -> bool:

@@ -51,7 +51,7 @@ ONLY_IN = {
     "gradio": {"retrieval/app.py"},
     "fastapi": {"retrieval/app.py"},
     "starlette": {f"retrieval/web/{name}.py" for name in ("guard", "headers", "routes")},
-    "uvicorn": {"cli/retrieval.py"},
+    "uvicorn": {"retrieval/web/server.py"},
     "matplotlib": {"evaluation/plots.py"},
     "transformers": {
         "datasets/huggingface_text.py",

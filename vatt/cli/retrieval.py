@@ -276,8 +276,6 @@ def app(
     is_wildcard = name in ("0.0.0.0", "::")
     names = [*(allowed_hosts or ()), *([] if is_wildcard else [name])]
     served = make_app(index, model, names, token, max_upload_mb, query_limit_s, roots, urls)
-    import uvicorn
-
     from vatt.retrieval.web.hosts import is_loopback
     from vatt.retrieval.web.server import PageServer
 
@@ -299,6 +297,5 @@ def app(
             file=sys.stderr,
             flush=True,
         )
-    config = uvicorn.Config(served, log_level="warning", server_header=False, timeout_graceful_shutdown=3, ws="none")
-    PageServer(config, served.state.clips).run(sockets=[address])
+    PageServer(served, served.state.clips).run(sockets=[address])
     return 0

@@ -52,6 +52,13 @@ def test_names_of_splits_and_unused_rows_are_printed(write: Any, capsys: Any, na
     assert capsys.readouterr().out == f"{used}, 3 test clips (split 'test'); not used: {unused}\n"
 
 
+def test_unused_rows_of_synonyms_are_reported_by_commands(write: Any) -> None:
+    manifest = write([{"split": split} for split in ("val", "validation", "dev", "train", "dev")])
+    message = r"split 'val' \(1 rows\) is used; not used: 2 rows of split 'dev', 1 row of split 'validation'$"
+    with pytest.warns(UserWarning, match=message):
+        assert len(read_manifest(manifest, split="val")) == 1
+
+
 def test_a_split_of_another_name_is_reported_by_commands(write: Any) -> None:
     manifest = write([{"split": split} for split in ("train", "Validation", None)])
     with pytest.warns(UserWarning, match=r"clips.jsonl: split 'Validation' \(1 rows\) is used as 'val'"):

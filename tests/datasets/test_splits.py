@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from vatt.datasets.splits import SplitRows, describe_unused, find_rows, match_split
+from vatt.datasets.splits import SplitRows, count_synonyms, describe_splits, describe_unused, find_rows, match_split
 from vatt.errors import InputError
 
 
@@ -48,3 +48,28 @@ def test_unused_rows_are_counted() -> None:
     assert result == SplitRows(rows, names, Counter({None: 2, "other": 1}))
     assert describe_unused(result.unused) == "1 row of split 'other', 2 rows without a split"
     assert describe_unused({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("split", "counts", "unused"),
+    [
+        ("val", {"val": 1, "validation": 2, "dev": 3, "train": 4, None: 5}, {"validation": 2, "dev": 3}),
+        ("val", {"val": 1, "Val": 2, "eval": 3, "Test": 4}, {"Val": 2}),
+        ("val", {"Val": 1, "dev": 2}, {"dev": 2}),
+        ("validation", {"val": 1, "validation": 2}, {"val": 1}),
+        ("val", {"eval": 1, "train": 2}, {}),
+        ("test", {"test": 1, "eval": 2, "val": 3, "testing": 4}, {"testing": 4, "eval": 2}),
+        ("test", {"test": 1, "eval": 2}, {}),
+        ("fold1", {"fold1": 1, "Fold1": 2, "fold2": 3}, {"Fold1": 2}),
+        ("train", {"val": 1}, {}),
+    ],
+)
+def test_rows_of_unused_synonyms_are_counted(
+    split: str, counts: dict[str | None, int], unused: dict[str | None, int]
+) -> None:
+    assert count_synonyms(split, counts) == unused
+
+
+def test_splits_of_a_manifest_are_described() -> None:
+    assert describe_splits(["val", None, "train", "val"]) == "column 'split' holds train, val"
+    assert describe_splits([None, None]) == "no row has a split"

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from vatt.errors import InputError
-from vatt.retrieval.filters import chosen, describe_filters, matches
+from vatt.retrieval.filters import chosen, describe_filters, describe_split, matches
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,37 @@ def test_patterns_are_of_stars_and_question_marks_only() -> None:
         "*%*": [False, False, True, False, False],
         "b": [False] * 5,
     }
+
+
+@pytest.mark.parametrize(
+    ("splits", "value", "matched", "notice"),
+    [
+        (
+            ["val", "validation", "dev", "train"],
+            "val",
+            [0],
+            "not used: 1 row of split 'dev', 1 row of split 'validation'",
+        ),
+        (["Validation", "train", None], "val", [0], "split 'Validation' is used as 'val'"),
+        (["Val", "dev"], "val", [0], "split 'Val' is used as 'val'; not used: 1 row of split 'dev'"),
+        (["Training", "Test"], "train", [0], "split 'Training' is used as 'train'"),
+        (["val", "train"], "val", [0], None),
+        (["train", "val"], "fold1", [], None),
+        (["1", "2"], "1.0", [0], None),
+    ],
+)
+def test_conditions_match_splits_like_manifests(
+    splits: list[str | None], value: str, matched: list[int], notice: str | None
+) -> None:
+    rows = pa.table({"extra": [json.dumps({"split": split}) for split in splits] + [None]})
+    assert np.flatnonzero(chosen(rows, f"split={value}")).tolist() == matched
+    assert describe_split(rows, np.ones(len(rows), bool), f"split={value}") == notice
+    assert describe_split(rows, np.ones(len(rows), bool), "x_b=val") is None
+    removed = describe_split(rows, np.zeros(len(rows), bool), f"split={value}")
+    assert removed is None or "not used" not in removed
+
+
+def test_ambiguous_splits_of_a_condition_are_an_error() -> None:
+    rows = pa.table({"extra": [json.dumps({"split": split}) for split in ("dev", "valid")]})
+    with pytest.raises(InputError, match="split 'val' is ambiguous: column 'split' holds 'dev' and 'valid'"):
+        chosen(rows, "split=val")

@@ -197,6 +197,13 @@ def test_answers_are_filtered_and_merged(many: Path) -> None:
     assert [hit.rank for hit in spans] == [1, 2]
 
 
+def test_splits_of_a_condition_are_reported(many: Path) -> None:
+    hits = search(many, "a red ring", where="split=Training")
+    assert {hit.id for hit in hits} == {"silent"}
+    assert hits.notices == ("the condition 'split=Training': split 'train' is used as 'Training'",)
+    assert not search(many, "a red ring", where="split=test").notices
+
+
 def test_files_with_many_rows_are_listed_once(model_folder: Path, tmp_path: Path) -> None:
     """12 files of two windows, with 20 rows each, as embeddings of one row per caption have them."""
     model, rng = VATT.from_pretrained(model_folder), np.random.default_rng(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import compress
@@ -21,7 +22,7 @@ from vatt.datasets.identity import file_identities
 from vatt.datasets.manifests.files import READERS, from_media, read_rows
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.rows import to_row
-from vatt.datasets.splits import match_split
+from vatt.datasets.splits import count_synonyms, describe_splits, describe_unused, match_split
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, ManifestError
 from vatt.io import atomic_write
@@ -62,22 +63,25 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 def of_split(clips: ClipTable, split: str, source: str | Path) -> ClipTable:
     """Return the rows of one split, or of a synonym of it (see `vatt.datasets.splits.match_split`).
 
-    Warns if a synonym is used.
+    Warns if a synonym is used, and if rows of synonyms are not used.
 
     Raises:
         ManifestError: there is none in the source, or several names match.
     """
     splits = [clip.split for clip in clips.heads()]
+    counts = Counter(splits)
     try:
-        name = match_split(split, set(splits))
+        name = match_split(split, counts)
+        unused = describe_unused(count_synonyms(split, counts))
     except InputError as error:
         raise ManifestError(f"{source}: {error}") from None
     if name is None:
-        there = sorted({name or "(none)" for name in splits})
-        raise ManifestError(f"{source}: no row has split {split!r}; column 'split' holds {', '.join(there)}")
+        raise ManifestError(f"{source}: no row has split {split!r}; {describe_splits(counts)}")
     chosen = clips.take(number for number, own in enumerate(splits) if own == name)
     if name != split:
         warnings.warn(f"{source}: split {name!r} ({len(chosen)} rows) is used as {split!r}", stacklevel=2)
+    if unused:
+        warnings.warn(f"{source}: split {name!r} ({len(chosen)} rows) is used; not used: {unused}", stacklevel=2)
     return chosen
 
 

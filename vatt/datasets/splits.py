@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vatt.errors import InputError
@@ -38,18 +38,49 @@ def match_split(split: str, names: Collection[str | None]) -> str | None:
     """
     if split in names:
         return split
-    keys = {name: name.strip().casefold() for name in names if name is not None}
-    key = split.strip().casefold()
-    synonyms = next((group for group in SYNONYMS.values() if key in group), ())
-    has_val = any(key in SYNONYMS["val"] for key in keys.values())
-    also = EVALUATION if "val" in synonyms or ("test" in synonyms and has_val) else ()
-    for group in ((key,), synonyms, also):
-        matching = sorted(name for name, key in keys.items() if key in group)
+    for matching in _matching_names(split, names):
         if len(matching) > 1:
             raise InputError(f"split {split!r} is ambiguous: column 'split' holds {' and '.join(map(repr, matching))}")
         if matching:
             return matching[0]
     return None
+
+
+def count_synonyms(split: str, counts: Mapping[str | None, int]) -> dict[str | None, int]:
+    """Return the number of rows of each split that has a meaning of a requested split but is not used for it.
+
+    Args:
+        split: Requested split.
+        counts: Number of rows by split.
+
+    Raises:
+        InputError: The requested split is ambiguous.
+
+    Example:
+        >>> count_synonyms("val", {"train": 5, "val": 2, "dev": 3})
+        {'dev': 3}
+    """
+    match = match_split(split, counts)
+    same_name, synonyms, evaluation = _matching_names(split, counts)
+    if _key(split) in SYNONYMS["val"] and same_name + synonyms:
+        evaluation = []  # the test split
+    return {name: counts[name] for name in dict.fromkeys(same_name + synonyms + evaluation) if name != match}
+
+
+def _matching_names(split: str, names: Iterable[str | None]) -> tuple[list[str], list[str], list[str]]:
+    """Return the names that differ from a split in case only, its synonyms, and names of ``eval`` for it."""
+    keys = {name: _key(name) for name in sorted(name for name in names if name is not None)}
+    synonyms = next((group for group in SYNONYMS.values() if _key(split) in group), ())
+    has_val = any(key in SYNONYMS["val"] for key in keys.values())
+    evaluation = EVALUATION if "val" in synonyms or ("test" in synonyms and has_val) else ()
+    same_name, same_meaning, also = (
+        [name for name, key in keys.items() if key in group] for group in ((_key(split),), synonyms, evaluation)
+    )
+    return same_name, same_meaning, also
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
 
 
 @dataclass(frozen=True)
@@ -96,3 +127,9 @@ def describe_unused(unused: Mapping[str | None, int]) -> str:
         for name, count in sorted(unused.items(), key=lambda item: (item[0] is None, item[0]))
         if count
     )
+
+
+def describe_splits(splits: Iterable[str | None]) -> str:
+    """Return a clause with the names of splits, such as ``column 'split' holds train, val``."""
+    names = sorted({name for name in splits if name is not None})
+    return f"column 'split' holds {', '.join(names)}" if names else "no row has a split"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vatt.datasets.splits import count_synonyms, describe_unused, match_split
 from vatt.errors import InputError
 from vatt.retrieval.tables import StoreError
 
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)")
+SPLIT = "split"  # column whose values have synonyms
 _BOOLEANS = ("true", "false")
 SHOWN_ROWS, SHOWN_VALUES = 10_000, 12  # rows that examples of paths are taken from; values listed in a message
 
@@ -70,10 +73,11 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
 
     Decimal numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". ``true`` and ``false``
     match in any case, as JSON, pandas and spreadsheets write them. Other texts, such as ``1e3`` and ``007``, are
-    compared as texts. A list matches if one of its elements does.
+    compared as texts. A list matches if one of its elements does. Of a split without rows, a synonym is used (see
+    `vatt.datasets.splits.match_split`).
 
     Raises:
-        InputError: not a condition, or no row has the column.
+        InputError: not a condition, no row has the column, or several synonyms of a split have rows.
         StoreError: ``extra`` of a row is not a JSON object.
     """
     column, value = _condition(condition)
@@ -84,12 +88,48 @@ def chosen(rows: pa.Table, condition: str) -> np.ndarray:
         close = get_close_matches(column, columns, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"no clip has a column {column!r}; {hint}{available}")
+    is_match = _equal(extras, column, value)
+    if column == SPLIT and not any(is_match) and (name := match_split(value, _split_names(extras))) is not None:
+        is_match = _equal(extras, column, name)
+    return np.append(is_match, False).astype(bool)[index]
+
+
+def _equal(extras: list[dict[str, Any]], column: str, value: str) -> list[bool]:
+    """Return whether the column of each of the values of ``extra`` has a value."""
     target, number = normalize("NFC", value), _number(value)
-    is_match = [
+    return [
         any(target == normalize("NFC", _text(own)) or (number is not None and number == _number(own)) for own in values)
         for values in (_values(extra.get(column)) for extra in extras)
     ]
-    return np.append(is_match, False).astype(bool)[index]
+
+
+def describe_split(rows: pa.Table, kept: np.ndarray, where: str) -> str | None:
+    """Describe which split a condition such as ``split=val`` uses, and the rows of its synonyms that it leaves out.
+
+    Args:
+        rows: Rows of an index.
+        kept: (N,) bool; rows that were not removed.
+        where: Condition (see `chosen`).
+
+    Returns:
+        A sentence, or None for a condition on another column, and if there is nothing to report.
+    """
+    column, value = _condition(where)
+    if column != SPLIT:
+        return None
+    extras, index = _extras(rows)
+    rows_of = np.bincount(index[kept & (index >= 0)], minlength=len(extras)).tolist()
+    counts = Counter[str | None]()
+    for number, extra in enumerate(extras):
+        for name in map(_text, _values(extra.get(SPLIT))):
+            counts[name] += rows_of[number]
+    name, unused = match_split(value, counts), describe_unused(count_synonyms(value, counts))
+    used = "" if name in (value, None) else f"split {name!r} is used as {value!r}"
+    return "; ".join(filter(None, (used, unused and f"not used: {unused}"))) or None
+
+
+def _split_names(extras: list[dict[str, Any]]) -> set[str | None]:
+    return {_text(value) for extra in extras for value in _values(extra.get(SPLIT))}
 
 
 def _condition(condition: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from vatt.datasets.vocabulary import Vocabulary
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
-from vatt.retrieval.filters import RelativePattern
+from vatt.retrieval.filters import RelativePattern, describe_split
 from vatt.retrieval.hits import Hit, merged
 from vatt.retrieval.index import EmptyIndex, Index
 from vatt.retrieval.tables import StoreError
@@ -79,7 +79,8 @@ def search(
         answers: Modality of the results.
         path: Pattern (``*``, ``?``) of the paths to include: of the whole path, or, with a `RelativePattern`, of the
             path below some directories.
-        where: Condition on a column of the manifest: ``split=test``, ``x_shape=ring``, ``labels=dog``.
+        where: Condition on a column of the manifest: ``split=test``, ``x_shape=ring``, ``labels=dog``. Of a split
+            without rows, a synonym is used (see `vatt.datasets.splits.match_split`).
         spans: Merge adjacent windows into one result. The best 2 k windows are merged, but at most a tenth of the index
             and at least k. Further windows are added if they do not touch these. If False, results are single windows,
             and windows that mostly overlap with a better one are left out.
@@ -113,6 +114,9 @@ def search(
                 break
     if not hits and (notice := index.describe_filters(answers, space, path, where)):
         notices.append(notice)
+    part = index.parts[answers, space]
+    if where is not None and (notice := describe_split(part.rows, part.kept, where)):
+        notices.append(f"the condition {where!r}: {notice}")
     return Results(hits, notices)
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.io import wavfile
 
 import vatt
 from tests.conftest import tiny_model
@@ -106,3 +107,31 @@ def test_encoding_a_file_times_out(model: vatt.VATT, video_file: Path, monkeypat
     monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(InputError, match="reading and encoding took longer than 15 s"):  # of 20 s for the second window
         encode_file(model, video_file, time_limit_s=15)
+
+
+def noise(channels: int, gain: float) -> np.ndarray:
+    """(16000, channels): one second of uniform noise, equal in all channels."""
+    samples = np.random.default_rng(0).uniform(-gain, gain, (16_000, 1))
+    return np.repeat(samples, channels, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("samples", "notices"),
+    [
+        (noise(1, 0.0), ["its audio is silent (peak below -60 dB)"]),
+        (noise(1, 0.0005), ["its audio is silent (peak below -60 dB)"]),
+        (noise(1, 0.5), []),
+        (noise(2, 0.5) * np.float32([1, -1]), ["its audio channels cancel in their mean"]),
+        (noise(1, 3.0), ["audio samples are outside [-1, 1], with a peak of 3"]),
+    ],
+    ids=["digital silence", "quiet", "noise", "opposite channels", "clipped"],
+)
+def test_silent_and_clipped_audio_is_noticed(
+    model: vatt.VATT, tmp_path: Path, samples: np.ndarray, notices: list[str]
+) -> None:
+    path = tmp_path / "sound.wav"
+    wavfile.write(path, 16_000, samples)
+    file = encode_file(model, path)
+    assert len(file.notices.get("audio", ())) == len(notices)
+    assert all(part in notice for part, notice in zip(notices, file.notices.get("audio", ()), strict=True))
+    assert not file.notices.get("video")

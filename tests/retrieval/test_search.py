@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 
 from tests.conftest import tiny_model
 from tests.datasets.crashing import crash_on
@@ -202,6 +203,14 @@ def test_splits_of_a_condition_are_reported(many: Path) -> None:
     assert {hit.id for hit in hits} == {"silent"}
     assert hits.notices == ("the condition 'split=Training': split 'train' is used as 'Training'",)
     assert not search(many, "a red ring", where="split=test").notices
+
+
+def test_silent_examples_are_reported(many: Path, model_folder: Path, tmp_path: Path) -> None:
+    silence, notice = tmp_path / "silence.wav", "its audio is silent (peak below -60 dB)"
+    wavfile.write(silence, 16_000, np.zeros(16_000, np.float32))
+    assert search(many, audio=silence).notices == (f"{silence}: {notice}",)
+    encoded = encode_file(VATT.from_pretrained(model_folder), silence)  # as the page does
+    assert search(many, audio=encoded).notices == (f"the example file: {notice}",)
 
 
 def test_files_with_many_rows_are_listed_once(model_folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from vatt.datasets.batches import Sample, collate, finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.datasets.media.tracks import SILENT_DB
 from vatt.datasets.readers import TextReader
 from vatt.datasets.text import Vocabulary
 from vatt.datasets.windows import Windows
@@ -35,6 +36,12 @@ OUTPUTS: dict[str, Kind] = {  # of the model for a window
     "video_vt": ("video", "video_text"),
     "audio_va": ("audio", "video_audio"),
 }
+NOTICED = {  # kinds of events that searches report, and the modalities of queries that they concern
+    "damaged": ("video", "audio"),
+    "silent": ("audio",),
+    "cancelled": ("audio",),
+    "clipped": ("audio",),
+}
 BATCH = 16  # windows
 SHOWN, SHOWN_LENGTH = 10, 200  # words, and characters of a text, in messages
 
@@ -47,12 +54,14 @@ class FileVectors:
         start_s, end_s: (W,) of each window, in seconds.
         vectors: (W, E), not normalised, by modality and space.
         valid: (W,) bool by modality: windows that have it.
+        notices: Sentences about silent, clipped, cancelled or damaged content, by modality.
     """
 
     start_s: list[float]
     end_s: list[float]
     vectors: dict[Kind, Tensor]
     valid: dict[str, Tensor]
+    notices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def pooled(self, modality: str, space: str) -> Tensor:
         """(E,): one vector of length 1 for the whole file, that of the mean of its windows."""
@@ -123,11 +132,13 @@ def encode_file(
         windows_of = _within(windows_of, path, time_limit_s)
     spans: list[tuple[float, float]] = []
     valid: dict[str, list[Tensor]] = {modality: [] for modality in read}
+    notices = _Notices()
     parts: list[tuple[int, dict[Kind, Tensor]]] = []
     while samples := list(islice(windows_of, BATCH)):  # of hours of video only so many are in memory
         for event in (event for sample in samples for event in sample["events"]):
             if event["kind"] in NOT_READ:
                 raise InputError(f"{path}: {event['reason']}")
+        notices.add(samples)
         spans += [(sample["start_s"], sample["end_s"]) for sample in samples]
         for modality, found in valid.items():
             found += [sample[f"{modality}_valid"] for sample in samples]
@@ -142,7 +153,35 @@ def encode_file(
         for kind, width in widths.items()
     }
     start_s, end_s = zip(*spans, strict=True)
-    return FileVectors(list(start_s), list(end_s), vectors, {m: torch.stack(found) for m, found in valid.items()})
+    is_valid = {modality: torch.stack(found) for modality, found in valid.items()}
+    return FileVectors(list(start_s), list(end_s), vectors, is_valid, notices.by_modality())
+
+
+class _Notices:
+    """Collect notices about the windows of a file."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, dict[str, None]] = {kind: {} for kind in NOTICED}
+        self._peak: float | None = None
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            for event in sample["events"]:
+                if event["kind"] in NOTICED:
+                    self._reasons[event["kind"]].setdefault(event["reason"])
+            if sample.get("audio_valid"):
+                self._peak = max(self._peak or 0.0, float(sample["audio"].abs().max()))
+
+    def by_modality(self) -> dict[str, tuple[str, ...]]:
+        """Return the notices, by modality."""
+        is_silent = self._peak is not None and self._peak < 10 ** (SILENT_DB / 20)
+        if is_silent and not self._reasons["cancelled"]:
+            self._reasons["silent"].setdefault(f"its audio is silent (peak below {SILENT_DB:g} dB)")
+        notices: dict[str, tuple[str, ...]] = {}
+        for kind, reasons in self._reasons.items():
+            for modality in NOTICED[kind]:
+                notices[modality] = notices.get(modality, ()) + tuple(reasons)
+        return notices
 
 
 def _within(samples: Iterator[Sample], path: str | Path, limit_s: float) -> Iterator[Sample]:

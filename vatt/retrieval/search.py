@@ -28,7 +28,8 @@ class Results(list[Hit]):
     """Search results, best first, with notices about the query.
 
     Attributes:
-        notices: Sentences about unknown words, a truncated query, or a filter that matches nothing.
+        notices: Sentences about unknown words, a truncated query, silent, clipped or damaged example files, and a
+            filter that matches nothing.
     """
 
     def __init__(self, hits: Iterable[Hit] = (), notices: Sequence[str] = ()) -> None:
@@ -97,9 +98,9 @@ def search(
         raise InputError(f"k must be at least 1, not {k}")
     index, model = opened(index, model)
     vocabulary = None if query is None else model_vocabulary(model)
-    vectors, notices = _vectors(index, model, query, vocabulary, video, audio, answers), list[str]()
-    if query is not None and vocabulary is not None:
-        notices = text_notices(model, query, vocabulary)
+    vectors, file_notices = _vectors(index, model, query, vocabulary, video, audio, answers)
+    notices = [] if query is None or vocabulary is None else text_notices(model, query, vocabulary)
+    notices += file_notices
     kwargs = {"modality": answers, "path": path, "where": where}
     space = next(iter(vectors))
     if not spans or answers == "text":
@@ -154,10 +155,11 @@ def _vectors(
     video: str | Path | FileVectors | None,
     audio: str | Path | FileVectors | None,
     answers: Answers,
-) -> dict[str, np.ndarray]:
-    """Return (E,) of length 1 by space: the mean query in each space."""
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return (E,) of length 1 by space, the mean query in each space; and notices about the files."""
     required = {"video_text": query is not None, "video_audio": audio is not None}
     queries: dict[str, list[np.ndarray]] = {}
+    notices = list[str]()
     if query is not None and vocabulary is not None:
         with torch.inference_mode():
             queries["video_text"] = [unit(encode_texts(model, [query], vocabulary)[0].numpy())[0]]
@@ -166,6 +168,7 @@ def _vectors(
         if ("audio", "video_audio") not in encoded.vectors:
             raise InputError(f"{_name(audio)} has no audio track")
         queries["video_audio"] = [encoded.pooled("audio", "video_audio").numpy()]
+        notices += [f"{_name(audio)}: {notice}" for notice in encoded.notices.get("audio", ())]
     if video is not None:
         encoded = _encoded(model, video)
         encoded_in = [space for space in SPACES if ("video", space) in encoded.vectors]
@@ -174,9 +177,11 @@ def _vectors(
         spaces = [space for space in encoded_in if (answers, space) in index.parts] or encoded_in[:1]
         for space in [space for space in spaces if required[space]] or spaces:
             queries.setdefault(space, []).append(encoded.pooled("video", space).numpy())
+        notices += [f"{_name(video)}: {notice}" for notice in encoded.notices.get("video", ())]
     if not queries:
         raise InputError("the query is empty: give words, a video or an audio file")
-    return {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in queries.items()}
+    means = {space: unit(np.mean(vectors, axis=0, keepdims=True))[0] for space, vectors in queries.items()}
+    return means, list(dict.fromkeys(notices))
 
 
 def _encoded(model: VATT, file: str | Path | FileVectors) -> FileVectors:

@@ -73,7 +73,9 @@ def test_probes_over_folds_layers_and_shares(
     assert "| protocol |" in output.with_suffix(".md").read_text()
 
 
-def test_any_split_and_layer_whatever_the_batches(noises: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_any_split_and_layer_whatever_the_batches(
+    noises: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [json.loads(line) for line in noises.read_text().splitlines()[:-1]]
     for row in rows:
         row["split"] = "val" if row.pop("x_fold") == 1 else "train"
@@ -90,7 +92,15 @@ def test_any_split_and_layer_whatever_the_batches(noises: Path, model_folder: Pa
         )
     assert list(found[0]) == ["linear, layer 1, 100% of the labels", "attentive, layer 1, 100% of the labels", ""]
     assert found[0] == found[1] == found[2]
+    clips = f"{manifest}: 12 training clips (split 'train'), 6 test clips (split 'val')\n"
+    assert clips in capsys.readouterr().out  # and no validation clips, since nothing is chosen by them
     assert main([*given, "--layers", "[1]"]) == 2
+    output = capsys.readouterr()
+    assert "no row has split 'test'; column 'split' holds train, val. Give rows the splits" in output.err
+    assert "not used: 6 rows of split 'val'" in output.out
+    manifest.write_text("\n".join(json.dumps({**row, "split": None}) for row in rows))
+    assert main(given) == 2
+    assert f"{manifest}: no row has a split. Give rows the splits train and test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,16 @@ def test_unused_rows_of_synonyms_are_reported_by_commands(write: Any) -> None:
         assert len(read_manifest(manifest, split="val")) == 1
 
 
+def test_a_fraction_of_few_files_may_hold_out_none(write: Any, capsys: Any) -> None:
+    manifest = write([{"label": "a"}] * 3)
+    assert not len(set_up(manifest).val_clips)
+    reason = "data.val_fraction 0.05 of so few files holds out none"
+    assert capsys.readouterr().out == f"{manifest}: 3 training clips, no validation clips ({reason})\n"
+    data = LabelledDataModule(manifest, base=TINY.to_dict(), val_fraction=0.05)
+    data.setup("fit")
+    assert f"3 training clips, no validation clips ({reason}), no test clips" in capsys.readouterr().out
+
+
 def test_a_split_of_another_name_is_reported_by_commands(write: Any) -> None:
     manifest = write([{"split": split} for split in ("train", "Validation", None)])
     with pytest.warns(UserWarning, match=r"clips.jsonl: split 'Validation' \(1 rows\) is used as 'val'"):

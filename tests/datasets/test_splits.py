@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from vatt.datasets.splits import SplitRows, count_synonyms, describe_splits, describe_unused, find_rows, match_split
+from vatt.datasets.splits import SplitRows, count_synonyms, describe_missing, describe_unused, find_rows, match_split
 from vatt.errors import InputError
 
 
@@ -71,5 +71,6 @@ def test_rows_of_unused_synonyms_are_counted(
 
 
 def test_splits_of_a_manifest_are_described() -> None:
-    assert describe_splits(["val", None, "train", "val"]) == "column 'split' holds train, val"
-    assert describe_splits([None, None]) == "no row has a split"
+    message = "no row has split 'test' or 'dev'; column 'split' holds train, val"
+    assert describe_missing(["test", "dev", "test"], ["val", None, "train", "val"]) == message
+    assert describe_missing(["test"], [None, None]) == "no row has a split"

@@ -107,9 +107,10 @@ def benchmark(
     folder: Path,
     clips: int,
     captions: int,
-    windows: int = 4,
-    split: str = "test",
+    windows: int | None = 4,
+    split: str | None = "test",
     seed: int = 0,
+    hop_s: float | None = None,
     lists: tuple[str, ...] = ("msrvtt-1ka",),
 ) -> Path:
     """Random embeddings as ``vatt embed --split test --windows 4`` would leave them."""
@@ -117,11 +118,11 @@ def benchmark(
     rows = []
     for i in range(clips):
         centre = rng.normal(size=6)
-        rows += [row(f"v{i}", "video", "video_text", list(centre + rng.normal(size=6))) for _ in range(windows)]
+        rows += [row(f"v{i}", "video", "video_text", list(centre + rng.normal(size=6))) for _ in range(windows or 1)]
         texts = [list(centre + rng.normal(size=6) * 2) for _ in range(captions)]
         rows += [row(f"v{i}", "text", "video_text", x, f"caption {i} {j}") for j, x in enumerate(texts)]
     store(folder, rows)
-    notes = {"windows_per_clip": windows, "split": split, "clips": clips, "lists": lists}
+    notes = {"windows_per_clip": windows, "split": split, "clips": clips, "lists": lists, "hop_s": hop_s}
     (folder / "embeddings.json").write_text(json.dumps(notes))
     return folder
 
@@ -161,8 +162,13 @@ def test_protocols_against_sorting(tmp_path: Path, protocol: str) -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"windows": 2}, "4 windows of each clip of split 'test'.*has 2 of split 'test'.*--split test --windows 4"),
-        ({"split": "train"}, "4 of split 'train'"),
+        (
+            {"windows": 2},
+            "of split 'test' with 4 windows per clip.*made with --split test and --windows 2. Run vatt embed",
+        ),
+        ({"split": "train"}, "made with --split train and --windows 4. Run vatt embed with --split test --windows 4"),
+        ({"split": None}, "made without --split and --windows 4. Run"),
+        ({"windows": None, "hop_s": 1.28}, "--split test and without --windows, one window every 1.28 s. Run"),
         ({"clips": 1001}, "has 1000 clips, and .* 1001"),
         ({"captions": 2}, "1 captions a clip, and v0 in .* 2"),
         ({"lists": ("msrvtt-full",)}, "those of .* are of .'msrvtt-full'."),

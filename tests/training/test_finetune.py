@@ -169,6 +169,18 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(labelled: Path, pre
     assert logged(tmp_path / "parts", "train/loss") == logged(tmp_path / "whole", "train/loss")
 
 
+def test_a_training_that_cannot_be_measured_is_reported(
+    labelled: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in labelled.read_text().splitlines()]
+    manifest = labelled.with_name("without_splits.jsonl")
+    manifest.write_text("\n".join(json.dumps(row | {"split": None}) for row in rows))
+    given = arguments(labelled, tmp_path / "run", pretrained, steps=2)
+    with pytest.warns(UserWarning, match="no validation clips and no test clips, so the accuracy .* will not be known"):
+        assert main(["finetune", "fit", *given, f"--data.manifest={manifest}"]) == 0
+    assert f"model: {tmp_path / 'run' / 'model'}\n" in capsys.readouterr().out  # and no test is suggested
+
+
 def test_the_best_checkpoint_stays_if_the_previous_one_replaces_a_damaged_last_one(
     labelled: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

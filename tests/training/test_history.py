@@ -166,7 +166,8 @@ def test_one_split_may_be_for_validation_and_test(corpus: Path, pretrained: Path
     manifest.write_text("\n".join(map(json.dumps, rows)))
     asked = given(manifest, tmp_path / "run", f"--model.pretrained={pretrained}", "--data.test_split=val")
     every = ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null", "--run.best_by=val/top1"]
-    assert main(["finetune", "fit", *asked, *every]) == 0
+    with pytest.warns(UserWarning, match="the best checkpoint is selected by val/top1 on the test clips"):
+        assert main(["finetune", "fit", *asked, *every]) == 0
     assert list(logged(tmp_path / "run", "val/top1")) == [1, 3]
     assert "best by val/top1" in json.loads((tmp_path / "run" / "model" / "training.json").read_text())["weights"]
     assert main(["finetune", "test", *asked]) == 0

@@ -25,15 +25,26 @@ def check(
     contrastive: bool,
     best_by: str | None = "val/rsum",
     metrics: Sequence[str] = ("val/rsum",),
+    interval: float = 1.0,
+    val_fraction: float = 0.0,
 ) -> None:
     data = SimpleNamespace(
-        train_clips=range(train_clips), val_clips=range(val_clips), batch_size=batch, windows=1, val_fraction=0.1
+        train_clips=range(train_clips),
+        val_clips=range(val_clips),
+        batch_size=batch,
+        windows=1,
+        val_fraction=val_fraction,
     )
     module = SimpleNamespace(
         objective=SimpleNamespace(compares_clips=contrastive), validation_metrics=lambda: list(metrics)
     )
-    trainer = SimpleNamespace(datamodule=data, world_size=1, enable_validation=True, is_global_zero=True)
-    CheckData(best_by).on_fit_start(trainer, module)  # type: ignore[arg-type]
+    trainer = SimpleNamespace(
+        datamodule=data, world_size=1, enable_validation=True, is_global_zero=True, max_steps=5,
+        accumulate_grad_batches=2, val_check_batch=interval, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    callback = CheckData(best_by)
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +76,19 @@ def test_enough_clips_are_not_reported(val_clips: int, best_by: str | None) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check(9, val_clips, 4, True, best_by)
+
+
+@pytest.mark.parametrize("val_clips", [3, 100])
+def test_a_training_that_ends_before_validation_is_reported_once(val_clips: int) -> None:
+    with pytest.warns(UserWarning, match="validation") as warned:
+        check(9, val_clips, 4, False, interval=11)
+    (message,) = (str(warning.message) for warning in warned)
+    assert message.startswith("there will be no validation: trainer.val_check_interval is 11, and the training ends")
+
+
+def test_a_fraction_that_holds_out_nothing_is_reported() -> None:
+    with pytest.warns(UserWarning, match="there are no validation clips, so nothing is validated: raise"):
+        check(9, 0, 4, False, best_by=None, val_fraction=0.05)
 
 
 def test_an_objective_without_metrics_is_reported_instead(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vatt.cli.commands import print_table
 from vatt.cli.training import VattCLI, quiet, run_cli
@@ -54,6 +55,17 @@ class FinetuneCLI(VattCLI):
         run, pretrained = self._get(self.config_init, "run"), self.model.pretrained
         if run.best_by is not None and not self.datamodule.parts[""][1]:
             raise InputError(f"run.best_by is {run.best_by}, and there is nothing to validate on: {self._no_val()}")
+        if not self.datamodule.parts[""][1] and not self.datamodule.test_clips:
+            rank_zero_warn(
+                "there are no validation clips and no test clips, so the accuracy of the classifier will not be "
+                f"known: give rows the split {self.datamodule.val_split!r} or {self.datamodule.test_split!r}, or set "
+                "data.val_fraction"
+            )
+        if run.best_by is not None and self.datamodule.validates_on_test:
+            rank_zero_warn(
+                f"the best checkpoint is selected by {run.best_by} on the test clips, so that results of the test are "
+                "too good: set another data.val_split, or run.best_by to null"
+            )
         if pretrained is not None:
             now, own = self.datamodule.format.to_dict(), saved_format(pretrained).to_dict()
             kept = [change for change in changes(own, now, self.model.modality) if change.split()[0] in FIXED]
@@ -61,7 +73,9 @@ class FinetuneCLI(VattCLI):
                 print(f"{pretrained} was trained on clips of another kind: {', '.join(kept)}")
         self.model.configuration = config_hash(self.config["fit"].as_dict())
 
-    def next_command(self, model: Path) -> str:
+    def next_command(self, model: Path) -> str | None:
+        if not self.datamodule.test_clips:
+            return None
         return f"vatt finetune test --config {self.run_folder / 'config.yaml'}"
 
     def before_validate(self) -> None:

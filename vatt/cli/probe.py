@@ -17,6 +17,7 @@ from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import Views
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
+from vatt.datasets.splits import describe_missing
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.evaluation.classification import accuracy
@@ -208,12 +209,13 @@ def _parts(
     """Training and test of every fold, once their labels were looked at."""
     found = []
     for fold in folds or [None]:
-        data = LabelledDataModule(manifest, modality, base=format.to_dict(), test_split=test_split, fold=fold)
+        options = {"val_split": None, "test_split": test_split, "fold": fold}  # probes use no validation clips
+        data = LabelledDataModule(manifest, modality, base=format.to_dict(), **options)
         _ = data.classes
         if not data.test_clips:
-            there = ", ".join(sorted({str(clip.split) for clip in read_manifest(manifest).heads()}))
+            missing = describe_missing([test_split], {clip.split for clip in read_manifest(manifest).heads()})
             raise InputError(
-                f"{manifest}: no row has split {test_split!r}; found: {there}. Give --test_split or --folds"
+                f"{manifest}: {missing}. Give rows the splits train and test, or set --test_split or --folds"
             )
         found.append(data)
     return found

@@ -206,10 +206,11 @@ class VattCLI(LightningCLI):
         """Print the path of the model and the next command."""
         model = self.run_folder / "model"
         if self.trainer.is_global_zero and (model / HISTORY).is_file():
-            print(f"model: {model}    next: {self.next_command(model)}")
+            command = self.next_command(model)
+            print(f"model: {model}{f'    next: {command}' if command else ''}")
 
-    def next_command(self, model: Path) -> str:
-        """Return the command that most users run after training."""
+    def next_command(self, model: Path) -> str | None:
+        """Return the command that most users run after training, or None."""
         if self.model.objective.head().branches:
             return f"vatt embed path/to/videos --model {model} --output {self.run_folder / 'embeddings'}"
         return f"vatt probe MANIFEST --model {model} --output {self.run_folder / 'probe.json'}"

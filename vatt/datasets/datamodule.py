@@ -129,7 +129,8 @@ class ClipDataModule(L.LightningDataModule):
         held_out = not val and self.val_fraction > 0
         if held_out:
             train, val = hold_out(train, self.val_fraction)
-        report_rows(manifest, {"training": len(train), "validation": len(val)}, split_rows, held_out)
+        fraction = self.val_fraction if held_out else 0.0
+        report_rows(manifest, {"training": len(train), "validation": len(val)}, split_rows, fraction)
         prefix = f"{name}/" if name else ""
         return train.named(prefix), val.named(prefix)
 

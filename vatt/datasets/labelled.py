@@ -19,7 +19,7 @@ from vatt.datasets.manifest import hold_out, read_manifest
 from vatt.datasets.manifests.values import MISSING
 from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import report_rows, warn_shared
-from vatt.datasets.splits import SplitRows
+from vatt.datasets.splits import SplitRows, describe_missing
 from vatt.datasets.table import ClipTable
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError, ManifestError
@@ -61,7 +61,8 @@ class LabelledDataModule(ClipDataModule):
         batch_size: opened files per batch and process.
         augment: how training clips are varied.
         train_split: rows to train on. A manifest without a split column is trained on as a whole.
-        val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out.
+        val_split: rows to validate on; where there are none, ``val_fraction`` of the training rows is held out. None
+            validates on nothing.
         test_split: rows to test on; may be the same as ``val_split``.
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         fold: number of the fold to test on, while all the others are trained on (column x_fold); or of the split to use
@@ -83,7 +84,7 @@ class LabelledDataModule(ClipDataModule):
         batch_size: int = 64,
         augment: Augment = NO_AUGMENT,
         train_split: str = "train",
-        val_split: str = "val",
+        val_split: str | None = "val",
         test_split: str = "test",
         val_fraction: float = 0.0,
         fold: int | None = None,
@@ -103,7 +104,7 @@ class LabelledDataModule(ClipDataModule):
             batch_size=batch_size,
             augment=augment,
             train_split=train_split,
-            val_split=val_split,
+            val_split=val_split or "",
             val_fraction=val_fraction,
             balanced=balanced,
             decoder=decoder,
@@ -154,6 +155,12 @@ class LabelledDataModule(ClipDataModule):
         part = f"split {self.train_split}" if self.fold is None else f"all but fold {self.fold}"
         return {"manifest": self.manifest, "part": part, "clips": len(train), "ids": ids}
 
+    @property
+    def validates_on_test(self) -> bool:
+        """Whether validation clips are test clips as well."""
+        test = {clip.id for clip in self.test_clips.heads()}
+        return any(clip.id in test for clip in self.parts[""][1].heads())
+
     def _part(self, name: str, manifest: str) -> tuple[ClipTable, ClipTable]:
         clips = read_manifest(manifest)
         splits = {clip.split for clip in clips.heads()}
@@ -162,6 +169,8 @@ class LabelledDataModule(ClipDataModule):
             there = ", ".join(sorted(columns))
             raise ManifestError(f"{manifest} has {there} and no split: choose a fold (data.fold; vatt probe --folds)")
         requested = {"training": self.train_split, "validation": self.val_split, "test": self.test_split}
+        if not self.val_split:
+            del requested["validation"]
         split_rows = self._fold_rows(clips) if self.fold is not None else self._rows(clips, manifest, requested)
         parts = {use: [] for use in requested} | (
             {"training": range(len(clips))} if split_rows is None else split_rows.rows
@@ -171,15 +180,15 @@ class LabelledDataModule(ClipDataModule):
             available = ", ".join(sorted(there | columns - {FOLD})) or "none"
             raise ManifestError(f"{manifest}: no row is to be tested in fold {self.fold}; found: {available}")
         if not any(parts.values()):
-            there = ", ".join(sorted(map(str, splits)))
-            names = " or ".join(dict.fromkeys(requested.values()))
-            raise ManifestError(f"{manifest}: no row has split {names}; column 'split' holds {there}")
-        train, val, self.test_clips = (clips.take(parts[use]) for use in requested)
-        held_out = not val and self.val_fraction > 0
+            raise ManifestError(f"{manifest}: {describe_missing(requested.values(), splits)}")
+        train, val, self.test_clips = (clips.take(parts.get(use, ())) for use in ("training", "validation", "test"))
+        held_out = not val and self.val_fraction > 0 and "validation" in requested
         if held_out:
             train, val = hold_out(train, self.val_fraction)
         counts = {"training": len(train), "validation": len(val), "test": len(self.test_clips)}
-        report_rows(manifest, counts, split_rows, held_out, "" if self.fold is None else f", fold {self.fold}")
+        counts = {use: count for use, count in counts.items() if use in requested}
+        fraction = self.val_fraction if held_out else 0.0
+        report_rows(manifest, counts, split_rows, fraction, "" if self.fold is None else f", fold {self.fold}")
         return train, val
 
     def _check_parts(self) -> None:

@@ -22,7 +22,7 @@ from vatt.datasets.identity import file_identities
 from vatt.datasets.manifests.files import READERS, from_media, read_rows
 from vatt.datasets.media.remote import is_url
 from vatt.datasets.rows import to_row
-from vatt.datasets.splits import count_synonyms, describe_splits, describe_unused, match_split
+from vatt.datasets.splits import count_synonyms, describe_missing, describe_unused, match_split
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, ManifestError
 from vatt.io import atomic_write
@@ -76,7 +76,7 @@ def of_split(clips: ClipTable, split: str, source: str | Path) -> ClipTable:
     except InputError as error:
         raise ManifestError(f"{source}: {error}") from None
     if name is None:
-        raise ManifestError(f"{source}: no row has split {split!r}; {describe_splits(counts)}")
+        raise ManifestError(f"{source}: {describe_missing([split], counts)}")
     chosen = clips.take(number for number, own in enumerate(splits) if own == name)
     if name != split:
         warnings.warn(f"{source}: split {name!r} ({len(chosen)} rows) is used as {split!r}", stacklevel=2)

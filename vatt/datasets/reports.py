@@ -25,7 +25,11 @@ def report(line: str) -> None:
 
 
 def report_rows(
-    manifest: str, counts: Mapping[str, int], split_rows: SplitRows | None, held_out: bool = False, part: str = ""
+    manifest: str,
+    counts: Mapping[str, int],
+    split_rows: SplitRows | None,
+    held_out: float = 0.0,
+    part: str = "",
 ) -> None:
     """Print the number of clips of a manifest by use, and the number of unused rows.
 
@@ -33,18 +37,22 @@ def report_rows(
         manifest: Manifest.
         counts: Number of clips by use.
         split_rows: Rows by split, or None if the manifest has no splits.
-        held_out: The validation clips were held out from the training clips.
+        held_out: Fraction of the training clips that was held out for validation; 0 if validation has a split.
         part: Name of the fold.
     """
     names = {} if split_rows is None else split_rows.names
     uses = [
         f"{count or 'no'} {use} clip{'s' * (count != 1)}"
         + (f" (split {names[use]!r})" if count and use in names else "")
-        + (" (held out)" if held_out and use == "validation" and count else "")
+        + (_held_out(held_out, count) if held_out and use == "validation" else "")
         for use, count in counts.items()
     ]
     unused = "" if split_rows is None else describe_unused(split_rows.unused)
     report(f"{manifest}{part}: {', '.join(uses)}{f'; not used: {unused}' if unused else ''}")
+
+
+def _held_out(fraction: float, count: int) -> str:
+    return " (held out)" if count else f" (data.val_fraction {fraction:g} of so few files holds out none)"
 
 
 def warn_shared(train: Segments, others: Segments, use: str) -> None:

@@ -129,7 +129,15 @@ def describe_unused(unused: Mapping[str | None, int]) -> str:
     )
 
 
-def describe_splits(splits: Iterable[str | None]) -> str:
-    """Return a clause with the names of splits, such as ``column 'split' holds train, val``."""
+def describe_missing(requested: Iterable[str], splits: Iterable[str | None]) -> str:
+    """Return a clause such as ``no row has split 'test'; column 'split' holds train, val``.
+
+    Args:
+        requested: Requested splits, none of which has rows.
+        splits: Splits of rows; None for rows without a split.
+    """
     names = sorted({name for name in splits if name is not None})
-    return f"column 'split' holds {', '.join(names)}" if names else "no row has a split"
+    if not names:
+        return "no row has a split"
+    missing = " or ".join(map(repr, dict.fromkeys(requested)))
+    return f"no row has split {missing}; column 'split' holds {', '.join(names)}"

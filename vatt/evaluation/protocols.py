@@ -130,9 +130,9 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[st
     made = notes.get("windows_per_clip"), notes.get("split")
     if made != (asked.windows, asked.split):
         raise InputError(
-            f"{asked.name} compares {asked.windows} windows of each clip of split {asked.split!r}, and {store.file} "
-            f"has {made[0] or 'another number'} of split {made[1]!r}: vatt embed … --split {asked.split} "
-            f"--windows {asked.windows}"
+            f"{asked.name} needs embeddings of split {asked.split!r} with {asked.windows} windows per clip. "
+            f"{store.file} was made {_options(notes)}. Run vatt embed with --split {asked.split} --windows "
+            f"{asked.windows}"
         )
     if notes.get("lists") != [asked.name]:
         raise InputError(
@@ -150,6 +150,15 @@ def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[st
         "clips_with_fewer_windows": sum(count < asked.windows for count in windows.values()),
         "clips_with_fewer_captions": sum(count < (asked.captions or 0) for count in captions.values()),
     }
+
+
+def _options(notes: dict[str, Any]) -> str:
+    """Return the options of ``vatt embed`` that embeddings were made with."""
+    split = f"with --split {notes['split']}" if notes.get("split") else "without --split"
+    if notes.get("windows_per_clip"):
+        return f"{split} and --windows {notes['windows_per_clip']}"
+    hop = f", one window every {notes['hop_s']:g} s" if notes.get("hop_s") else ""
+    return f"{split} and without --windows{hop}"
 
 
 def _windows(notes: dict[str, Any]) -> str:

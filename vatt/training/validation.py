@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from vatt.errors import InputError
 from vatt.ranges import check_range
 
+ADVICE = 'raise data.val_fraction, or give rows the split "val"'
 FEW_CLIPS = 30  # with fewer validation clips the selection of the best checkpoint is mostly chance
 
 
@@ -93,10 +94,18 @@ class CheckData(Callback):
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         interval = trainer.val_check_batch if trainer.enable_validation else 0
         counts_batches = trainer.check_val_every_n_epoch is None  # else validation also runs at the end of epochs
-        if self.best_by is not None and counts_batches and interval > batches > 0 and len(trainer.datamodule.val_clips):
+        val = 0 if trainer.datamodule is None else len(trainer.datamodule.val_clips)
+        if self.best_by is None or not trainer.enable_validation or not val:
+            return
+        if counts_batches and interval > batches > 0:
             rank_zero_warn(
                 f"there will be no validation: trainer.val_check_interval is {interval:g}, and the training ends after "
                 f"{batches} batches, so the best checkpoint cannot be selected by {self.best_by}"
+            )
+        elif val < FEW_CLIPS:
+            rank_zero_warn(
+                f"the best checkpoint is selected by {self.best_by} on {val} validation clip{'s' * (val > 1)}, which "
+                f"is too few to be reliable: {ADVICE}; or set run.best_by to null, which exports the last weights"
             )
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -131,19 +140,15 @@ class CheckData(Callback):
             if trainer.is_global_zero:
                 print("the objective has no validation metrics: the last weights are exported")
             self.best_by = None
-        advice = 'raise data.val_fraction, or give rows the split "val"'
-        if self.best_by is None or not trainer.enable_validation:
+        if val or not trainer.enable_validation:
             return
-        if val == 0:
+        if self.best_by is not None:
             rank_zero_warn(
                 f"there are no validation clips, so the best checkpoint cannot be selected by {self.best_by}, and the "
-                f"last weights are exported: {advice}"
+                f"last weights are exported: {ADVICE}"
             )
-        elif val < FEW_CLIPS:
-            rank_zero_warn(
-                f"the best checkpoint is selected by {self.best_by} on {val} validation clip{'s' * (val > 1)}, which "
-                f"is too few to be reliable: {advice}; or set run.best_by to null, which exports the last weights"
-            )
+        elif trainer.datamodule.val_fraction > 0:
+            rank_zero_warn(f"there are no validation clips, so nothing is validated: {ADVICE}")
 
 
 class PrintValidation(Callback):

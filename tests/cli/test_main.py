@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         printed = capsys.readouterr().out
         for word in COMMANDS:
             assert f"  {word} " in printed
+
+
+def test_help_names_all_models_that_are_converted(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], ["convert", "--help"]):
+        with suppress(SystemExit):
+            main(argv)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert all(name in printed for name in ("VATT (TensorFlow", "VideoMAE", "V-JEPA", "V-JEPA 2"))
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "convert": (
         "vatt.cli.models:convert",
         ("official", "output"),
-        "turn a checkpoint of the official TensorFlow VATT into a model",
+        "convert weights of VATT (TensorFlow), VideoMAE, V-JEPA or V-JEPA 2 to a model",
     ),
     "onnx": ("vatt.cli.models:onnx", ("model",), "write the encoders of a model as ONNX files"),
     "flops": ("vatt.cli.models:flops", (), "count the operations of a configuration's towers: flops --config FILE"),

@@ -28,7 +28,7 @@ def convert(
     vocabulary: str | None = None,
     classes: str | None = None,
 ) -> int:
-    """Turn a checkpoint of the official TensorFlow 2 VATT, or a video encoder of others, into a model folder.
+    """Convert weights of VATT (TensorFlow 2), VideoMAE, V-JEPA or V-JEPA 2 to a model directory.
 
     Modality-specific, modality-agnostic and fine-tuned checkpoints of VATT are told apart by their variables, and their
     sizes are read from the shapes. The released V-JEPA, and Hugging Face's V-JEPA 2 and VideoMAE, become a model of

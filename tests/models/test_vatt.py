@@ -194,12 +194,20 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub(tmp_path: Path, monkeypatc
     with pytest.raises(FileNotFoundError, match=r"no model in runs/a/model: there is no such folder"):
         VATT.from_pretrained("runs/a/model")
 
-    def fails(*_: object, **__: object) -> str:
-        raise LocalEntryNotFoundError("offline")
+    for error, reason in (
+        (
+            LocalEntryNotFoundError("offline"),
+            r"and no model of this name on the Hugging Face Hub \(offline or unknown\)$",
+        ),
+        (OSError(28, "No space left on device"), r"and downloading it from .* failed: No space left on device$"),
+    ):
 
-    monkeypatch.setattr("vatt.models.directories.snapshot_download", fails)
-    with pytest.raises(FileNotFoundError, match=r"no such folder here, and the Hugging Face Hub did not give it"):
-        VATT.from_pretrained("someone/model")
+        def fails(*_: object, error: Exception = error, **__: object) -> str:
+            raise error
+
+        monkeypatch.setattr("vatt.models.directories.snapshot_download", fails)
+        with pytest.raises(FileNotFoundError, match=f"no model at someone/model, {reason}"):
+            VATT.from_pretrained("someone/model")
 
 
 def test_models_of_version_0_1_are_read(tmp_path: Path, inputs: dict) -> None:

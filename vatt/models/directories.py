@@ -82,9 +82,13 @@ def _download(name: str, options: dict[str, Any], local_files_only: bool, token:
         )
     except HFValidationError:
         raise FileNotFoundError(f"no model in {name}: there is no such folder") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"no model in {name}: there is no such folder here, and the Hugging Face Hub did not give it "
-            f"({type(error).__name__})"
+            f"no model at {name}, and no model of this name on the Hugging Face Hub (offline or unknown)"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0] or "unknown error"
+        raise FileNotFoundError(
+            f"no model at {name}, and downloading it from the Hugging Face Hub failed: {reason}"
         ) from error
     return Path(where)

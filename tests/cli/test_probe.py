@@ -68,6 +68,8 @@ def test_probes_over_folds_layers_and_shares(
         assert value["std over"] == ("parts of the labels" if "50%" in name else "folds")
         assert value["training clips"] == (6 if "50%" in name else 12)
     assert report["training clips present"] == "36 of 38"
+    assert report["chance"] == {"majority class (%)": 50.0, "1 / classes (%)": 50.0}
+    assert "chance (%)" in printed
     assert set(report) >= {"configuration", "seed", "steps", "minutes", "pretraining", "code", "hardware"}
     assert found["linear, layer final, 100% of the labels"]["top-1 (%)"] > 90
     assert "| protocol |" in output.with_suffix(".md").read_text()

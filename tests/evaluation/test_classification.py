@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 
 from vatt.errors import InputError
-from vatt.evaluation.classification import ClassificationMetrics, accuracy, multi_label_metrics
+from vatt.evaluation.classification import ClassificationMetrics, accuracy, chance_levels, multi_label_metrics
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -99,6 +99,7 @@ def test_neither_order_nor_batches_matter(order: list[int], batch: int, multi_la
         parts.update(scores[rows], target[rows])
     found, expected = parts.compute(), whole.compute()
     assert found.pop("per_class") == expected.pop("per_class")
+    assert found.pop("chance", None) == expected.pop("chance", None)
     assert found == pytest.approx(expected)
 
 
@@ -107,3 +108,15 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     metrics.update(torch.tensor([[float("nan"), 0.0]]), torch.tensor([[1.0, 0.0]]))
     with pytest.raises(InputError, match="NaN"):
         metrics.compute()
+
+
+def test_chance_levels_are_those_of_blind_predictions() -> None:
+    """The best constant prediction, and the mean of all constant predictions, which is that of random ones."""
+    folds = [torch.tensor([0, 0, 0, 1]), torch.tensor([2, 1, 2])]
+    constant = [[accuracy(torch.eye(4)[[c] * len(f)], f)["top1"] for c in range(4)] for f in folds]
+    levels = chance_levels(*folds, classes=4)
+    assert levels["majority class (%)"] == pytest.approx(np.mean([max(values) for values in constant]), abs=0.01)
+    assert levels["1 / classes (%)"] == pytest.approx(np.mean(constant), abs=0.01)
+    metrics = ClassificationMetrics("abcd", multi_label=False)
+    metrics.update(torch.eye(4), torch.eye(4)[folds[0]])
+    assert metrics.compute()["chance"] == {"majority class (%)": 75.0, "1 / classes (%)": 25.0}

@@ -68,8 +68,11 @@ def test_fit_and_test_by_the_command_line(
     assert (model.modality, model.classes, model.format) == (modality, ["warm", "cold"], TINY)
     capsys.readouterr()
     assert main(["finetune", "test", *given]) == 0
-    assert "2 of 2 clips, 2 classes" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 clips, 2 classes" in printed
+    assert "chance (%)" in printed
     said = json.loads((tmp_path / "test.json").read_text())
+    assert said["chance"] == {"majority class (%)": 50.0, "1 / classes (%)": 50.0}
     assert said["clips present"] == "2 of 2"
     assert said["tested"] == str(tmp_path / "model")
     assert said["fine-tuning"]["steps"] == 6

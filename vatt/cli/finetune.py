@@ -163,6 +163,7 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
         raise InputError(f"none of the {len(data.test_clips)} test clips could be read")
     metrics = {label: found[name] for name, label in METRICS.items() if name in found}
     counts = {label: found[name] for name, label in COUNTS.items() if name in found}
+    chance = {"mAP (%)": found["prevalence"], "AUC (%)": 50.0} if "prevalence" in found else found["chance"]
     history = dict(history_of(cli.tested) or {})
     history.pop("finetuning", None)
     about = {
@@ -176,6 +177,7 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
         "clips present": f"{found['clips']} of {len(data.test_clips)}",
         "not found when the manifest was made": _not_found(data.manifest),
         **counts,
+        "chance": chance,
         "clips with fewer views": len(model.incomplete),
         "tested": cli.tested + (f", step {origin['step']}" if "step" in origin else ""),
         "trained on": in_words(origin["data"]) if origin else UNKNOWN,
@@ -195,8 +197,8 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
     write_per_class(Path(folder) / "per_class.csv", data.classes.names, per_class)
     print_table(
         f"Test: {found['clips']} of {len(data.test_clips)} clips, {len(data.classes)} classes",
-        (*metrics, *counts),
-        [(*(f"{value:.2f}" for value in metrics.values()), *counts.values())],
+        (*metrics, "chance (%)", *counts),
+        [(*(f"{value:.2f}" for value in metrics.values()), f"{next(iter(chance.values())):.2f}", *counts.values())],
     )
     for name in missing[:10]:
         print(f"not read: {name}")

@@ -20,7 +20,7 @@ from vatt.datasets.manifest import read_manifest
 from vatt.datasets.splits import describe_missing
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
-from vatt.evaluation.classification import accuracy
+from vatt.evaluation.classification import accuracy, chance_levels
 from vatt.evaluation.probe import KINDS, fit_and_score, subsets
 from vatt.evaluation.report import config_hash, write_report
 from vatt.models.backbone import Backbone
@@ -158,9 +158,10 @@ def probe(
     for event in events.values():
         print(f"{event['kind']}: {event['path']}: {event['reason']}")
     results: Results = {}
-    present, wanted = Counter[str](), Counter[str]()
+    present, wanted, targets = Counter[str](), Counter[str](), list[Tensor]()
     for data in parts:
         train, test = _rows(middle.ids, data.parts[""][0], data), _rows(spread.ids, data.test_clips, data)
+        targets.append(test[1])
         present += Counter(training=len(train[0]), test=len(test[0]))
         wanted += Counter(training=len(data.parts[""][0]), test=len(data.test_clips))
         for kind in kinds:
@@ -183,6 +184,7 @@ def probe(
         "clips present": f"{present['test']} of {wanted['test']}",
         "training clips present": f"{present['training']} of {wanted['training']}",
         "classes": len(parts[0].classes),
+        "chance": chance_levels(*targets, classes=len(parts[0].classes)),
         "model": f"{model} ({net.fingerprint()})",
         "pretraining": history_of(model) or "not known",
         "configuration": config_hash(asked),
@@ -281,14 +283,14 @@ def _top1(
 
 def _say(results: Results, title: str, about: dict[str, Any], output: str) -> None:
     """Print the table, and write the report."""
-    rows, metrics = [], {}
+    rows, metrics, chance = [], {}, f"{about['chance']['majority class (%)']:.1f}"
     for (kind, layer, share), result in results.items():
         found = result.summary()
         spread = f"{found['std']:.1f} over {found['std over']}" if "std" in found else "–"
         labels = f"{100 * share:g}%"
-        rows.append((kind, layer, labels, found["training clips"], f"{found['top-1 (%)']:.1f}", spread))
+        rows.append((kind, layer, labels, found["training clips"], f"{found['top-1 (%)']:.1f}", chance, spread))
         metrics[f"{kind}, layer {layer}, {labels} of the labels"] = found
-    columns = ("probe", "layer", "labels", "clips", "top-1 (%)", "std")
+    columns = ("probe", "layer", "labels", "clips", "top-1 (%)", "chance (%)", "std")
     print_table(f"{title}: {about['clips present']} test clips", columns, rows)
     if len(set(about["training clips present"].split(" of "))) > 1:
         print(f"of the training clips {about['training clips present']} could be read")

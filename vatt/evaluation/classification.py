@@ -36,6 +36,28 @@ def accuracy(logits: Tensor, target: Tensor) -> dict[str, float]:
     return {f"top{k}": top(k) for k in (1, 5) if k < classes}
 
 
+def chance_levels(*targets: Tensor, classes: int) -> dict[str, float]:
+    """Return the top-1 accuracies in percent that classifiers reach without looking at the clips.
+
+    Args:
+        targets: (N,) int64, the classes of the test clips, for one or several folds.
+        classes: Number of classes.
+
+    Returns:
+        ``majority class (%)``, the fraction of clips of the most frequent class, averaged over the folds; and
+        ``1 / classes (%)``, the expected accuracy of random predictions.
+
+    Example:
+        >>> chance_levels(torch.tensor([0, 2, 2, 2]), classes=4)
+        {'majority class (%)': 75.0, '1 / classes (%)': 25.0}
+    """
+    majority = [100 * target.bincount().max().item() / len(target) for target in targets]
+    return {
+        "majority class (%)": round(sum(majority) / len(majority), 2),
+        "1 / classes (%)": round(100 / classes, 2),
+    }
+
+
 def multi_label_metrics(scores: Tensor, target: Tensor) -> dict[str, Any]:
     """mAP, AUC and d′, each the mean over the classes (VATT, table 2; d′ = √2 Φ⁻¹(AUC) of each class).
 
@@ -146,7 +168,7 @@ class ClassificationMetrics(Metric):
             found = multi_label_metrics(scores, targets)
         else:
             right = targets.argmax(dim=1)
-            found = accuracy(scores, right)
+            found = {**accuracy(scores, right), "chance": chance_levels(right, classes=len(self.classes))}
             hits = scores.argmax(dim=1) == right
             found["per_class"] = {
                 "top1": [100 * hits[right == c].float().mean().item() if (right == c).any() else None

@@ -55,7 +55,7 @@ def test_the_status_tells_whether_something_was_left_out(
     assert main(argv) == 1
     printed = capsys.readouterr().out
     broken = media / "broken00.mp4"
-    assert f"unreadable: broken00.mp4: {broken}: no readable media" in printed
+    assert f"unreadable: broken00.mp4: {broken}: plain text" in printed
     assert "broken20.mp4" not in printed
     assert f"… and 5 more: {output / 'errors.csv'}" in printed
     assert "(2 of 27 rows, 25 left out)" in printed

@@ -101,7 +101,7 @@ def test_an_unreadable_clip_is_replaced_and_named(corpus: Path, sources: dict[st
     with (tmp_path / "data_events.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["id"]) for row in rows] == [("unreadable", "told/broken")]
-    assert "no readable media" in rows[0]["reason"]
+    assert "plain text" in rows[0]["reason"]
     assert max(logged(tmp_path, "data/unreadable").values()) >= 2
 
 

@@ -198,10 +198,10 @@ SHOWN_MS: dict[str, Sequence[float]] = {
 }
 # Files of which not everything can be had: what is valid of a clip of the first second (picture, sound), or the reason.
 ODD: dict[str, tuple[Callable[[Path], None], tuple[bool, bool] | str]] = {
-    "half.mp4": (lambda p: _half(p, ".mp4"), "no readable media"),
+    "half.mp4": (lambda p: _half(p, ".mp4"), "has no index"),
     "half.mkv": (lambda p: _half(p, ".mkv"), (True, False)),  # its sound ends before the middle
     "empty.mp4": (lambda p: p.write_bytes(b""), "0 bytes"),
-    "page.mp4": (lambda p: p.write_text("<html>gone</html>" * 99), "no readable media"),
+    "page.mp4": (lambda p: p.write_text("<html>gone</html>" * 99), "a web page"),
     "no_sound.mp4": (lambda p: write(p, sound=None), (True, False)),
     "sound_only.m4a": (_sound_only, (False, True)),
     "one_frame.mp4": (lambda p: write(p, shown_ms=[0], sound=None), (True, False)),

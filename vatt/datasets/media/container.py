@@ -15,6 +15,7 @@ import numpy as np
 from vatt.datasets.media.clock import Clock
 from vatt.datasets.media.demuxing import MediaInput, first_line, is_still_format
 from vatt.datasets.media.facts import MediaError, MediaInfo
+from vatt.datasets.media.opening import OPENING_ERRORS, opening_error
 from vatt.datasets.media.repairs import repeats_frame
 from vatt.datasets.media.selection import EARLY_S, can_leave_out, from_key_before, from_last_before, leave_out
 from vatt.datasets.media.source import SHORTEST_OPEN_S
@@ -72,10 +73,8 @@ class Container:
         self._must_reopen = True
         try:
             self._input = MediaInput(self.path, self._until - time.monotonic())
-        except OSError as error:  # PyAV's errors for missing files and blocked reads are OSErrors too
-            raise MediaError(self.path, first_line(error)) from error
-        except (av.FFmpegError, ValueError, ArithmeticError) as error:
-            raise MediaError(self.path, f"no readable media: {first_line(error)}") from error
+        except OPENING_ERRORS as error:
+            raise opening_error(self.path, error) from error
         self._input.limit(self._until - time.monotonic())
         self._container = self._input.container
         try:

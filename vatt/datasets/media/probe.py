@@ -22,9 +22,8 @@ import av
 from vatt.datasets.media.damage import jpeg_is_whole
 from vatt.datasets.media.demuxing import MediaInput, first_line
 from vatt.datasets.media.facts import SLACK_S, MediaError, NoMedia, longest_s
-from vatt.datasets.media.remote import is_url
+from vatt.datasets.media.opening import OPENING_ERRORS, opening_error
 from vatt.datasets.media.repairs import repeats_frame
-from vatt.datasets.media.source import read_bytes
 from vatt.datasets.media.timeline import compute_timeline
 from vatt.datasets.media.timestamps import UNANCHORED, TrackTimes
 from vatt.datasets.media.track_listing import TrackInfo, describe_undecodable, list_tracks
@@ -113,8 +112,8 @@ def read_packets(path: str, time_limit_s: float = math.inf) -> Packets:
     """
     try:
         opened = MediaInput(path, time_limit_s)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _not_opened(path, error) from None
+    except OPENING_ERRORS as error:
+        raise opening_error(path, error) from None
     with opened as media:
         container = media.container
         listing = list_tracks(media)
@@ -203,25 +202,3 @@ def _look_for_an_early_end(media: MediaInput, packets: Packets) -> None:
         promised_s = max(promised_s, packets.video.promised_s)
     if promised_s - packets.end_s > CUT_S:
         packets.cut = f"the header promises {promised_s:.2f} s, the data end at {packets.end_s:.2f} s"
-
-
-def _not_opened(path: str, error: Exception) -> MediaError:
-    """Why FFmpeg does not open a file, as far as its first bytes tell."""
-    head = b""
-    if not is_url(path):
-        try:
-            head = read_bytes(path, 0, 512)
-        except OSError as unreadable:
-            return MediaError(path, first_line(unreadable))
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return NoMedia(path, "a web page (HTML), perhaps in place of a failed download")
-    if head and not any(head):
-        return NoMedia(path, "begins with zeros, like a file that was never filled")
-    if head and all(byte >= 32 or byte in b"\t\n\r" for byte in head):
-        return NoMedia(path, "plain text")
-    message = (getattr(error, "log", None) or (0, "", ""))[2].strip()
-    if "moov atom not found" in message:  # which FFmpeg also says of anything that is only called .mp4
-        if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide"):
-            return MediaError(path, "has no index (moov atom): cut off, or never finished")
-        message = ""
-    return MediaError(path, first_line(error) + (f" ({message})" if message else ""))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import av
 
-from vatt.datasets.media.demuxing import MediaInput, first_line, is_still_format
-from vatt.datasets.media.facts import MediaError
+from vatt.datasets.media.demuxing import MediaInput, is_still_format
+from vatt.datasets.media.opening import OPENING_ERRORS, opening_error
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def read_streams(path: str, time_limit_s: float) -> Streams:
             container = media.container
             streams = tuple(_stream(stream) for stream in container.streams if _is_media(stream))
             return Streams(container.format.name, is_still_format(container.format.name), media.size, streams)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(path, first_line(error)) from error
+    except OPENING_ERRORS as error:
+        raise opening_error(path, error) from error
 
 
 def _is_media(stream: av.stream.Stream) -> bool:

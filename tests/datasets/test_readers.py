@@ -22,12 +22,12 @@ from vatt.structures import Clip, ClipFormat, TimedText
 def test_frames_come_at_the_formats_rate(video_file: Path) -> None:
     spec = ClipFormat(num_frames=4, fps=5.0, size=48, sample_rate=8000)
     with open_media(video_file) as media:
-        video, valid = VideoReader(ClipFormat(4, 5.0, 48, 8000, crop_box=(0.0, 0.0, 1.0, 1.0)))(media, 1.0)
-        sound, valid, _ = AudioReader(spec)(media, 1.0)
-    assert valid
-    assert valid
+        video, video_valid = VideoReader(ClipFormat(4, 5.0, 48, 8000, crop_box=(0.0, 0.0, 1.0, 1.0)))(media, 1.0)
+        audio, audio_valid, _ = AudioReader(spec)(media, 1.0)
+    assert video_valid
+    assert audio_valid
     assert video.shape == (4, 3, 48, 48)
-    assert sound.shape == (6400,)
+    assert audio.shape == (6400,)
     assert video.dtype == torch.uint8
     assert video.min() < 10
     assert video.max() > 245
@@ -99,12 +99,12 @@ def test_the_asked_frames_are_read(video_file: Path) -> None:
 
 def test_what_is_missing_is_zero_and_not_valid(silent_file: Path, sound_file: Path) -> None:
     with open_media(silent_file) as media:
-        sound, valid, _ = AudioReader(TINY)(media, 0.0)
+        audio, audio_valid, _ = AudioReader(TINY)(media, 0.0)
     with open_media(sound_file) as media:
-        video, seen = VideoReader(TINY)(media, 0.0)
-    assert not valid
-    assert not seen
-    assert sound.abs().max() == 0
+        video, video_valid = VideoReader(TINY)(media, 0.0)
+    assert not audio_valid
+    assert not video_valid
+    assert audio.abs().max() == 0
     assert video.abs().max() == 0
     assert video.shape == (8, 3, 32, 32)
 
@@ -122,20 +122,20 @@ def test_what_a_track_does_not_reach_is_not_valid(uneven_files: tuple[Path, Path
 
 
 def test_nothing_after_the_end_of_a_clip_is_read(video_file: Path) -> None:
-    """A clip from 0.5 to 1.0 s in a window of 1.6 s: its last frame stands, and the beep at 1.0 s is not valid."""
+    """A clip from 0.5 to 1.0 s in a window of 1.6 s: the last frame is repeated, and audio after 1.0 s is zero."""
     spec = ClipFormat(num_frames=8, fps=5.0, size=48, sample_rate=8000)
     with open_media(video_file) as media:
-        video, seen = VideoReader(spec)(media, 0.5, 1.0)
-        asked = media.frames([0.5, 0.7, 0.9, 0.99]).frames
-        sound, valid, _ = AudioReader(spec)(media, 0.5, 1.0)
-    assert [read_number(frame) for frame in asked] == [12, 17, 22, 24]
+        video, video_valid = VideoReader(spec)(media, 0.5, 1.0)
+        expected = media.frames([0.5, 0.7, 0.9, 0.99]).frames
+        audio, audio_valid, _ = AudioReader(spec)(media, 0.5, 1.0)
+    assert [read_number(frame) for frame in expected] == [12, 17, 22, 24]
     still = video[3:]
     assert torch.equal(still, still[:1].expand_as(still))
     assert not torch.equal(video[2], video[3])
-    assert sound[:4000].abs().max() > 0.2
-    assert sound[4000:].abs().max() == 0
-    assert seen
-    assert valid  # all of what lies inside the clip
+    assert audio[:4000].abs().max() > 0.2
+    assert audio[4000:].abs().max() == 0
+    assert video_valid
+    assert audio_valid  # at least half of the part inside the clip has audio
 
 
 TEXTS = (

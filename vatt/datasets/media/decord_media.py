@@ -48,9 +48,9 @@ class DecordMedia(Media):
             reader = decord.VideoReader(self._absolute_path, num_threads=1)
             spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64)
             if _has_open_groups(self.path, *state(self.path)):
-                raise MediaError(self.path, "decord does not read open groups of pictures exactly; decoder auto does")
+                raise MediaError(self.path, "decord does not read open groups of pictures exactly: use decoder auto")
             if spans[0, 0] < -EARLY_S:
-                raise MediaError(self.path, "decord does not read a file with an edit list exactly; decoder auto does")
+                raise MediaError(self.path, "decord does not read a file with an edit list exactly: use decoder auto")
             spans += self._begins_s("video") - spans[0, 0]
             starts, until_s = spans[:, 0], float(spans[-1, 1])
             index = np.searchsorted(starts, np.asarray(times_s) + EARLY_S, side="right") - 1

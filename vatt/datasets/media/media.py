@@ -90,9 +90,9 @@ class Media(Container):
             self._refuse(f"its pixels are not square (aspect ratio {aspect.current}), which {decoder} ignores")
 
     def _refuse(self, reason: str) -> None:
-        """Close a file that a decoder would read wrongly, and say why it is not read."""
+        """Close a file that a decoder would read wrongly, and raise the reason."""
         self.close()
-        raise MediaError(self.path, f"{reason}; decoder auto does")
+        raise MediaError(self.path, f"{reason}: use decoder auto")
 
     def frames(self, times_s: Sequence[float], region: Region = WHOLE) -> Frames:
         """The frames shown at the given times.

@@ -21,4 +21,4 @@ class DirectoryInUse(InputError):
 
 
 class ManifestError(VattError, ValueError):
-    """A manifest that cannot be used. The message names the line and the column."""
+    """A manifest that cannot be used. The message names the file and, for single cells, the line and the column."""

@@ -150,8 +150,10 @@ NOT_READ = ("unreadable", "crashed")  # kinds of events of files that were not r
 class Event(TypedDict):
     """Something that happened to a clip on its way into a batch, for the report of the run."""
 
-    # "unreadable", or "crashed" (its decoder crashed): replaced by another clip; "damaged"; "truncated": words were cut
-    # off; "clipped": audio outside [-1, 1]; "cancelled": channels cancel in the mono mix
+    # "unreadable", or "crashed" (the decoder crashed, or hung and was killed): training replaces the clip by another;
+    # "damaged"; "truncated": words were cut off; "skipped": windows or texts that are not used; "clipped": audio outside
+    # [-1, 1]; "cancelled": channels cancel in the mono mix. `vatt prepare` adds "incomplete" (audio or video is missing),
+    # "outside" (the segment is outside of the file) and "timeout".
     kind: str
     id: str
     path: str

@@ -36,7 +36,11 @@ EXITS = {
 
 
 class Paths(Dataset):
-    """Read paths as numbers; -1 stands for an excluded file, and other paths crash."""
+    """Dataset that converts paths to numbers.
+
+    Excluded files give -1. The keys of `CRASHES` end the process, "hang" hangs, "error" raises an exception, and
+    "unnamed" exits after the file was read.
+    """
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths

@@ -74,9 +74,9 @@ def begin_reading(path: str, time_limit_s: float = math.inf) -> None:
 
 
 class CrashTolerantLoader(DataLoader, ABC):
-    """A `DataLoader` that excludes files whose decoding ends a worker.
+    """A `DataLoader` that excludes files that crash or hang a worker.
 
-    Subclasses implement `delivered`, and start at the first batch that was not delivered when they are iterated.
+    Subclasses implement `delivered`. Iteration starts at the first batch that was not delivered.
 
     Args:
         dataset: Dataset that calls `begin_reading` before it reads a file, as `vatt.datasets.clip_reader.ClipReader`

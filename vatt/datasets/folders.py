@@ -1,7 +1,7 @@
 """Lists of the media files of a directory or a pattern, without files of the operating system.
 
-The lists exclude metadata of macOS (``._*``), files of file managers, empty files, special files, files that iCloud has
-not downloaded, and directories of trash, snapshots and thumbnails.
+These are skipped: trash, snapshot and thumbnail directories, AppleDouble files (``._a.mp4``), files of file managers,
+placeholders of iCloud, special files, empty files, and further paths of a listed file.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Excepti
 
 def _make_pool(num_workers: int) -> ProcessPool:
     """Return a pool whose processes have one CPU thread each, and end with this process. The first task starts them."""
-    # Forked threads of torch and FFmpeg hang.
+    # Spawn instead of fork: thread pools of torch and FFmpeg deadlock in a forked process.
     return ProcessPool(max_workers=num_workers, initializer=_start, context=_Context())
 
 

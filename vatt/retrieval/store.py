@@ -5,11 +5,11 @@ on, each with the same number of clips of the manifest. Shards are written atomi
 interrupted run is resumed at the first missing shard. ``embeddings.json`` has the source, the model and the options.
 
 Columns: ``id`` of the clip, ``path``, ``start_s`` and ``end_s`` of the window, ``modality`` (video, audio, text),
-``space`` (video_audio, video_text), ``clip_start_s`` and ``clip_end_s`` (the segment of the clip as in the manifest; an
-end of null is that of the file), ``text`` (for texts), ``extra`` (other columns of the manifest as JSON: split, labels
+``space`` (video_audio, video_text), ``clip_start_s`` and ``clip_end_s`` (the segment of the clip as in the manifest; a
+null end is the end of the file), ``text`` (for texts), ``extra`` (other columns of the manifest as JSON: split, labels
 and columns x_…), ``vector`` (float32, not normalized: compare by cosine) and ``model`` (hash of the model). Pooled
 embeddings have one row per clip, modality and space: the mean of ``windows`` windows, from the start of the first to
-the end of the last. Errors have ``kind`` (unreadable, damaged, truncated, skipped), ``id``, ``path`` and ``reason``.
+the end of the last. Errors have ``kind`` (see `vatt.structures.Event`), ``id``, ``path`` and ``reason``.
 
 Paths of media and of the model are absolute and normalized; symbolic links are kept, and URLs are unchanged. A clip in
 a shard is ``/directory/file.tar#offset+size``. In your own Parquet file, a relative path starts from the directory of

@@ -9,7 +9,7 @@ from vatt.datasets.manifests.reading import Report
 from vatt.datasets.manifests.values import MAYBE_THOUSANDS
 from vatt.datasets.table import STRING, STRINGS
 
-# Kinds of seconds: with a decimal point, with a point or comma before three digits, and with a decimal comma.
+# Spellings of seconds by kind. A point or comma before exactly three digits may also separate thousands.
 PATTERNS = {
     "point": r"^\d*\.\d*$",
     "point or thousands": r"^[1-9]\d{0,2}\.\d{3}$",
@@ -60,7 +60,7 @@ def check_separators(report: Report) -> None:
 
 
 def integers_as_text(labels: pa.ChunkedArray, report: Report) -> pa.ChunkedArray:
-    """Turn labels such as "0.0" and "10.0" into "0" and "10" if all labels of a text file are such numbers.
+    """Convert labels such as "0.0" to "0" if every label of the file is an integer with or without decimals of zero.
 
     pandas writes integers as floats if a value of the column is missing, and with ``float_format="%.2f"`` all labels
     with two decimals. Other numbers stay as they are, such as "007.0", and "1.000" if no label shows that these are

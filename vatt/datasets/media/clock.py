@@ -50,7 +50,7 @@ class Clock:
         # A start below zero belongs to samples that the decoder drops (the priming of AAC and Opus).
         start_s = max(0.0, (self._container.start_time or 0) / av.time_base)
         if self._container.format.name in UNINDEXED and self._video is not None and self._video.start_time is not None:
-            # FLV and ASF begin with such samples, too.
+            # FLV, ASF, Ogg and raw video begin with such samples as well.
             video_s = float(self._video.start_time * self._video.time_base)
             start_s = video_s if start_s < video_s <= start_s + SLACK_S else start_s
         return start_s
@@ -92,7 +92,7 @@ class Clock:
         return timeline
 
     def duration_s(self, demux: Demux) -> float:
-        """Return the duration: that of the header, or, if it is implausible, that of the packets.
+        """Return the duration in seconds: by the timeline if there is one, else by the header, else by the packets.
 
         Args:
             demux: Returns the packets of streams.

@@ -46,7 +46,7 @@ class MediaInput:
         size: Number of bytes; None if the server does not report it.
         pixel_aspect: Aspect ratio of the pixels of the prepared video stream; None for still images, whose pixels count
             as square.
-        extent: Whether the header describes the whole file.
+        extent: Checks of whether the header describes the whole file.
 
     Raises:
         MediaError: The file is empty, refers to other files, has an unsupported format, or has a header that would

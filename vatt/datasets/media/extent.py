@@ -1,4 +1,4 @@
-"""Files whose header does not describe all of their data: streamed WAV, chained files, and wrong durations."""
+"""Headers that do not describe all data: streamed WAV, chained Ogg, a second FLV or ASF file, and wrong durations."""
 
 from __future__ import annotations
 

@@ -138,8 +138,9 @@ def _signature(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
-# By FFmpeg's name of the format: the beginning of a file (of a second one only, where the format repeats its beginning,
-# or data may look like it), and the length of a file by its beginning; 0 if it is unknown.
+# By FFmpeg's format name: signature of a file (of a second one only, where the format repeats its beginning, or data
+# may look like it), and a function that returns its length from its first bytes, 0 if unknown. For MXF this is the
+# footer, a lower bound of the end.
 FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], int] | None]] = {
     "wav": (_signature(rb"(?:RIFF|RF64|BW64).{4}WAVE"), _wav_end),
     "aiff": (_signature(rb"FORM.{4}AIF[FC]"), lambda head: _even(8 + int.from_bytes(head[4:8]))),

@@ -26,7 +26,7 @@ UNINDEXED = (
     "asf_o",
     "flv",
     "ogg",
-)  # formats whose packets are all read on opening
+)  # formats without an index of times, whose packets may all have to be read on opening
 # Timestamps of a track that go back by more restart. Outside MPEG streams, decoding times may not be in order.
 BACK_S = {"audio": 0.1, "video": 0.5}
 MPEG_BACK_S = {"audio": 0.1, "video": 0.02}  # MPEG streams store decoding times, which do not go back
@@ -93,7 +93,8 @@ class Timestamps:
 
     Attributes:
         index: Number of the stream.
-        base_s: Seconds of one tick.
+        kind: "video" or "audio".
+        base_s: Duration of a tick in seconds.
         container: FFmpeg's name of the format.
     """
 

@@ -24,7 +24,8 @@ class TrackInfo:
         title: Title of the track.
         default: Whether the track is marked as default.
         decodable: Whether its packets can be decoded; None if that was not tested.
-        silent: Whether no sample of the audio that was decoded exceeds -60 dB; None if that was not tested.
+        silent: Whether the audio stays below -60 dB; None if it was not tested, or if only a part of a silent track was
+            decoded.
         chosen: Whether the track is read.
     """
 

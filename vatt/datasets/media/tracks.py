@@ -4,8 +4,9 @@ Of several tracks of a kind, the first one that can be decoded and, for audio, i
 default tracks come first, and commentaries, dubs and tracks for people with impairments last. Tracks of a transport
 stream that continue each other under several PIDs are read as one.
 
-Decoding and silence are tested only if there are several tracks of a kind, at a fixed number of positions, so the
-choice depends on the file alone. It is cached until the file changes.
+Decoding and silence are tested only if there are several tracks of a kind, at a fixed number of positions. If all audio
+tracks are silent there, up to an hour of each is decoded. The choice depends on the file alone, and is cached until the
+file changes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from vatt.datasets.media.transport import Pid, continues, find_pids
 Kind = Literal["video", "audio"]
 SILENT_DB = -60.0  # a peak below this is silence
 MIN_MEAN = 64  # samples of a frame from which its constant offset is subtracted
-WHOLE_S = 3600.0  # of a track that is read if all tracks are silent at these positions
 POSITIONS, TEST_S = 16, 1.0  # number of positions at which an audio track is tested, and the duration of each test
+WHOLE_S = 3600.0  # this much of each audio track is decoded if all are silent at the tested positions
 MAX_PACKETS = 10_000  # of all tracks that are read at one position
 NOT_A_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 SECONDARY = (

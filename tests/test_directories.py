@@ -1,3 +1,5 @@
+"""Directories that are replaced atomically."""
+
 from __future__ import annotations
 
 import errno

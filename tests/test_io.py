@@ -138,7 +138,7 @@ def test_a_hard_link_to_the_file_itself_leaves_no_temporary_file(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_search_for_a_full_disk_ends_in_a_circular_chain_of_causes() -> None:
+def test_write_errno_stops_at_a_circular_chain_of_causes() -> None:
     first, second = RuntimeError("first"), RuntimeError("second")
     first.__cause__, second.__cause__ = second, first
     assert write_errno(first) is None

@@ -218,7 +218,7 @@ def test_names_pair_up_to_the_first_dot_in_every_spelling(prepare: Prepare, tmp_
     assert len(done.clips) == 5
 
 
-def test_empty_media_are_left_out(prepare: Prepare, tmp_path: Path) -> None:
+def test_empty_media_files_are_skipped(prepare: Prepare, tmp_path: Path) -> None:
     members = [("a.mp4", b""), ("a.txt", b"gone"), ("b.mp4", b"1"), ("b.wav", b""), ("b.txt", b"")]
     done = prepare("webdataset", write_tar(tmp_path / "t" / "0.tar", members))
     assert [(clip.id, clip.audio_path) for clip in done.clips] == [("0/b", None)]

@@ -1,4 +1,4 @@
-"""Media files of a directory, and files of the operating system, which are skipped."""
+"""List media files of a directory and skip files of the operating system."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_files_of_systems_and_empty_files_are_skipped_and_counted(tmp_path: Path
     assert "not media by their names: 1 .txt, 1 README" in lines
 
 
-def test_special_files_are_not_called_empty(tmp_path: Path) -> None:
+def test_special_files_are_skipped_as_not_regular(tmp_path: Path) -> None:
     fill(tmp_path, **{"a.mp4": b"0"})
     os.mkfifo(tmp_path / "b.mp4")
     assert names(tmp_path) == ["a.mp4"]

@@ -11,7 +11,7 @@ from vatt.datasets.processes import Failure, Isolated, Processes
 
 
 def work(task: int) -> int:
-    """Doubles its task; 3 crashes, 4 hangs, 5 raises, 6 exits."""
+    """Return twice the task. Tasks 3, 4, 5 and 6 crash, hang, raise and exit with status 0."""
     if task == 6:
         os._exit(0)
     if task == 3:

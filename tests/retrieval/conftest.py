@@ -1,3 +1,5 @@
+"""Fixtures that stop the processes of apps."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from vatt.datasets.processes import Processes
 
 @pytest.fixture(scope="module", autouse=True)
 def created_processes() -> Iterator[list[Processes]]:
-    """Record the processes of pages, and stop them after the last test of a module."""
+    """Record the processes of apps, and stop them after the last test of a module."""
     created: list[Processes] = []
     initialize = Processes.__init__
 
@@ -27,7 +29,7 @@ def created_processes() -> Iterator[list[Processes]]:
 
 @pytest.fixture(autouse=True)
 def stop_processes(created_processes: list[Processes]) -> Iterator[None]:
-    """Stop the processes of pages that a test has made."""
+    """Stop the processes of apps created by a test."""
     known = len(created_processes)
     yield
     for processes in created_processes[known:]:

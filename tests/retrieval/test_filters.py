@@ -1,3 +1,5 @@
+"""Filters of search results by path pattern and by manifest column."""
+
 from __future__ import annotations
 
 import json
@@ -76,7 +78,7 @@ def test_patterns_match_composed_and_decomposed_names() -> None:
         assert matches(rows, "path", pattern).tolist() == [True, True, False, False]
 
 
-def test_patterns_are_of_stars_and_question_marks_only() -> None:
+def test_patterns_support_only_stars_and_question_marks() -> None:
     rows = pa.table({"path": ["a/b_1.mp4", "a/bx1.mp4", "a/b%.mp4", "b.mp4", None]})
     result = {
         pattern: matches(rows, "path", pattern).tolist() for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")

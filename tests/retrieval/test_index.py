@@ -74,8 +74,8 @@ def test_a_moment_is_answered_once_where_asked(tmp_path: Path) -> None:
     assert [hit.start_s for hit in index.search(query, "m", k=2)[0]] == [0.4, 0.0]
 
 
-def test_a_moment_of_a_file_with_several_paths_is_answered_once(tmp_path: Path) -> None:
-    """Also if the index was moved together with the media and their links."""
+def test_file_with_several_paths_is_one_result(tmp_path: Path) -> None:
+    """Check an index at its original location, and after it was moved with the media and their links."""
     (tmp_path / "old" / "real").mkdir(parents=True)
     (tmp_path / "old" / "real" / "a.mp4").write_bytes(b"media")
     (tmp_path / "old" / "link").symlink_to("real")

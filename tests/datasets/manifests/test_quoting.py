@@ -111,6 +111,6 @@ def test_rows_in_a_cell_are_errors(read: Read, content: str) -> None:
         'path\ttext\ns3://b/1\t"open\ns3://b/2\tclosed"\n',
     ],
 )
-def test_a_quote_that_swallows_rows_is_an_error(read: Read, content: str) -> None:
+def test_unclosed_quote_across_rows_is_an_error(read: Read, content: str) -> None:
     with pytest.raises(ManifestError, match="line 2: a quote is closed too late, in another row"):
         read("clips.csv", content)

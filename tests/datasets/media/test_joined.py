@@ -1,3 +1,5 @@
+"""Concatenated files that FFmpeg reads only in part are refused."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Timestamps of MPEG video frames that share a PES packet."""
+
 from __future__ import annotations
 
 from pathlib import Path

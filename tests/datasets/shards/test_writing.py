@@ -243,7 +243,7 @@ def test_shards_can_be_made_of_shards(shards: tuple[Path, Summary], tmp_path: Pa
     assert video.extra == {"x_source": "h264.mp4"}  # where it came from in the first place
 
 
-def test_files_whose_names_are_not_unicode_are_left_out_by_name(video_file: Path, tmp_path: Path) -> None:
+def test_files_with_non_unicode_names_are_skipped_and_reported(video_file: Path, tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     shutil.copy(video_file, tmp_path / "media" / "a.mp4")
     shutil.copy(video_file, os.fsencode(tmp_path / "media") + b"/caf\xe9.mp4")

@@ -147,7 +147,7 @@ def read_all(way: Way, seed: int, format: ClipFormat, expected: int) -> float:
         if isinstance(clip, bytes):
             memory.pipe("/clip.mp4", clip)
         with Media(clip if isinstance(clip, str) else "memory://clip.mp4", 60.0) as media:
-            start_s = rng.random() * max(0.0, media.info.duration_s - format.span_s)
+            start_s = rng.random() * max(0.0, media.info.duration_s - format.window_s)
             video(media, start_s)
             audio(media, start_s)
         done += 1

@@ -119,19 +119,19 @@ class ClipFormat:
         return self.num_frames / self.fps
 
     @property
-    def sound_s(self) -> float:
-        """Seconds of the waveform."""
+    def audio_window_s(self) -> float:
+        """Duration of the waveform in seconds."""
         return self.duration_s if self.audio_s is None else self.audio_s
 
     @property
-    def span_s(self) -> float:
-        """Seconds from the beginning of a clip to the end of its frames and its waveform."""
-        return max(self.duration_s, self.sound_s)
+    def window_s(self) -> float:
+        """Duration of a window in seconds, the longer of frames and waveform."""
+        return max(self.duration_s, self.audio_window_s)
 
     @property
     def num_samples(self) -> int:
         """S, the samples of the waveform."""
-        return round(self.sound_s * self.sample_rate)
+        return round(self.audio_window_s * self.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without what is None; `from_dict` reads them back."""
@@ -151,8 +151,8 @@ class Event(TypedDict):
     """Something that happened to a clip on its way into a batch, for the report of the run."""
 
     # "unreadable", or "crashed" (the decoder crashed, or hung and was killed): training replaces the clip by another;
-    # "damaged"; "truncated": words were cut off; "skipped": windows or texts that are not used; "clipped": audio outside
-    # [-1, 1]; "cancelled": channels cancel in the mono mix. `vatt prepare` adds "incomplete" (audio or video is missing),
+    # "damaged"; "truncated": words were cut off; "skipped": windows or texts that are not used; "clipped": audio is not
+    # in [-1, 1]; "cancelled": channels cancel in the mono mix. `vatt prepare` adds "incomplete" (no audio or no video),
     # "outside" (the segment is outside of the file) and "timeout".
     kind: str
     id: str
@@ -168,7 +168,7 @@ class Batch(TypedDict, total=False):
 
     id: list[str]  # B names
     video: Tensor  # (B, T, 3, H, W) float in [-1, 1]
-    video_colour: Tensor  # (B, 4) how colours are to be changed; only on the way to the device
+    video_color: Tensor  # (B, 4) color changes (see `draw_color`); only on the way to the device
     video_valid: Tensor  # (B,) bool
     audio: Tensor  # (B, S) float in [-1, 1]
     audio_valid: Tensor  # (B,) bool

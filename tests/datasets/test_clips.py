@@ -18,7 +18,7 @@ from vatt.structures import Clip, TimedText
 
 
 def test_a_cache_is_not_filled_by_decord(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not both"):
+    with pytest.raises(InputError, match="supports only decoder pyav"):
         ClipReader(TINY, None, "decord", cache=str(tmp_path))
 
 

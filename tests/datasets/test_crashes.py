@@ -107,7 +107,7 @@ def test_several_crashes_and_persistent_workers() -> None:
     assert batches.crashed.keys() == {"abort", "exit"}
 
 
-def test_a_crash_reaches_the_main_process_only_at_the_next_batch() -> None:
+def test_crash_is_reported_only_when_the_next_batch_is_requested() -> None:
     batches = iter(loader(["0", "1", "abort", "3"], num_workers=1))
     next(batches)
     for _ in range(100_000):  # PyTorch's handler of SIGCHLD would raise here, such as in a step of an optimizer
@@ -148,21 +148,21 @@ def test_a_batch_that_a_crashing_worker_no_longer_shares_is_read_again() -> None
 
 
 def test_a_worker_that_dies_between_files_is_an_error() -> None:
-    with pytest.raises(VattError, match="process ended with status 1 while it read no file"):
+    with pytest.raises(VattError, match="process ended with status 1 outside of reading a file"):
         list(loader(["0", "1", "unnamed"]))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_of_a_worker_is_raised_as_it_is(num_workers: int) -> None:
+def test_worker_errors_are_raised_unchanged(num_workers: int) -> None:
     with pytest.raises(OSError, match="Not a directory: 'cache'") as info:
         list(loader(["0", "error"], num_workers=num_workers))
     assert info.value.filename == "cache"
     assert "Traceback" not in str(info.value)
     chain = [info.value]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
-        assert cause not in chain  # code that follows the causes ends
+        assert cause not in chain  # the chain of causes has no cycle
         chain.append(cause)
-    assert num_workers == 0 or "in __getitem__" in str(chain[-1])  # the place is not lost
+    assert num_workers == 0 or "in __getitem__" in str(chain[-1])  # the traceback of the worker is kept as the cause
 
 
 def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

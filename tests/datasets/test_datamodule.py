@@ -95,7 +95,7 @@ def test_a_file_of_two_sources_is_in_a_batch_once(tmp_path: Path, capsys: pytest
     assert {(source, i) for batch in batches for source, i, _ in batch} == {
         (source, i) for source in range(2) for i in range(len(clips[source]))
     }
-    assert "14 training clips, of which at most 8 do not overlap in time: " in capsys.readouterr().out
+    assert "14 training clips, at most 8 of which do not overlap in time: " in capsys.readouterr().out
 
 
 def test_a_crash_is_a_replaced_clip_also_after_a_resumption(
@@ -141,11 +141,11 @@ def test_the_length_of_the_training_must_be_given(tmp_path: Path, video_file: Pa
         data.train_dataloader()
 
 
-def test_speed_is_for_sound_alone(tmp_path: Path) -> None:
+def test_speed_requires_audio_without_video(tmp_path: Path) -> None:
     faster = Augment(speed=(0.9, 1.1))
-    with pytest.raises(InputError, match="for sound alone"):
+    with pytest.raises(InputError, match="requires audio without video"):
         ClipDataModule("clips.csv", augment=faster)
-    with pytest.raises(InputError, match="for sound alone"):
+    with pytest.raises(InputError, match="requires audio without video"):
         ClipDataModule(sources={"a": Source("clips.csv", augment=faster)})
     ClipDataModule("clips.csv", augment=faster, modalities=["audio"])
     with pytest.raises(InputError, match=r"data\.modalities"):
@@ -156,11 +156,11 @@ def test_color_augmentation_parameters_stay_on_the_cpu(tmp_path: Path, video_fil
     """Otherwise these numbers would be read from the device in every step."""
     data = module(tmp_path, video_file, ["train", "train"])
     data.trainer = None
-    batch = {"id": ["a"], "video": torch.zeros(1, 2), "video_valid": torch.ones(1), "video_colour": torch.ones(1, 4)}
+    batch = {"id": ["a"], "video": torch.zeros(1, 2), "video_valid": torch.ones(1), "video_color": torch.ones(1, 4)}
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert {name: x.device.type for name, x in moved.items() if name != "id"} == {
         "video": "meta",
         "video_valid": "meta",
-        "video_colour": "cpu",
+        "video_color": "cpu",
     }
-    assert torch.equal(moved["video_colour"], torch.ones(1, 4))
+    assert torch.equal(moved["video_color"], torch.ones(1, 4))

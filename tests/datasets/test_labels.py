@@ -68,7 +68,8 @@ def test_invisible_characters_of_labels() -> None:
         (
             ["dog", "cat"],
             "Dog",
-            "but 'dog' is, which differs only in case, whitespace, invisible characters, Unicode form or zeros",
+            "but 'dog' is, which differs only in case, whitespace, invisible characters, Unicode normalization or the "
+            "zeros of an integer. Use one spelling",
         ),
         (["1", "2"], "1.5", r"is none of the 2 classes \(the first"),
     ],

@@ -17,10 +17,10 @@ from vatt.datasets.sampling import seeded
 from vatt.datasets.transforms import (
     PAPER,
     RELEASED,
-    SAME_COLOUR,
+    SAME_COLOR,
     Augment,
-    change_colour,
-    draw_colour,
+    change_color,
+    draw_color,
     draw_view,
     to_float,
     vary_waveform,
@@ -99,21 +99,21 @@ def test_the_same_generator_state_gives_the_same_clip() -> None:
     augment = Augment(area=(0.2, 0.9), flip=0.5, brightness=0.2, gain_db=6, noise=0.01)
     assert draw_view(augment, 8, WHOLE, seeded(1)) == draw_view(augment, 8, WHOLE, seeded(1))
     assert draw_view(augment, 8, WHOLE, seeded(1)) != draw_view(augment, 8, WHOLE, seeded(2))
-    assert torch.equal(draw_colour(augment, seeded(1)), draw_colour(augment, seeded(1)))
+    assert torch.equal(draw_color(augment, seeded(1)), draw_color(augment, seeded(1)))
     assert torch.equal(vary_waveform(sound, augment, seeded(1)), vary_waveform(sound, augment, seeded(1)))
 
 
-def test_colours_are_drawn_in_their_ranges() -> None:
-    draws = torch.stack([draw_colour(PAPER, seeded(seed)) for seed in range(500)])
-    same = (draws == torch.tensor(SAME_COLOUR)).all(1)
+def test_colors_are_drawn_in_their_ranges() -> None:
+    draws = torch.stack([draw_color(PAPER, seeded(seed)) for seed in range(500)])
+    same = (draws == torch.tensor(SAME_COLOR)).all(1)
     assert same.float().mean().item() == pytest.approx(0.2, abs=0.06)
     low, high = draws.amin(0).tolist(), draws.amax(0).tolist()
     assert low == pytest.approx([-32 / 255, 0.6, 0.6, -0.2], abs=0.02)
     assert high == pytest.approx([32 / 255, 1.4, 1.4, 0.2], abs=0.02)
-    assert torch.equal(draw_colour(Augment(), seeded(0)), torch.tensor(SAME_COLOUR))
+    assert torch.equal(draw_color(Augment(), seeded(0)), torch.tensor(SAME_COLOR))
 
 
-def slow_colour(frame: np.ndarray, brightness: float, saturation: float, contrast: float, hue: float) -> np.ndarray:
+def slow_color(frame: np.ndarray, brightness: float, saturation: float, contrast: float, hue: float) -> np.ndarray:
     """One (3, H, W) frame in [0, 1], pixel by pixel through colorsys."""
     x = frame + brightness
     for i, j in np.ndindex(x.shape[1:]):
@@ -132,20 +132,20 @@ def slow_colour(frame: np.ndarray, brightness: float, saturation: float, contras
     [(0.1, 1.0, 1.0, 0.0), (0.0, 1.4, 1.0, 0.0), (0.0, 0.6, 0.7, 0.0), (0.0, 1.0, 1.0, 0.2), (0.0, 1.0, 1.0, -0.17),
      (0.12, 1.3, 0.8, 0.15), (0.05, 0.0, 1.0, 0.1)],
 )  # fmt: skip
-def test_colours_against_colorsys(factors: tuple[float, float, float, float]) -> None:
+def test_colors_against_colorsys(factors: tuple[float, float, float, float]) -> None:
     frames = pictures(2, 6, 7).double() / 255 * 0.7 + 0.15
     frames[0, :, 0, :3] = 0.4  # grey has no hue
-    expected = np.stack([slow_colour(frame, *factors) for frame in frames.numpy().copy()])
-    assert np.abs(change_colour(frames.clone(), *factors).numpy() - expected).max() < 1e-9
+    expected = np.stack([slow_color(frame, *factors) for frame in frames.numpy().copy()])
+    assert np.abs(change_color(frames.clone(), *factors).numpy() - expected).max() < 1e-9
 
 
-def test_each_clip_of_a_batch_has_its_own_colours_whatever_its_neighbours() -> None:
+def test_each_clip_of_a_batch_has_its_own_colors_whatever_its_neighbours() -> None:
     video = pictures(6, 8, 8).view(2, 3, 3, 8, 8)
-    colour = torch.tensor([[0.1, 1.2, 0.8, 0.1], SAME_COLOUR])
-    both = to_float(video, colour)
-    assert torch.equal(both[:1], to_float(video[:1], colour[:1]))
+    color = torch.tensor([[0.1, 1.2, 0.8, 0.1], SAME_COLOR])
+    both = to_float(video, color)
+    assert torch.equal(both[:1], to_float(video[:1], color[:1]))
     assert torch.allclose(both[1], to_float(video[1:])[0], atol=1e-6)
-    frames = change_colour(video[0].float() / 255, *colour[0].tolist()).clamp(0, 1) * 2 - 1
+    frames = change_color(video[0].float() / 255, *color[0].tolist()).clamp(0, 1) * 2 - 1
     assert torch.allclose(both[0], frames, atol=1e-6)
     assert both.abs().max() <= 1
 

@@ -72,7 +72,7 @@ def test_a_shard_is_read_in_the_same_batches_whatever_else_is_read(clips: list[C
     assert batches(0, 1) == batches(1)
 
 
-def test_a_crashed_file_comes_once_wherever_reading_continues(
+def test_crashed_file_is_reported_once_after_resuming_anywhere(
     clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crashes, "_excluded", {clip.path: "it crashed" for clip in clips})
@@ -101,7 +101,7 @@ def test_the_file_whose_packets_are_read_is_noted(
     video = write_video(tmp_path / "still.mp4", [0, 200_000])
     notes: list[str] = []
     reads: list[tuple[str, str]] = []
-    monkeypatch.setattr(crashes, "_note", lambda path, _: notes.append(path))
+    monkeypatch.setattr(crashes, "_record_read", lambda path, _: notes.append(path))
     monkeypatch.setattr(Media, "packet_times_s", lambda media: reads.append((media.path, notes[-1])) or np.zeros(1))
     clip = Clip("still", str(video), audio_path=str(silent_file))
     assert [*Windows(ClipReader(TINY), 30.0).of(clip)]

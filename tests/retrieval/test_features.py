@@ -38,8 +38,8 @@ def test_features_are_those_of_the_backbone(
         torch.testing.assert_close(every[:, :, 0].float(), found.layers[name], rtol=1e-3, atol=1e-3)
     # By hand: the last window of "b", its last square.
     with ExitStack() as stack:
-        place = 0.5 if crops == 1 else 1.0
-        sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0, place=place)
+        crop_position = 0.5 if crops == 1 else 1.0
+        sample = reader.read(clips[2], reader.open(clips[2], stack), 2.0, 3.0, crop_position=crop_position)
     raw = sample[modality][None]
     raw = raw.float() / 127.5 - 1 if modality == "video" else raw
     with torch.no_grad():

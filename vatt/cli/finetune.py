@@ -170,8 +170,8 @@ def report(cli: FinetuneCLI, folder: str | Path) -> None:
         "protocol": f"{data.modality}, {data.views.temporal} x {data.views.spatial} views a clip, logits averaged; "
         f"{data.format.num_frames} frames at {data.format.fps:g} fps, {data.format.size} pixels"
         if data.modality == "video"
-        else f"{data.modality}, {data.views.temporal} windows a clip, logits averaged; {data.format.sound_s:g} s at "
-        f"{data.format.sample_rate} Hz",
+        else f"{data.modality}, {data.views.temporal} windows a clip, logits averaged; "
+        f"{data.format.audio_window_s:g} s at {data.format.sample_rate} Hz",
         "data": data.manifest,
         "part": f"fold {data.fold}" if data.fold is not None else f"split {data.test_split}",
         "clips present": f"{found['clips']} of {len(data.test_clips)}",

@@ -27,9 +27,9 @@ def collate(groups: Sequence[list[Sample]]) -> Batch:
 
 
 def finish(batch: Batch) -> Batch:
-    """The last step, on the device: pictures become float in [-1, 1], their colours changed as they were drawn."""
-    colour = batch.pop("video_colour", None)  # type: ignore[misc]
+    """The last step, on the device: pictures become float in [-1, 1], their colors changed as they were drawn."""
+    color = batch.pop("video_color", None)  # type: ignore[misc]
     if "video" in batch and batch["video"].dtype == torch.uint8:
-        batch["video"] = to_float(batch["video"], colour)
+        batch["video"] = to_float(batch["video"], color)
         batch["video"][~batch["video_valid"]] = 0.0
     return batch

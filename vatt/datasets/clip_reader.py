@@ -1,4 +1,4 @@
-"""Reading of windows of clips: video frames, audio and text of one segment as one sample."""
+"""Read windows of clips: the video frames, audio and texts of a segment as one sample."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
 from vatt.datasets.media.media import Media
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
 from vatt.datasets.text import Vocabulary
-from vatt.datasets.transforms import Augment, draw_colour
+from vatt.datasets.transforms import Augment, draw_color
 from vatt.errors import InputError
 from vatt.structures import Clip, ClipFormat, Event
 
 
 class ClipReader:
-    """Reads windows of clips: every modality of one span, from one open file.
+    """Read windows of clips: all modalities of a time window from an open file.
 
     Args:
-        format: the shapes.
-        vocabulary: for the texts; None reads none.
-        decoder: see `vatt.datasets.media.decoding.open_media`.
-        words_per_text: see `TextReader`.
-        cache: folder to keep decoded files in (see `vatt.datasets.media.cache`); None decodes every time.
-        time_limit_s: see `vatt.datasets.media.decoding.open_media`.
-        modalities: those that are read: "video", "audio" or both.
-        classes: makes the ``target`` of each clip; None makes none.
+        format: Shapes and rates of the tensors.
+        vocabulary: Vocabulary of the texts. If None, texts are not read.
+        decoder: See `vatt.datasets.media.decoding.open_media`.
+        words_per_text: See `TextReader`.
+        cache: Directory for decoded files (see `vatt.datasets.media.cache`). If None, files are decoded each time.
+        time_limit_s: See `vatt.datasets.media.decoding.open_media`.
+        modalities: Modalities to read: "video", "audio" or both.
+        classes: Classes for the ``target`` of each clip. If None, samples have no target.
     """
 
     def __init__(
@@ -52,25 +52,28 @@ class ClipReader:
         self.video, self.audio = VideoReader(format), AudioReader(format)
         self.text = None if vocabulary is None else TextReader(format, vocabulary, words_per_text)
         if cache is not None and decoder not in ("auto", "pyav"):
-            raise InputError(f"a cache is filled by pyav: set data.cache or data.decoder {decoder}, not both")
+            raise InputError(f"data.cache supports only decoder pyav: remove data.cache or data.decoder {decoder}")
         self.cache = None
         if cache is not None:
             audio = format.sample_rate, time_limit_s, format.audio_downmix
             self.cache = DecodedCache(cache, self.video.part, *audio)
 
     def open(self, clip: Clip, stack: ExitStack) -> tuple[Media, Media]:
-        """The files with the clip's picture and with its sound: usually the same, and so where only one is read."""
+        """Open the files of the clip's video and audio.
+
+        If both are in one file, or only one modality is read, the two are the same object.
+        """
         stack.callback(begin_reading, "")
         paths = {"video": clip.path, "audio": clip.audio_path or clip.path}
         distinct = dict.fromkeys(paths[modality] for modality in self.modalities)
         media = {path: stack.enter_context(self._open(path)) for path in distinct}
-        first, last = (media.get(paths[modality]) for modality in ("video", "audio"))
-        return first or last, last or first
+        video, audio = (media.get(paths[modality]) for modality in ("video", "audio"))
+        return video or audio, audio or video
 
     @property
-    def span_s(self) -> float:
-        """Seconds from the beginning of a window to the end of what is read."""
-        lengths_s = {"video": self.format.duration_s, "audio": self.format.sound_s}
+    def window_s(self) -> float:
+        """Duration of a window in seconds, the longest of the modalities."""
+        lengths_s = {"video": self.format.duration_s, "audio": self.format.audio_window_s}
         return max(lengths_s[modality] for modality in self.modalities)
 
     def read(
@@ -81,23 +84,26 @@ class ClipReader:
         end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
-        place: float = 0.5,
+        crop_position: float = 0.5,
     ) -> Sample:
-        """One window as a dict with the keys of `vatt.structures.Batch`, without the batch dimension.
+        """Read one window.
 
         Args:
-            clip: for its id, texts and labels.
-            files: see `open`.
-            start_s: beginning of the window.
-            end_s: end of the clip; nothing after it is read.
-            augment: None for evaluation.
-            generator: source of randomness, with ``augment``.
-            place: of the square that evaluation looks at; see `VideoReader`.
+            clip: Clip with the id, texts and labels of the sample.
+            files: See `open`.
+            start_s: Start of the window in seconds.
+            end_s: End of the clip in seconds; nothing after it is read.
+            augment: Augmentation; None for evaluation.
+            generator: Random generator, used with ``augment``.
+            crop_position: Position of the evaluation crop along the longer side, from 0 to 1; see `VideoReader`.
+
+        Returns:
+            Dict with the keys of `vatt.structures.Batch`, without the batch dimension.
         """
         sample = self._begin(clip)
         if "video" in self.modalities:
             begin_reading(files[0].path, self.time_limit_s)
-            video, valid = self.video(files[0], start_s, end_s, augment, generator, place)
+            video, valid = self.video(files[0], start_s, end_s, augment, generator, crop_position)
             sample |= {"video": video, "video_valid": torch.tensor(valid)}
         if "audio" in self.modalities:
             begin_reading(files[1].path, self.time_limit_s)
@@ -106,16 +112,16 @@ class ClipReader:
             for kind, reason in problems.items():
                 sample["events"].append(Event(kind=kind, id=clip.id, path=files[1].path, reason=reason))
         if augment is not None and "video" in self.modalities:
-            sample["video_colour"] = draw_colour(augment, generator)
+            sample["video_color"] = draw_color(augment, generator)
         if self.text is not None:
             sample["text"], sample["text_valid"], cut = self.text(clip, start_s, generator)
             if cut:
-                reason = f"{cut} texts cut to {self.format.num_words} ids"
+                reason = f"{cut} texts truncated to {self.format.num_words} token ids"
                 sample["events"].append(Event(kind="truncated", id=clip.id, path=clip.path, reason=reason))
         return sample
 
-    def nothing(self, clip: Clip) -> Sample:
-        """The sample of a clip that cannot be read: zeros, nothing valid."""
+    def empty_sample(self, clip: Clip) -> Sample:
+        """Return the sample of a clip that cannot be read: zeros, with all modalities invalid."""
         spec, sample = self.format, self._begin(clip)
         shapes = {"video": (spec.num_frames, 3, spec.size, spec.size), "audio": (spec.num_samples,)}
         for modality in self.modalities:
@@ -127,7 +133,7 @@ class ClipReader:
         return sample
 
     def is_empty(self, sample: Sample) -> bool:
-        """Whether nothing in a sample is valid."""
+        """Return whether all modalities of a sample are invalid."""
         return not any(sample[f"{modality}_valid"] for modality in self.modalities)
 
     def _begin(self, clip: Clip) -> Sample:

@@ -1,4 +1,4 @@
-"""Datasets of clips: the windows that training draws at random, and the views that evaluation takes."""
+"""Datasets of clips: random windows for training, and fixed views for evaluation."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ClipDataset(Dataset[list[Sample]]):
     def _training(self, clip: Clip, generator: Generator) -> list[Sample]:
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
-            first_s, last_s, end_s = start_range(clip, files, self.reader.span_s, self.reader.modalities)
+            first_s, last_s, end_s = start_range(clip, files, self.reader.window_s, self.reader.modalities)
             # One draw in each of as many equal parts: the windows of a clip lie apart.
             draws = torch.rand(self.windows, generator=generator, dtype=torch.float64)
             places = (torch.arange(self.windows) + draws) / self.windows
@@ -129,15 +129,15 @@ class ClipDataset(Dataset[list[Sample]]):
         try:
             with ExitStack() as stack:
                 files = self.reader.open(clip, stack)
-                first_s, last_s, end_s = start_range(clip, files, self.reader.span_s, self.reader.modalities)
+                first_s, last_s, end_s = start_range(clip, files, self.reader.window_s, self.reader.modalities)
                 samples = [
-                    self.reader.read(clip, files, start_s, end_s, place=place)
+                    self.reader.read(clip, files, start_s, end_s, crop_position=position)
                     for start_s in views.spread(first_s, last_s, views.temporal)
-                    for place in views.spread(0.0, 1.0, views.spatial)
+                    for position in views.spread(0.0, 1.0, views.spatial)
                 ]
                 bad = sum(file.bad_packets for file in set(files))
         except MediaError as error:
-            samples = [self.reader.nothing(clip) for _ in range(len(views))]
+            samples = [self.reader.empty_sample(clip) for _ in range(len(views))]
             events = [Event(kind=error.kind, id=clip.id, path=error.path, reason=error.reason)]
         else:
             if bad:

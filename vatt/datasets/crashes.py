@@ -1,6 +1,6 @@
 """Data loaders that skip files whose decoding crashes the process, such as by a segmentation fault.
 
-A worker writes the path of the file that it reads to shared memory. If the worker dies, or hangs and is killed, the
+Each worker writes the path of its current file to shared memory. If the worker dies, or hangs and is killed, the
 loader excludes that file and starts new workers at the first batch that was not delivered. An excluded file is handled
 as an unreadable one, so batches are those of a run in which the file was unreadable from the beginning.
 
@@ -33,8 +33,8 @@ from vatt.datasets.media.facts import MediaError
 from vatt.datasets.workers import describe_exit, interrupts_blocked
 from vatt.errors import VattError
 
-NOTE = 2**13  # bytes for the path that a worker reads
-HANGS = 5.0  # times the time limit of a read, after which its worker is killed
+PATH_BYTES = 2**13  # space for the path that a worker reads
+HANG_FACTOR = 5.0  # a worker is killed if a read takes this many times its time limit
 TICK_S = 1.0
 END_S = 10.0  # time limit for the end of a worker whose connection has broken; it may be writing a core dump
 WATCH = """
@@ -53,24 +53,24 @@ class CrashedFile(MediaError):
     kind = "crashed"
 
 
-_note: Callable[[str, float], None] | None = None  # stores the path of the file that this process reads
+_record_read: Callable[[str, float], None] | None = None  # stores the path of the file that this process reads
 _excluded: dict[str, str] = {}
 
 
 def begin_reading(path: str, time_limit_s: float = math.inf) -> None:
-    """Note that this process is about to read a part of a file.
+    """Record that this process is about to read a part of a file.
 
     Args:
         path: See `vatt.datasets.media.source`; empty at the end of reading.
-        time_limit_s: Time limit of the read. A worker that does not return after `HANGS` times as long is killed.
+        time_limit_s: Time limit of the read. A worker that does not return after `HANG_FACTOR` times as long is killed.
 
     Raises:
         CrashedFile: A process ended while it read the file.
     """
     if path in _excluded:
         raise CrashedFile(path, _excluded[path])
-    if _note is not None:
-        _note(path, time_limit_s)
+    if _record_read is not None:
+        _record_read(path, time_limit_s)
 
 
 class CrashTolerantLoader(DataLoader, ABC):
@@ -81,7 +81,7 @@ class CrashTolerantLoader(DataLoader, ABC):
     Args:
         dataset: Dataset that calls `begin_reading` before it reads a file, as `vatt.datasets.clip_reader.ClipReader`
             does.
-        crashed: Reasons by excluded file; files are added. Loaders may share it.
+        crashed: Excluded files and the reasons. Updated in place; several loaders may share the dictionary.
         initialize: Called in every worker with its number.
         options: Passed to `torch.utils.data.DataLoader`.
     """
@@ -90,15 +90,17 @@ class CrashTolerantLoader(DataLoader, ABC):
         self, dataset: Dataset, crashed: dict[str, str], initialize: Callable[[int], None], **options: Any
     ) -> None:
         self.crashed, self.initialize = crashed, initialize
-        self._notes = RawArray(c_char, max(1, options.get("num_workers", 0)) * NOTE)
-        self._reads = RawArray(c_double, max(1, options.get("num_workers", 0)) * 2)  # number and limit of each worker's
-        self._late: dict[str, str] = {}  # reasons by file of killed workers
-        init = partial(_initialize, notes=(self._notes, self._reads), crashed=crashed, initialize=initialize)
+        num_workers = max(1, options.get("num_workers", 0))
+        self._paths = RawArray(c_char, num_workers * PATH_BYTES)
+        # Per worker: number of reads so far, and time limit of the current read in seconds.
+        self._reads = RawArray(c_double, num_workers * 2)
+        self._hung: dict[str, str] = {}  # files of workers that were killed because they hung, and the reasons
+        init = partial(_initialize, shared=(self._paths, self._reads), crashed=crashed, initialize=initialize)
         super().__init__(dataset, **({"worker_init_fn": init} | options))
 
     @abstractmethod
     def delivered(self, batch: Any) -> None:
-        """Record that a batch is about to be delivered. After a restart, the next batch is the first one."""
+        """Record that a batch is about to be delivered. After a restart, iteration begins with the batch after it."""
 
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers == 0:
@@ -122,9 +124,9 @@ class CrashTolerantLoader(DataLoader, ABC):
                 _wait_for_end(batches._workers)
             files = self._crashed_files(batches)
             if not files:
-                raise self._without_file(error, batches)
+                raise self._error_outside_files(error, batches)
             self.crashed |= files
-            batches = self._iterator = None  # ends the other workers
+            batches = self._iterator = None  # dropping the last reference shuts down the remaining workers
 
     def _deliver(self, batches: Iterator[Any]) -> Generator[Any, None, Exception | None]:
         """Yield batches. Return the error that ended them, or None."""
@@ -140,7 +142,7 @@ class CrashTolerantLoader(DataLoader, ABC):
 
     def _start(self) -> Iterator[Any]:
         """Start the workers, without PyTorch's SIGCHLD handler, which raises errors anywhere in the main process."""
-        self._notes[:], self._reads[:] = bytes(len(self._notes)), [0.0] * len(self._reads)
+        self._paths[:], self._reads[:] = bytes(len(self._paths)), [0.0] * len(self._reads)
         batches = super().__iter__()
         handler = signal.getsignal(signal.SIGCHLD)
         if threading.current_thread() is threading.main_thread() and _is_of_torch(handler):
@@ -151,38 +153,43 @@ class CrashTolerantLoader(DataLoader, ABC):
         """Return the files that dead workers were reading, with the reasons."""
         files = {}
         for number, worker in enumerate(batches._workers):  # PyTorch 2.14
-            path = self._path(number)
+            path = self._current_path(number)
             if worker.exitcode is not None and path:
                 files[path] = f"the process that read it {describe_exit(worker.exitcode)}"
-        return files | self._late
+        return files | self._hung
 
-    def _path(self, worker: int) -> str:
+    def _current_path(self, worker: int) -> str:
         """Return the path of the file that a worker reads, or an empty string."""
-        note, _, _ = self._notes[worker * NOTE : (worker + 1) * NOTE].partition(b"\0")
-        return note.decode(errors="surrogateescape")
+        path, _, _ = self._paths[worker * PATH_BYTES : (worker + 1) * PATH_BYTES].partition(b"\0")
+        return path.decode(errors="surrogateescape")
 
     def _kill_hanging(self, workers: Sequence[Any], stop: threading.Event) -> None:
-        """Kill workers whose decoders hang, until ``stop`` is set. Ticks are counted: a stopped process has no time."""
+        """Kill workers whose decoders hang, until ``stop`` is set.
+
+        Time is counted in polls instead of read from a clock, so that time in which the whole process is suspended does
+        not count.
+        """
         counts, ticks = [0.0] * len(workers), [0] * len(workers)
-        self._late.clear()
+        self._hung.clear()
         while not stop.wait(TICK_S):
             for number, worker in enumerate(workers):
                 count, limit_s = self._reads[2 * number : 2 * number + 2]
                 ticks[number] = ticks[number] + 1 if count == counts[number] else 0
                 counts[number] = count
-                path = self._path(number)
-                if path and ticks[number] * TICK_S > HANGS * limit_s and worker.is_alive():
-                    self._late[path] = f"the process that read it hung for {HANGS * limit_s:g} s and was killed"
+                path = self._current_path(number)
+                if path and ticks[number] * TICK_S > HANG_FACTOR * limit_s and worker.is_alive():
+                    self._hung[path] = f"the process that read it hung for {HANG_FACTOR * limit_s:g} s and was killed"
                     worker.kill()
 
-    def _without_file(self, error: Exception, batches: Any) -> Exception:
+    def _error_outside_files(self, error: Exception, batches: Any) -> Exception:
         """Return the error to raise if no worker has ended while it read a file."""
         codes = [worker.exitcode for worker in batches._workers if worker.exitcode is not None]
         has_ended = "exited unexpectedly" in str(error) or (bool(codes) and _is_of_connection(error))  # PyTorch 2.14
         if not has_ended:
             return error
         code = next(filter(None, codes), 0)
-        return VattError(f"a data worker process {describe_exit(code)} while it read no file: run the command again")
+        cause = f"a data worker process {describe_exit(code)} outside of reading a file"
+        return VattError(f"{cause}: run the command again")
 
 
 class SequentialLoader(CrashTolerantLoader):
@@ -213,7 +220,7 @@ class SequentialLoader(CrashTolerantLoader):
 
 
 class _RemainingBatches(BatchSampler):
-    """Batches from number `first` on."""
+    """Sampler of the batches from index `first` on."""
 
     first = 0
 
@@ -222,15 +229,16 @@ class _RemainingBatches(BatchSampler):
 
 
 class _OriginalError(ExceptionWrapper):
-    """An error of a worker that is raised in the main process as it is; its traceback is part of its cause.
+    """Wrapper that raises the original exception of a worker in the main process.
 
-    PyTorch's would raise one of the same class, with the traceback as its message.
+    The traceback of the worker is its cause. PyTorch's `ExceptionWrapper` raises a new exception of the same class with
+    the traceback as its message.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.error: Exception | None = None
-        with suppress(Exception):  # it cannot be pickled
+        with suppress(Exception):  # exceptions that cannot be pickled fall back to PyTorch's wrapper
             self.error = pickle.loads(pickle.dumps(sys.exception()))
 
     def reraise(self) -> None:
@@ -241,33 +249,33 @@ class _OriginalError(ExceptionWrapper):
 
 def _watch() -> None:
     """Start the process that prints which file this process was reading when it ended, unless it runs."""
-    global _note
-    if _note is not None:
+    global _record_read
+    if _record_read is not None:
         return
     with interrupts_blocked():
         command = [sys.executable, "-IS", "-c", WATCH]
         pipe = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True).stdin
 
-    def note(path: str, _: float) -> None:
+    def record_read(path: str, _: float) -> None:
         with suppress(OSError):  # it was killed
             pipe.write(path.encode(errors="backslashreplace") + b"\n")
             pipe.flush()
 
-    _note = note
+    _record_read = record_read
 
 
-def _initialize(worker: int, notes: Any, crashed: dict[str, str], initialize: Callable[[int], None]) -> None:
-    global _note, _excluded
+def _initialize(worker: int, shared: Any, crashed: dict[str, str], initialize: Callable[[int], None]) -> None:
+    global _record_read, _excluded
     initialize(worker)
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # PyTorch's handler prints a line without the name of the file
     torch_worker.ExceptionWrapper = _OriginalError  # PyTorch 2.14
-    _note, _excluded = partial(_write_note, *notes, worker), crashed
+    _record_read, _excluded = partial(_write_path, *shared, worker), crashed
 
 
-def _write_note(notes: Any, reads: Any, worker: int, path: str, time_limit_s: float) -> None:
+def _write_path(paths: Any, reads: Any, worker: int, path: str, time_limit_s: float) -> None:
     reads[2 * worker : 2 * worker + 2] = reads[2 * worker] + 1, time_limit_s
-    data = path.encode(errors="surrogateescape")[: NOTE - 1]
-    notes[worker * NOTE : worker * NOTE + len(data) + 1] = data + b"\0"
+    data = path.encode(errors="surrogateescape")[: PATH_BYTES - 1]
+    paths[worker * PATH_BYTES : worker * PATH_BYTES + len(data) + 1] = data + b"\0"
 
 
 def _is_of_connection(error: Exception) -> bool:

@@ -146,7 +146,7 @@ class ClipDataModule(L.LightningDataModule):
     def _check_parts(self) -> None:
         """Remove repeated validation clips, and warn about files that are in both training and validation."""
         segments = read_segments([part.heads() for parts in self.parts.values() for part in parts])
-        earlier = set[tuple[int, float, float]]()  # of other sources; within a source, clips are distinct
+        earlier = set[tuple[int, float, float]]()  # segments of earlier sources; clips of one source are distinct
         val_segments = []
         for (name, (train, val)), own in zip(self.parts.items(), segments[1::2], strict=True):
             keys = own.keys()
@@ -203,13 +203,13 @@ class ClipDataModule(L.LightningDataModule):
         if distinct == len(clips):
             return None
         report(
-            f"{len(clips)} training clips, of which at most {distinct} do not overlap in time: clips that share most "
-            "of their time are put into different batches"
+            f"{len(clips)} training clips, at most {distinct} of which do not overlap in time: clips that overlap by "
+            "more than half are not put into the same batch"
         )
         if distinct < batch:
             rank_zero_warn(
                 f"a batch has {batch} clips, but only {distinct} training clips do not overlap in time: a contrastive "
-                "loss takes equal segments in a batch as negatives. Lower data.batch_size"
+                "loss would use the same segment as positive and negative. Lower data.batch_size"
             )
         return self.train_segments
 
@@ -231,7 +231,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch except for its color augmentation parameters, which `finish` reads on the CPU."""
-        stays = {name: batch[name] for name in ("video_colour",) if name in batch}  # type: ignore[literal-required]
+        stays = {name: batch[name] for name in ("video_color",) if name in batch}  # type: ignore[literal-required]
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | stays
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -38,7 +38,7 @@ SYSTEM_FOLDERS = re.compile(
     re.IGNORECASE,
 )
 SHOWN = 20  # skipped files that are named
-INSIDE, LINKED = "in a system directory", "listed at another path"
+IN_SYSTEM_DIRECTORY, DUPLICATE_PATH = "in a system directory", "listed at another path"
 SPECIAL = "not a regular file"  # a FIFO, socket or device
 EMPTY, DOUBLE, ICLOUD = "empty (0 bytes)", "macOS metadata (._*)", "not downloaded from iCloud"
 
@@ -70,8 +70,8 @@ def is_listed(source: str | Path) -> bool:
 def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Listing:
     """List the media files below a directory, or those that match a pattern.
 
-    Links to directories are followed, except for those that lead back to a directory above them. A file that is found
-    at several paths is listed once.
+    Links to directories are followed, except for those that lead back to a directory above them. A file that is
+    reachable at several paths is listed once.
 
     Args:
         source: Directory or pattern (``*``, ``?``, ``**/`` any directories).
@@ -97,8 +97,8 @@ def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Li
         else:
             kept.append(path)
     for folder, number in folders.items():
-        listing.skipped.append((folder, f"{number:,} file{'s' * (number > 1)} {INSIDE}"))
-        listing.counts[INSIDE] += number
+        listing.skipped.append((folder, f"{number:,} file{'s' * (number > 1)} {IN_SYSTEM_DIRECTORY}"))
+        listing.counts[IN_SYSTEM_DIRECTORY] += number
     if suffixes is None and not os.path.isdir(source):
         suffixes = MEDIA_SUFFIXES | PICTURE_SUFFIXES
     elif suffixes is None:
@@ -106,18 +106,18 @@ def list_media(source: str | Path, suffixes: frozenset[str] | None = None) -> Li
         suffixes = MEDIA_SUFFIXES if has_media else PICTURE_SUFFIXES | AMBIGUOUS_SUFFIXES
     media = [path for path in kept if path.suffix.lower() in suffixes]
     listing.others.update(path.suffix.lower() or path.name for path in kept if path.suffix.lower() not in suffixes)
-    chosen = _first_paths(media, root)
-    for path, first in zip(media, chosen, strict=True):
+    canonical = _canonical_paths(media, root)
+    for path, first in zip(media, canonical, strict=True):
         if path == first:
             listing.media.append(path)
         else:
             listing.skipped.append((path, f"the same file as {first}"))
-            listing.counts[LINKED] += 1
+            listing.counts[DUPLICATE_PATH] += 1
     return listing
 
 
-def _first_paths(paths: Sequence[Path], root: PurePath) -> list[Path]:
-    """Return for each path the first one of the same file; one without links to directories is preferred.
+def _canonical_paths(paths: Sequence[Path], root: PurePath) -> list[Path]:
+    """Return the canonical path of each file: a path without links to directories if there is one, else the first path.
 
     Args:
         paths: Files below ``root``.
@@ -163,7 +163,7 @@ def describe(counts: Iterable[tuple[str, int]]) -> str:
 
 
 def _walk(folder: str | Path) -> Iterator[Path]:
-    """Yield all files below a directory, also dangling links."""
+    """Yield all files below a directory, including dangling links."""
 
     def fail(error: OSError) -> None:
         raise ManifestError(f"folder {error.filename} cannot be listed: {error.strerror}") from error

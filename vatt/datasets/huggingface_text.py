@@ -18,7 +18,7 @@ TOKENIZER = "tokenizer"
 
 
 class HuggingFaceVocabulary:
-    """A tokenizer of the transformers library, applied to texts in Unicode's form NFC.
+    """A tokenizer of the transformers library, applied to texts in Unicode form NFC.
 
     Args:
         tokenizer: Name on the Hugging Face Hub, or a directory. Remote code is not run.

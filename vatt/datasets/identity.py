@@ -22,7 +22,7 @@ from vatt.structures import Clip
 def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
     """Return the absolute path of a file with the symbolic links of its directory resolved.
 
-    URLs are unchanged, except for those of local files.
+    ``file://`` URLs are converted to paths; other URLs are unchanged.
 
     Args:
         path: File, member of a shard, or URL.
@@ -35,14 +35,14 @@ def file_identity(path: str, realpath: Callable[[str], str] = os.path.realpath) 
     return os.path.join(realpath(directory), name)
 
 
-def file_identities(present: Callable[[str], str] = str) -> Callable[[str], str]:
-    """Return `file_identity` as a function that resolves each directory once.
+def file_identities(relocate: Callable[[str], str] = str) -> Callable[[str], str]:
+    """Return a cached version of `file_identity` that resolves each directory once.
 
     Args:
-        present: Returns the present path of a file.
+        relocate: Returns the current path of a file, which may have been moved.
     """
     realpath = lru_cache(maxsize=None)(os.path.realpath)
-    return lru_cache(maxsize=None)(lambda path: file_identity(present(path), realpath))
+    return lru_cache(maxsize=None)(lambda path: file_identity(relocate(path), realpath))
 
 
 def whole_ms(seconds: ArrayLike) -> np.ndarray:

@@ -23,7 +23,7 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,400})(\.0*)?")  # with a decimal point, as
 class Classes:
     """The classes that are told apart, in the order of a classifier's logits.
 
-    Names are compared without surrounding whitespace and invisible characters, and in Unicode's form NFC.
+    Names are compared without surrounding whitespace and invisible characters, and in Unicode form NFC.
 
     Args:
         names: one for each class.
@@ -55,10 +55,10 @@ class Classes:
 
     @classmethod
     def read(cls, path: str | Path, multi_label: bool = False) -> Classes:
-        """A text file with one name a line, in order (see `vatt.io.read_lines`). Blank lines are skipped.
+        """Read class names from a text file with one name per line (see `vatt.io.read_lines`). Blank lines are skipped.
 
-        Warns about names that differ only in case, whitespace, invisible characters, Unicode form or zeros of integers
-        (1, 01, 1.0).
+        Warns about names that differ only in case, whitespace, invisible characters, Unicode normalization or the zeros
+        of integers (1, 01, 1.0).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -130,8 +130,8 @@ class Classes:
                 "integers in the list of classes"
             )
         if similar is not None:
-            differences = "case, whitespace, invisible characters, Unicode form or zeros"
-            return f"{reason}, but {similar!r} is, which differs only in {differences}"
+            differences = "case, whitespace, invisible characters, Unicode normalization or the zeros of an integer"
+            return f"{reason}, but {similar!r} is, which differs only in {differences}. Use one spelling"
         return reason
 
     def target(self, clip: Clip) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loader of training batches, whose position is saved and restored with a run."""
+"""Loader of training batches whose position is saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from vatt.structures import Batch
 
 
 class ClipLoader(CrashTolerantLoader):
-    """A loader that knows how many batches it gave, so that a resumed run continues where the last one stopped."""
+    """Data loader that counts the delivered batches, so that a resumed run continues with the next one."""
 
     def delivered(self, batch: Batch) -> None:
+        """See `CrashTolerantLoader.delivered`."""
         sampler: StepSampler = self.batch_sampler
         sampler.step, sampler.slot = sampler.step + 1, sampler.slot + sampler.whole
 

@@ -139,11 +139,11 @@ def _from_listing(source: str) -> list[Clip]:
         root, kind = fixed_part(source), "no media file matches {}"
     if not listing.media:
         skipped = f"; skipped: {describe(listing.counts.items())}" if listing.skipped else ""
-        tables = [suffix for suffix in (*listing.others, root.suffix.lower()) if suffix in READERS]
-        if root.is_dir() and listing.others and tables:
+        manifest_suffixes = [suffix for suffix in (*listing.others, root.suffix.lower()) if suffix in READERS]
+        if root.is_dir() and listing.others and manifest_suffixes:
             raise ManifestError(
-                f"{source} is a folder with {tables[0]} files and no media file. Give one of the files, or write them "
-                "as one file: in Spark with toPandas(), in Dask with compute()"
+                f"{source} is a folder with {manifest_suffixes[0]} files and no media file. Give one of the files, or "
+                "write them as one file: in Spark with toPandas(), in Dask with compute()"
             )
         raise ManifestError(f"{kind.format(source)} (found {describe(listing.others.items())}{skipped})")
     return [Clip(id=path.relative_to(root).as_posix(), path=str(path)) for path in listing.media]

@@ -12,12 +12,12 @@ _REMOVE = dict.fromkeys(map(ord, INVISIBLE))
 
 
 def clean(name: str) -> str:
-    """Return a name in Unicode's form NFC, without surrounding white space and invisible characters."""
+    """Return a name in Unicode form NFC, without surrounding white space and invisible characters."""
     return normalize("NFC", name).strip(EDGES)
 
 
 def fold(name: str) -> str:
-    """Return a key that is equal for names that differ only in case, spaces, Unicode form or invisible characters.
+    """Return a key that is equal for names that differ only in case, spaces, normalization or invisible characters.
 
     Example:
         >>> fold(" Dog\\u200b") == fold("dog")

@@ -23,7 +23,7 @@ from vatt.datasets.workers import describe_exit, interrupts_blocked
 from vatt.errors import VattError
 
 TRIES = 2  # of a task when the pool breaks
-ENDED = 256  # stands for exit status 0
+EXIT_ZERO = 256  # replaces exit status 0
 _END = object()
 
 Task = TypeVar("Task")
@@ -89,7 +89,7 @@ class Isolated(Generic[Task, Result]):
                     # A process that ends before the pool knows what it was at takes the pool with it.
                     tries += 1
                     if tries > TRIES and not any_done:
-                        message = "the worker processes end before they begin; see what they printed above"
+                        message = "the worker processes exit on startup: see their output above"
                         raise VattError(message) from error
                     pool.stop()
                     pool.join()
@@ -112,7 +112,7 @@ class Isolated(Generic[Task, Result]):
         try:
             with interrupts_blocked():  # processes may be started
                 return pool.schedule(self.function, args=(task,), timeout=self.time_limit_s)
-        except RuntimeError as error:  # it is broken already: detected when the result is requested
+        except RuntimeError as error:  # the pool is broken, which is detected when the result is requested
             future = ProcessFuture()
             future.set_exception(BrokenProcessPool(str(error)))
             return future
@@ -144,7 +144,7 @@ class Processes:
     def start(self) -> None:
         """Start the processes, unless they run. They are ready some seconds later."""
         with self._lock:
-            if self._pool is None or not self._pool.active:  # a process that ends early may take the pool with it
+            if self._pool is None or not self._pool.active:  # a process that exits on startup may break the pool
                 self._pool = _make_pool(self.num_workers)
                 with interrupts_blocked():
                     self._pool.schedule(os.getpid)
@@ -164,8 +164,12 @@ class Processes:
         """Call a function in a process and wait for its result. May be called in any thread.
 
         Args:
-            function, args: The call.
-            time_limit_s: Time limit of this call. Default: that of all calls.
+            function: Function to call.
+            args: Its arguments.
+            time_limit_s: Time limit of this call in seconds. Defaults to `time_limit_s` of the pool.
+
+        Raises:
+            Exception: The function raised an exception for which ``fatal`` returns True.
         """
         limit_s = time_limit_s or self.time_limit_s
         for _ in range(TRIES):
@@ -173,7 +177,7 @@ class Processes:
             try:
                 return _result(self._pool.schedule(function, args=args, timeout=limit_s), limit_s, self.fatal)
             except (BrokenProcessPool, CancelledError, RuntimeError) as error:
-                if self._pool.active:  # an error of the function
+                if self._pool.active:  # the error was raised by the function, not by the pool
                     raise
                 broken = error
         return Failure("crashed", f"the process that read it ended: {first_line(broken)}")
@@ -196,7 +200,7 @@ def _result(future: ProcessFuture, time_limit_s: float, fatal: Callable[[Excepti
     except TimeoutError:
         return Failure("timeout", f"not done within {time_limit_s:g} s")
     except ProcessExpired as error:
-        code = 0 if error.exitcode == ENDED else error.exitcode
+        code = 0 if error.exitcode == EXIT_ZERO else error.exitcode
         return Failure("crashed", f"the process that read it {describe_exit(code)}")
     except (BrokenProcessPool, CancelledError):
         raise
@@ -217,9 +221,9 @@ def _make_pool(num_workers: int) -> ProcessPool:
 class _Process(SpawnProcess):
     @property
     def exitcode(self) -> int | None:
-        """Exit status, with `ENDED` in place of 0: pebble does not report the task of a process that ends with 0."""
+        """Exit status, with `EXIT_ZERO` instead of 0: pebble does not report tasks of processes that end with 0."""
         code = super().exitcode
-        return ENDED if code == 0 else code
+        return EXIT_ZERO if code == 0 else code
 
 
 class _Context(SpawnContext):

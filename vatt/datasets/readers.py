@@ -44,12 +44,16 @@ class VideoReader:
         end_s: float = math.inf,
         augment: Augment | None = None,
         generator: Generator | None = None,
-        place: float = 0.5,
+        crop_position: float = 0.5,
     ) -> tuple[Tensor, bool]:
-        """(T, 3, size, size) uint8, and whether the file has a picture for at least half of them.
+        """Read the frames of a window. After ``end_s``, the end of the clip, the last frame is repeated.
 
-        After ``end_s``, the end of the clip, its last frame is repeated. ``place`` is that of the square that is
-        looked at without ``augment`` (see `vatt.datasets.media.pictures.Square`).
+        Args:
+            crop_position: Position of the crop along the longer side, from 0 to 1, without ``augment`` (see
+                `vatt.datasets.media.pictures.Square`).
+
+        Returns:
+            (T, 3, size, size) uint8, and whether the file has a frame for at least half of them.
         """
         spec = self.format
         if not media.info.has_video:
@@ -57,7 +61,7 @@ class VideoReader:
         last_s = max(start_s, end_s - LAST_S)
         times_s = [min(start_s + i / spec.fps, last_s) for i in range(spec.num_frames)]
         if augment is None:
-            region = Square(spec.size, spec.crop_box, place)
+            region = Square(spec.size, spec.crop_box, crop_position)
         else:
             region = draw_view(augment, spec.size, spec.crop_box, generator)
         shown = media.frames(times_s, region)
@@ -87,11 +91,11 @@ class AudioReader:
         After ``end_s``, the end of the clip, there is silence.
 
         Returns:
-            (S,) float in [-1, 1]; whether at least half of the part inside the clip is real audio; and reasons of
-            events about its levels, by kind.
+            (S,) float in [-1, 1]; whether at least half of the part inside the clip has audio; and events about levels:
+            reason by kind.
         """
         spec = self.format
-        length_s = spec.sound_s * draw_speed(augment, generator)
+        length_s = spec.audio_window_s * draw_speed(augment, generator)
         sound = media.waveform(start_s, length_s, spec.sample_rate, spec.audio_downmix)
         inside = min(len(sound.samples), max(1, round(min(end_s - start_s, length_s) * spec.sample_rate)))
         sound.samples[inside:] = 0.0

@@ -82,7 +82,7 @@ class TextCounts:
         with_text: Number of those that have a text.
         texts: Number of texts that were checked.
         unknown: Texts without any word of the vocabulary.
-        columns: Number of clips without text, by column of the manifest that has phrases for them.
+        columns: Number of clips without text, by ``x_`` column that contains a phrase of several words.
     """
 
     total: int = 0
@@ -141,7 +141,7 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
             )
     elif counts.clips and not counts.with_text:
         rank_zero_warn(
-            f"{manifests}: none of {of} has a text (columns text, texts, words), so nothing is learned about text "
+            f"{manifests}: none of {of} has a text (columns text, texts, words), so no text is used for training "
             f"although data.vocabulary is set{hint}"
         )
     elif counts.with_text < counts.clips:
@@ -149,5 +149,6 @@ def report_texts(counts: TextCounts, has_vocabulary: bool, manifests: str) -> No
     if counts.unknown:
         rank_zero_warn(
             f"{manifests}: {len(counts.unknown)} of {counts.texts} texts have no word of data.vocabulary, such as "
-            f"{counts.unknown[0][:SHOWN]!r}. If the vocabulary is of other texts, make a new one with vatt vocabulary"
+            f"{counts.unknown[0][:SHOWN]!r}. If the vocabulary was built from other texts, build a new one with vatt "
+            "vocabulary"
         )

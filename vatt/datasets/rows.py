@@ -38,7 +38,7 @@ def segment_id(path: str, start_s: float, end_s: float | None) -> str:
 
     Args:
         path: Path as the manifest spells it.
-        start_s: Start in seconds; the id has whole milliseconds.
+        start_s: Start in seconds, rounded to milliseconds in the id.
         end_s: End in seconds; None is the end of the file.
 
     Example:
@@ -57,7 +57,7 @@ def _seconds(time_s: float) -> str:
 
 
 class RowIds:
-    """Default ids of clips: those of `segment_id`, numbered where they occur again."""
+    """Default ids of clips (`segment_id`); repeated ids get a number."""
 
     def __init__(self) -> None:
         self.used: Counter[str] = Counter()

@@ -24,8 +24,8 @@ from vatt.errors import InputError
 
 Key = tuple[int, int, int]  # number of the dataset, index of the clip, number that makes this draw of it unique
 BLOCK = 10_000  # slots after which a mix has its weights exactly
-REPLACEMENTS = 20  # draws that are tried for a clip whose segment is already in the batch
-LATER = 2**40  # distance of these draws; no training is so long
+REPLACEMENTS = 20  # number of replacement draws if a segment is already in the batch
+REPLACEMENT_OFFSET = 2**40  # offset of replacement draws, beyond the length of any training
 
 
 def seeded(*numbers: int) -> Generator:
@@ -165,8 +165,9 @@ class StepSampler(Sampler[list[Key]]):
         steps: batches of the whole training.
         mix: of the datasets; not needed for a single one.
         rank, world: which process of how many this is. All processes together draw the slots of a step.
-        segments: Segments of the clips of each dataset, if a batch should not contain a segment of a file twice. It
-            still does if no other one is found in `REPLACEMENTS` draws, as in a dataset smaller than a batch.
+        segments: Segments of the clips of each dataset, if a batch should not contain a segment of a file twice. If no
+            other segment is found in `REPLACEMENTS` draws, for example in a dataset smaller than a batch, the repeated
+            segment is kept.
 
     Attributes:
         step: number of the next batch; the ones before it have been trained on.
@@ -205,9 +206,9 @@ class StepSampler(Sampler[list[Key]]):
             slot += self.whole
 
     def key(self, slot: int, replacement: int = 0) -> Key:
-        """Return the draw of a slot, or one of its replacements."""
+        """Return the key drawn for a slot, or its replacement with a number from 1 on."""
         dataset, draw = (0, slot) if self.mix is None else self.mix[slot]
-        return dataset, *self.orders[dataset][draw + replacement * LATER]
+        return dataset, *self.orders[dataset][draw + replacement * REPLACEMENT_OFFSET]
 
     def _distinct(self, slots: range) -> list[Key]:
         """Return the draws of the batch of all processes, in which no two clips are the same moment of a file."""

@@ -17,7 +17,7 @@ SENTENCEPIECE = "sentencepiece.model"
 
 
 class SentencePieceVocabulary:
-    """A SentencePiece model; texts in Unicode's form NFC are lower-cased by its own normaliser.
+    """A SentencePiece model; texts in Unicode form NFC are lower-cased by its own normaliser.
 
     Args:
         model: path of a ``.model`` file whose pad id is set.

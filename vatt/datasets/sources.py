@@ -12,17 +12,17 @@ from vatt.structures import ClipFormat
 
 @dataclass(frozen=True)
 class Source:
-    """One of several datasets that are trained on together. What is None is as for the whole data module.
+    """One of several datasets in a training mix. Options that are None default to those of the data module.
 
     Args:
-        manifest: see `vatt.datasets.datamodule.ClipDataModule`.
-        weight: share of the clips of a training that come from here, beside the weights of the others.
-        fps: distance of the frames, of which there are as many as everywhere.
-        sample_rate: of the waveform in Hz, which has as many samples as everywhere.
-        augment: how its training clips are varied; whole, so that a single value given changes no other one.
-        words_per_text: see `vatt.datasets.readers.TextReader`.
-        balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
-        cache: folder that keeps its decoded files.
+        manifest: See `vatt.datasets.datamodule.ClipDataModule`.
+        weight: Sampling weight, relative to the other sources.
+        fps: Frame rate. The number of frames is that of the common format.
+        sample_rate: Sample rate in Hz. The number of samples is that of the common format.
+        augment: Augmentation of the training clips. Replaces all augmentation options of the data module.
+        words_per_text: See `vatt.datasets.readers.TextReader`.
+        balanced: Sample all classes equally often (see `vatt.datasets.sampling.Balanced`).
+        cache: Directory for decoded files.
     """
 
     manifest: str
@@ -35,7 +35,7 @@ class Source:
     cache: str | None = None
 
     def format(self, common: ClipFormat) -> ClipFormat:
-        """How its clips are read: with the shapes of the common format."""
+        """Return the clip format of this source: the tensor shapes of the common format, with its own rates."""
         rate = self.sample_rate or common.sample_rate
         if rate == common.sample_rate and self.fps in (None, common.fps):
             return common
@@ -57,17 +57,19 @@ def resolve_sources(
     """
     if (manifest is None) == (not sources):
         raise InputError(
-            "give data.manifest, or data.sources for several, and not both; if a file sets the other: "
+            "set either data.manifest or data.sources, not both. If a configuration file sets data.manifest, pass "
             "--data.manifest null"
         )
-    varied = [augment, *(source.augment for source in (sources or {}).values() if source.augment is not None)]
-    if "video" in modalities and any(variation.speed != (1.0, 1.0) for variation in varied):
-        raise InputError("augment.speed is for sound alone: set data.modalities [audio], or leave it at 1")
+    augments = [augment, *(source.augment for source in (sources or {}).values() if source.augment is not None)]
+    if "video" in modalities and any(item.speed != (1.0, 1.0) for item in augments):
+        raise InputError(
+            "augment.speed requires audio without video: set data.modalities [audio], or augment.speed to [1, 1]"
+        )
     if manifest is not None:
         return {"": Source(manifest, balanced=balanced)}
     if balanced or cache:
         raise InputError(
-            "with data.sources, balanced and cache belong to each of them; if a configuration file sets them: "
-            "--data.cache null --data.balanced false"
+            "with data.sources, set balanced and cache for each source. If a configuration file sets them for the data "
+            "module, pass --data.cache null --data.balanced false"
         )
     return sources

@@ -81,7 +81,7 @@ class ClipTable(Sequence[Clip]):
         self._open([*map(torch.from_numpy, arrays)], arrays)
 
     def _open(self, tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None:
-        """Make the columns, which refer to the bytes of the arrays.
+        """Create Arrow columns that view the bytes of the arrays.
 
         PyTorch moves the storage of a tensor to shared memory when the tensor is pickled for a worker process, and
         frees the old storage. So the memory of a tensor that is not shared belongs to an array, which the columns keep.
@@ -91,7 +91,10 @@ class ClipTable(Sequence[Clip]):
 
     @property
     def _columns(self) -> tuple[pa.Array, ...]:
-        """Columns, which are opened again where PyTorch has moved the tensors, so that the old memory is freed."""
+        """Return the columns.
+
+        They are recreated if PyTorch has moved the tensors to shared memory, so that the old memory is freed.
+        """
         if self._pointers[-1] != self._bytes[-1].data_ptr() and all(tensor.is_shared() for tensor in self._bytes):
             self._open(self._bytes, [tensor.numpy() for tensor in self._bytes])
         return self._open_columns
@@ -211,7 +214,10 @@ def _to_timed(texts: Sequence[TimedText]) -> Timed:
 
 
 def _to_bytes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column as bytes of an Arrow stream. A column without values takes no memory, as one of type null."""
+    """Return a column as bytes of an Arrow stream.
+
+    A column without values is stored with type null, which takes no memory.
+    """
     is_empty = column.null_count == len(column)
     array = pa.nulls(len(column)) if is_empty else pa.concat_arrays(column.chunks)
     del column

@@ -1,7 +1,7 @@
-"""How training clips are varied: what of the picture is seen, its colours, and loudness and noise of the sound.
+"""How training clips are varied: what of the picture is seen, its colors, and loudness and noise of the sound.
 
 All randomness comes from the generator that is handed in, one draw for all frames of a clip. Which part of the picture
-is seen is drawn before the file is decoded, so that only that part is converted; colours are changed after frames have
+is seen is drawn before the file is decoded, so that only that part is converted; colors are changed after frames have
 reached the device, where they become float (`to_float`).
 """
 
@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from vatt.datasets.media.pictures import WHOLE_BOX, Box, Cut, inside
 
 TRIES = 10  # rectangles that are drawn until one fits the picture
-SAME_COLOUR = (0.0, 1.0, 1.0, 0.0)  # brightness is added, saturation and contrast are factors, hue is turned
+SAME_COLOR = (0.0, 1.0, 1.0, 0.0)  # brightness is added, saturation and contrast are factors, hue is turned
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Augment:
         saturation: largest relative change of the saturation (of HSV).
         contrast: largest relative change about the mean of each frame's channel.
         hue: largest turn of the hue (of HSV), in whole turns.
-        colour_chance: probability that the colours of a clip are changed at all.
+        color_chance: probability that the colors of a clip are changed at all.
         gain_db: largest change of the loudness, in decibels, up or down.
         noise: standard deviation of white noise, relative to the largest sample of the clip.
         speed: range of the factor by which the sound is played faster, and higher. For sound alone: a picture of the
@@ -53,7 +53,7 @@ class Augment:
     saturation: float = 0.0
     contrast: float = 0.0
     hue: float = 0.0
-    colour_chance: float = 1.0
+    color_chance: float = 1.0
     gain_db: float = 0.0
     noise: float = 0.0
     speed: tuple[float, float] = (1.0, 1.0)
@@ -68,14 +68,14 @@ class Augment:
             raise ValueError("stretch is of a crop of the whole short side: set stretch or area, not both")
         if not 0 < self.speed[0] <= self.speed[1]:
             raise ValueError(f"speed must be positive and ascending: {self.speed}")
-        for name in ("stretch_chance", "flip", "colour_chance", "turn"):
+        for name in ("stretch_chance", "flip", "color_chance", "turn"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, not {getattr(self, name)!r}")
 
 
 NO_AUGMENT = Augment()
 
-_BOTH = Augment(flip=0.5, brightness=32 / 255, saturation=0.4, contrast=0.4, hue=0.2, colour_chance=0.8)
+_BOTH = Augment(flip=0.5, brightness=32 / 255, saturation=0.4, contrast=0.4, hue=0.2, color_chance=0.8)
 # The paper's (VATT, appendix A.2.1): Inception-style crops.
 PAPER = replace(_BOTH, area=(0.08, 1.0), aspect=(0.5, 2.0))
 # The released code's: both sides stretched, a square crop, and noise on the sound.
@@ -141,45 +141,45 @@ def draw_view(augment: Augment, size: int, box: Box, generator: Generator) -> Vi
     )
 
 
-def draw_colour(augment: Augment, generator: Generator) -> Tensor:
-    """Draw how a clip's colours are changed: (4,) brightness, saturation, contrast and hue, for `to_float`."""
+def draw_color(augment: Augment, generator: Generator) -> Tensor:
+    """Draw how a clip's colors are changed: (4,) brightness, saturation, contrast and hue, for `to_float`."""
     chance, *draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    if chance >= augment.colour_chance:
-        return torch.tensor(SAME_COLOUR)
+    if chance >= augment.color_chance:
+        return torch.tensor(SAME_COLOR)
     widths = (augment.brightness, augment.saturation, augment.contrast, augment.hue)
     return torch.tensor(
-        [same + _between((-w, w), draw) for same, w, draw in zip(SAME_COLOUR, widths, draws, strict=True)]
+        [same + _between((-w, w), draw) for same, w, draw in zip(SAME_COLOR, widths, draws, strict=True)]
     )
 
 
-def to_float(video: Tensor, colour: Tensor | None = None) -> Tensor:
-    """Videos as a model takes them, x * 2 / 255 - 1, with their colours changed on the way.
+def to_float(video: Tensor, color: Tensor | None = None) -> Tensor:
+    """Videos as a model takes them, x * 2 / 255 - 1, with their colors changed on the way.
 
     Args:
         video: (B, T, 3, H, W) uint8.
-        colour: (B, 4) of `draw_colour`; None, or `SAME_COLOUR`, changes none.
+        color: (B, 4) of `draw_color`; None, or `SAME_COLOR`, changes none.
 
     Returns:
         (B, T, 3, H, W) float32 in [-1, 1].
     """
-    if colour is None:
+    if color is None:
         return video.to(torch.float32).mul_(2 / 255).sub_(1)
     out = torch.empty(video.shape, dtype=torch.float32, device=video.device)
-    same = torch.tensor(SAME_COLOUR)
-    for clip, factors, into in zip(video, colour.cpu(), out, strict=True):
+    same = torch.tensor(SAME_COLOR)
+    for clip, factors, into in zip(video, color.cpu(), out, strict=True):
         if torch.equal(factors, same):
             into.copy_(clip).mul_(2 / 255).sub_(1)
             continue
         # Few pixels at a time stay in the cache of a CPU.
         step = len(clip) if clip.is_cuda else max(1, 2**16 // clip[0, 0].numel())
         for frames, part in zip(clip.split(step), into.split(step), strict=True):
-            part.copy_(change_colour(frames.to(torch.float32).mul_(1 / 255), *factors.tolist()))
+            part.copy_(change_color(frames.to(torch.float32).mul_(1 / 255), *factors.tolist()))
             part.clamp_(0, 1).mul_(2).sub_(1)
     return out
 
 
-def change_colour(frames: Tensor, brightness: float, saturation: float, contrast: float, hue: float) -> Tensor:
-    """Change colours in the order of the released code: brightness, saturation, contrast, hue.
+def change_color(frames: Tensor, brightness: float, saturation: float, contrast: float, hue: float) -> Tensor:
+    """Change colors in the order of the released code: brightness, saturation, contrast, hue.
 
     Args:
         frames: (T, 3, H, W) RGB in [0, 1]; changed in place.

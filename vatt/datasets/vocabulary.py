@@ -70,7 +70,7 @@ def write_description(folder: str | Path, values: dict[str, Any]) -> None:
 
 
 def normalized(text: str) -> str:
-    """Return a text in Unicode's form NFC, so that composed and decomposed accents have the same ids.
+    """Return a text in Unicode form NFC, so that composed and decomposed accents have the same ids.
 
     Halves of surrogate pairs, which UTF-8 cannot encode, are replaced by U+FFFD.
     """

@@ -125,17 +125,21 @@ class Windows:
         try:
             yield from self._read(clip)
         except MediaError as error:
-            sample = self.reader.nothing(clip) | {"path": clip.path, "start_s": clip.start_s, "end_s": clip.start_s}
+            sample = self.reader.empty_sample(clip) | {
+                "path": clip.path,
+                "start_s": clip.start_s,
+                "end_s": clip.start_s,
+            }
             sample["events"].append(Event(kind=error.kind, id=clip.id, path=error.path, reason=error.reason))
             yield sample
 
     def _read(self, clip: Clip) -> Iterator[Sample]:
-        duration_s = self.reader.span_s
+        duration_s = self.reader.window_s
         with ExitStack() as stack:
             files = self.reader.open(clip, stack)
             first_s, last_s, clip_ends_s = start_range(clip, files, duration_s, self.reader.modalities)
             still, empty_s, seen, said = _Stillness(files, duration_s, self.reader.time_limit_s), None, False, False
-            levels: set[str] = set()  # kinds of events about levels, which are reported once per clip
+            reported_kinds: set[str] = set()  # kinds of events about levels, which are reported once per clip
             undecodable = files[0].info.undecodable if files[0] is files[1] and len(self.reader.modalities) == 2 else ""
             starts: Iterable[float] = window_starts(first_s, last_s, self.hop_s, still.next_s)
             if self.count is not None:
@@ -143,11 +147,11 @@ class Windows:
             for start_s in starts:
                 before = sum(file.bad_packets for file in set(files))
                 sample = self.reader.read(clip, files, start_s, clip_ends_s)
-                sample["events"] = [event for event in sample["events"] if event["kind"] not in levels]
+                sample["events"] = [event for event in sample["events"] if event["kind"] not in reported_kinds]
                 if undecodable:
                     sample["events"].append(Event(kind="damaged", id=clip.id, path=clip.path, reason=undecodable))
                     undecodable = ""
-                levels |= {event["kind"] for event in sample["events"]} & {"clipped", "cancelled"}
+                reported_kinds |= {event["kind"] for event in sample["events"]} & {"clipped", "cancelled"}
                 bad = sum(file.bad_packets for file in set(files)) - before
                 if bad:
                     reason = f"{bad} damaged packets were skipped from {start_s:.2f} s on"
@@ -167,7 +171,7 @@ class Windows:
                 still.left_out.clear()
                 still.look(sample, start_s)
                 end_s = min(start_s + duration_s, max(clip_ends_s, start_s))
-                begin_reading("")  # the caller may take long
+                begin_reading("")  # the caller may take longer than the time limit
                 yield sample | {"path": clip.path, "start_s": start_s, "end_s": end_s}
 
 

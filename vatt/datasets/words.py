@@ -16,7 +16,7 @@ from vatt.io import read_lines, short_hash
 class WordVocabulary:
     """A list of words, as the official VATT uses: lower-cased, punctuation stripped, split at spaces.
 
-    Words are compared in Unicode's form NFC. Combining marks, such as the vowel signs of Hindi, Thai and Arabic, belong
+    Words are compared in Unicode form NFC. Combining marks, such as the vowel signs of Hindi, Thai and Arabic, belong
     to their word. Punctuation, symbols and invisible characters, such as zero-width joiners, are removed. Id 0 is
     padding.
 

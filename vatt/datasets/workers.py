@@ -56,5 +56,7 @@ def describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with status {code}"
     hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-    names = {int(known): known.name for known in signal.Signals}  # without real-time signals
+    names = {
+        int(known): known.name for known in signal.Signals
+    }  # `signal.Signals` has no names for most real-time signals
     return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"

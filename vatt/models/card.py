@@ -101,7 +101,7 @@ def _use(model: HubModel, name: str, words: bool) -> str:
         lines.append(f"video = torch.zeros({shape})  # {f.num_frames} frames at {f.fps:g} fps, RGB in [-1, 1]")
     if "audio" in backbone.modalities:
         lines.append(
-            f"audio = torch.zeros(1, {f.num_samples})  # {f.sound_s:g} s at {f.sample_rate} Hz, mono in [-1, 1]"
+            f"audio = torch.zeros(1, {f.num_samples})  # {f.audio_window_s:g} s at {f.sample_rate} Hz, mono in [-1, 1]"
         )
     if "text" in backbone.modalities and words:
         lines += [
@@ -150,7 +150,11 @@ def _sizes(model: HubModel) -> str:
             f"{type(encoder).__name__}, {encoder.width} wide | {count / 1e6:.2f} million{shared} |"
         )
     rows.append(f"| all, with heads | | | {_count(model) / 1e6:.2f} million |")
-    said = {"video": _video(f), "audio": f"{f.sound_s:g} s at {f.sample_rate} Hz", "text": f"{f.num_words} words"}
+    said = {
+        "video": _video(f),
+        "audio": f"{f.audio_window_s:g} s at {f.sample_rate} Hz",
+        "text": f"{f.num_words} words",
+    }
     clips = "; ".join(f"{m} {said[m]}" for m in backbone.modalities)
     head = ["## Model", "", "| | tokens | encoder | parameters |", "|---|---|---|---|"]
     return "\n".join([*head, *rows, "", f"Clips: {clips}."])

@@ -1,4 +1,4 @@
-"""CSV of spreadsheets, pandas and people is read, or rejected with the line and the cause."""
+"""CSV files written by spreadsheets, pandas and by hand are read, or rejected with line number and cause."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def test_invisible_characters_of_texts_and_splits(read: Read) -> None:
     )
     assert texts(clips) == {"a.mp4": ["a dog"], "b.mp4": ["x\u200c"]}
     assert [clip.split for clip in clips] == ["train", "tr\u200bain"]
-    assert ["differ only in case, spaces, Unicode form or invisible" in warning for warning in warnings] == [True]
+    assert ["differ only in case, spaces, Unicode normalization or invisible" in warning for warning in warnings] == [
+        True
+    ]
     with pytest.raises(ManifestError, match=r"no file at .*, whose path has invisible characters: '.*\\u200ba.mp4'"):
         read("clips.csv", "path,text\n\u200ba.mp4,x\n")
 
@@ -228,7 +230,7 @@ def test_seconds_that_could_be_read_in_two_ways_are_errors(read: Read, content: 
         read("clips.csv", content)
 
 
-def test_a_decimal_comma_before_three_digits_is_read_beside_others(read: Read) -> None:
+def test_decimal_comma_before_three_digits_is_read_if_others_are_unambiguous(read: Read) -> None:
     clips, _ = read("clips.csv", "path;start_s;end_s\na.mp4;1,250;2,5\nb.mp4;0,125;12,375\n")
     assert [(clip.start_s, clip.end_s) for clip in clips] == [(1.25, 2.5), (0.125, 12.375)]
     clips, _ = read("clips.csv", "path;start_s\na.mp4;1.000\n")
@@ -267,12 +269,12 @@ def test_lone_surrogates_of_utf_16_are_replaced(read: Read) -> None:
         (b"PAR1", "a Parquet file: rename it"),
     ],
 )
-def test_other_formats_are_named(read: Read, name: str, start: bytes, cause: str) -> None:
+def test_error_names_the_format_of_other_files(read: Read, name: str, start: bytes, cause: str) -> None:
     with pytest.raises(ManifestError, match=f"{name}: the file is {cause}"):
         read(name, start)
 
 
-def test_mac_roman_is_named(read: Read) -> None:
+def test_error_suggests_mac_roman(read: Read) -> None:
     with pytest.raises(ManifestError, match="probably Mac Roman: save the file as UTF-8"):
         read("clips.csv", "path,text\ra.mp4,caf\u00e9 noir\r".encode("mac-roman"))
     clips, _ = read("clips.csv", 'path,text\na.mp4,"caf\u00e9\rnoir"\n'.encode("windows-1252"))
@@ -281,7 +283,7 @@ def test_mac_roman_is_named(read: Read) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".csv.gz", ""])
 @pytest.mark.parametrize("name", ["clips.csv", "clips.parquet"])
-def test_folders_of_part_files_are_named(read: Read, tmp_path: Path, name: str, suffix: str) -> None:
+def test_directory_of_part_files_is_an_error(read: Read, tmp_path: Path, name: str, suffix: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / f"part-0{suffix}").write_bytes(b"path\na.mp4\n")
     (tmp_path / name / "_SUCCESS").touch()

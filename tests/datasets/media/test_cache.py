@@ -108,7 +108,7 @@ def test_training_samples_are_the_same_with_and_without(video_file: Path, tmp_pa
     for a, b in zip(plain.draw(0, 3), cached.draw(0, 3), strict=True):
         assert (a["video"].float() - b["video"].float()).abs().mean() < 1.0  # chroma at the edges of the crop
         assert torch.equal(a["audio_valid"], b["audio_valid"])
-        assert torch.equal(a["video_colour"], b["video_colour"])
+        assert torch.equal(a["video_color"], b["video_color"])
 
 
 def test_a_cache_in_memory_is_shared_by_workers_and_gone_afterwards(video_file: Path, tmp_path: Path) -> None:

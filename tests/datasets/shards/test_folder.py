@@ -22,7 +22,7 @@ from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.encoding import write_media
 from vatt.datasets.media.transcode import Encoding
 from vatt.datasets.shards.folder import check
-from vatt.datasets.shards.members import Made, make_members
+from vatt.datasets.shards.members import SourceResult, make_members
 from vatt.datasets.shards.plan import Source
 from vatt.errors import InputError
 from vatt.structures import Clip
@@ -30,23 +30,23 @@ from vatt.structures import Clip
 EACH = {"shard_mb": 0.000_01, "num_workers": 1}  # a shard for every file
 
 
-def beside_an_orphan(source: Source, encoding: Encoding, folder: str) -> Made:
+def beside_an_orphan(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """`make_members`, while a worker of an earlier run writes files of the same names where it was told to."""
-    made = make_members(source, encoding, folder)
+    result = make_members(source, encoding, folder)
     for path in (Path(folder).parent / "members").glob("*"):
         path.write_bytes(b"of another run")
-    return made
+    return result
 
 
-def waiting(source: Source, encoding: Encoding, folder: str) -> Made:
+def waiting(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """Says which process it is in, and comes to no end."""
     (Path(folder).parent / "pid.part").write_text(str(os.getpid()))
     os.replace(Path(folder).parent / "pid.part", Path(folder).parent / "pid")
     time.sleep(600)
-    return Made()
+    return SourceResult()
 
 
-def refusing(source: Source, encoding: Encoding, folder: str) -> Made:
+def refusing(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """`make_members` while the server of one file is down."""
     if Path(source.clips[0].path).stem == "a":
         raise OSError("the server is down")

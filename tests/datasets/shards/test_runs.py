@@ -20,13 +20,13 @@ from tests.datasets.media.zoo import ODD, ZOO
 from tests.datasets.shards.test_writing import contents, manifest, run
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.media.transcode import Encoding
-from vatt.datasets.shards.members import Made, make_members
+from vatt.datasets.shards.members import SourceResult, make_members
 from vatt.datasets.shards.plan import Source
 from vatt.errors import InputError, VattError
 from vatt.structures import Clip
 
 
-def troubled(source: Source, encoding: Encoding, folder: str) -> Made:
+def troubled(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """`make_members`, but some names bring down the process that works on them."""
     name = Path(source.clips[0].path).stem
     if name in ("crashes", "hangs", "fails", "full"):
@@ -44,7 +44,7 @@ def troubled(source: Source, encoding: Encoding, folder: str) -> Made:
     return make_members(source, encoding, folder)
 
 
-def killing(source: Source, encoding: Encoding, folder: str) -> Made:
+def killing(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """`make_members`, which kills the run in the middle of a shard, once the first shard is done."""
     if source.rows[0] == 5:
         while not (Path(folder).parent / "00000.json").exists():
@@ -54,7 +54,7 @@ def killing(source: Source, encoding: Encoding, folder: str) -> Made:
     return make_members(source, encoding, folder)
 
 
-def never(source: Source, encoding: Encoding, folder: str) -> Made:
+def never(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """Nothing is to be made any more."""
     raise AssertionError(source)
 

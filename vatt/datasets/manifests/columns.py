@@ -10,7 +10,7 @@ from unicodedata import normalize
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.manifests.decimals import count_separators
+from vatt.datasets.manifests.decimals import record_separators
 from vatt.datasets.manifests.paths import resolve
 from vatt.datasets.manifests.reading import REPLACED, Block, Report, Values
 from vatt.datasets.manifests.values import (
@@ -154,7 +154,7 @@ class _Converter:
             elif pa.types.is_large_string(values.type):
                 trimmed = pc.utf8_trim_whitespace(values)
                 if self.report.decimal_comma:
-                    count_separators(trimmed, column, self.numbers, self.report)
+                    record_separators(trimmed, column, self.numbers, self.report)
                 array = pc.if_else(pc.equal(trimmed, ""), None, trimmed).cast(pa.float64())
             elif any(test(values.type) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)):
                 array = values.cast(pa.float64())

@@ -16,11 +16,11 @@ PATTERNS = {
     "comma": r"^\d+,\d+$",
     "comma or thousands": f"^{MAYBE_THOUSANDS.pattern}$",
 }
-ADVICE = "Write seconds with a decimal point and no thousands separators"
+ADVICE = "write seconds with a decimal point and no thousands separators"
 
 
-def count_separators(values: pa.Array, column: str, numbers: list[int], report: Report) -> None:
-    """Remember the first cell of each kind of `PATTERNS` in a column of seconds.
+def record_separators(values: pa.Array, column: str, numbers: list[int], report: Report) -> None:
+    """Store the first cell of each kind of `PATTERNS` in the report.
 
     Args:
         values: (N,) strings without surrounding white space.
@@ -31,7 +31,7 @@ def count_separators(values: pa.Array, column: str, numbers: list[int], report: 
     first = {}
     for kind, pattern in PATTERNS.items():
         matches = pc.match_substring_regex(values, pattern)
-        if kind == "comma":  # one that cannot be thousands
+        if kind == "comma":  # only commas that cannot be thousands separators
             matches = pc.and_not(matches, pc.match_substring_regex(values, PATTERNS["comma or thousands"]))
         row = pc.index(matches, True).as_py()
         if row >= 0:
@@ -42,7 +42,8 @@ def count_separators(values: pa.Array, column: str, numbers: list[int], report: 
 def check_separators(report: Report) -> None:
     """Report seconds that could be read in two ways as errors.
 
-    In a file with decimal commas, "1.000" may be 1000. In one without any other decimal comma, "1,000" may be 1000.
+    Next to decimal commas, "1.000" may mean 1000. If no comma in the file is certainly a decimal comma, "1,000" may be
+    1000 as well.
     """
     cells = [(*cell, column, kind) for column, kinds in report.separators.items() for kind, cell in kinds.items()]
     commas = sorted(cell for cell in cells if cell[3].startswith("comma"))
@@ -52,11 +53,11 @@ def check_separators(report: Report) -> None:
     for column, kinds in report.separators.items():
         mixed = kinds.get("point") if any(kind.startswith("comma") for kind in kinds) else None
         if mixed := mixed or kinds.get("point or thousands"):
-            reason = f"{mixed[1]!r} has a point, but {value!r} in line {line} has a comma. {ADVICE}"
+            reason = f"{mixed[1]!r} has a point, but {value!r} in line {line} has a comma: {ADVICE}"
             report.add(mixed[0], column, reason)
     if all(kind == "comma or thousands" for *_, kind in commas):
         number, value, column, _ = commas[0]
-        report.add(number, column, f"the comma of {value!r} may separate decimals or thousands. {ADVICE}")
+        report.add(number, column, f"the comma of {value!r} may separate decimals or thousands: {ADVICE}")
 
 
 def integers_as_text(labels: pa.ChunkedArray, report: Report) -> pa.ChunkedArray:

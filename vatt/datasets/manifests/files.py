@@ -111,7 +111,7 @@ def _to_columns(blocks: Iterator[Block], report: Report) -> tuple[Columns, Repor
 
 
 def _find_files(rows: Columns, check_files: bool, report: Report) -> None:
-    """Spell the paths of rows as on the disk, and report missing files."""
+    """Replace paths by their spelling on disk (Unicode normalization), and report missing files."""
     for column in ("path", "audio_path"):
         paths = rows[column]
         non_ascii = pc.unique(paths.filter(pc.invert(pc.string_is_ascii(paths)))).to_pylist()

@@ -34,7 +34,7 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
     Args:
         rows: (N,) rows with the schema of `vatt.datasets.manifests.columns.ROWS`.
-        report: Report to which the number of clips, and ids of several clips as errors, are added.
+        report: Report that receives notes on splits and on merged rows, and errors for ids of several clips.
 
     Returns:
         (M,) clips with the schema `SCHEMA`, in the order of their first rows.
@@ -51,7 +51,7 @@ def group_rows(rows: Columns, report: Report) -> Columns:
 
 
 def _report_splits(splits: Column, report: Report) -> None:
-    """Report splits whose names differ only in case, spaces, Unicode form or invisible characters."""
+    """Report splits whose names differ only in case, spaces, Unicode normalization or invisible characters."""
     names = sorted(pc.unique(splits.drop_null()).to_pylist())
     similar = defaultdict[str, list[str]](list)
     for name in names:
@@ -61,7 +61,7 @@ def _report_splits(splits: Column, report: Report) -> None:
             shown = " and ".join(map(repr, group))
             report.notes.append(
                 f"column 'split' has {shown}, which are different splits although their names differ only in case, "
-                "spaces, Unicode form or invisible characters: write them alike if they are one split"
+                "spaces, Unicode normalization or invisible characters. Use one spelling if they are the same split"
             )
 
 
@@ -145,12 +145,12 @@ def _merge_extras(extras: list[str | None], ids: list[str], missing: Container[A
     values: dict[str, dict[str, Any]] = {}
     for extra in distinct:
         for name, value in extra.items():
-            options = values.setdefault(name, {})
+            distinct_values = values.setdefault(name, {})
             if value not in missing:
-                options.setdefault(json.dumps(value, sort_keys=True), value)
+                distinct_values.setdefault(json.dumps(value, sort_keys=True), value)
     merged = {
-        name: next(iter(options.values()), None) if len(options) < 2 else [*options.values()]
-        for name, options in values.items()
+        name: next(iter(distinct_values.values()), None) if len(distinct_values) < 2 else [*distinct_values.values()]
+        for name, distinct_values in values.items()
     }
     if len(ids) > 1:
         merged.setdefault(ROW_IDS, ids)

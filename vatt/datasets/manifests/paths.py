@@ -19,8 +19,8 @@ from vatt.datasets.table import STRING
 
 UNUSUAL = r"://|//|(^|/)\.(/|$)|/$"  # paths that `source.join` does not only append
 EMPTY = pa.scalar("", STRING)
-MIN_LISTED = 8  # paths in a directory for which it is listed
-LISTED = 2**16  # names in memory at once
+MIN_PATHS_TO_LIST = 8  # directories with fewer paths are not listed; their files are checked one by one
+NAMES_PER_BLOCK = 2**16  # names in memory at once
 
 
 def resolve(paths: pa.Array, root: str) -> pa.Array:
@@ -64,7 +64,8 @@ def are_different_files(paths: pa.ChunkedArray) -> bool:
 def identities(paths: pa.Array) -> pa.Array:
     """Return (N,) strings that are equal if paths lead to the same file, however they are spelled.
 
-    Links to directories are resolved; links to files are other files. URLs are unchanged, except for ``file://``.
+    Symbolic links to directories are resolved. A link to a file counts as a separate file. URLs are unchanged, except
+    for ``file://``.
 
     Args:
         paths: (N,) different paths.
@@ -86,7 +87,9 @@ def _real_folders(folders: pa.Array) -> list[str]:
 
 
 def find_missing(paths: pa.Array) -> list[str]:
-    """Return the paths without a file. Directories with many paths are listed once. URLs are not checked.
+    """Return the paths without a file.
+
+    Directories with at least `MIN_PATHS_TO_LIST` paths are listed instead of checking each path. URLs are not checked.
 
     Args:
         paths: (N,) paths.
@@ -101,7 +104,7 @@ def find_missing(paths: pa.Array) -> list[str]:
     for folder, count in zip(folders.dictionary.to_pylist(), counts, strict=True):
         unknown = pa.array([], STRING) if is_url(folder) else pc.unique(paths.take(order.slice(start, count)))
         start += count
-        if count >= MIN_LISTED:
+        if count >= MIN_PATHS_TO_LIST:
             unknown = _not_listed(folder, unknown)
         missing += [path for path in unknown.to_pylist() if not _exists(path)]
     return missing
@@ -112,7 +115,7 @@ def _not_listed(folder: str, paths: pa.Array) -> pa.Array:
     try:
         with os.scandir(folder or ".") as entries:
             files = (folder + entry.name for entry in entries if entry.is_file() and not has_surrogates(entry.name))
-            while len(paths) and (block := list(islice(files, LISTED))):
+            while len(paths) and (block := list(islice(files, NAMES_PER_BLOCK))):
                 paths = paths.filter(pc.invert(pc.is_in(paths, pa.array(block, STRING))))
     except OSError:
         pass

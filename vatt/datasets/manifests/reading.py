@@ -20,7 +20,7 @@ from vatt.structures import Event
 BLOCK_ROWS = 4096
 SHOWN = 5  # problems that one error message lists
 BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-SAVE = "save the file as UTF-8"
+SAVE_AS_UTF8 = "save the file as UTF-8"
 BINARY = {
     b"\x1f\x8b": "compressed with gzip: decompress it",
     b"BZh": "compressed with bzip2: decompress it",
@@ -65,7 +65,7 @@ class Report:
         decimal_comma: Whether numbers may have a decimal comma.
         has_types: Whether values have types, so that a string such as "null" is a string.
         problems: Rows that are errors: number, column, reason, and whether a file is missing.
-        counts: Number and first example of rows or cells that are reported without being errors, by description.
+        counts: Number and first example of reported rows or cells that are not errors, by description.
         notes: Further sentences to report.
         skipped: Rows that are not clips.
         separators: First line and cell with each kind of decimal separator, by column of seconds.
@@ -179,7 +179,7 @@ def check_not_binary(source: str) -> bytes:
     """Return the first bytes of a file, which must not be in one of the formats `BINARY`.
 
     Raises:
-        ManifestError: It is; the message names the format.
+        ManifestError: The file has one of these formats; the message names it.
     """
     with open_source(source, "rb") as file:
         start = file.read(8)
@@ -190,7 +190,7 @@ def check_not_binary(source: str) -> bytes:
 
 
 def error_handler(encoding: str) -> str:
-    """Return the error handler of an encoding. In UTF-16 and UTF-32, lone surrogates are read, to be replaced."""
+    """Return the error handler of an encoding. For UTF-16 and UTF-32, lone surrogates are kept and replaced later."""
     return "surrogatepass" if encoding in BOMS.values() else "strict"
 
 
@@ -207,7 +207,10 @@ def encoding_if_not_utf8(source: str) -> str:
             if b"\0" in line:
                 raise bad_line(source, number, NUL)
             if number == 1 and b"\r" in line and not line.endswith(b"\n"):
-                raise ManifestError(f"{source}: not UTF-8, with line ends of old Macs, so probably Mac Roman: {SAVE}")
+                raise ManifestError(
+                    f"{source}: not UTF-8, and lines end with CR as on classic Mac OS, so the encoding is probably Mac "
+                    f"Roman: {SAVE_AS_UTF8}"
+                )
             if line.isascii():
                 continue
             try:
@@ -219,7 +222,7 @@ def encoding_if_not_utf8(source: str) -> str:
             try:
                 text = line.decode("windows-1252")
             except UnicodeDecodeError:
-                raise bad_line(source, number, f"neither UTF-8 nor Windows-1252: {SAVE}") from None
+                raise bad_line(source, number, f"neither UTF-8 nor Windows-1252: {SAVE_AS_UTF8}") from None
             high += sum(not letter.isascii() for letter in text)
             adjacent += sum(not a.isascii() and not b.isascii() for a, b in pairwise(text))
             if not first:
@@ -229,7 +232,7 @@ def encoding_if_not_utf8(source: str) -> str:
     if utf8_line:
         raise bad_line(source, first, f"not UTF-8, but line {utf8_line} is: save the whole file as UTF-8")
     if 3 * adjacent > high:  # accented letters are rarely adjacent, unlike the bytes of other alphabets
-        raise bad_line(source, first, f"not UTF-8, and it does not look like Windows-1252: {SAVE}")
+        raise bad_line(source, first, f"not UTF-8, and it does not look like Windows-1252: {SAVE_AS_UTF8}")
     warn(f"{source}: the file is not UTF-8 and is read as Windows-1252 (first: line {first}: {example!r})")
     return "windows-1252"
 

@@ -45,13 +45,13 @@ class Member:
 
 
 @dataclass
-class Made:
+class SourceResult:
     """What came of a source.
 
     Args:
         members: in the order of their first rows.
         left_out: number, kind of failure and reason of each row that is in none.
-        incomplete: number and reason of each row that is in one without its audio or its video.
+        incomplete: (row, reason) of each row whose member lacks its audio or video.
     """
 
     members: list[Member] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Made:
     incomplete: list[tuple[int, str]] = field(default_factory=list)
 
 
-def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
+def make_members(source: Source, encoding: Encoding, folder: str) -> SourceResult:
     """Write the files of a source's members into a folder.
 
     Videos are transcoded; pictures, and sounds that are not cut, are copied byte by byte after they were decoded once.
@@ -74,7 +74,7 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
         MediaError: the source cannot be read.
         OSError: the disk is full.
     """
-    made, first = Made(), source.clips[0]
+    result, first = SourceResult(), source.clips[0]
     with ExitStack() as stack:
         media = stack.enter_context(open_media(first.path))
         apart = first.audio_path not in (None, first.path)
@@ -84,7 +84,7 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
         usable = []
         for row, clip in zip(source.rows, source.clips, strict=True):
             if clip.start_s and clip.start_s >= duration_s and not is_picture:
-                made.left_out.append(
+                result.left_out.append(
                     (row, "outside", f"begins at {clip.start_s:g} s, the file ends at {duration_s:g} s")
                 )
             else:
@@ -92,7 +92,7 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
         if first.audio_path and not (sound or media).info.has_audio:
             raise MediaError(first.audio_path, "no audio track")
     if not usable:
-        return made
+        return result
     for start_s, end_s, rows in pieces(*zip(*usable, strict=True), duration_s):
         member = Member(member_key(rows[0]), rows, start_s, min(end_s, duration_s) - start_s)
         stretch = Stretch(start_s, end_s, sound=sound is None or not media.info.has_video)
@@ -102,13 +102,13 @@ def make_members(source: Source, encoding: Encoding, folder: str) -> Made:
                 stretch = Stretch(start_s, end_s, picture=False)
                 member.audio_path = _write(sound, stretch, encoding, folder, f"{member.key}.audio")
         except MediaError as error:  # other pieces of the file may be whole
-            made.left_out += [(row, "unreadable", error.reason) for row in rows]
+            result.left_out += [(row, "unreadable", error.reason) for row in rows]
             remove(folder, member.key)
         else:
-            made.members.append(member)
+            result.members.append(member)
             if sound is None and media.info.undecodable:
-                made.incomplete += [(row, media.info.undecodable) for row in rows]
-    return made
+                result.incomplete += [(row, media.info.undecodable) for row in rows]
+    return result
 
 
 def remove(folder: str, key: str) -> None:

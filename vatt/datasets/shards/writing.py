@@ -28,14 +28,14 @@ from vatt.datasets.media.transcode import DISK_FULL, Encoding
 from vatt.datasets.processes import Failure, Isolated
 from vatt.datasets.rows import to_row
 from vatt.datasets.shards.folder import ShardFolder, digest, put, read_json, write_json
-from vatt.datasets.shards.members import Made, Member, make_members, remove
+from vatt.datasets.shards.members import Member, SourceResult, make_members, remove
 from vatt.datasets.shards.plan import Plan, Source, make_plan, member_key, shifted
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, VattError
 from vatt.io import atomic_write
 from vatt.structures import Clip, Event
 
-Make = Callable[[Source, Encoding, str], Made]
+Make = Callable[[Source, Encoding, str], SourceResult]
 AHEAD = 8  # sources of each process that may be done before the first that is not; bounds the work folder
 
 
@@ -52,7 +52,7 @@ class Summary:
         written: how many of them this run wrote.
         damaged: those of an earlier run that had changed or were gone, and were made again.
         left_out: rows that are not in the new manifest.
-        incomplete: Rows that are in it without their audio or video, which cannot be decoded.
+        incomplete: Rows of the new manifest whose audio or video could not be decoded.
     """
 
     rows: int = 0
@@ -155,13 +155,13 @@ class _Run:
         """Find out which shards are there and whole, and are not to be tried again."""
         there = [number for number in range(len(self.plan.shards)) if self.folder.note(number).is_file()]
         for number in tqdm(there, desc="checking", unit="shard", disable=None if verify else True):
-            note = read_json(self.folder.note(number))
+            record = read_json(self.folder.note(number))
             tar = self.folder.tar(number)
             size = tar.stat().st_size if tar.is_file() else 0
-            if note and retry and any(kind != "outside" for _, kind, _ in note["left_out"]):
+            if record and retry and any(kind != "outside" for _, kind, _ in record["left_out"]):
                 continue
-            if note and size == note["bytes"] and (not verify or not size or digest(tar) == note["sha256"]):
-                self.done[number] = note
+            if record and size == record["bytes"] and (not verify or not size or digest(tar) == record["sha256"]):
+                self.done[number] = record
             else:
                 self.summary.damaged.append(tar.name)
 
@@ -188,41 +188,41 @@ class _Run:
         self.summary.written = len(todo)
 
     def _write_shard(
-        self, number: int, results: Iterator[tuple[Source, Made | Failure]], folder: Path, bar: Any
+        self, number: int, results: Iterator[tuple[Source, SourceResult | Failure]], folder: Path, bar: Any
     ) -> dict[str, Any]:
         tar = self.folder.tar(number)
         unfinished = tar.with_suffix(".tar.part")
-        note: dict[str, Any] = {"bytes": 0, "sha256": "", "duration_s": 0.0, "members": 0}
-        note |= {"rows": [], "left_out": [], "incomplete": []}
+        record: dict[str, Any] = {"bytes": 0, "sha256": "", "duration_s": 0.0, "members": 0}
+        record |= {"rows": [], "left_out": [], "incomplete": []}
         with unfinished.open("wb") as file, _tar_writer()(file, encoder=False, mtime=0, compress=False) as writer:
             for _ in self.plan.shards[number]:
-                source, made = next(results)
+                source, result = next(results)
                 bar.update()
-                if isinstance(made, Failure):
-                    note["left_out"] += [(row, made.kind, made.reason) for row in source.rows]
+                if isinstance(result, Failure):
+                    record["left_out"] += [(row, result.kind, result.reason) for row in source.rows]
                     for row in source.rows:
                         remove(str(folder), member_key(row))
                     continue
-                note["left_out"] += made.left_out
-                note["incomplete"] += made.incomplete
-                for member in made.members:
+                record["left_out"] += result.left_out
+                record["incomplete"] += result.incomplete
+                for member in result.members:
                     self._add(writer, member, folder)
-                    note["members"] += 1
-                    note["duration_s"] += member.duration_s
+                    record["members"] += 1
+                    record["duration_s"] += member.duration_s
                     names = [f"{member.key}.{suffix}" for _, suffix in member.files]
-                    note["rows"] += [(row, member.start_s, *names) for row in member.rows]
-        if note["members"]:
+                    record["rows"] += [(row, member.start_s, *names) for row in member.rows]
+        if record["members"]:
             with tarfile.open(unfinished, "r:") as written:
                 places = {info.name: (info.offset_data, info.size) for info in written}
-            note["rows"] = [(row, by_s, *map(places.get, names)) for row, by_s, *names in note["rows"]]
-            note["bytes"], note["sha256"] = unfinished.stat().st_size, digest(unfinished)
+            record["rows"] = [(row, by_s, *map(places.get, names)) for row, by_s, *names in record["rows"]]
+            record["bytes"], record["sha256"] = unfinished.stat().st_size, digest(unfinished)
             self.folder.note(number).unlink(missing_ok=True)  # of the tar that is replaced
             put(unfinished, tar)
         else:
             unfinished.unlink()
             tar.unlink(missing_ok=True)
-        write_json(self.folder.note(number), note)
-        return note
+        write_json(self.folder.note(number), record)
+        return record
 
     def _add(self, writer: Any, member: Member, folder: Path) -> None:
         """Write a member into a shard, and remove its files from the work folder."""
@@ -248,20 +248,20 @@ class _Run:
         """Write the manifest and the lists."""
         clips: dict[int, Clip] = {}
         shards, summary = [], self.summary
-        for number, note in sorted(self.done.items()):
+        for number, record in sorted(self.done.items()):
             tar = str(self.folder.tar(number))
-            for row, by_s, place, *audio_place in note["rows"]:
+            for row, by_s, place, *audio_place in record["rows"]:
                 audio_path = member_path(tar, *audio_place[0]) if audio_place else None
                 clips[row] = replace(self._clip(row, by_s), path=member_path(tar, *place), audio_path=audio_path)
-            for row, kind, reason in note["left_out"]:
+            for row, kind, reason in record["left_out"]:
                 clip = self.clips[row]
                 summary.left_out.append(Event(kind=kind, id=clip.id, path=clip.path, reason=reason))
-            for row, reason in note["incomplete"]:
+            for row, reason in record["incomplete"]:
                 clip = self.clips[row]
                 summary.incomplete.append(Event(kind="incomplete", id=clip.id, path=clip.path, reason=reason))
-            if note["members"]:
-                shown = {name: note[name] for name in ("bytes", "sha256", "members", "duration_s")}
-                shards.append({"name": self.folder.tar(number).name, **shown, "rows": len(note["rows"])})
+            if record["members"]:
+                shown = {name: record[name] for name in ("bytes", "sha256", "members", "duration_s")}
+                shards.append({"name": self.folder.tar(number).name, **shown, "rows": len(record["rows"])})
         summary.rows, summary.shards = len(clips), len(shards)
         summary.members = sum(shard["members"] for shard in shards)
         summary.duration_s = sum(shard["duration_s"] for shard in shards)

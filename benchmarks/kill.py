@@ -99,7 +99,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "vatt", *map(str, command)], cwd=ROOT, check=True)
     if start(output / "whole", corpus, 2).wait():
         raise SystemExit(f"the training failed: {output / 'whole' / 'output.txt'}")
-    whole, weights = journal(output / "whole"), VATT.from_pretrained(output / "whole" / "model").fingerprint()
+    whole, weights = journal(output / "whole"), VATT.from_pretrained(output / "whole" / "model").model_hash()
     print(f"{STEPS} steps of {BATCH} clips, a checkpoint every {CHECKPOINTS}, validation every {VALIDATION}\n")
     print("| | signal | in step | status | went on after step | clips, losses, validation | weights |")
     print("|---|---|---|---|---|---|---|")
@@ -119,7 +119,7 @@ def main() -> None:
             raise SystemExit(f"could not go on: {folder / 'output.txt'}")
         after = [json.loads(line) for line in (folder / "journal.jsonl").read_bytes().splitlines()[before:]]
         same = journal(folder) == whole
-        equal = VATT.from_pretrained(folder / "model").fingerprint() == weights
+        equal = VATT.from_pretrained(folder / "model").model_hash() == weights
         differ += not (same and equal)
         went_on = min((step for step, what, _ in after if what == "step"), default=STEPS + 1) - 1
         said = " | ".join(("differ", "equal")[value] for value in (same, equal))

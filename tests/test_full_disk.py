@@ -126,7 +126,7 @@ for name in commands:
     changed = sorted(key for key in before | after if before.get(key) != after.get(key))
     print(json.dumps([name, status, errors, changed]), file=sys.__stdout__)
 index = Index.load(I)
-same = VATT.from_pretrained(model).fingerprint() == index.model
+same = VATT.from_pretrained(model).model_hash() == index.model
 print(json.dumps(["end", len(index), [], [same]]), file=sys.__stdout__)
 """
 )
@@ -175,7 +175,7 @@ model.save_pretrained(disk / "model")
 torch.manual_seed(9)
 other = tiny_model()
 front._run = lambda word, rest: other.save_pretrained(disk / "model") or 0
-print(front.main(["convert"]), VATT.from_pretrained(disk / "model").fingerprint() == model.fingerprint())
+print(front.main(["convert"]), VATT.from_pretrained(disk / "model").model_hash() == model.model_hash())
 print(sorted(path.name for path in (disk / "model").iterdir()))
 """
 

@@ -76,7 +76,7 @@ def test_from_files_to_answers(workspace: Path) -> None:
     vatt("index", embeddings, "--output", index)
     hits = json.loads(vatt("search", index, "a red circle moves left", "--k", "6", "--format", "json"))
     assert len({hit["id"] for hit in hits}) == 6
-    assert Index.load(index).model == VATT.from_pretrained(model).fingerprint()
+    assert Index.load(index).model == VATT.from_pretrained(model).model_hash()
     vatt("retrieve", embeddings, "--output", str(workspace / "report.json"))
     report = json.loads((workspace / "report.json").read_text())
     assert report["text_to_video"]["gallery"] == 6

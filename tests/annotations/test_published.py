@@ -157,6 +157,6 @@ def test_lists_are_what_their_protocols_ask_for(
     }
     (tmp_path / "embeddings" / "embeddings.json").write_text(json.dumps(notes))
     report = evaluate(tmp_path / "embeddings", protocol)
-    assert report["clips_present"] == report["clips_wanted"] == count
+    assert report["clips_present"] == report["clips_expected"] == count
     assert (report["text_to_video"]["queries"], report["text_to_video"]["gallery"]) == (captions, count)
     assert (report["clips_with_fewer_windows"], report["clips_with_fewer_captions"]) == (0, 0)

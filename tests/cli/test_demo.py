@@ -59,11 +59,11 @@ def test_it_leaves_what_it_says_and_uses_it_again(
         assert report[direction]["gallery"] == 4
     assert report["steps"] == 4
     assert report["minutes"] >= 0
-    fingerprint = VATT.from_pretrained(run / "model").fingerprint()
+    model_hash = VATT.from_pretrained(run / "model").model_hash()
     page = (run / "model" / "README.md").read_text()
-    for told in ("| objective | Contrastive: L = ", "| steps | 4 |", "| clips of a step | 4 |", "| text to video | "):
+    for told in ("| objective | Contrastive: L = ", "| steps | 4 |", "| batch size | 4 |", "| text to video | "):
         assert told in page
-    assert json.loads((run / "index" / "index.json").read_text())["model"] == fingerprint
+    assert json.loads((run / "index" / "index.json").read_text())["model"] == model_hash
     for name in ("query_1", "query_2", "query_3", "curves"):
         assert min(Image.open(run / "pictures" / f"{name}.png").size) > 200
     assert first.count("$ vatt search") == 3

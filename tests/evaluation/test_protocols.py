@@ -44,7 +44,7 @@ def test_windows_are_averaged_and_the_first_caption_counts(tmp_path: Path) -> No
     ]
     report = evaluate(store(tmp_path, rows), "first-caption")
     assert {name for name in report if "_to_" in name} == {"text_to_video", "video_to_text"}
-    assert (report["clips_present"], report["clips_wanted"], report["windows"]) == (2, 2, "not known")
+    assert (report["clips_present"], report["clips_expected"], report["windows"]) == (2, 2, "not known")
     assert report["text_to_video"]["R@1"] == report["video_to_text"]["R@1"] == 100
     assert report["text_to_video"]["gallery"] == 2
     assert report["model"] == "model1"
@@ -156,7 +156,7 @@ def test_protocols_against_sorting(tmp_path: Path, protocol: str) -> None:
         for k in (1, 5, 10):
             assert said[f"R@{k}"] == pytest.approx(100 * np.mean(np.array(found) <= k), abs=0.01)
     assert report["clips_present"] == 30
-    assert report["clips_wanted"] == PROTOCOLS[protocol].clips
+    assert report["clips_expected"] == PROTOCOLS[protocol].clips
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def run(tmp_path: Path, vocabulary: WordVocabulary) -> Path:
 
 
 def report(of: VATT, **changes: Any) -> str:
-    about = {"title": "Retrieval, manifest", "protocol": "manifest", "model": of.fingerprint(), "split": "test"}
-    about |= {"source": "/home/somebody/private/shapes/manifest.jsonl", "clips_present": 215, "clips_wanted": 216}
+    about = {"title": "Retrieval, manifest", "protocol": "manifest", "model": of.model_hash(), "split": "test"}
+    about |= {"source": "/home/somebody/private/shapes/manifest.jsonl", "clips_present": 215, "clips_expected": 216}
     return json.dumps({"text_to_video": FOUND | {"chance": CHANCE}, **about} | changes)
 
 
@@ -116,7 +116,7 @@ def test_it_tells_how_the_model_came_about(run: Path) -> None:
         "| objective | Contrastive: L = NCE + MIL-NCE. |",
         "| data | shapes/manifest.jsonl |",
         "| part | split train |",
-        "| clips | 1440 to train on, 60 to validate on |",
+        "| clips | 1440 for training, 60 for validation |",
         "| steps | 500 |",
         "| seed | 3 |",
         "Clips: video 8 frames at 8 fps, 32 x 32 pixels; audio 1 s at 1024 Hz; text 6 words.",
@@ -163,7 +163,7 @@ def test_a_test_of_a_classifier_is_told(tmp_path: Path) -> None:
     page, data = page_of(folder), ModelCard.load(folder / "README.md").data
     assert "3 classes, such as dog, rain, bell." in page
     assert "| objective | cross-entropy of the classes |" in page
-    assert "| begun from | grid/model, of 1200 steps |" in page
+    assert "| initialized from | grid/model, of 1200 steps |" in page
     assert "| part | all but fold 1 |" in page
     assert "| top-1 (%) | 72.75 |" in page
     assert "11.0" not in page

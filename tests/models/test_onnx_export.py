@@ -72,7 +72,7 @@ def test_a_classifier_is_written_with_what_one_must_know(tmp_path: Path) -> None
         for name, value in found.items():
             close(value, wanted[name])
     about = json.loads((tmp_path / "onnx" / "onnx.json").read_text())
-    assert about["fingerprint"] == model.fingerprint()
+    assert about["model_hash"] == model.model_hash()
     assert about["classes"] == ["a", "b", "c"]
     assert about["encoders"]["audio"]["input"]["shape"] == ["batch", TINY.num_samples]
     assert about["encoders"]["audio"]["outputs"] == {"logits": ["batch", 3], "probabilities": ["batch", 3]}

@@ -29,7 +29,7 @@ def save(folder: Path, words: Sequence[str], seed: int) -> VATT:
     """Save a tiny model with random weights, its vocabulary, and an extra file that holds the hash of the model."""
     torch.manual_seed(seed)
     model = tiny_model()
-    files = {"training.json": lambda path: path.write_text(json.dumps({"model": model.fingerprint()}))}
+    files = {"training.json": lambda path: path.write_text(json.dumps({"model": model.model_hash()}))}
     model.save_pretrained(folder, vocabulary=WordVocabulary(words), extra_files=files)
     return model
 
@@ -39,7 +39,7 @@ def loaded(folder: Path) -> tuple[str, list[str], str]:
     model = VATT.from_pretrained(folder)
     extra = json.loads((model.folder / "training.json").read_text())
     assert history_of(folder) == extra
-    return model.fingerprint(), list(model_vocabulary(model).words), extra["model"]
+    return model.model_hash(), list(model_vocabulary(model).words), extra["model"]
 
 
 OLD, NEW = WORDS, WORDS[::-1]
@@ -54,7 +54,7 @@ def test_killed_save_leaves_the_old_or_the_new_model(tmp_path: Path, with_hash: 
         config = json.loads((tmp_path / "old" / "config.json").read_text())
         del config["weights_sha256"], config["vocabulary_hash"]
         (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    before, after = ((m.fingerprint(), list(words), m.fingerprint()) for m, words in ((old, OLD), (new, NEW)))
+    before, after = ((m.model_hash(), list(words), m.model_hash()) for m, words in ((old, OLD), (new, NEW)))
     for number in itertools.count():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "old", folder)
@@ -139,7 +139,7 @@ def test_a_model_can_be_loaded_and_saved_while_others_save_it(model_folder: Path
     models = [tiny_model() for _ in range(2)]
     for value in models[1].state_dict().values():
         value.add_(1)
-    expected = {model.fingerprint() for model in models}
+    expected = {model.model_hash() for model in models}
     models[0].save_pretrained(model_folder)
     with ThreadPoolExecutor(3) as pool:
         savers = [
@@ -147,7 +147,7 @@ def test_a_model_can_be_loaded_and_saved_while_others_save_it(model_folder: Path
         ]
         loaded = []
         while not all(saver.done() for saver in savers):
-            loaded.append(VATT.from_pretrained(model_folder).fingerprint())
+            loaded.append(VATT.from_pretrained(model_folder).model_hash())
     assert [saver.result() for saver in savers] == [[None] * 20] * 2
     assert set(loaded) <= expected
     assert not list(model_folder.glob(".*"))
@@ -160,7 +160,7 @@ def test_saving_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     save(tmp_path / "model", OLD, 1)
     monkeypatch.setattr(os, "link", link)
     new = save(tmp_path / "model", NEW, 2)
-    assert loaded(tmp_path / "model") == (new.fingerprint(), list(NEW), new.fingerprint())
+    assert loaded(tmp_path / "model") == (new.model_hash(), list(NEW), new.model_hash())
     assert not list((tmp_path / "model").glob(".*"))
 
 
@@ -184,4 +184,4 @@ def test_unwritable_directory_is_reported(model_folder: Path) -> None:
     model_folder.chmod(0o500)
     with pytest.raises((WriteError, PermissionError), match=str(model_folder)):
         model.save_pretrained(model_folder)
-    assert VATT.from_pretrained(model_folder).fingerprint() == model.fingerprint()
+    assert VATT.from_pretrained(model_folder).model_hash() == model.model_hash()

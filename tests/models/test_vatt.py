@@ -31,7 +31,7 @@ def test_a_saved_model_gives_the_same_vectors(tmp_path: Path, inputs: dict, shar
     assert again.format == model.format
     for name, value in model(**inputs).items():
         assert torch.equal(value, again(**inputs)[name]), name
-    assert again.fingerprint() == model.fingerprint()
+    assert again.model_hash() == model.model_hash()
     said = json.loads((tmp_path / "model" / "config.json").read_text())
     assert said["inputs"]["video"].startswith("(B, T, 3, H, W)")
     assert said["format"]["num_frames"] == TINY.num_frames
@@ -39,15 +39,15 @@ def test_a_saved_model_gives_the_same_vectors(tmp_path: Path, inputs: dict, shar
     assert written == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_the_fingerprint_changes_with_any_weight_and_any_setting(tmp_path: Path) -> None:
+def test_model_hash_changes_with_any_weight_and_any_setting(tmp_path: Path) -> None:
     model = tiny_model()
-    before = model.fingerprint()
+    before = model.model_hash()
     with torch.no_grad():
         model.projection.text_to_vt.bias[0] += 1e-6
-    after = model.fingerprint()
+    after = model.model_hash()
     assert before != after
     model.format = type(model.format)(**{**model.format.to_dict(), "fps": 9.0})
-    assert model.fingerprint() not in (before, after)
+    assert model.model_hash() not in (before, after)
 
 
 def test_encoding_gives_unit_vectors_in_the_asked_space(inputs: dict) -> None:
@@ -254,7 +254,7 @@ def test_options_of_later_versions_change_neither_hash_nor_loading(tmp_path: Pat
     config = json.loads((tmp_path / "config.json").read_text())
     del config["per_sample"], config["keep_rule"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Classifier.from_pretrained(tmp_path).fingerprint() == model.fingerprint()
+    assert Classifier.from_pretrained(tmp_path).model_hash() == model.model_hash()
 
 
 def test_ids_beyond_the_vocabulary_are_named() -> None:

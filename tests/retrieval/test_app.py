@@ -27,7 +27,7 @@ from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
 from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.index import Index, IndexMismatch
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.tables import StoreError
@@ -120,17 +120,17 @@ def test_ignored_parts_of_a_query_are_reported_above_the_results(library: Librar
 
 def test_results_show_escaped_file_names_without_directories(library: Library) -> None:
     film, sound = library.paths
-    html = card(library, Hit(1, 0.5, film, film, 0.0, 2.0, "a <script> & '\""))
+    html = card(library, Result(1, 0.5, film, film, 0.0, 2.0, "a <script> & '\""))
     assert "<b>1. film &lt;b&gt;.mp4</b>" in html
     assert "“a &lt;script&gt; &amp; &#x27;&quot;”" in html
     assert 'src="media/0#t=0.000,2.000"' in html
     assert [f'src="frame/0?time_s={time_s}"' in html for time_s in ("0.50", "1.00", "1.50")] == [True] * 3
     assert str(library.roots[0]) not in html
     assert "score 0.500</p>" in html  # the id is the name of the file
-    html = card(library, Hit(1, 0.5, film, film, 0.0, 0.0, "a caption without a time"))
+    html = card(library, Result(1, 0.5, film, film, 0.0, 0.0, "a caption without a time"))
     assert 'src="media/0"' in html
     assert '<p class="score">score 0.500</p>' in html
-    html = card(library, Hit(2, 0.5, "<i>" + "x" * 1000, sound, 0.0, 2.0), captions=["<u>"])
+    html = card(library, Result(2, 0.5, "<i>" + "x" * 1000, sound, 0.0, 2.0), captions=["<u>"])
     assert "♪ audio" in html
     assert "frame/1" not in html
     assert "“&lt;u&gt;”" in html
@@ -164,7 +164,7 @@ def test_captions_nearest_in_time_are_shown(library: Library, monkeypatch: pytes
     Part.rows = rows.from_pylist(table, schema=rows.schema)
     monkeypatch.setitem(library.index.parts, ("text", "video_text"), Part)
     clip = table[0]["id"]
-    hits = [Hit(1, 0.5, clip, film, 4.0, 6.0), Hit(2, 0.4, "other", film, 0.0, 1.0)]
+    hits = [Result(1, 0.5, clip, film, 4.0, 6.0), Result(2, 0.4, "other", film, 0.0, 1.0)]
     assert library.captions(hits) == {(clip, library.numbers[film]): ["middle", "late"]}
     assert library.example() == "early"
 
@@ -555,7 +555,7 @@ def test_a_browser_plays_transcoded_clips_or_shows_the_reason(
     (tmp_path / "broken.avi").write_bytes(b"RIFF")
     monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: Results(hits))
     monkeypatch.setattr(Library, "source", lambda _, number: sources[number])
-    hits = [Hit(n + 1, 0.5, f"clip {n}", path, 1.0, 2.5) for n, path in enumerate(library.paths)]
+    hits = [Result(n + 1, 0.5, f"clip {n}", path, 1.0, 2.5) for n, path in enumerate(library.paths)]
     for delivery in ("clip", "media"):
         monkeypatch.setattr(Library, "delivery", lambda *_, delivery=delivery: delivery)
         monkeypatch.setattr(Library, "file", lambda _, number: Path(sources[number]))
@@ -583,7 +583,7 @@ def test_query_submitted_during_another_one_is_answered(
         texts.append(text)
         begun.set()
         assert go_on.wait(30)
-        return Results([Hit(1, 0.5, "video-text", library.paths[0], 0.0, 2.0, text)])
+        return Results([Result(1, 0.5, "video-text", library.paths[0], 0.0, 2.0, text)])
 
     monkeypatch.setattr("vatt.retrieval.app.search", slow)
     press = page.get_by_role("button", name="Search").click
@@ -607,7 +607,7 @@ def test_index_content_does_not_run_in_the_browser(
         "<img src=x onerror=alert(1)>", "<script>alert(2)</script>", "${alert(3)}", "{{constructor}}", "$$x$$",
         "[link](javascript:alert(4))", "\n\n<script>alert(5)</script>\n\n# title", "`code`", "&lt;b&gt;",
     ]  # fmt: skip
-    hits = [Hit(n, 0.5, text, library.paths[0], 0.0, 2.0, text) for n, text in enumerate(attacks, start=1)]
+    hits = [Result(n, 0.5, text, library.paths[0], 0.0, 2.0, text) for n, text in enumerate(attacks, start=1)]
     monkeypatch.setattr("vatt.retrieval.app.search", lambda *_, **__: Results(hits))
     page.get_by_label("Query").fill("first")
     page.get_by_role("button", name="Search").click()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vatt.errors import InputError
-from vatt.retrieval.filters import chosen, describe_filters, describe_split, matches
+from vatt.retrieval.filters import describe_filters, describe_split, matches_condition, matches_pattern
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -
     values[9] = "7"
     values += ["1000", "1e3", 1e-05, "-3.0", "10000000000000001", "10000000000000000.0", 10**400, True]
     rows = pa.table({"extra": [json.dumps({"x_year": value}) for value in values] + [None]})
-    assert np.flatnonzero(chosen(rows, f"x_year={value}")).tolist() == matched
+    assert np.flatnonzero(matches_condition(rows, f"x_year={value}")).tolist() == matched
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_conditions_compare_numbers_as_numbers(value: str, matched: list[int]) -
 def test_conditions_match_booleans_and_numbers_in_every_spelling(value: str, matched: list[int]) -> None:
     values = [True, "TRUE", "True", False, 0.5, ".5", "0.5", "-0.5", 7, "."]
     rows = pa.table({"extra": [json.dumps({"x_b": value}) for value in values]})
-    assert np.flatnonzero(chosen(rows, f"x_b={value}")).tolist() == matched
+    assert np.flatnonzero(matches_condition(rows, f"x_b={value}")).tolist() == matched
 
 
 def test_similar_columns_of_a_condition_are_named() -> None:
     rows = pa.table({"extra": [json.dumps({"labels": ["dog"], "x_b": 1})]})
     with pytest.raises(InputError, match=r"no clip has a column 'label'; did you mean 'labels'\? available columns"):
-        chosen(rows, "label=dog")
+        matches_condition(rows, "label=dog")
 
 
 def test_values_of_a_condition_are_shown_as_numbers() -> None:
@@ -75,13 +75,14 @@ def test_values_of_a_condition_are_shown_as_numbers() -> None:
 def test_patterns_match_composed_and_decomposed_names() -> None:
     rows = pa.table({"path": ["/caf\u00e9.mp4", "/cafe\u0301.mp4", "/cafe.mp4", None]})
     for pattern in ("*caf\u00e9*", "*cafe\u0301*"):
-        assert matches(rows, "path", pattern).tolist() == [True, True, False, False]
+        assert matches_pattern(rows, "path", pattern).tolist() == [True, True, False, False]
 
 
 def test_patterns_support_only_stars_and_question_marks() -> None:
     rows = pa.table({"path": ["a/b_1.mp4", "a/bx1.mp4", "a/b%.mp4", "b.mp4", None]})
     result = {
-        pattern: matches(rows, "path", pattern).tolist() for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")
+        pattern: matches_pattern(rows, "path", pattern).tolist()
+        for pattern in ("a/*", "a/b_1.mp4", "a/b?1*", "*%*", "b")
     }
     assert result == {
         "a/*": [True, True, True, False, False],
@@ -113,7 +114,7 @@ def test_conditions_match_splits_like_manifests(
     splits: list[str | None], value: str, matched: list[int], notice: str | None
 ) -> None:
     rows = pa.table({"extra": [json.dumps({"split": split}) for split in splits] + [None]})
-    assert np.flatnonzero(chosen(rows, f"split={value}")).tolist() == matched
+    assert np.flatnonzero(matches_condition(rows, f"split={value}")).tolist() == matched
     assert describe_split(rows, np.ones(len(rows), bool), f"split={value}") == notice
     assert describe_split(rows, np.ones(len(rows), bool), "x_b=val") is None
     removed = describe_split(rows, np.zeros(len(rows), bool), f"split={value}")
@@ -123,4 +124,4 @@ def test_conditions_match_splits_like_manifests(
 def test_ambiguous_splits_of_a_condition_are_an_error() -> None:
     rows = pa.table({"extra": [json.dumps({"split": split}) for split in ("dev", "valid")]})
     with pytest.raises(InputError, match="split 'val' is ambiguous: column 'split' holds 'dev' and 'valid'"):
-        chosen(rows, "split=val")
+        matches_condition(rows, "split=val")

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vatt.retrieval.hits import Hit, merged
+from vatt.retrieval.hits import Result, merged
 
 
-def hit(id: str, start_s: float, end_s: float, score: float) -> Hit:
-    return Hit(0, score, id, f"{id}.mp4", start_s, end_s)
+def hit(id: str, start_s: float, end_s: float, score: float) -> Result:
+    return Result(0, score, id, f"{id}.mp4", start_s, end_s)
 
 
 def test_windows_that_touch_or_overlap_are_one_span() -> None:
@@ -31,7 +31,7 @@ def test_windows_that_touch_or_overlap_are_one_span() -> None:
 def test_windows_of_equal_clips_are_listed_once() -> None:
     """Rows of one file and segment with ids of their own, and clips of one file that overlap."""
     windows = [
-        Hit(0, score, name, "a.mp4", start_s, start_s + 1.0)
+        Result(0, score, name, "a.mp4", start_s, start_s + 1.0)
         for score, name, start_s in (
             (0.9, "x", 0.0),
             (0.9, "y", 0.0),
@@ -40,8 +40,8 @@ def test_windows_of_equal_clips_are_listed_once() -> None:
             (0.7, "z", 5.0),
         )
     ]
-    other = Hit(0, 0.6, "w", "a.mp4", 4.8, 5.7)  # another clip, which mostly overlaps with that of z
-    after = Hit(0, 0.5, "v", "a.mp4", 6.0, 7.0)  # follows the clip of z
+    other = Result(0, 0.6, "w", "a.mp4", 4.8, 5.7)  # another clip, which mostly overlaps with that of z
+    after = Result(0, 0.5, "v", "a.mp4", 6.0, 7.0)  # follows the clip of z
     result = [(hit.id, hit.start_s, hit.end_s, hit.score) for hit in merged([*windows, other, after])]
     assert result == [("x", 0.0, 2.0, 0.9), ("z", 5.0, 6.0, 0.7), ("v", 6.0, 7.0, 0.5)]
     few = [(hit.id, hit.start_s) for hit in merged([*windows, other, after], best=1)]
@@ -53,7 +53,7 @@ def test_windows_of_a_file_with_several_paths_are_listed_once(tmp_path: Path) ->
     (tmp_path / "link").symlink_to("real")
     real, link = (f"{tmp_path}/{name}/a.mp4" for name in ("real", "link"))
     windows = [
-        Hit(0, score, path, path, start_s, start_s + 1.0)
+        Result(0, score, path, path, start_s, start_s + 1.0)
         for score, path, start_s in ((0.9, link, 0.0), (0.9, real, 0.0), (0.8, real, 1.0), (0.7, link, 1.0))
     ]
     assert [(hit.path, hit.start_s, hit.end_s) for hit in merged(windows)] == [(link, 0.0, 2.0)]

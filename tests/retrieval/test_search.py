@@ -226,7 +226,7 @@ def test_files_with_many_rows_are_listed_once(model_folder: Path, tmp_path: Path
                 for k, x in enumerate(windows)
             ]
             rows.append(row(f"{i}-{j}", "text", "video_text", windows[0], f"caption {j % 2}") | known)
-    write_shard(tmp_path / "copies", model.fingerprint(), rows)
+    write_shard(tmp_path / "copies", model.model_hash(), rows)
     index = Index.build([tmp_path / "copies"])
     for spans in (True, False):
         hits = search(index, "a red ring", k=10, model=model, spans=spans)

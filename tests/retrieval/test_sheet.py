@@ -13,12 +13,12 @@ from tests.datasets.crashing import crash_on
 from vatt.datasets import isolated
 from vatt.datasets.media.decoding import open_media
 from vatt.errors import InputError
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.sheet import RED, RIGHT, check_playlist, check_sheet, draw_sheet, write_playlist
 
 
 def test_a_sheet_frames_the_right_answer_and_no_other(video_file: Path, tmp_path: Path) -> None:
-    hits = [Hit(rank, 0.5, name, str(video_file), 0.0, 2.0) for rank, name in ((1, "wrong"), (2, "right"))]
+    hits = [Result(rank, 0.5, name, str(video_file), 0.0, 2.0) for rank, name in ((1, "wrong"), (2, "right"))]
     for right_id, count in (("right", 1), (None, 0)):
         draw_sheet("a query", hits, tmp_path / "sheet.png", right_id)
         picture = np.asarray(Image.open(tmp_path / "sheet.png"))
@@ -32,7 +32,7 @@ def test_sheet_marks_missing_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "damaged.mp4").write_bytes(b"no video" * 100)
     reds = []
     for name in ("gone", "damaged"):
-        hit = Hit(1, 0.5, name, str(tmp_path / f"{name}.mp4"), 0.0, 2.0)
+        hit = Result(1, 0.5, name, str(tmp_path / f"{name}.mp4"), 0.0, 2.0)
         assert list(draw_sheet("a query", [hit], tmp_path / "sheet.png")) == [hit.path]
         assert draw_sheet("a query", [hit._replace(missing=True)], tmp_path / "missing.png") == {}
         picture = np.asarray(Image.open(tmp_path / "sheet.png"))
@@ -56,7 +56,7 @@ def test_a_file_that_crashes_the_decoder_has_no_frames_and_is_named(
     monkeypatch.setattr(isolated, "open_media", opened)
     (tmp_path / "crash.mp4").touch()
     paths = [str(tmp_path / "crash.mp4"), str(video_file)]
-    hits = [Hit(rank, 0.5, path, path, 0.0, 2.0) for rank, path in enumerate(paths, 1)]
+    hits = [Result(rank, 0.5, path, path, 0.0, 2.0) for rank, path in enumerate(paths, 1)]
     problems = draw_sheet("a query", hits, tmp_path / "sheet.png")
     assert problems == {paths[0]: "the process that read it was killed by SIGSEGV"}
     gray = (np.asarray(Image.open(tmp_path / "sheet.png")) == (200, 200, 200)).all(axis=-1)
@@ -88,8 +88,8 @@ def test_unwritable_outputs_are_reported_before_the_search(tmp_path: Path) -> No
 
 def test_playlist_skips_missing_files_and_escapes_names(tmp_path: Path) -> None:
     hits = [
-        Hit(1, 0.5, "a", "/videos/gone.mp4", 0.0, 1.0, missing=True),
-        Hit(2, 0.5, "b", "/videos/two\n#EXTINF:1,lines.mp4", 0.0, 1.0),
+        Result(1, 0.5, "a", "/videos/gone.mp4", 0.0, 1.0, missing=True),
+        Result(2, 0.5, "b", "/videos/two\n#EXTINF:1,lines.mp4", 0.0, 1.0),
     ]
     assert write_playlist(hits, tmp_path / "list.m3u") == {"missing": 1}
     lines = (tmp_path / "list.m3u").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_a_list_has_what_players_can_open(tmp_path: Path) -> None:
         "/videos/0.tar#512+90", "https://host/0.tar#512+90", "s3://bucket/a.mp4", "zip://a.mp4::https://host/a.zip",
         "https://host/a.mp4?key=b%20c", "https://host/two\nlines/ä b.mp4?x=1&y=%41", str(tmp_path / "file#1+2"),
     ]  # fmt: skip
-    hits = [Hit(rank, 0.5, "a", path, 0.0, 1.0) for rank, path in enumerate(paths, start=1)]
+    hits = [Result(rank, 0.5, "a", path, 0.0, 1.0) for rank, path in enumerate(paths, start=1)]
     assert write_playlist(hits, tmp_path / "list.m3u") == {
         "inside shards, which players cannot open": 2,
         "at URLs that players cannot open": 2,
@@ -114,12 +114,12 @@ def test_a_list_has_what_players_can_open(tmp_path: Path) -> None:
 
 
 def test_an_unknown_span_is_left_out(tmp_path: Path) -> None:
-    write_playlist([Hit(1, 0.5, "a", "/videos/a.mp4", 0.0, 0.0, "a caption")], tmp_path / "list.m3u")
+    write_playlist([Result(1, 0.5, "a", "/videos/a.mp4", 0.0, 0.0, "a caption")], tmp_path / "list.m3u")
     assert (tmp_path / "list.m3u").read_text() == "#EXTM3U\n#EXTINF:-1,1. a.mp4 (0.500)\n/videos/a.mp4\n"
 
 
 def test_a_list_plays_every_span(tmp_path: Path) -> None:
-    hits = [Hit(1, 0.5, "a", "/videos/a.mp4", 1.5, 4.0), Hit(2, 0.25, "b", "/videos/b.mp4", 0.0, 3.2)]
+    hits = [Result(1, 0.5, "a", "/videos/a.mp4", 1.5, 4.0), Result(2, 0.25, "b", "/videos/b.mp4", 0.0, 3.2)]
     write_playlist(hits, tmp_path / "lists" / "answers.m3u")
     assert (tmp_path / "lists" / "answers.m3u").read_text() == (
         "#EXTM3U\n"

@@ -87,10 +87,10 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
 
 def test_a_run_that_was_killed_before_its_export_exports_when_it_is_resumed(corpus: Path, tmp_path: Path) -> None:
     train(corpus, tmp_path, steps=4)
-    before = VATT.from_pretrained(tmp_path / "model").fingerprint()
+    before = VATT.from_pretrained(tmp_path / "model").model_hash()
     shutil.rmtree(tmp_path / "model")
     train(corpus, tmp_path, steps=4, resume=True)
-    assert VATT.from_pretrained(tmp_path / "model").fingerprint() == before
+    assert VATT.from_pretrained(tmp_path / "model").model_hash() == before
 
 
 def test_without_validation_the_last_weights_are_exported(corpus: Path, tmp_path: Path) -> None:

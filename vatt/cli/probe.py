@@ -185,7 +185,7 @@ def probe(
         "training clips present": f"{present['training']} of {wanted['training']}",
         "classes": len(parts[0].classes),
         "chance": chance_levels(*targets, classes=len(parts[0].classes)),
-        "model": f"{model} ({net.fingerprint()})",
+        "model": f"{model} ({net.model_hash()})",
         "pretraining": history_of(model) or "not known",
         "configuration": config_hash(asked),
         "seed": seed,

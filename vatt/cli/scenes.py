@@ -131,7 +131,7 @@ def readout(
         "mean of all shapes and of frames but the first and the last; without looking: the first frame's, by pixels",
         "data": manifest,
         "scenes": f"{len(videos['train'][0])} to train, {len(videos['test'][0])} to test",
-        "model": f"{model} ({net.fingerprint()})",
+        "model": f"{model} ({net.model_hash()})",
         "pretraining": history_of(model) or "not known",
         "configuration": config_hash(asked),
         "seed": seed,

@@ -112,9 +112,9 @@ def retrieval(
 class PairedRetrieval(Metric):
     """Retrieval in both directions between two embeddings of the same clips, gathered over batches.
 
-    The first side may have several vectors per clip, such as those of its captions. All are queries; in the other
-    direction, the best of them counts. The clips of all processes are gathered, so that each process has the same
-    result for any number of processes.
+    The first side may have several vectors per clip, such as those of its captions. Each of them is a query; in the
+    other direction, the rank of a clip is that of its best vector. The clips of all processes are gathered, so that all
+    processes have the same result, whatever their number.
 
     Args:
         names: of the two sides, for example ("text", "video").

@@ -86,7 +86,7 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
     Returns:
         ``text_to_video``, ``video_to_text``, ``audio_to_video``, ``video_to_audio`` as in
         `vatt.evaluation.metrics.summarize`, each with ``missing`` and, for texts, ``same_text`` (captions that another
-        clip has too); the ``protocol``, ``clips_present`` of ``clips_wanted``, and the ``model``.
+        clip has too); the ``protocol``, ``clips_present`` of ``clips_expected``, and the ``model``.
 
     Raises:
         InputError: an unknown protocol, or embeddings that were not made as it asks.
@@ -94,61 +94,61 @@ def evaluate(source: str | Path, protocol: str = "manifest") -> dict[str, Any]:
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
-    asked, store = PROTOCOLS[protocol], Embeddings(source)
+    spec, store = PROTOCOLS[protocol], Embeddings(source)
     notes = store.notes
-    short = _check(asked, notes, store)
+    short = _check(spec, notes, store)
     kinds = store.kinds()
     report: dict[str, Any] = {}
     present: set[str] = set()
-    for modality in asked.pairs:
+    for modality in spec.pairs:
         space = SPACE_OF[modality]
         if (modality, space) not in kinds or ("video", space) not in kinds:
             continue
-        found, names = _compare(store, modality, space, asked.all_captions)
+        found, names = _compare(store, modality, space, spec.all_captions)
         report |= found
         present |= names
     if not report:
         raise StoreError(f"{store.file}: no two modalities of the same clips in one space, so nothing to compare")
-    expected = asked.clips or (notes["clips"] - store.num_repeated if "clips" in notes else len(present))
+    expected = spec.clips or (notes["clips"] - store.num_repeated if "clips" in notes else len(present))
     return {
         "protocol": protocol,
-        "about": asked.about,
+        "about": spec.about,
         "similarity": "cosine of the mean of a clip's windows; of equal ones the right one comes last",
         "windows": _windows(notes),
         **short,
         "clips_present": len(present),
-        "clips_wanted": expected,
+        "clips_expected": expected,
         "model": store.model,
         **report,
     }
 
 
-def _check(asked: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[str, int]:
+def _check(spec: Protocol, notes: dict[str, Any], store: Embeddings) -> dict[str, int]:
     """See that the embeddings were made as a benchmark's protocol asks, and count the clips that have less of it."""
-    if asked.windows is None:
+    if spec.windows is None:
         return {}
     made = notes.get("windows_per_clip"), notes.get("split")
-    if made != (asked.windows, asked.split):
+    if made != (spec.windows, spec.split):
         raise InputError(
-            f"{asked.name} needs embeddings of split {asked.split!r} with {asked.windows} windows per clip. "
-            f"{store.file} was made {_options(notes)}. Run vatt embed with --split {asked.split} --windows "
-            f"{asked.windows}"
+            f"{spec.name} needs embeddings of split {spec.split!r} with {spec.windows} windows per clip. "
+            f"{store.file} was made {_options(notes)}. Run vatt embed with --split {spec.split} --windows "
+            f"{spec.windows}"
         )
-    if notes.get("lists") != [asked.name]:
+    if notes.get("lists") != [spec.name]:
         raise InputError(
-            f"{asked.name} is a list of clips, and those of {store.file} are of {notes.get('lists') or 'no list'} "
+            f"{spec.name} is a list of clips, and those of {store.file} are of {notes.get('lists') or 'no list'} "
             "(column x_list): make the manifest by vatt manifest youcook2 of MIL-NCE's youcook2_val.csv, or by "
             "vatt manifest msrvtt, with --split_1ka for 1k-A; for clips of yours there is --protocol manifest"
         )
     windows, captions = (Counter(store.clips(store.select(*kind))) for kind in (VIDEO, CAPTION))
-    if asked.clips is not None and len(windows) > asked.clips:
-        raise InputError(f"{asked.name} has {asked.clips} clips, and {store.file} {len(windows)}: another split?")
-    if asked.captions is not None and captions and max(captions.values()) > asked.captions:
+    if spec.clips is not None and len(windows) > spec.clips:
+        raise InputError(f"{spec.name} has {spec.clips} clips, and {store.file} {len(windows)}: another split?")
+    if spec.captions is not None and captions and max(captions.values()) > spec.captions:
         name, count = captions.most_common(1)[0]
-        raise InputError(f"{asked.name} has {asked.captions} captions a clip, and {name} in {store.file} {count}")
+        raise InputError(f"{spec.name} has {spec.captions} captions a clip, and {name} in {store.file} {count}")
     return {
-        "clips_with_fewer_windows": sum(count < asked.windows for count in windows.values()),
-        "clips_with_fewer_captions": sum(count < (asked.captions or 0) for count in captions.values()),
+        "clips_with_fewer_windows": sum(count < spec.windows for count in windows.values()),
+        "clips_with_fewer_captions": sum(count < (spec.captions or 0) for count in captions.values()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Records of a model's training, conversion and evaluation, as sections and metadata of its model card."""
+"""Sections and metadata of a model card, from the records of training, conversion and evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult
 if TYPE_CHECKING:
     from vatt.models.hub import HubModel
 
-LARGEST = 2**20  # bytes of a report
+MAX_REPORT_BYTES = 2**20
 CLASSIFICATION = {  # label in a report: metric of the Hub
     "top-1 (%)": "accuracy",
     "top-5 (%)": "top_5_accuracy",
@@ -21,10 +21,10 @@ CLASSIFICATION = {  # label in a report: metric of the Hub
     "d′": "dprime",
 }
 RETRIEVAL = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10", "MedR": "median_rank"}
-TRAINED = {  # in training.json: on the page
+TRAINED = {  # key in training.json: label in the model card
     "weights": "weights",
     "steps": "steps",
-    "batch": "clips of a step",
+    "batch": "batch size",
     "minutes": "minutes",
     "seed": "seed",
     "gpu": "GPU",
@@ -36,7 +36,7 @@ TRAINED = {  # in training.json: on the page
 def read_record(file: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file, or None if there is no such file or it holds something else."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= LARGEST else None
+        record = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= MAX_REPORT_BYTES else None
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -51,19 +51,20 @@ def conversion_section(converted: dict[str, Any]) -> str:
 def training_section(trained: dict[str, Any] | None) -> str:
     """Return the section on the training; see `vatt.training.export.ExportModel` for its record."""
     if not trained:
-        return "## Training\n\nHow it was trained is not noted beside the model."
+        return "## Training\n\nNo training record is stored with the model."
     tuned = trained.get("finetuning") or {}
     origin = tuned.get("data") or {}
     manifests = trained.get("data") or [origin[key] for key in ("manifest",) if key in origin]
     part = origin.get("part") or ", ".join(f"split {name}" for name in trained.get("splits", []))
-    clips = f"{trained.get('train_clips', 'unknown')} to train on, {trained.get('val_clips', 'unknown')} to validate on"
+    train_clips, val_clips = (trained.get(key, "unknown") for key in ("train_clips", "val_clips"))
+    clips = f"{train_clips} for training, {val_clips} for validation"
     rows = [("objective", trained.get("objective")), ("data", ", ".join(map(_short, manifests))), ("part", part)]
     rows.append(("clips", clips))
     if tuned:
         task = "binary cross-entropy of each class" if tuned.get("multi_label") else "cross-entropy of the classes"
         before, steps = tuned.get("pretrained"), (tuned.get("pretraining") or {}).get("steps")
         start = "random weights" if before is None else _short(before) + (f", of {steps} steps" if steps else "")
-        rows = [("objective", task), ("begun from", start), *rows[1:]]
+        rows = [("objective", task), ("initialized from", start), *rows[1:]]
     rows += [(label, trained.get(key)) for key, label in TRAINED.items()]
     return "\n".join(["## Training", "", *_table(("", ""), [row for row in rows if row[1] not in (None, "")])])
 
@@ -77,8 +78,8 @@ def find_reports(model: HubModel, source: Path, trained: dict[str, Any]) -> list
         if not report or "title" not in report:
             continue
         if "protocol" in report and list(_directions(report)):
-            belongs = report.get("model") == model.fingerprint()
-        else:  # `vatt finetune test` keeps the history of what it has tested
+            belongs = report.get("model") == model.model_hash()
+        else:  # `vatt finetune test` stores the training record of the tested model under 'fine-tuning'
             belongs = report.get("fine-tuning") == own and any(label in report for label in CLASSIFICATION)
         if belongs:
             reports.append(report)
@@ -90,11 +91,11 @@ def eval_results(report: dict[str, Any]) -> Iterable[EvalResult]:
     name = _dataset(report)
     about = {"dataset_type": name.replace("/", "-"), "dataset_name": name, "dataset_split": report.get("split")}
     for direction, metrics in _directions(report):
-        task = {"task_type": "feature-extraction", "task_name": _spoken(direction) + " retrieval"}
+        task = {"task_type": "feature-extraction", "task_name": _label(direction) + " retrieval"}
         for key, metric in RETRIEVAL.items():
             yield EvalResult(
                 metric_type=metric,
-                metric_name=f"{_spoken(direction)} {key}",
+                metric_name=f"{_label(direction)} {key}",
                 metric_value=metrics[key],
                 **task,
                 **about,
@@ -109,17 +110,17 @@ def results_section(reports: Sequence[dict[str, Any]]) -> str:
     """Return the section with a table of each report; empty if there are none."""
     parts = ["## Results"] if reports else []
     for report in reports:
-        count = report.get("clips present") or f"{report.get('clips_present')} of {report.get('clips_wanted')}"
+        count = report.get("clips present") or f"{report.get('clips_present')} of {report.get('clips_expected')}"
         part = report.get("part") or (f"split {report['split']}" if report.get("split") else "all")
         parts.append(
             f"{report['title']}: {_dataset(report)}, {part}, {count} clips; vatt {report.get('code', 'unknown')}"
         )
         if "text_to_video" in report or "audio_to_video" in report:
             rows = [
-                (_spoken(direction), *(_number(metrics, key) for key in RETRIEVAL))
+                (_label(direction), *(_number(metrics, key) for key in RETRIEVAL))
                 for direction, metrics in _directions(report)
             ]
-            parts.append("\n".join(_table(("(in brackets: chance)", *RETRIEVAL), rows)))
+            parts.append("\n".join(_table(("(chance level in parentheses)", *RETRIEVAL), rows)))
         else:
             rows = [(label, f"{report[label]:.2f}") for label in CLASSIFICATION if label in report]
             parts.append("\n".join(_table(("", ""), rows)))
@@ -130,7 +131,7 @@ def _directions(report: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     return ((key, metrics) for key, metrics in report.items() if isinstance(metrics, dict) and "R@1" in metrics)
 
 
-def _spoken(direction: str) -> str:
+def _label(direction: str) -> str:
     return direction.replace("_", " ")
 
 
@@ -151,5 +152,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def _short(path: str) -> str:
-    """The end of a path: where somebody's folders lie is nobody's business."""
+    """Return the last two parts of a path, so that the model card does not reveal directories of the user."""
     return "/".join(Path(path).parts[-2:])

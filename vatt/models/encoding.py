@@ -114,7 +114,7 @@ def encode_file(
         path: of a video, a sound or a picture, or a URL.
         hop_s, decoder, windows, modalities: see there.
         time_limit_s: Bound on reading and encoding, in seconds. It is checked between windows, and bounds each read.
-        read_windows: Reads the windows of a clip; by default in this process.
+        read_windows: Function that reads the windows of a clip. The default is `Windows.of`, in this process.
 
     Raises:
         InputError: The file cannot be read, has no modality of the model, or takes longer than the time limit.

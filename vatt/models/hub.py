@@ -76,7 +76,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="vatt"):
     def folder(self, folder: Path | None) -> None:
         self.directory = folder.parent if folder is not None and folder.name == PENDING else folder
 
-    def fingerprint(self) -> str:
+    def model_hash(self) -> str:
         """16 hexadecimal digits that change with any weight and any part of the configuration."""
         digest = hashlib.sha256(json.dumps(self.config(brief=True), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):

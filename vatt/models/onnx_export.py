@@ -83,8 +83,8 @@ def export_onnx(model: VATT | Classifier, folder: str | Path) -> list[Exported]:
     Inputs are named by modality and have the shapes of ``model.format``, for any number of clips. Outputs of a `VATT`
     are unit vectors named by their space, or pooled ``features`` if it has no spaces, like converted video encoders;
     those of a `Classifier` are ``logits`` and ``probabilities``. Each file is compared with the model by onnxruntime,
-    if that is installed. Weights of more than about 2 GB lie in a file beside the graph (``video.onnx.data``). The
-    vocabulary of a saved model goes along.
+    if that is installed. Weights of more than about 2 GB are stored in a separate file (``video.onnx.data``). The
+    vocabulary of a saved model is copied.
 
     Args:
         model: in evaluation mode, on the CPU, in single precision, as ``from_pretrained`` gives it.
@@ -101,14 +101,14 @@ def export_onnx(model: VATT | Classifier, folder: str | Path) -> list[Exported]:
     odd = next((p for p in model.parameters() if p.device.type != "cpu" or p.dtype != torch.float32), None)
     if model.training or odd is not None:
         raise InputError("export a model in use, on the CPU, in single precision: model.eval().cpu().float()")
-    folder, fingerprint = Path(folder), model.fingerprint()
+    folder, model_hash = Path(folder), model.model_hash()
     about = folder / ABOUT
-    if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+    if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("model_hash") != model_hash:
         raise InputError(f"{folder} holds the export of another model: choose another folder, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx.") as unfinished:
         made = [_export(model, modality, Path(unfinished)) for modality in model.backbone.modalities]
-        (Path(unfinished) / ABOUT).write_text(json.dumps(_about(model, fingerprint, made), indent=1), encoding="utf-8")
+        (Path(unfinished) / ABOUT).write_text(json.dumps(_about(model, model_hash, made), indent=1), encoding="utf-8")
         for file in sorted(Path(unfinished).iterdir()):
             os.replace(file, folder / file.name)
     model.save_vocabulary(folder)
@@ -184,7 +184,7 @@ def _check(encoder: _Encoder, model: VATT | Classifier, modality: str, file: Pat
     return worst
 
 
-def _about(model: VATT | Classifier, fingerprint: str, made: list[Exported]) -> dict[str, Any]:
+def _about(model: VATT | Classifier, model_hash: str, made: list[Exported]) -> dict[str, Any]:
     """What a program has to know to use the files."""
     encoders = {
         one.modality: {
@@ -202,7 +202,7 @@ def _about(model: VATT | Classifier, fingerprint: str, made: list[Exported]) -> 
     }
     if "text" in encoders:
         encoders["text"]["input"]["pad_id"] = model.backbone.tokenizers["text"].pad_id
-    said = {"model": type(model).__name__, "fingerprint": fingerprint, "format": model.format.to_dict()}
+    said = {"model": type(model).__name__, "model_hash": model_hash, "format": model.format.to_dict()}
     classes = {"classes": model.classes} if isinstance(model, Classifier) else {}
     return {**said, **classes, "encoders": encoders, "torch": torch.__version__}
 

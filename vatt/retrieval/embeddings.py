@@ -137,7 +137,7 @@ def embed(
         ClipReader(model.format, None, decoder, modalities=read_of), hop_s or model.format.duration_s, windows
     )
     plan = {
-        "model": model.fingerprint(),
+        "model": model.model_hash(),
         "files": _digest(clips),
         "hop_s": read.hop_s if windows is None else None,
         "windows_per_clip": windows,

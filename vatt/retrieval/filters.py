@@ -32,7 +32,7 @@ class RelativePattern:
     """Pattern of paths relative to some directories, for users who must not learn the absolute paths.
 
     Args:
-        text: Pattern, see `matches`.
+        text: Pattern, see `matches_pattern`.
         roots: Directories, or prefixes of URLs.
     """
 
@@ -40,7 +40,7 @@ class RelativePattern:
     roots: tuple[str, ...]
 
 
-def matches(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.ndarray:
+def matches_pattern(rows: pa.Table, column: str, pattern: str | RelativePattern) -> np.ndarray:
     """Return which rows match a pattern in a column.
 
     Args:
@@ -68,16 +68,19 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def chosen(rows: pa.Table, condition: str) -> np.ndarray:
-    """(N,) bool: whether a column of the manifest, kept in ``extra``, has a value: ``x_shape=ring``.
+def matches_condition(rows: pa.Table, condition: str) -> np.ndarray:
+    """Return which rows satisfy a condition ``COLUMN=VALUE`` on a manifest column, such as ``x_shape=ring``.
 
     Decimal numbers are compared by value: ``x_year=2020`` matches 2020, 2020.0 and "2020.0". ``true`` and ``false``
     match in any case, as JSON, pandas and spreadsheets write them. Other texts, such as ``1e3`` and ``007``, are
     compared as texts. A list matches if one of its elements does. Of a split without rows, a synonym is used (see
     `vatt.datasets.splits.match_split`).
 
+    Returns:
+        (N,) bool.
+
     Raises:
-        InputError: not a condition, no row has the column, or several synonyms of a split have rows.
+        InputError: The condition is invalid, no row has the column, or several synonyms of a split have rows.
         StoreError: ``extra`` of a row is not a JSON object.
     """
     column, value = _condition(condition)
@@ -103,13 +106,13 @@ def _equal(extras: list[dict[str, Any]], column: str, value: str) -> list[bool]:
     ]
 
 
-def describe_split(rows: pa.Table, kept: np.ndarray, where: str) -> str | None:
+def describe_split(rows: pa.Table, present_rows: np.ndarray, where: str) -> str | None:
     """Describe which split a condition such as ``split=val`` uses, and the rows of its synonyms that it leaves out.
 
     Args:
         rows: Rows of an index.
-        kept: (N,) bool; rows that were not removed.
-        where: Condition (see `chosen`).
+        present_rows: (N,) bool; rows that were not removed.
+        where: Condition (see `matches_condition`).
 
     Returns:
         A sentence, or None for a condition on another column, and if there is nothing to report.
@@ -118,7 +121,7 @@ def describe_split(rows: pa.Table, kept: np.ndarray, where: str) -> str | None:
     if column != SPLIT:
         return None
     extras, index = _extras(rows)
-    rows_of = np.bincount(index[kept & (index >= 0)], minlength=len(extras)).tolist()
+    rows_of = np.bincount(index[present_rows & (index >= 0)], minlength=len(extras)).tolist()
     counts = Counter[str | None]()
     for number, extra in enumerate(extras):
         for name in map(_text, _values(extra.get(SPLIT))):
@@ -153,34 +156,34 @@ def _extras(rows: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 def describe_filters(
     rows: pa.Table,
-    kept: np.ndarray,
+    present_rows: np.ndarray,
     path: str | RelativePattern | None,
     by_path: np.ndarray,
     where: str | None,
-    present: Callable[[str], str] = str,
+    relocate: Callable[[str], str] = str,
 ) -> str | None:
     """Describe the filter that matches no row, with examples of existing values.
 
     Args:
         rows: Rows of an index.
-        kept: (N,) bool; rows that were not removed.
+        present_rows: (N,) bool; rows that were not removed.
         path, where: See `vatt.retrieval.index.Index.search`.
         by_path: (N,) bool; rows that match ``path``.
-        present: Returns the present path of a file.
+        relocate: Returns the current path of a file, which may have been moved.
 
     Returns:
         A sentence, or None if some row matches both filters.
     """
-    by_column = np.ones(rows.num_rows, bool) if where is None else chosen(rows, where)
-    if (by_path & by_column & kept).any():
+    by_column = np.ones(rows.num_rows, bool) if where is None else matches_condition(rows, where)
+    if (by_path & by_column & present_rows).any():
         return None
-    count, relative = int(kept.sum()), isinstance(path, RelativePattern)
+    count, relative = int(present_rows.sum()), isinstance(path, RelativePattern)
     # A relative pattern is not repeated: messages are shown without directories, which it may contain.
     pattern = "the path pattern" if relative else f"the path pattern {path!r}"
-    if not (by_path & kept).any():
+    if not (by_path & present_rows).any():
         hint = "patterns are relative to the indexed directories; " if relative else ""
-        return f"{pattern} matches none of {count:,} rows; {hint}{example_paths(rows, kept, present)}"
-    if where is not None and not (by_column & kept).any():
+        return f"{pattern} matches none of {count:,} rows; {hint}{example_paths(rows, present_rows, relocate)}"
+    if where is not None and not (by_column & present_rows).any():
         column, _ = _condition(where)
         values = sorted(
             {_text(value) for extra in _extras(rows)[0] for value in _values(extra.get(column))},
@@ -192,10 +195,10 @@ def describe_filters(
     return f"none of {count:,} rows matches both {pattern} and the condition {where!r}"
 
 
-def example_paths(rows: pa.Table, kept: np.ndarray, present: Callable[[str], str] = str) -> str:
+def example_paths(rows: pa.Table, present_rows: np.ndarray, relocate: Callable[[str], str] = str) -> str:
     """Return a clause that names the first paths of an index; for the arguments see `describe_filters`."""
-    paths = pc.unique(rows.column("path").filter(pa.array(kept)).slice(0, SHOWN_ROWS)).to_pylist()[:2]
-    return f"paths are, for example, {' and '.join(map(present, paths))}"
+    paths = pc.unique(rows.column("path").filter(pa.array(present_rows)).slice(0, SHOWN_ROWS)).to_pylist()[:2]
+    return f"paths are, for example, {' and '.join(map(relocate, paths))}"
 
 
 def _values(content: Any) -> list[Any]:

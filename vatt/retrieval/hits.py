@@ -1,4 +1,4 @@
-"""Answers: rows of an index as files and seconds."""
+"""Search results: rows of an index as files and segments."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vatt.datasets.identity import file_identities, is_same_moment
 
 GAP_S = 0.01
 FIELDS = ("id", "path", "start_s", "end_s", "text")
-ROWS = (*FIELDS, "clip_start_s", "clip_end_s", "extra")  # what an index keeps of a row
+ROWS = (*FIELDS, "clip_start_s", "clip_end_s", "extra")  # columns of a row that an index stores
 
 
-class Hit(NamedTuple):
-    """One answer.
+class Result(NamedTuple):
+    """A search result.
 
     Args:
-        rank: from 1.
-        score: cosine similarity in [-1, 1].
-        id: of the clip.
-        path: Present path of the file (see `vatt.retrieval.store`).
-        start_s, end_s: where in the file.
-        text: the caption, for indexed texts.
+        rank: Rank, from 1.
+        score: Cosine similarity in [-1, 1].
+        id: Id of the clip.
+        path: Current path of the file (see `vatt.retrieval.store`).
+        start_s, end_s: Segment of the file in seconds.
+        text: Caption, for indexed texts.
         missing: Whether there is no file at ``path``.
     """
 
@@ -48,7 +48,7 @@ class Hit(NamedTuple):
 
 
 class Columns:
-    """The fields of hits, of all rows of an index, read where they lie.
+    """The fields of results, of all rows of an index, read where they lie.
 
     Next to a graph's search all else counts, and after it nothing is in the processor's caches: what is short is quick.
 
@@ -63,10 +63,10 @@ class Columns:
         self._spans = tuple(np.ascontiguousarray(rows.column(name).to_numpy()) for name in ("start_s", "end_s"))
         self._start_s, self._end_s = map(memoryview, self._spans)
 
-    def hit(self, rank: int, score: float, number: int) -> Hit:
-        """A row as an answer."""
+    def result(self, rank: int, score: float, number: int) -> Result:
+        """Return a row as a result."""
         (_, at, ids), (_, there, paths), after = self._ids, self._paths, number + 1
-        return Hit(
+        return Result(
             rank,
             score,
             str(ids[at[number] : at[after]], "utf-8"),
@@ -98,101 +98,105 @@ def _words(column: pa.ChunkedArray) -> _Words:
     )
 
 
-def hits_of(
+def to_results(
     columns: Columns,
     scores: np.ndarray,
-    places: np.ndarray,
+    row_indices: np.ndarray,
     k: int,
     distinct: bool,
-    present: Callable[[str], str] = str,
-) -> list[Hit]:
-    """The first k rows as hits, those that `vatt.retrieval.index.Index.search` calls not distinct left out.
+    relocate: Callable[[str], str] = str,
+) -> list[Result]:
+    """Return the first k rows as results.
 
-    Hits are compared by file and segment, not by id: several rows of a manifest may be of one file.
+    If ``distinct``, repeated results are skipped (see `vatt.retrieval.index.Index.search`). Results are compared by
+    file and segment, since several ids may refer to one file.
 
     Args:
-        columns: of all rows.
-        scores, places: (C,) best first; places are numbers of rows, or -1 where there are no more.
-        present: Returns the present path of a file.
+        columns: Columns of all rows.
+        scores: (C,) scores in descending order.
+        row_indices: (C,) row numbers, or -1 where there are no more.
+        k: Number of results.
+        distinct: Whether to skip repeated results.
+        relocate: Returns the current path of a file, which may have been moved.
     """
-    candidates = zip(scores.tolist(), places.tolist(), strict=True)
+    candidates = zip(scores.tolist(), row_indices.tolist(), strict=True)
     if not distinct:
-        hit, ranked = columns.hit, enumerate(islice(candidates, k), start=1)
-        return [hit(rank, score, number) for rank, (score, number) in ranked if number >= 0]
-    hits, identity = list[Hit](), file_identities(present)
+        result, ranked = columns.result, enumerate(islice(candidates, k), start=1)
+        return [result(rank, score, number) for rank, (score, number) in ranked if number >= 0]
+    results, identity = list[Result](), file_identities(relocate)
     for score, number in candidates:
-        if number < 0 or len(hits) == k:
+        if number < 0 or len(results) == k:
             break
-        hit = columns.hit(len(hits) + 1, score, number)
-        if not any(_is_repeated(hit, other, identity) for other in hits):
-            hits.append(hit)
-    return hits
+        result = columns.result(len(results) + 1, score, number)
+        if not any(_is_repeated(result, other, identity) for other in results):
+            results.append(result)
+    return results
 
 
-def merged(hits: Sequence[Hit], best: int | None = None) -> list[Hit]:
-    """Windows of one clip that touch or overlap as one span, with the score of the best, best first.
+def merged(results: Sequence[Result], best: int | None = None) -> list[Result]:
+    """Merge windows of one clip that touch or overlap into one span with the score of the best window, best first.
 
-    Clips of one file with a window in common are merged. Of other clips of a file that mostly overlap, the best one is
-    kept.
+    Clips of one file with a window in common are merged. Of clips of one file that overlap by more than half, only the
+    best one is returned.
 
     Args:
-        hits: best first.
-        best: only so many are joined; of those that follow, what touches a span is left out.
+        results: Results, best first.
+        best: Number of results that are merged. Later results that touch a span are skipped.
     """
-    hits, spans = _unified(hits), list[Hit]()
-    for hit in sorted(hits[:best], key=lambda hit: (hit.path, hit.id, hit.start_s)):
-        if spans and _touch(spans[-1], hit):
+    results, spans = _unified(results), list[Result]()
+    for result in sorted(results[:best], key=lambda result: (result.path, result.id, result.start_s)):
+        if spans and _touch(spans[-1], result):
             last = spans[-1]
-            spans[-1] = last._replace(score=max(last.score, hit.score), end_s=max(last.end_s, hit.end_s))
+            spans[-1] = last._replace(score=max(last.score, result.score), end_s=max(last.end_s, result.end_s))
         else:
-            spans.append(hit)
-    ranked = sorted(spans, key=lambda hit: (-hit.score, hit.path, hit.start_s))
+            spans.append(result)
+    ranked = sorted(spans, key=lambda result: (-result.score, result.path, result.start_s))
     spans = []
-    for hit in ranked:
-        if not any(_is_repeated(hit, span) for span in spans):
-            spans.append(hit)
-    for hit in hits[len(hits) if best is None else best :]:
-        if not any(_touch(span, hit) or _is_repeated(hit, span) for span in spans):
-            spans.append(hit)
-    return [hit._replace(rank=rank) for rank, hit in enumerate(spans, start=1)]
+    for result in ranked:
+        if not any(_is_repeated(result, span) for span in spans):
+            spans.append(result)
+    for result in results[len(results) if best is None else best :]:
+        if not any(_touch(span, result) or _is_repeated(result, span) for span in spans):
+            spans.append(result)
+    return [result._replace(rank=rank) for rank, result in enumerate(spans, start=1)]
 
 
-def _unified(hits: Sequence[Hit]) -> list[Hit]:
-    """Return the first hit of each window of a file, with one id for all clips that have a window in common.
+def _unified(results: Sequence[Result]) -> list[Result]:
+    """Return the first result of each window of a file, with one id for all clips that have a window in common.
 
-    All hits of a file have the path of the first one.
+    All results of a file have the path of the first one.
     """
     identity, paths = file_identities(), dict[str, str]()
-    hits = [hit._replace(path=paths.setdefault(identity(hit.path), hit.path)) for hit in hits]
-    first: dict[tuple[str, float, float], Hit] = {}
+    results = [result._replace(path=paths.setdefault(identity(result.path), result.path)) for result in results]
+    first: dict[tuple[str, float, float], Result] = {}
     other_ids: dict[tuple[str, str], str] = {}
 
-    def clip_id(hit: Hit) -> str:
-        name = hit.id
-        while (hit.path, name) in other_ids:
-            name = other_ids[hit.path, name]
+    def clip_id(result: Result) -> str:
+        name = result.id
+        while (result.path, name) in other_ids:
+            name = other_ids[result.path, name]
         return name
 
-    for hit in hits:
-        same = first.setdefault((hit.path, hit.start_s, hit.end_s), hit)
-        if clip_id(same) != clip_id(hit):
-            other_ids[hit.path, clip_id(hit)] = clip_id(same)
-    return [hit._replace(id=clip_id(hit)) for hit in first.values()]
+    for result in results:
+        same = first.setdefault((result.path, result.start_s, result.end_s), result)
+        if clip_id(same) != clip_id(result):
+            other_ids[result.path, clip_id(result)] = clip_id(same)
+    return [result._replace(id=clip_id(result)) for result in first.values()]
 
 
-def _touch(a: Hit, b: Hit) -> bool:
+def _touch(a: Result, b: Result) -> bool:
     gap_s = max(a.start_s, b.start_s) - min(a.end_s, b.end_s)
     return (a.path, a.id) == (b.path, b.id) and gap_s <= GAP_S
 
 
-def _is_repeated(hit: Hit, other: Hit, identity: Callable[[str], str] = str) -> bool:
-    """Return whether two hits are the same moment of one file, or the same caption of it.
+def _is_repeated(result: Result, other: Result, identity: Callable[[str], str] = str) -> bool:
+    """Return whether two results are the same moment of one file, or the same caption of it.
 
     Args:
-        hit, other: Hits.
+        result, other: Results.
         identity: Returns equal strings for paths of one file (see `vatt.datasets.identity.file_identity`).
     """
-    if identity(hit.path) != identity(other.path) or hit.text != other.text:
+    if identity(result.path) != identity(other.path) or result.text != other.text:
         return False
-    spans_s = (hit.start_s, hit.end_s), (other.start_s, other.end_s)
+    spans_s = (result.start_s, result.end_s), (other.start_s, other.end_s)
     return spans_s[0] == spans_s[1] or is_same_moment(*spans_s)

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from vatt.errors import DirectoryInUse, InputError
 from vatt.locks import DirectoryLock
-from vatt.retrieval.filters import RelativePattern, chosen, describe_filters, example_paths, matches
-from vatt.retrieval.hits import Hit, hits_of
+from vatt.retrieval.filters import RelativePattern, describe_filters, example_paths, matches_condition, matches_pattern
+from vatt.retrieval.hits import Result, to_results
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
 from vatt.retrieval.rows import (
@@ -141,7 +141,7 @@ class Index:
         """
         removed = 0
         for part in self.parts.values():
-            mask = part.kept & (self._matches(part, path) | matches(part.rows, "id", path))
+            mask = part.kept & (self._matches(part, path) | matches_pattern(part.rows, "id", path))
             part.keep(~mask)
             removed += int(mask.sum())
         return removed
@@ -258,7 +258,7 @@ class Index:
         distinct: bool = False,
         path: str | RelativePattern | None = None,
         where: str | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[list[Result]]:
         """The nearest vectors by cosine.
 
         Args:
@@ -266,12 +266,12 @@ class Index:
             model: Hash of the model that made them.
             k: Number of results of each query.
             modality, space: what to search.
-            distinct: leave out what mostly overlaps, in the same clip, with a better answer.
+            distinct: Skip results that overlap by more than half with a better result of the same clip.
             path: only files whose paths match this pattern (``*``, ``?``).
             where: only clips of whose manifest a column has a value: ``x_shape=ring``.
 
         Returns:
-            For each query its hits, best first.
+            For each query its results, best first.
 
         Raises:
             EmptyIndex: The index has no vectors.
@@ -281,9 +281,10 @@ class Index:
         part = self._part(model, modality, space, k)
         allowed, count = self._allowed(part, path, where), k
         while True:
-            found = part.search(vectors, min(count, part.total), allowed)
-            results = [hits_of(part.columns, *scored, k, distinct, self.media) for scored in zip(*found, strict=True)]
-            if not distinct or count >= part.total or all(len(hits) >= k for hits in results):
+            scores, rows = part.search(vectors, min(count, part.total), allowed)
+            ranked = zip(scores, rows, strict=True)
+            results = [to_results(part.columns, *pair, k, distinct, self.media) for pair in ranked]
+            if not distinct or count >= part.total or all(len(ranking) >= k for ranking in results):
                 return list(map(self._located, results))
             count *= 4
 
@@ -296,7 +297,7 @@ class Index:
         distinct: bool = False,
         path: str | RelativePattern | None = None,
         where: str | None = None,
-    ) -> list[Hit]:
+    ) -> list[Result]:
         """Search for one query in several spaces at once, by the mean of the cosines.
 
         The best 32 k of each space are compared.
@@ -318,35 +319,35 @@ class Index:
                 f"{' and '.join(vectors)} have different rows of {modality}: search one space at a time"
             )
         allowed = self._allowed(first, path, where)
-        found = [parts[s].search(v[None], min(32 * k, first.total), allowed)[1] for s, v in vectors.items()]
-        places = np.unique(np.concatenate(found, axis=1))
-        places = places[places >= 0]
-        scores = np.mean([parts[s].exact(places) @ unit(v[None])[0] for s, v in vectors.items()], axis=0)
+        candidates = [parts[s].search(v[None], min(32 * k, first.total), allowed)[1] for s, v in vectors.items()]
+        rows = np.unique(np.concatenate(candidates, axis=1))
+        rows = rows[rows >= 0]
+        scores = np.mean([parts[s].exact(rows) @ unit(v[None])[0] for s, v in vectors.items()], axis=0)
         order = np.argsort(-scores, kind="stable")
-        return self._located(hits_of(first.columns, scores[order], places[order], k, distinct, self.media))
+        return self._located(to_results(first.columns, scores[order], rows[order], k, distinct, self.media))
 
     def _allowed(self, part: Vectors, path: str | RelativePattern | None, where: str | None) -> np.ndarray | None:
         """Return (N,) bool: rows that match the filters; None without filters."""
         masks = [] if path is None else [self._matches(part, path)]
-        masks += [] if where is None else [chosen(part.rows, where)]
+        masks += [] if where is None else [matches_condition(part.rows, where)]
         return np.logical_and.reduce(masks) if masks else None
 
     def _matches(self, part: Vectors, path: str | RelativePattern | None) -> np.ndarray:
         """Return (N,) bool: rows whose old or present path matches a pattern; all rows without a pattern."""
         if path is None:
             return np.ones(part.total, bool)
-        mask = matches(part.rows, "path", path)
+        mask = matches_pattern(part.rows, "path", path)
         if self.location.moved:
-            mask |= matches(map_paths(part.rows, self.location.relocated), "path", path)
+            mask |= matches_pattern(map_paths(part.rows, self.location.relocated), "path", path)
         return mask
 
-    def _located(self, hits: list[Hit]) -> list[Hit]:
-        """Return results with the present paths of their files, and mark those whose file is missing."""
-        paths = {path: self.media(path) for path in {hit.path for hit in hits}}
+    def _located(self, results: list[Result]) -> list[Result]:
+        """Return results with the current paths of their files, and mark those whose file is missing."""
+        paths = {path: self.media(path) for path in {result.path for result in results}}
         missing = {path: is_missing(now) for path, now in paths.items()}
         if not any(missing.values()) and not self.location.moved:
-            return hits
-        return [hit._replace(path=paths[hit.path], missing=missing[hit.path]) for hit in hits]
+            return results
+        return [result._replace(path=paths[result.path], missing=missing[result.path]) for result in results]
 
     def describe_filters(
         self, modality: str, space: str, path: str | RelativePattern | None, where: str | None

@@ -116,7 +116,7 @@ def equal_clips(clips: Mapping[ClipKey, Segment]) -> dict[ClipKey, ClipKey]:
 def replaced_clips(old: Mapping[ClipKey, Segment], new: Mapping[ClipKey, Segment]) -> set[ClipKey]:
     """Return the clips of ``old`` that are among ``new``: the same file, with the same id or the same segment.
 
-    Files are the same if their names are, and their directories once symbolic links are followed.
+    Files are compared by name and by directory, with symbolic links of the directory resolved.
 
     Args:
         old: Segments of the clips of an index, by clip (see `clips_of`).

@@ -15,7 +15,7 @@ from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.filters import RelativePattern, describe_split
-from vatt.retrieval.hits import Hit, merged
+from vatt.retrieval.hits import Result, merged
 from vatt.retrieval.index import EmptyIndex, Index
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import unit
@@ -24,7 +24,7 @@ Answers = Literal["video", "audio", "text"]
 SHOWN = 5  # missing files listed in a message
 
 
-class Results(list[Hit]):
+class Results(list[Result]):
     """Search results, best first, with notices about the query.
 
     Attributes:
@@ -32,7 +32,7 @@ class Results(list[Hit]):
             filter that matches nothing.
     """
 
-    def __init__(self, hits: Iterable[Hit] = (), notices: Sequence[str] = ()) -> None:
+    def __init__(self, hits: Iterable[Result] = (), notices: Sequence[str] = ()) -> None:
         super().__init__(hits)
         self.notices = tuple(notices)
 
@@ -104,12 +104,12 @@ def search(
     kwargs = {"modality": answers, "path": path, "where": where}
     space = next(iter(vectors))
     if not spans or answers == "text":
-        hits = index.search_spaces(vectors, model.fingerprint(), k, distinct=True, **kwargs)
+        hits = index.search_spaces(vectors, model.model_hash(), k, distinct=True, **kwargs)
     else:
         total = index.parts[answers, space].total if (answers, space) in index.parts else 0
         best = max(k, min(2 * k, total // 10))
-        for count in (4 * best, 16 * best, 64 * best):  # more windows if most of them were merged or left out
-            windows = index.search_spaces(vectors, model.fingerprint(), count, **kwargs)
+        for count in (4 * best, 16 * best, 64 * best):  # more windows if too few results remain after merging
+            windows = index.search_spaces(vectors, model.model_hash(), count, **kwargs)
             hits = merged(windows, best)[:k]
             if len(hits) == k or len(windows) < count:
                 break
@@ -143,7 +143,7 @@ def opened(index: Index | str | Path, model: VATT | str | Path | None, verify: b
             )
         model = index.model_folder
     model = model if isinstance(model, VATT) else VATT.from_pretrained(model)
-    index.check_model(model.fingerprint())
+    index.check_model(model.model_hash())
     return index, model
 
 

@@ -17,7 +17,7 @@ from vatt.datasets.isolated import frames_in_workers
 from vatt.datasets.media.remote import is_url
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.paths import is_member, is_missing
 
 FRAME = 144  # pixels of a picture in a contact sheet
@@ -27,7 +27,7 @@ URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # have a meaning in a URL, or are quote
 INK, PAPER, RIGHT, DIM, RED = (30, 30, 30), (255, 255, 255), (20, 150, 60), (110, 110, 110), (170, 30, 30)
 
 
-def draw_sheet(query: str, hits: Sequence[Hit], output: str | Path, right_id: str | None = None) -> dict[str, str]:
+def draw_sheet(query: str, hits: Sequence[Result], output: str | Path, right_id: str | None = None) -> dict[str, str]:
     """A contact sheet: for each hit some frames of its span, its score and its file; the right answer is framed.
 
     Other processes decode the files, so that one which crashes a decoder has no frames in the sheet.
@@ -122,7 +122,7 @@ def _check(output: str | Path, suffixes: Sequence[str], kind: str) -> None:
                 folder.rmdir()
 
 
-def _times_s(hit: Hit) -> list[float]:
+def _times_s(hit: Result) -> list[float]:
     return np.linspace(hit.start_s, hit.end_s, STRIP + 2)[1:-1].tolist()
 
 
@@ -143,7 +143,7 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[-length + 1 :]
 
 
-def write_playlist(hits: Sequence[Hit], output: str | Path) -> Counter[str]:
+def write_playlist(hits: Sequence[Result], output: str | Path) -> Counter[str]:
     """Write an extended M3U playlist of the segments. VLC plays each from its start to its end.
 
     Args:
@@ -175,7 +175,7 @@ def write_playlist(hits: Sequence[Hit], output: str | Path) -> Counter[str]:
     return left_out
 
 
-def _obstacle(hit: Hit) -> str | None:
+def _obstacle(hit: Result) -> str | None:
     """Return why players cannot open a result, or None if they can."""
     if hit.missing:
         return "missing"

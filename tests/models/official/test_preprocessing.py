@@ -134,7 +134,7 @@ def test_the_part_of_the_frame_is_that_of_the_processor(
     read = read_preprocessing(tmp_path, "videomae", 224)
     assert read.crop_box == (box, box, 1 - box, 1 - box)
     assert text in read.describe()
-    assert ("Tensors of 224 x 224 pixels are taken as cropped frames" in read.describe()) == (box > 0)
+    assert ("Tensors of 224 x 224 pixels are treated as already cropped" in read.describe()) == (box > 0)
 
 
 def test_the_missing_crop_of_v_jepa_2_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.retrieval.web.test_library import write_audio
 from vatt.datasets.media.decoding import open_media
 from vatt.datasets.media.facts import MediaError
 from vatt.datasets.media.source import member
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.web import clips as module
 from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.media_types import delivery
@@ -169,13 +169,13 @@ def test_players_request_files_or_clips(client: TestClient, media: Path, shard: 
         ("clip", media / "hevc named.webm", "?"),
         ("clip", shard, "?"),
     ):
-        html = card(library, Hit(1, 0.5, "a", str(path), 1.0, 2.5))
+        html = card(library, Result(1, 0.5, "a", str(path), 1.0, 2.5))
         assert f'src="{name}/{number(client, path)}{mark}t=1.000,2.500"' in html
         assert "are played" not in html
-    html = card(library, Hit(1, 0.5, "a", str(media / "mpeg4.avi"), 0.0, 0.0))
+    html = card(library, Result(1, 0.5, "a", str(media / "mpeg4.avi"), 0.0, 0.0))
     assert f'src="clip/{number(client, media / "mpeg4.avi")}"' in html
     assert "at most 30 s are played" in html
-    assert "at most 30 s are played" in card(library, Hit(1, 0.5, "a", str(media / "mpeg4.avi"), 9.0, 40.0))
+    assert "at most 30 s are played" in card(library, Result(1, 0.5, "a", str(media / "mpeg4.avi"), 9.0, 40.0))
 
 
 def test_clips_support_byte_ranges(client: TestClient, media: Path) -> None:

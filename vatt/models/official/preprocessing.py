@@ -183,7 +183,7 @@ class _Section:
         resized = self._resized() if self.values["do_resize"] else None
         cropped = self._side("crop_size", "height", "width") if self.values["do_center_crop"] else None
         last_key, last = ("size", resized) if cropped is None else ("crop_size", cropped)
-        if last_key == "size" and self.model_type == "vjepa2":  # its 'size' has no effect
+        if last_key == "size" and self.model_type == "vjepa2":  # 'size' has no effect for V-JEPA 2
             last_key = "do_center_crop"
         if last not in (None, self.target):
             raise self._error(
@@ -202,7 +202,7 @@ class _Section:
         text += f" and crops the central {cropped} x {cropped}" if cropped else ""
         text += "; vatt crops the same part of the shorter side."
         if margin > 0:
-            text += f" Tensors of {cropped} x {cropped} pixels are taken as cropped frames: nothing is cut off them."
+            text += f" Tensors of {cropped} x {cropped} pixels are treated as already cropped."
         return (margin, margin, 1 - margin, 1 - margin), text
 
     def _resized(self) -> int:

@@ -29,7 +29,9 @@ def make_model(tokenizer: VideoTokenizer, transformer: Transformer, format: Clip
 def tensor_names(
     depth: int, prefix: str, block: dict[str, str], patches: str, norm: str | None, qkv_bias: str = "qkv"
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the name of every tensor of our backbone, and those of the checkpoint's tensors that it consists of.
+    """Yield the name of each tensor of our backbone and the names of the checkpoint tensors that form it.
+
+    The checkpoint tensors are concatenated.
 
     Args:
         depth: Number of blocks.

@@ -20,7 +20,7 @@ from vatt.datasets.media.streams import Streams, read_streams
 from vatt.datasets.processes import Failure, Processes
 from vatt.errors import InputError
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.index import Index
 from vatt.retrieval.paths import roots_of
 from vatt.retrieval.search import Answers
@@ -210,7 +210,7 @@ class Library:
             raise LookupError("the file cannot be read")
         return image
 
-    def captions(self, hits: Sequence[Hit]) -> dict[tuple[str, int], list[str]]:
+    def captions(self, hits: Sequence[Result]) -> dict[tuple[str, int], list[str]]:
         """Return captions by id of the clip and number of the file, the nearest in time to the segment first.
 
         Args:

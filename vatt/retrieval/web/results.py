@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vatt.retrieval.hits import Hit
+from vatt.retrieval.hits import Result
 from vatt.retrieval.web.clips import MAX_CLIP_S
 from vatt.retrieval.web.library import Library
 from vatt.retrieval.web.messages import shortened
@@ -66,7 +66,7 @@ if (url.searchParams.has("token")) { url.searchParams.delete("token"); history.r
 """
 
 
-def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) -> str:
+def results(library: Library, hits: Sequence[Result], notes: Sequence[str] = ()) -> str:
     """Return results as HTML, with notes and the number of missing files above them.
 
     Args:
@@ -88,7 +88,7 @@ def results(library: Library, hits: Sequence[Hit], notes: Sequence[str] = ()) ->
     return head + (f'<div class="results">{"".join(cards)}</div>' if cards else "")
 
 
-def card(library: Library, hit: Hit, problem: str | None = None, captions: Sequence[str] = ()) -> str:
+def card(library: Library, hit: Result, problem: str | None = None, captions: Sequence[str] = ()) -> str:
     """Return one result as HTML.
 
     Args:

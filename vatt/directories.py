@@ -50,7 +50,7 @@ def replace_files(folder: str | Path, last: str) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         with lock_directory(folder):
-            _finish_replacement(folder, last)  # of a process that was killed
+            _finish_replacement(folder, last)  # finish the replacement of a killed process
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():

@@ -88,16 +88,17 @@ def retrieve(
     Args:
         embeddings: folder made by vatt embed.
         output: JSON file that gets the numbers; a Markdown page is written beside it.
-        protocol: what is compared, by cosine. manifest: clips of any manifest, by the mean of their windows, with all
-            captions; first-caption: with the first caption only. The benchmarks need vatt embed --windows 4 and
-            their own split, and say how many of their clips were there.
+        protocol: Retrieval protocol. "manifest" ranks the clips of any manifest by the cosine of their mean window
+            embedding, with all captions as queries; "first-caption" uses the first caption of each clip. The
+            benchmark protocols need embeddings made with --windows 4 and the split of the benchmark, and report how
+            many of their clips are present.
     """
     from vatt.evaluation.protocols import evaluate
     from vatt.evaluation.report import config_hash, write_report
 
     report = evaluate(embeddings, protocol)
     print_retrieval(report)
-    print(f"{report['about']}: {report['clips_present']} of {report['clips_wanted']} clips")
+    print(f"{report['about']}: {report['clips_present']} of {report['clips_expected']} clips")
     for direction in ("text_to_video", "audio_to_video"):
         side, found = direction.partition("_")[0], report.get(direction, {})
         if found.get("missing"):
@@ -135,7 +136,7 @@ def print_retrieval(report: dict[str, object]) -> None:
         cells = [f"{found[key]:.1f} ({found['chance'][key]:.1f})" for key in ("R@1", "R@5", "R@10")]
         cells.append(f"{found['MedR']:g} ({found['chance']['MedR']:g})")
         rows.append((direction.replace("_to_", " → "), *cells, found["gallery"]))
-    print_table("Retrieval, per cent (in brackets: chance)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
+    print_table("Retrieval, percent (chance level in parentheses)", ("", "R@1", "R@5", "R@10", "MedR", "of"), rows)
 
 
 def print_lines(lines: Iterable[str]) -> None:

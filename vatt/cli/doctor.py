@@ -214,13 +214,13 @@ def search() -> Iterator[Finding]:
     if importlib.util.find_spec("faiss") is None:
         return
     vectors = np.eye(4, dtype=np.float32)
-    where = {"start_s": 0.0, "end_s": 1.0, "clip_start_s": 0.0, "clip_end_s": None}
-    where |= {"modality": "video", "space": "video_text"}
+    columns = {"start_s": 0.0, "end_s": 1.0, "clip_start_s": 0.0, "clip_end_s": None}
+    columns |= {"modality": "video", "space": "video_text"}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [where | {"id": str(i), "path": f"{i}.mp4", "vector": vector} for i, vector in enumerate(vectors)]
+        rows = [columns | {"id": str(i), "path": f"{i}.mp4", "vector": vector} for i, vector in enumerate(vectors)]
         write_shard(folder, "none", rows)
-        found = [hits[0].id for hits in Index.build([folder]).search(vectors, "none", k=1)]
-    yield Finding("ok" if found == ["0", "1", "2", "3"] else "broken", "FAISS", "an index finds what it was given")
+        ids = [results[0].id for results in Index.build([folder]).search(vectors, "none", k=1)]
+    yield Finding("ok" if ids == ["0", "1", "2", "3"] else "broken", "FAISS", "an index finds what it was given")
 
 
 def space() -> Iterator[Finding]:

@@ -86,5 +86,5 @@ def prepare(
     total = done.rows + len(done.left_out)
     where = Path(output) / "manifest.jsonl" if done.rows else "none"
     print(f"manifest: {where} ({done.rows} of {total} rows, {len(done.left_out)} left out"
-          f"{f', {len(done.incomplete)} without audio or video' * bool(done.incomplete)})")  # fmt: skip
+          f"{f', {len(done.incomplete)} with undecodable audio or video' * bool(done.incomplete)})")  # fmt: skip
     return 1 if done.left_out else 0

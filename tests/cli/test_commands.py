@@ -121,7 +121,7 @@ def test_search_reports_missing_files_unknown_words_and_empty_filters(
     assert (tmp_path / "list.m3u").read_text().count(".mp4\n") == 1
     (media / "more" / "b.mp4").write_bytes(b"this is no video" * 100)
     assert main(["search", index, "a red ring", *options]) == 1
-    assert f"vatt search: contact sheet: no frames of {media / 'more' / 'b.mp4'}: no read" in capsys.readouterr().err
+    assert f"vatt search: contact sheet: no frames of {media / 'more' / 'b.mp4'}: plain text" in capsys.readouterr().err
     assert main(["search", index, "a red ring", "--format", "json"]) == 1
     assert [hit["missing"] for hit in json.loads(capsys.readouterr().out)].count(True) == 1
     assert main(["search", index, "a red ring", "--path", "*/nothing/*"]) == 1

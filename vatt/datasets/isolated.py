@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
@@ -31,7 +33,8 @@ def windows_in_worker(windows: Windows, clip: Clip) -> Iterator[Sample]:
         clip: The clip.
     """
     options = {"batch_size": None, "num_workers": 1}
-    yield from _ClipLoader(_ClipWindows(windows, clip), {}, leave_interrupts_to_main, **options)
+    for sample in _ClipLoader(_ClipWindows(windows, clip), {}, leave_interrupts_to_main, **options):
+        yield {key: _to_tensor(value) for key, value in sample.items()}
 
 
 def frames_in_workers(requests: Sequence[Request], size: int, num_workers: int = 2) -> Iterator[Tensor | str]:
@@ -44,15 +47,22 @@ def frames_in_workers(requests: Sequence[Request], size: int, num_workers: int =
     """
     frames = _Frames(requests, size)
     options = {"num_workers": min(num_workers, len(requests)), "collate_fn": _first}
-    yield from SequentialLoader(frames, 1, {}, leave_interrupts_to_main, **options) if requests else ()
+    loader = SequentialLoader(frames, 1, {}, leave_interrupts_to_main, **options) if requests else ()
+    yield from map(_to_tensor, loader)
 
 
 class _ClipWindows(IterableDataset[Sample]):
+    """The windows of a clip with arrays in place of tensors, which workers would send through shared memory.
+
+    If there is no space for shared memory, PyTorch waits for the tensor forever.
+    """
+
     def __init__(self, windows: Windows, clip: Clip) -> None:
         self.windows, self.clip = windows, clip
 
     def __iter__(self) -> Iterator[Sample]:
-        return self.windows.of(self.clip)
+        for sample in self.windows.of(self.clip):
+            yield {key: value.numpy() if isinstance(value, Tensor) else value for key, value in sample.items()}
 
 
 class _ClipLoader(CrashTolerantLoader):
@@ -60,25 +70,29 @@ class _ClipLoader(CrashTolerantLoader):
         """Nothing is recorded: after a crash, the clip has one sample, which reports it."""
 
 
-class _Frames(Dataset[Tensor | str]):
+class _Frames(Dataset[np.ndarray | str]):
     def __init__(self, requests: Sequence[Request], size: int) -> None:
         self.requests, self.size = requests, size
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> np.ndarray | str:
         path, times_s = self.requests[index]
         try:
             begin_reading(path, TIME_LIMIT_S)
             with open_media(path) as media:
-                return media.frames(list(times_s), Square(self.size)).frames
+                return media.frames(list(times_s), Square(self.size)).frames.numpy()
         except MediaError as error:
             return error.reason
         except Exception as error:
             return f"{type(error).__name__}: {first_line(error)}"
         finally:
             begin_reading("")
+
+
+def _to_tensor(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _first(items: list[Any]) -> Any:

@@ -66,9 +66,11 @@ def test_a_closed_connection_cancels_the_clip(cache: Clips, source: Callable[[st
 
     async def run() -> None:
         connections = [Connection(b"t=0,1"), Connection(b"t=1,2")]
-        requests = [asyncio.create_task(route(c.scope, c.receive, c.send)) for c in connections]
-        while not Path(path).read_text():
-            await asyncio.sleep(0.01)
+        requests = []
+        for connection in connections:
+            requests.append(asyncio.create_task(route(connection.scope, connection.receive, connection.send)))
+            while not Path(path).read_text():  # the first clip is being transcoded, so the second one waits
+                await asyncio.sleep(0.01)
         for connection, request in zip(reversed(connections), reversed(requests), strict=True):
             connection.closed.set()
             with pytest.raises(ClientDisconnect):

@@ -31,8 +31,8 @@ Reader = Callable[[str, float], object]
 
 
 def ours(decoder: str) -> Reader:
-    from vatt.datasets.media.decoding import open_media
-    from vatt.datasets.media.pictures import Square
+    from vatt.media.decoding import open_media
+    from vatt.media.frames import Square
 
     def read(path: str, start_s: float) -> object:
         with open_media(path, decoder) as media:

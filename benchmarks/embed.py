@@ -31,11 +31,11 @@ from benchmarks.media import FOLDER, bare_clip
 from vatt.cli.training import build_pretraining
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest, write_manifest
-from vatt.datasets.synthetic import Plan, synthesize
 from vatt.datasets.transforms import to_float
 from vatt.datasets.windows import ShardedWindows, Windows
 from vatt.models.encoding import encode_windows
 from vatt.models.vatt import VATT
+from vatt.preparation.synthetic import Plan, synthesize
 from vatt.retrieval.embeddings import embed
 from vatt.structures import Clip, ClipFormat
 

@@ -30,13 +30,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.media import FOLDER, FPS, NUM_FRAMES, RATE, SECONDS, SIZE, bare_clip, file_sets, start_of
-from vatt.datasets.batches import finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.datamodule import ClipDataModule
+from vatt.datasets.loading.batches import finish
 from vatt.datasets.manifest import write_manifest
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.pictures import Square
 from vatt.datasets.transforms import PAPER
+from vatt.media.decoding import open_media
+from vatt.media.frames import Square
 from vatt.structures import Clip, ClipFormat
 
 WORKERS, ROUNDS, BATCH = 2, 3, 8

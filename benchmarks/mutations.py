@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import pyarrow.parquet as pq
 
 from benchmarks.mutating import mutate, write_good
-from vatt.datasets.scan.report import read_report
+from vatt.preparation.scan.report import read_report
 from vatt.structures import NOT_READ
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from vatt.models.backbone import Backbone
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.masked import MaskedAutoencoding
+from vatt.objectives.videomae import MaskedAutoencoding
 from vatt.training.pretrain import PretrainModule
 from vatt.training.sharding import shard, without_memory
 

@@ -32,10 +32,10 @@ if __name__ == "__main__":  # as a script its own folder is on the path, not the
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.media import make_video
-from vatt.datasets.media.media import Media
-from vatt.datasets.media.source import member
-from vatt.datasets.media.transcode import Encoding, transcode
 from vatt.datasets.readers import AudioReader, VideoReader
+from vatt.media.reader import Media
+from vatt.media.sources.files import member
+from vatt.media.transcode import Encoding, transcode
 from vatt.structures import ClipFormat
 
 SHARD_BYTES = 64_000_000

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from vatt.datasets.media.encoding import write_media
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
+from vatt.media.encoding import write_media
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, VideoTokenizer

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from vatt.cli.finetune import build_finetuning
 from vatt.cli.training import VattCLI, build_pretraining
 from vatt.datasets import transforms
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.heads import LinearClassifier
 from vatt.models.part import from_config

@@ -24,10 +24,11 @@ from tests.training.kinds import KINDS, PRETRAINING, fit, make_batch, make_modul
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import Views
 from vatt.datasets.manifest import read_manifest
+from vatt.evaluation.features import FINAL, extract
+from vatt.evaluation.gradient_probe import PROBES, train_and_score
 from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT
 from vatt.retrieval.embeddings import embed
-from vatt.retrieval.features import FINAL, extract
 from vatt.retrieval.index import Index
 from vatt.retrieval.saved_embeddings import Embeddings
 from vatt.retrieval.search import search
@@ -35,7 +36,6 @@ from vatt.training.compute import Compute
 from vatt.training.finetune import Tuning
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, make_optimizer
-from vatt.training.probing import PROBES, train_and_score
 
 pytestmark = [pytest.mark.needs_cuda, pytest.mark.filterwarnings("ignore:.*have no .val_dataloader.*")]
 DEVICE = os.environ.get(CUDA_TESTS, "cuda")

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np, torch
 from tests.conftest import WORDS, numbered_frames, beeps, tiny_model
 from vatt.cli.main import main
-from vatt.datasets.media.encoding import write_media
-from vatt.datasets.text import WordVocabulary
+from vatt.media.encoding import write_media
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.evaluation.plots import import_pyplot, save
-from vatt.models.codes import PatchCodes
+from vatt.models.codebooks import PatchCodes
 from vatt.models.vatt import VATT
 from vatt.retrieval.index import Index
 

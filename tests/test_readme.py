@@ -18,7 +18,7 @@ from vatt.cli.finetune import build_finetuning
 from vatt.cli.main import COMMANDS, main, make_parser
 from vatt.cli.training import VattCLI
 from vatt.datasets.datamodule import ClipDataModule
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.training.pretrain import PretrainModule
 
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "benchmarks" / "RESULTS.md"]

@@ -163,7 +163,7 @@ class Event(TypedDict):
 class Batch(TypedDict, total=False):
     """What a training step gets. A modality that the data does not have at all is absent.
 
-    On its way from the loader to the device ``video`` is uint8, which `vatt.datasets.batches.finish` ends.
+    On its way from the loader to the device ``video`` is uint8, which `vatt.datasets.loading.batches.finish` ends.
     """
 
     id: list[str]  # B names

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_cells, read_table, to_name, to_span
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import find_split, read_cells, read_table, to_name, to_span
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.structures import Clip
 
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import read_lines
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.datasets.manifest import hold_out
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import read_lines
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip, TimedText
 
 UNITS_PER_S = 25_000  # of the alignment files: a thousandth of a frame at 25 fps

@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from vatt.datasets.annotations.writing import run
 from vatt.datasets.manifest import read_manifest, write_manifest
 from vatt.errors import InputError
+from vatt.preparation.annotations.writing import run
 
 
 def label(source: str, output: Path, place: int, seconds: float) -> None:

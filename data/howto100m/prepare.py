@@ -19,10 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import pick, read_json, read_table, to_name
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import pick, read_json, read_table, to_name
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip, TimedText
 
 COLUMNS = ("category_1", "category_2", "rank", "task_id")

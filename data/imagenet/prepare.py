@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import SPLITS, read_lines, read_table
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.datasets.folders import PICTURE_SUFFIXES
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import SPLITS, read_lines, read_table
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_table, to_name, to_span, to_split
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import find_split, read_table, to_name, to_span, to_split
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.structures import Clip
 
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import of_kind, pick, read_json, read_table, to_name, to_split
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import of_kind, pick, read_json, read_table, to_name, to_split
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip, TimedText
 
 Videos = dict[str, tuple[str, dict[str, Any], list[str]]]  # split, columns and sentences of each video

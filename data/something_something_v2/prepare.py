@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, of_kind, pick, read_cells, read_json, to_name
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import find_split, of_kind, pick, read_cells, read_json, to_name
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip, TimedText
 
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import read_lines
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import read_lines
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip
 
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path, PurePosixPath
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import find_split, read_lines
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.datasets.folders import MEDIA_SUFFIXES
 from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import find_split, read_lines
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, span_id, write
 from vatt.structures import Clip
 
 COLUMNS = ("start_frame", "num_frames", "label")

@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.writing import Notes, Wanted, run, write
 from vatt.datasets.folders import AMBIGUOUS_SUFFIXES, AUDIO_SUFFIXES, MEDIA_SUFFIXES, PICTURE_SUFFIXES
 from vatt.datasets.manifests.values import unique_keys
-from vatt.datasets.media.source import member
 from vatt.datasets.rows import BadCell
 from vatt.errors import InputError
+from vatt.media.sources.files import member
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.writing import Notes, Wanted, run, write
 from vatt.structures import Clip, TimedText
 
 VIDEO_SUFFIXES = MEDIA_SUFFIXES - AUDIO_SUFFIXES - AMBIGUOUS_SUFFIXES

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from vatt.datasets.annotations.finding import Files
-from vatt.datasets.annotations.reading import (
+from vatt.datasets.rows import RowIds
+from vatt.errors import InputError
+from vatt.preparation.annotations.finding import Files
+from vatt.preparation.annotations.reading import (
     find_split,
     of_kind,
     pick,
@@ -21,9 +23,7 @@ from vatt.datasets.annotations.reading import (
     to_span,
     to_split,
 )
-from vatt.datasets.annotations.writing import Notes, Wanted, make_parser, run, write
-from vatt.datasets.rows import RowIds
-from vatt.errors import InputError
+from vatt.preparation.annotations.writing import Notes, Wanted, make_parser, run, write
 from vatt.structures import Clip, TimedText
 
 # What the retrieval protocol asks for: the 3,350 clips of MIL-NCE's youcook2_val.csv, of which the JSON has more.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vatt.cli.main import main
-from vatt.datasets.media.encoding import write_media
-from vatt.models.codes import PatchCodes
+from vatt.media.encoding import write_media
+from vatt.models.codebooks import PatchCodes
 
 
 def test_codes_of_own_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vatt.cli.commands import print_table
 from vatt.cli.main import main
-from vatt.datasets.text import load_vocabulary
+from vatt.datasets.text.vocabularies import load_vocabulary
 from vatt.models.vatt import VATT
 
 

@@ -15,7 +15,7 @@ from vatt.cli import steps as module
 from vatt.cli.demo import demo
 from vatt.cli.main import main
 from vatt.cli.steps import CommandFailed
-from vatt.evaluation import probe as classifiers
+from vatt.evaluation import linear_probe as classifiers
 from vatt.models.vatt import VATT
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY
-from tests.models.official.huggingface_models import features, frames, make, processed, write_processor
-from tests.models.official.test_conversion import agnostic, classifier, specific
+from tests.hub.official.huggingface_models import features, frames, make, processed, write_processor
+from tests.hub.official.test_conversion import agnostic, classifier, specific
 from vatt.cli.main import main
 from vatt.cli.training import build_pretraining
-from vatt.datasets.text import load_vocabulary
+from vatt.datasets.text.vocabularies import load_vocabulary
+from vatt.hub.official.weights import export
 from vatt.models.backbone import Backbone
 from vatt.models.heads import LinearClassifier
-from vatt.models.official.weights import export
 from vatt.models.tokenizers import AudioTokenizer
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT, Classifier

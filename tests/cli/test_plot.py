@@ -11,8 +11,8 @@ from PIL import Image
 
 from vatt.cli.main import main
 from vatt.cli.plot import _titles
-from vatt.datasets.scenes import ScenePlan, write_scenes
 from vatt.errors import InputError
+from vatt.preparation.scenes import ScenePlan, write_scenes
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import read_number
 from vatt.cli.main import main
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.media.decoding import open_media
+from vatt.media.decoding import open_media
 
 
 @pytest.fixture

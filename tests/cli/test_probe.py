@@ -11,11 +11,11 @@ import torch
 
 from vatt.cli.main import main
 from vatt.cli.probe import _layers, _put_together
-from vatt.datasets.media.encoding import write_media
+from vatt.evaluation.features import FINAL
+from vatt.media.encoding import write_media
 from vatt.models.backbone import Backbone
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.retrieval.features import FINAL
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vatt.cli.main import main
-from vatt.datasets.scan.report import read_report
+from vatt.preparation.scan.report import read_report
 
 
 def test_a_folder_is_scanned(tmp_path: Path, video_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 from vatt.cli.main import main
 from vatt.cli.scenes import _as_large, _block, _first, _j_and_f
-from vatt.datasets.scenes import FPS, FRAMES, SHAPES, SIZE
 from vatt.models.backbone import Backbone
 from vatt.models.heads import NoProjection
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
+from vatt.preparation.scenes import FPS, FRAMES, SHAPES, SIZE
 from vatt.structures import ClipFormat
 
 

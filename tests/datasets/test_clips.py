@@ -7,11 +7,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
-from vatt.datasets.batches import collate
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset, DataError, MixedDataset, Views
-from vatt.datasets.sampling import Mix, Shuffled, StepSampler
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.loading.batches import collate
+from vatt.datasets.loading.sampling import Mix, Shuffled, StepSampler
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError
 from vatt.structures import Clip, TimedText

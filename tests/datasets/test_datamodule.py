@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from tests.datasets.crashing import crash_on
+from tests.datasets.loading.crashing import crash_on
 from vatt.datasets.datamodule import ClipDataModule
-from vatt.datasets.loading import ClipLoader
+from vatt.datasets.loading.loader import ClipLoader
 from vatt.datasets.sources import Source
 from vatt.datasets.transforms import Augment
 from vatt.errors import InputError, ManifestError

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import numbered_frames, read_number
-from tests.datasets.media.clocks import pitch, tone, write
+from tests.media.clocks import pitch, tone, write
 from vatt.datasets.folders import MEDIA_SUFFIXES, list_media, summarize
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.scan.file import scan_file
 from vatt.errors import ManifestError
+from vatt.media.decoding import open_media
+from vatt.preparation.scan.file import scan_file
 
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + b"Mac OS X        " + bytes(4000)
 

@@ -9,15 +9,15 @@ import pytest
 
 from benchmarks.mutating import KINDS, mutate, write_good
 from tests.conftest import TINY, tiny_model
-from tests.datasets.media.test_probe import every, remux, write_video
+from tests.media.test_inspection import every, remux, write_video
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.demuxing import MediaInput
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.scan.file import scan_file
 from vatt.datasets.transforms import NO_AUGMENT
 from vatt.datasets.windows import STILL_S, Windows
+from vatt.media.decoding import open_media
+from vatt.media.demuxing import MediaInput
+from vatt.media.types import MediaError
+from vatt.preparation.scan.file import scan_file
 from vatt.retrieval.embeddings import embed
 from vatt.structures import Clip
 

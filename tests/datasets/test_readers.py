@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.conftest import TINY, read_number
-from tests.datasets.media.test_sound import RATE, TONE, write_wav
+from tests.media.test_audio import RATE, TONE, write_wav
 from vatt.datasets.clip_reader import ClipReader
-from vatt.datasets.media.decoding import open_media
+from vatt.datasets.loading.sampling import seeded
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader, join_words, nearest
-from vatt.datasets.sampling import seeded
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.datasets.transforms import Augment
+from vatt.media.decoding import open_media
 from vatt.structures import Clip, ClipFormat, TimedText
 
 

@@ -14,7 +14,7 @@ from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.labelled import LabelledDataModule
 from vatt.datasets.manifest import read_manifest
 from vatt.datasets.sources import Source
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.errors import ManifestError
 
 

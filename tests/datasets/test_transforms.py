@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from vatt.datasets.media.pictures import Square
-from vatt.datasets.sampling import seeded
+from vatt.datasets.loading.sampling import seeded
 from vatt.datasets.transforms import (
     PAPER,
     RELEASED,
@@ -25,6 +24,7 @@ from vatt.datasets.transforms import (
     to_float,
     vary_waveform,
 )
+from vatt.media.frames import Square
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

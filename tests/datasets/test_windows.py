@@ -7,12 +7,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY
-from tests.datasets.media.test_probe import write_video
-from vatt.datasets import crashes
+from tests.media.test_inspection import write_video
 from vatt.datasets.clip_reader import ClipReader
-from vatt.datasets.media.media import Media
+from vatt.datasets.loading import crashes
 from vatt.datasets.windows import ShardedWindows, Windows, window_starts
 from vatt.errors import InputError
+from vatt.media.reader import Media
 from vatt.structures import Clip
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.conftest import tiny_backbone, tiny_batch
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone, check_format
-from vatt.models.codes import CodeTokenizer, PatchCodes
+from vatt.models.codebooks import CodeTokenizer, PatchCodes
 from vatt.models.heads import LinearClassifier, NoProjection
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import AudioTokenizer, TextTokenizer, Tokenizer, VideoTokenizer

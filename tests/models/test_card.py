@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from tests.conftest import TINY, tiny_backbone, tiny_model
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.card import is_edited
 from vatt.models.heads import HierarchicalProjection, LinearClassifier, NoProjection

@@ -15,7 +15,7 @@ from scipy.io import wavfile
 
 import vatt
 from tests.conftest import tiny_model
-from vatt.datasets.batches import Sample
+from vatt.datasets.loading.batches import Sample
 from vatt.datasets.windows import Windows
 from vatt.errors import InputError
 from vatt.models import encoding

@@ -18,7 +18,7 @@ import torch
 pytest.importorskip("faiss")
 from benchmarks.killing import killed_at
 from tests.conftest import WORDS, tiny_model
-from vatt.datasets.text import WordVocabulary, load_vocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary, load_vocabulary
 from vatt.errors import InputError, WriteError
 from vatt.models.encoding import model_vocabulary
 from vatt.models.vatt import VATT, load_model

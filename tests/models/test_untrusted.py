@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import ROOT, TINY, WORDS, tiny_backbone, tiny_model
-from vatt.datasets.sentencepiece_text import SentencePieceVocabulary
-from vatt.datasets.text import WordVocabulary, load_vocabulary
+from vatt.datasets.text.sentencepiece import SentencePieceVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
 from vatt.models.directories import saved_format
 from vatt.models.heads import LinearClassifier
@@ -58,7 +58,7 @@ AUDIO = {  # its filters are not saved with the weights
     "init_args": {"width": 16, "grid": [2, 2**16], "patch": [4, 4], "num_mels": 2**18, "window": 2**20},
 }
 ENCODER = ("backbone", "init_args", "transformers", "video", "init_args")
-LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained": "/etc/passwd"}}
+LATER = {"class_path": "vatt.models.codebooks.PatchCodes", "init_args": {"pretrained": "/etc/passwd"}}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ LATER = {"class_path": "vatt.models.codes.PatchCodes", "init_args": {"pretrained
         ((*VIDEO, "class_path"), "vatt.models.part.functools.partial", "this version of vatt has no"),
         ((*VIDEO, "class_path"), "vatt.models.backbone.__builtins__", "is not a model class"),
         ((*VIDEO, "class_path"), "vatt.models..os.system", "this version of vatt has no"),
-        ((*VIDEO, "class_path"), "vatt.models.hub.HubModel", "is not a model class"),
+        ((*VIDEO, "class_path"), "vatt.models.saving.HubModel", "is not a model class"),
         ((*VIDEO, "class_path"), ["vatt.models.backbone.Backbone"], "refusing to load"),
         ((*VIDEO, "init_args"), [1], "'backbone.tokenizers.video': 'init_args' of .* is not a dict"),
         ((*VIDEO, "init_args", "hight"), 3, "'backbone.tokenizers.video': .*hight"),
@@ -337,7 +337,7 @@ def test_damaged_vocabulary_file_is_reported(folder: Path, data: bytes) -> None:
 FUZZ = """
 import random, sys
 from pathlib import Path
-from vatt.datasets.sentencepiece_text import SentencePieceVocabulary
+from vatt.datasets.text.sentencepiece import SentencePieceVocabulary
 from vatt.errors import InputError
 path, rng, counts = Path(sys.argv[1]), random.Random(0), [0, 0]
 content = path.read_bytes()

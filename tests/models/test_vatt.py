@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.conftest import TINY, tiny_backbone, tiny_batch, tiny_model
-from vatt.datasets.text import WordVocabulary, load_vocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary, load_vocabulary
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
 from vatt.models.heads import HierarchicalProjection, LinearClassifier
@@ -161,7 +161,7 @@ def test_a_model_is_pushed_to_the_hub_and_read_from_there(
         return str(hub / repo_id / filename)
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    monkeypatch.setattr("vatt.models.hub.hf_hub_download", download)
+    monkeypatch.setattr("vatt.models.saving.hf_hub_download", download)
     model = tiny_model()
     assert model.push_to_hub("someone/tiny") == "committed"
     written = {path.name for path in (hub / "someone/tiny").iterdir()}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vatt.errors import InputError
 from vatt.models.backbone import Backbone
-from vatt.models.codes import Codebook, CodeTokenizer, PatchCodes
+from vatt.models.codebooks import Codebook, CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.autoregressive import Autoregression

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.objectives.test_autoregressive import tower as causal
-from tests.objectives.test_masked import tower
+from tests.objectives.test_videomae import tower
 from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.base import Objective
 from vatt.objectives.flops import step_flops
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.objectives.masked import MaskedAutoencoding
+from vatt.objectives.videomae import MaskedAutoencoding
 from vatt.structures import ClipFormat
 
 FORMAT = ClipFormat(num_frames=4, size=32, sample_rate=100)

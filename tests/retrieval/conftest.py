@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vatt.datasets.processes import Processes
+from vatt.datasets.loading.processes import Processes
 
 
 @pytest.fixture(scope="module", autouse=True)

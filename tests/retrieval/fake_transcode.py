@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.segments import Stretch
-from vatt.datasets.media.transcode import Encoding
+from vatt.media.segments import Stretch
+from vatt.media.transcode import Encoding
+from vatt.media.types import MediaError
 
 
 def crash(*_: object) -> None:

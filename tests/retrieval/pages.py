@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tests.conftest import WORDS, tiny_model
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.retrieval.embeddings import embed
 from vatt.retrieval.index import Index
 from vatt.retrieval.vectors import Vectors

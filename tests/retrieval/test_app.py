@@ -20,15 +20,15 @@ import pytest
 import torch
 
 from tests.conftest import tiny_model
-from tests.datasets.media.zoo import write
+from tests.media.zoo import write
 from tests.retrieval.fake_transcode import crash
 from tests.retrieval.pages import CAPTION, make_site, post, query, result, serve, upload, values, with_files
-from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
+from vatt.media.types import MediaError
 from vatt.models.encoding import encode_file
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Result
 from vatt.retrieval.index import Index, IndexMismatch
+from vatt.retrieval.results import Result
 from vatt.retrieval.search import Results, opened, search
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.web.clips import Clips

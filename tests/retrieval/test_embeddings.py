@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, tiny_backbone, tiny_model
-from tests.datasets.crashing import crash_on
-from tests.datasets.media.test_sound import write_wav
+from tests.datasets.loading.crashing import crash_on
+from tests.media.test_audio import write_wav
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.datasets.transforms import to_float
 from vatt.errors import InputError
 from vatt.models.encoding import encode_texts, model_vocabulary

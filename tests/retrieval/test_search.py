@@ -10,7 +10,7 @@ import torch
 from scipy.io import wavfile
 
 from tests.conftest import tiny_model
-from tests.datasets.crashing import crash_on
+from tests.datasets.loading.crashing import crash_on
 from tests.evaluation.test_protocols import row
 from vatt.errors import InputError
 from vatt.models.encoding import encode_file, encode_texts, model_vocabulary

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datasets.crashing import crash_on
-from vatt.datasets import isolated
-from vatt.datasets.media.decoding import open_media
+from tests.datasets.loading.crashing import crash_on
+from vatt.datasets.loading import isolated
 from vatt.errors import InputError
-from vatt.retrieval.hits import Result
+from vatt.media.decoding import open_media
+from vatt.retrieval.results import Result
 from vatt.retrieval.sheet import RED, RIGHT, check_playlist, check_sheet, draw_sheet, write_playlist
 
 

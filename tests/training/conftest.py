@@ -7,8 +7,8 @@ import torch
 
 from tests.conftest import tiny_model
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.synthetic import Plan, synthesize
-from vatt.datasets.text import make_vocabulary
+from vatt.datasets.text.vocabularies import make_vocabulary
+from vatt.preparation.synthetic import Plan, synthesize
 
 
 @pytest.fixture(scope="session")

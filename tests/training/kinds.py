@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from tests.conftest import SMALL_HEAD, TINY, tiny_backbone, tiny_batch
 from vatt.models.backbone import Backbone
 from vatt.models.blocks import BlockMask
-from vatt.models.codes import CodeTokenizer, PatchCodes
+from vatt.models.codebooks import CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.base import Objective
 from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.objectives.masked import MaskedAutoencoding
+from vatt.objectives.videomae import MaskedAutoencoding
 from vatt.training.finetune import FinetuneModule, Tuning
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.conftest import ROOT, TINY, beeps, numbered_frames, tiny_backbone
 from vatt.cli.main import main
-from vatt.datasets.media.encoding import write_media
+from vatt.media.encoding import write_media
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.tokenizers import AudioTokenizer, VideoTokenizer
 from vatt.models.vatt import VATT, Classifier

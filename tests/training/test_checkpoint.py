@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import tiny_backbone
 from tests.training.runs import logged, train
-from vatt.datasets.text import load_vocabulary
+from vatt.datasets.text.vocabularies import load_vocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from tests.conftest import TINY, tiny_model
 from tests.fake_device import DEVICE, backward, fake, fake_gpu, outside
 from tests.training.kinds import KINDS, PRETRAINING, make_batch, make_module
-from vatt.datasets.batches import finish
+from vatt.datasets.loading.batches import finish
+from vatt.evaluation.readouts import TASKS, TaskReadout
 from vatt.models import positions
 from vatt.models.encoding import encode_windows
 from vatt.models.heads import LinearClassifier
@@ -32,7 +33,6 @@ from vatt.training import finetune
 from vatt.training.finetune import Tuning
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization, make_optimizer
-from vatt.training.readouts import TASKS, TaskReadout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(CUDA is not available|user-provided tensor is not).*")
 

@@ -18,12 +18,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import TINY, tiny_backbone, tiny_model
-from tests.models.official.test_conversion import agnostic, specific
+from tests.hub.official.test_conversion import agnostic, specific
 from tests.training.runs import labelled_rows, logged
 from vatt.cli.main import main
 from vatt.errors import InputError
+from vatt.hub.official.weights import export
 from vatt.models.heads import LinearClassifier
-from vatt.models.official.weights import export
 from vatt.models.vatt import VATT, Classifier
 from vatt.training.finetune import FinetuneModule, Tuning, _clips_of
 from vatt.training.history import in_words

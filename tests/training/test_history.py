@@ -17,7 +17,7 @@ from vatt.errors import InputError
 from vatt.evaluation.report import config_hash
 from vatt.models.heads import HierarchicalProjection, LinearClassifier
 from vatt.models.vatt import VATT, Classifier
-from vatt.objectives.masked import MaskedAutoencoding
+from vatt.objectives.videomae import MaskedAutoencoding
 from vatt.training.finetune import FinetuneModule, Tuning
 from vatt.training.history import HISTORY, OBJECTIVE, changes, describe_difference, history_of
 from vatt.training.pretrain import load_objective

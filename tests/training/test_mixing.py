@@ -15,8 +15,8 @@ import torch
 from tests.conftest import numbered_frames
 from tests.training.runs import logged, train
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.media.encoding import write_media
 from vatt.datasets.sources import Source
+from vatt.media.encoding import write_media
 from vatt.objectives.losses import mil_nce, nce
 from vatt.structures import Batch
 

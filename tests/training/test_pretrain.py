@@ -14,10 +14,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone, tiny_batch
-from tests.datasets.crashing import crash_on
+from tests.datasets.loading.crashing import crash_on
 from tests.training.runs import logged, train
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.models.heads import HierarchicalProjection
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import Contrastive

@@ -17,8 +17,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tests.conftest import SMALL_HEAD, TINY, WORDS, tiny_backbone
 from tests.training.runs import logged, train
 from vatt.datasets.datamodule import ClipDataModule
-from vatt.datasets.text import load_vocabulary
-from vatt.datasets.words import WordVocabulary
+from vatt.datasets.text.vocabularies import load_vocabulary
+from vatt.datasets.text.words import WordVocabulary
 from vatt.models.encoding import model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import Contrastive

@@ -27,7 +27,7 @@ from vatt.models.transformer import Transformer
 from vatt.objectives.autoregressive import Autoregression
 from vatt.objectives.contrastive import Contrastive
 from vatt.objectives.jepa import FeaturePrediction
-from vatt.objectives.masked import MaskedAutoencoding
+from vatt.objectives.videomae import MaskedAutoencoding
 from vatt.training.export import gathered
 from vatt.training.optim import clip_gradients
 from vatt.training.pretrain import PretrainModule

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from vatt.cli.ranges import Count, CountOrZero, Seed
-from vatt.datasets.batches import collate, finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset, Views
-from vatt.datasets.crashes import SequentialLoader
+from vatt.datasets.loading.batches import collate, finish
+from vatt.datasets.loading.crashes import SequentialLoader
+from vatt.datasets.loading.workers import leave_interrupts_to_main
 from vatt.datasets.manifest import of_split, read_manifest
-from vatt.datasets.workers import leave_interrupts_to_main
 from vatt.errors import InputError
-from vatt.models.codes import PatchCodes
+from vatt.models.codebooks import PatchCodes
 from vatt.structures import NOT_READ, ClipFormat
 
 
@@ -35,7 +35,7 @@ def codes(
 
     Args:
         manifest: videos.
-        output: safetensors file, which a configuration names as ``pretrained`` of ``vatt.models.codes.PatchCodes``.
+        output: safetensors file, which a configuration names as ``pretrained`` of ``vatt.models.codebooks.PatchCodes``.
         codes: how many.
         stride: pixels along each side of a patch.
         size: of the pictures, in pixels.

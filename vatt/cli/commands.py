@@ -29,7 +29,7 @@ def synth(
         seed: of everything.
         num_workers: processes; one per CPU unless given.
     """
-    from vatt.datasets.synthetic import Plan, synthesize
+    from vatt.preparation.synthetic import Plan, synthesize
 
     plan = Plan(clips_per_combination, num_test, num_val, num_train, seed)
     manifest = synthesize(output, plan, num_workers)
@@ -57,7 +57,7 @@ def vocabulary(
         tokenizer: hub name or folder, for kind huggingface.
     """
     from vatt.datasets.manifest import read_manifest
-    from vatt.datasets.text import WordVocabulary, make_vocabulary
+    from vatt.datasets.text.vocabularies import WordVocabulary, make_vocabulary
 
     if kind == "list":
         listed = WordVocabulary.read(manifest)

@@ -9,7 +9,7 @@ from vatt.cli.commands import print_lines, print_table
 from vatt.cli.ranges import Count, Positive
 
 if TYPE_CHECKING:
-    from vatt.datasets.scan.report import ScanSummary
+    from vatt.preparation.scan.report import ScanSummary
 
 SHOWN = 20  # rows outside their files that are named
 
@@ -46,7 +46,7 @@ def scan(
             have not changed, if num_clips is the same.
     """
     from vatt.datasets.folders import summarize
-    from vatt.datasets.scan.scanning import scan as run
+    from vatt.preparation.scan.scanning import scan as run
 
     summary, cleaned = run(path, output, manifest, num_workers, time_limit_s, num_clips, keep_damaged, resume)
     print_scan(summary)

@@ -161,7 +161,7 @@ def devices() -> Iterator[Finding]:
 
 def codecs() -> Iterator[Finding]:
     """What this PyAV's FFmpeg reads and writes."""
-    from vatt.datasets.media.codecs import lacking, libraries
+    from vatt.media.formats.codecs import lacking, libraries
 
     yield Finding("ok", "FFmpeg in PyAV", ", ".join(f"{name} {version}" for name, version in libraries().items()))
     for words, wanted, mode in (("reads", READ, "r"), ("writes", WRITTEN, "w")):
@@ -177,9 +177,9 @@ def codecs() -> Iterator[Finding]:
 def media() -> Iterator[Finding]:
     """A short clip is written, and read by every decoder that is installed."""
     from vatt.datasets.manifest import read_manifest
-    from vatt.datasets.media.decoding import open_media
-    from vatt.datasets.media.pictures import Square
-    from vatt.datasets.synthetic import Plan, synthesize
+    from vatt.media.decoding import open_media
+    from vatt.media.frames import Square
+    from vatt.preparation.synthetic import Plan, synthesize
 
     with tempfile.TemporaryDirectory() as folder:
         clip = read_manifest(synthesize(folder, Plan(num_train=1, num_val=1, num_test=1), num_workers=1))[0]

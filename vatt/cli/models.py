@@ -12,7 +12,7 @@ from vatt.errors import InputError
 from vatt.resources import find_config
 
 if TYPE_CHECKING:
-    from vatt.models.official.weights import Loaded
+    from vatt.hub.official.weights import Loaded
     from vatt.models.vatt import VATT, Classifier
 
 
@@ -49,11 +49,11 @@ def convert(
     """
     from dataclasses import replace
 
-    from vatt.datasets.text import WordVocabulary
+    from vatt.datasets.text.vocabularies import WordVocabulary
+    from vatt.hub.official import sizes, video
+    from vatt.hub.official.files import read_variables
+    from vatt.hub.official.identify import check_output, identify
     from vatt.models.card import CONVERSION
-    from vatt.models.official import sizes, video
-    from vatt.models.official.files import read_variables
-    from vatt.models.official.identify import check_output, identify
     from vatt.models.vatt import VATT
 
     check_output(output)
@@ -161,7 +161,7 @@ def onnx(model: str, output: str) -> int:
         model: folder of a model, or its name on the Hugging Face Hub.
         output: folder that gets the files.
     """
-    from vatt.models.onnx_export import export_onnx
+    from vatt.hub.onnx_export import export_onnx
     from vatt.models.vatt import load_model
 
     made = export_onnx(load_model(model), output)

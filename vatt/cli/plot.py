@@ -110,7 +110,7 @@ def _titles(sources: list[str]) -> dict[str, str]:
 
 def _tsne(sources: list[str], labels: str | None, column: str, output: str, about: str, seed: int) -> list[Path]:
     from vatt.datasets.manifest import read_manifest
-    from vatt.evaluation.pictures import plot_tsne
+    from vatt.evaluation.figures import plot_tsne
 
     if labels is None:
         raise InputError("give --labels, the manifest that says what class each clip is of")
@@ -127,7 +127,7 @@ def _tsne(sources: list[str], labels: str | None, column: str, output: str, abou
 
 
 def _similarities(sources: list[str], output: str, about: str, seed: int) -> list[Path]:
-    from vatt.evaluation.pictures import plot_similarities
+    from vatt.evaluation.figures import plot_similarities
 
     return plot_similarities(_titles(sources), output, about or _made_of(sources), seed)
 
@@ -135,14 +135,14 @@ def _similarities(sources: list[str], output: str, about: str, seed: int) -> lis
 def _activations(sources: list[str], split: str | None, clips: int, output: str, about: str) -> list[Path]:
     import torch
 
-    from vatt.datasets.batches import collate, finish
     from vatt.datasets.clip_reader import ClipReader
     from vatt.datasets.clips import ClipDataset, Views
+    from vatt.datasets.loading.batches import collate, finish
     from vatt.datasets.manifest import read_manifest
-    from vatt.evaluation.pictures import plot_activations
+    from vatt.evaluation.activations import mean_activations
+    from vatt.evaluation.figures import plot_activations
     from vatt.models.encoding import model_vocabulary
     from vatt.models.vatt import VATT
-    from vatt.retrieval.activations import mean_activations
 
     if len(sources) != 2:
         raise InputError("activations are of a model and a manifest: vatt plot activations MODEL MANIFEST")
@@ -178,7 +178,7 @@ def _activations(sources: list[str], split: str | None, clips: int, output: str,
 
 
 def _tradeoff(table: str, output: str, about: str) -> list[Path]:
-    from vatt.evaluation.pictures import plot_tradeoff
+    from vatt.evaluation.figures import plot_tradeoff
 
     try:
         found = json.loads(Path(table).read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def _tradeoff(table: str, output: str, about: str) -> list[Path]:
 
 
 def _compared(table: str, output: str, about: str) -> list[Path]:
-    from vatt.evaluation.pictures import plot_ways
+    from vatt.evaluation.figures import plot_ways
 
     try:
         found = json.loads(Path(table).read_text(encoding="utf-8"))
@@ -200,12 +200,12 @@ def _compared(table: str, output: str, about: str) -> list[Path]:
 
 
 def _scenes(manifest: str, split: str | None, clips: int, output: str, about: str) -> list[Path]:
-    from vatt.datasets.batches import collate, finish
     from vatt.datasets.clip_reader import ClipReader
     from vatt.datasets.clips import ClipDataset
+    from vatt.datasets.loading.batches import collate, finish
     from vatt.datasets.manifest import read_manifest
-    from vatt.datasets.scenes import FPS, FRAMES, SIZE, read_truth
-    from vatt.evaluation.pictures import plot_scenes
+    from vatt.evaluation.figures import plot_scenes
+    from vatt.preparation.scenes import FPS, FRAMES, SIZE, read_truth
     from vatt.structures import ClipFormat
 
     chosen = read_manifest(manifest, split=split)[: min(clips, 6)]
@@ -223,7 +223,7 @@ def _scenes(manifest: str, split: str | None, clips: int, output: str, about: st
 
 def _scaling(runs: list[str], output: str, about: str) -> list[Path]:
     from vatt.cli.training import build_pretraining, clips_of_step
-    from vatt.evaluation.pictures import plot_scaling
+    from vatt.evaluation.figures import plot_scaling
     from vatt.evaluation.plots import read_logs
     from vatt.evaluation.scaling import fit_power_law, frontier
     from vatt.objectives.flops import step_flops

@@ -57,9 +57,9 @@ def prepare(
         check: write nothing, and compare shards with their checksums. Neither the manifest nor the media are needed.
     """
     from vatt.datasets.folders import summarize
-    from vatt.datasets.media.transcode import Encoding
-    from vatt.datasets.shards.folder import check as find_damage
-    from vatt.datasets.shards.writing import prepare as run
+    from vatt.media.transcode import Encoding
+    from vatt.preparation.shards.folder import check as find_damage
+    from vatt.preparation.shards.writing import prepare as run
 
     if check:
         number, problems = find_damage(Path(output or path))

@@ -21,16 +21,16 @@ from vatt.datasets.splits import describe_missing
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError
 from vatt.evaluation.classification import accuracy, chance_levels
-from vatt.evaluation.probe import KINDS, fit_and_score, subsets
+from vatt.evaluation.features import FINAL, extract
+from vatt.evaluation.gradient_probe import OF_TOKENS, train_and_score
+from vatt.evaluation.linear_probe import KINDS, fit_and_score, subsets
 from vatt.evaluation.report import config_hash, write_report
 from vatt.models.backbone import Backbone
 from vatt.models.device import resolve_device
 from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
-from vatt.retrieval.features import FINAL, extract
 from vatt.structures import NOT_READ, ClipFormat
 from vatt.training.history import history_of
-from vatt.training.probing import OF_TOKENS, train_and_score
 
 Kind = Literal["linear", "lowrank", "svm", "knn", "attentive", "readout"]
 SEEDS = (0, 1, 2)  # of the parts of the labels

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from vatt.cli.commands import print_table
 from vatt.cli.ranges import Count, CountOrZero, Seed
-from vatt.datasets.batches import collate, finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset, Views
+from vatt.datasets.loading.batches import collate, finish
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.scenes import FPS, FRAMES, SHAPES, SIZE, ScenePlan, read_truth, write_scenes
 from vatt.errors import InputError
+from vatt.evaluation.readouts import METRICS, TASKS, Inputs, train_and_measure, without_looking
 from vatt.evaluation.report import config_hash, write_report
 from vatt.evaluation.tracking import boundary_f, jaccard, propagate
 from vatt.models.backbone import Backbone
@@ -26,9 +26,9 @@ from vatt.models.device import resolve_device
 from vatt.models.part import from_config, to_config
 from vatt.models.readouts import released_layer
 from vatt.models.vatt import load_model
+from vatt.preparation.scenes import FPS, FRAMES, SHAPES, SIZE, ScenePlan, read_truth, write_scenes
 from vatt.structures import ClipFormat
 from vatt.training.history import history_of
-from vatt.training.readouts import METRICS, TASKS, Inputs, train_and_measure, without_looking
 
 PROPAGATION = {"context": 20, "nearest": 7, "temperature": 0.1}
 WITHOUT_EFFECT = ("output", "batch_size", "num_workers", "device")

@@ -9,16 +9,16 @@ from contextlib import ExitStack
 import torch
 from torch import Generator
 
-from vatt.datasets.batches import Sample
-from vatt.datasets.crashes import begin_reading
 from vatt.datasets.labels import Classes
-from vatt.datasets.media.cache import DecodedCache
-from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder, open_media
-from vatt.datasets.media.media import Media
+from vatt.datasets.loading.batches import Sample
+from vatt.datasets.loading.crashes import begin_reading
 from vatt.datasets.readers import AudioReader, TextReader, VideoReader
-from vatt.datasets.text import Vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary
 from vatt.datasets.transforms import Augment, draw_color
 from vatt.errors import InputError
+from vatt.media.cache import DecodedCache
+from vatt.media.decoding import TIME_LIMIT_S, Decoder, open_media
+from vatt.media.reader import Media
 from vatt.structures import Clip, ClipFormat, Event
 
 
@@ -28,10 +28,10 @@ class ClipReader:
     Args:
         format: Shapes and rates of the tensors.
         vocabulary: Vocabulary of the texts. If None, texts are not read.
-        decoder: See `vatt.datasets.media.decoding.open_media`.
+        decoder: See `vatt.media.decoding.open_media`.
         words_per_text: See `TextReader`.
-        cache: Directory for decoded files (see `vatt.datasets.media.cache`). If None, files are decoded each time.
-        time_limit_s: See `vatt.datasets.media.decoding.open_media`.
+        cache: Directory for decoded files (see `vatt.media.cache`). If None, files are decoded each time.
+        time_limit_s: See `vatt.media.decoding.open_media`.
         modalities: Modalities to read: "video", "audio" or both.
         classes: Classes for the ``target`` of each clip. If None, samples have no target.
     """

@@ -10,13 +10,13 @@ import torch
 from torch import Generator
 from torch.utils.data import Dataset
 
-from vatt.datasets.batches import Sample
 from vatt.datasets.clip_reader import ClipReader
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.media import Media
-from vatt.datasets.sampling import Key, seeded
+from vatt.datasets.loading.batches import Sample
+from vatt.datasets.loading.sampling import Key, seeded
 from vatt.datasets.transforms import Augment
 from vatt.errors import VattError
+from vatt.media.reader import Media
+from vatt.media.types import MediaError
 from vatt.structures import Clip, Event
 
 NOTHING = "neither video nor audio, or less than half of each,"
@@ -151,7 +151,7 @@ class ClipDataset(Dataset[list[Sample]]):
 
 
 class MixedDataset(Dataset[list[Sample]]):
-    """Several datasets as one, whose items are found by the keys of `vatt.datasets.sampling.StepSampler`.
+    """Several datasets as one, whose items are found by the keys of `vatt.datasets.loading.sampling.StepSampler`.
 
     Args:
         datasets: with samples of the same shapes.

@@ -10,23 +10,23 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from vatt.datasets.batches import collate, finish
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import ClipDataset, MixedDataset
-from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.identity import Segments, count_distinct, read_segments
-from vatt.datasets.loading import ClipLoader
+from vatt.datasets.loading.batches import collate, finish
+from vatt.datasets.loading.crashes import SequentialLoader
+from vatt.datasets.loading.loader import ClipLoader
+from vatt.datasets.loading.sampling import Balanced, Mix, Order, Shuffled, StepSampler
+from vatt.datasets.loading.workers import leave_signals_to_main
 from vatt.datasets.manifest import hold_out, of_split, read_manifest
-from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import TextCounts, report, report_rows, report_texts, warn_shared
-from vatt.datasets.sampling import Balanced, Mix, Order, Shuffled, StepSampler
 from vatt.datasets.sources import Source, resolve_sources
 from vatt.datasets.splits import SplitRows, find_rows
 from vatt.datasets.table import ClipTable
-from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary, load_vocabulary
 from vatt.datasets.transforms import NO_AUGMENT, Augment
-from vatt.datasets.workers import leave_signals_to_main
 from vatt.errors import InputError, ManifestError
+from vatt.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.structures import Batch, Clip, ClipFormat
 
 
@@ -45,11 +45,11 @@ class ClipDataModule(L.LightningDataModule):
         val_split: rows to validate on. If it is "val" and there are none, ``val_fraction`` of the training rows is held
             out. Synonyms such as "validation" are accepted and reported (see `vatt.datasets.splits.match_split`).
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
-        balanced: every class of the manifest comes equally often (see `vatt.datasets.sampling.Balanced`).
-        decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.datasets.media.decoding`).
+        balanced: every class of the manifest comes equally often (see `vatt.datasets.loading.sampling.Balanced`).
+        decoder: "auto", "pyav", "decord" or "torchcodec" (see `vatt.media.decoding`).
         time_limit_s: bound on reading one modality of one window.
         words_per_text: see `vatt.datasets.readers.TextReader`.
-        cache: folder that keeps decoded files, or "memory", for sets of short clips (see `vatt.datasets.media.cache`).
+        cache: folder that keeps decoded files, or "memory", for sets of short clips (see `vatt.media.cache`).
         num_workers: processes that read clips. With 0, a file that crashes a decoder ends the main process.
         start_method: of these processes: "fork", "spawn" or "forkserver"; the system's unless given.
         seed: of the order and of every random draw.

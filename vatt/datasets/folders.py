@@ -17,8 +17,8 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from vatt.datasets.identity import file_identities
-from vatt.datasets.media.remote import is_url
 from vatt.errors import ManifestError
+from vatt.media.sources.remote import is_url
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .mp3 .m4a .aac .ogg .opus .wma .oga .spx .wv .mka .m4b .mp2 .ac3 .eac3 .thd .mlp .aif .aiff .aifc .caf "

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vatt.datasets.media.remote import is_url, local_path
+from vatt.media.sources.remote import is_url, local_path
 from vatt.structures import Clip
 
 
@@ -61,7 +61,7 @@ class Segments:
     Attributes:
         file: (N,) number of the file.
         origin: (N,) number of the original of the file, which several files may have been cut from (column
-            ``x_source``, see `vatt.datasets.shards`).
+            ``x_source``, see `vatt.preparation.shards`).
         start_s: (N,) start in seconds.
         end_s: (N,) end in seconds; infinite if it is the end of the file.
     """

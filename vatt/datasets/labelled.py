@@ -11,18 +11,18 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from vatt.datasets.clips import ClipDataset, Views
-from vatt.datasets.crashes import SequentialLoader
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.identity import read_segments
 from vatt.datasets.labels import Classes
+from vatt.datasets.loading.crashes import SequentialLoader
 from vatt.datasets.manifest import hold_out, read_manifest
 from vatt.datasets.manifests.values import MISSING
-from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.datasets.reports import report_rows, warn_shared
 from vatt.datasets.splits import SplitRows, describe_missing
 from vatt.datasets.table import ClipTable
 from vatt.datasets.transforms import NO_AUGMENT, Augment
 from vatt.errors import InputError, ManifestError
+from vatt.media.decoding import TIME_LIMIT_S, Decoder
 from vatt.structures import Clip, ClipFormat, Downmix, Overflow
 
 FOLD = "x_fold"  # column with the number of a clip's fold; with a number behind it: that split
@@ -67,7 +67,7 @@ class LabelledDataModule(ClipDataModule):
         val_fraction: share of training rows to hold out, chosen by a hash of their ids; 0 validates on nothing.
         fold: number of the fold to test on, while all the others are trained on (column x_fold); or of the split to use
             (columns x_fold1, x_fold2, …, with train and test). The column split does not count then.
-        balanced: every class comes equally often (see `vatt.datasets.sampling.Balanced`).
+        balanced: every class comes equally often (see `vatt.datasets.loading.sampling.Balanced`).
         decoder, time_limit_s, cache, num_workers, start_method: see `ClipDataModule`.
         seed: of the order and of every random draw.
     """

@@ -20,12 +20,12 @@ from pathlib import Path
 from vatt.datasets.folders import MEDIA_SUFFIXES, PICTURE_SUFFIXES, describe, fixed_part, is_listed, list_media
 from vatt.datasets.identity import file_identities
 from vatt.datasets.manifests.files import READERS, from_media, read_rows
-from vatt.datasets.media.remote import is_url
 from vatt.datasets.rows import to_row
 from vatt.datasets.splits import count_synonyms, describe_missing, describe_unused, match_split
 from vatt.datasets.table import ClipTable
 from vatt.errors import InputError, ManifestError
 from vatt.io import atomic_write
+from vatt.media.sources.remote import is_url
 from vatt.structures import Clip
 
 

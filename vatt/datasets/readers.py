@@ -10,12 +10,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from vatt.datasets.media.facts import Levels
-from vatt.datasets.media.media import Media
-from vatt.datasets.media.pictures import Part, Square
-from vatt.datasets.media.sound import limit
-from vatt.datasets.text import Vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary
 from vatt.datasets.transforms import Augment, at_speed, draw_speed, draw_view, vary_waveform
+from vatt.media.audio import limit
+from vatt.media.frames import Part, Square
+from vatt.media.reader import Media
+from vatt.media.types import Levels
 from vatt.structures import Clip, ClipFormat, TimedText
 
 MIN_COVERAGE = 0.5  # a picture or a sound of which less than half exists is not taken for real
@@ -50,7 +50,7 @@ class VideoReader:
 
         Args:
             crop_position: Position of the crop along the longer side, from 0 to 1, without ``augment`` (see
-                `vatt.datasets.media.pictures.Square`).
+                `vatt.media.frames.Square`).
 
         Returns:
             (T, 3, size, size) uint8, and whether the file has a frame for at least half of them.

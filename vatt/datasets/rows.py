@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.media import source
+from vatt.media.sources import files as source
 from vatt.structures import Clip, TimedText
 
 COLUMNS = {

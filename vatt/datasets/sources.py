@@ -21,7 +21,7 @@ class Source:
         sample_rate: Sample rate in Hz. The number of samples is that of the common format.
         augment: Augmentation of the training clips. Replaces all augmentation options of the data module.
         words_per_text: See `vatt.datasets.readers.TextReader`.
-        balanced: Sample all classes equally often (see `vatt.datasets.sampling.Balanced`).
+        balanced: Sample all classes equally often (see `vatt.datasets.loading.sampling.Balanced`).
         cache: Directory for decoded files.
     """
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from vatt.datasets.media.pictures import WHOLE_BOX, Box, Cut, inside
+from vatt.media.frames import WHOLE_BOX, Box, Cut, inside
 
 TRIES = 10  # rectangles that are drawn until one fits the picture
 SAME_COLOR = (0.0, 1.0, 1.0, 0.0)  # brightness is added, saturation and contrast are factors, hue is turned
@@ -91,7 +91,7 @@ class View:
         area, aspect, stretch: as drawn, for each try.
         place: (x, y) in [0, 1] for each try: where the rectangle lies in what is free.
         mirrored: left and right are exchanged.
-        box: see `vatt.datasets.media.pictures.Region`.
+        box: see `vatt.media.frames.Region`.
     """
 
     size: int

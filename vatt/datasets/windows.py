@@ -12,14 +12,14 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vatt.datasets.batches import Sample, collate
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.clips import Views, start_range
-from vatt.datasets.crashes import CrashTolerantLoader, begin_reading
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.media import Media
-from vatt.datasets.workers import leave_interrupts_to_main
+from vatt.datasets.loading.batches import Sample, collate
+from vatt.datasets.loading.crashes import CrashTolerantLoader, begin_reading
+from vatt.datasets.loading.workers import leave_interrupts_to_main
 from vatt.errors import InputError
+from vatt.media.reader import Media
+from vatt.media.types import MediaError
 from vatt.structures import Batch, Clip, Event
 
 STILL_S = 60.0  # so long after its last packet no file is looked at, until its next one

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vatt.models.rotary import Turn
+from vatt.models.rope import Turn
 
 NORM_EPS = 1e-6
 Norm = Literal["layer", "rms", "mixed"]

@@ -26,10 +26,10 @@ from vatt.models.card_records import (
 from vatt.structures import ClipFormat
 
 if TYPE_CHECKING:
-    from vatt.models.hub import HubModel
+    from vatt.models.saving import HubModel
 
 PAGE, TRAINING, CONVERSION = "README.md", "training.json", "conversion.json"
-VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text
+VOCABULARY = "vocabulary"  # a folder; see vatt.datasets.text.vocabularies
 MARK = "<!-- vatt"  # begins the last line of a page that nobody has changed
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult
 
 if TYPE_CHECKING:
-    from vatt.models.hub import HubModel
+    from vatt.models.saving import HubModel
 
 MAX_REPORT_BYTES = 2**20
 CLASSIFICATION = {  # label in a report: metric of the Hub

@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vatt.datasets.batches import Sample, collate, finish
 from vatt.datasets.clip_reader import ClipReader
-from vatt.datasets.media.decoding import TIME_LIMIT_S, Decoder
-from vatt.datasets.media.tracks import SILENT_DB
+from vatt.datasets.loading.batches import Sample, collate, finish
 from vatt.datasets.readers import TextReader
-from vatt.datasets.text import Vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary
 from vatt.datasets.windows import Windows
 from vatt.directories import lock_directory
 from vatt.errors import InputError
-from vatt.models.hub import VOCABULARY
+from vatt.media.decoding import TIME_LIMIT_S, Decoder
+from vatt.media.tracks.choice import SILENT_DB
+from vatt.models.saving import VOCABULARY
 from vatt.models.vatt import VATT, Space
 from vatt.models.vocabulary import read_vocabulary
 from vatt.structures import NOT_READ, Batch, Clip

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vatt.models.part import Part
 from vatt.models.positions import PositionKind, make_positions
-from vatt.models.rotary import Rotation
+from vatt.models.rope import Rotation
 from vatt.models.transformer import Transformer
 
 

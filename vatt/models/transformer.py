@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from vatt.models.attention import NORM_EPS, Activation, Block, Norm, make_norm
 from vatt.models.part import Part
 from vatt.models.positions import RelativeBias
-from vatt.models.rotary import Rotary, Rotation
+from vatt.models.rope import Rotary, Rotation
 
 
 class Encoder(Part, ABC):

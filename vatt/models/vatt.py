@@ -14,8 +14,8 @@ from vatt.errors import InputError
 from vatt.models.backbone import Backbone, check_format
 from vatt.models.directories import read_saved
 from vatt.models.heads import Projection
-from vatt.models.hub import HubModel
 from vatt.models.precision import single_precision
+from vatt.models.saving import HubModel
 from vatt.models.selection import KeepRule, drop_token, same_keep
 from vatt.structures import ClipFormat
 

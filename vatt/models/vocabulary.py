@@ -1,13 +1,13 @@
 """The vocabulary in a model directory, compared with the hash that ``config.json`` records.
 
-`vatt.models.hub` imports this module only when it is needed.
+`vatt.models.saving` imports this module only when it is needed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vatt.datasets.text import Vocabulary, load_vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary, load_vocabulary
 from vatt.errors import InputError
 
 

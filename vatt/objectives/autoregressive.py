@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vatt.models.backbone import Backbone
-from vatt.models.codes import CodeTokenizer
+from vatt.models.codebooks import CodeTokenizer
 from vatt.models.heads import NoProjection
 from vatt.models.selection import to_device
 from vatt.objectives.base import Losses, Objective
@@ -29,8 +29,8 @@ class Autoregression(Objective):
     token the end of the sequence is predicted, as one more code.
 
     Args:
-        predicted: "codes" of a `vatt.models.codes.CodeTokenizer`, or "patches" of a `VideoTokenizer` whose patches are
-            one frame long, so that none sees a later frame.
+        predicted: "codes" of a `vatt.models.codebooks.CodeTokenizer`, or "patches" of a `VideoTokenizer` whose patches
+            are one frame long, so that none sees a later frame.
         tied: the matrix that scores codes is that of their embeddings.
         target: of patches, see `vatt.objectives.pixels.pixel_targets`.
         width_ratio: what is said is divided by it, see `vatt.training.optim.Optimization`.

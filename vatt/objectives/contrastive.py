@@ -14,8 +14,8 @@ from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.precision import single_precision
 from vatt.models.selection import KeepRule, check_drop, draw_keep
 from vatt.objectives.base import Losses, Objective
-from vatt.objectives.caching import in_micro_batches
 from vatt.objectives.distributed import agree, gather, own_part, shared_log_sums, world_size
+from vatt.objectives.grad_cache import in_micro_batches
 from vatt.objectives.health import of_vectors, similarities
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
@@ -46,7 +46,8 @@ class Contrastive(Objective):
         per_sentence: each of a clip's texts is valid by itself. False, the released code: a clip has text or has not,
             and an empty sentence of a clip that has some is a positive like any other.
         micro_batch: clips that training encodes at a time; loss and gradients are those of the whole batch, with the
-            memory of a micro-batch and a second forward pass. See `vatt.objectives.caching`. None encodes all at once.
+            memory of a micro-batch and a second forward pass. See `vatt.objectives.grad_cache`. None encodes all
+            at once.
 
     A term whose modality the batch does not have, or has nowhere valid, counts 0 and leaves the other's weight as it
     is.
@@ -219,7 +220,7 @@ class Contrastive(Objective):
         num_tokens = tokenizer.patchify(raw[:1]).x.shape[1]
         if self.training:
             kwargs = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": own_part}
-            total = len(raw) * world_size()  # process r has the clips r, r + world, …: see vatt.datasets.sampling
+            total = len(raw) * world_size()  # process r has clips r, r + world, … (vatt.datasets.loading.sampling)
             keep = draw_keep(total, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **kwargs)
             size = None if self.micro_batch is None else self.micro_batch * rows_per_clip
 

@@ -19,8 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vatt.datasets.media.facts import MediaError
 from vatt.errors import InputError, VattError
+from vatt.media.types import MediaError
 from vatt.models.encoding import FileVectors
 from vatt.models.vatt import VATT
 from vatt.retrieval.filters import RelativePattern

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from vatt.datasets.clip_reader import ClipReader
 from vatt.datasets.manifest import read_manifest
-from vatt.datasets.media.decoding import Decoder
-from vatt.datasets.media.source import state
 from vatt.datasets.table import ClipTable
 from vatt.datasets.windows import ShardedWindows, Windows
 from vatt.errors import InputError
+from vatt.media.decoding import Decoder
+from vatt.media.sources.files import state
 from vatt.models.device import resolve_device
 from vatt.models.encoding import read_modalities
 from vatt.models.vatt import SPACES, VATT
@@ -96,7 +96,7 @@ def embed(
         hop_s: distance of the windows in seconds; the length of a window unless given.
         batch_size: windows at a time.
         num_workers: processes that read, for each one that computes.
-        decoder: what reads the frames: see `vatt.datasets.media.decoding`.
+        decoder: what reads the frames: see `vatt.media.decoding`.
         device: "cpu", "cuda", "cuda:1", …; a GPU is used if there is one.
         windows: of each clip, spread over it whatever its length, as benchmarks' protocols want; not with ``hop_s``.
         overwrite: delete other embeddings that are there.

@@ -13,9 +13,9 @@ import pyarrow as pa
 from vatt.errors import DirectoryInUse, InputError
 from vatt.locks import DirectoryLock
 from vatt.retrieval.filters import RelativePattern, describe_filters, example_paths, matches_condition, matches_pattern
-from vatt.retrieval.hits import Result, to_results
 from vatt.retrieval.index_files import FILE, IndexRecord, is_changed, is_foreign, load_part, read_record, write_index
 from vatt.retrieval.paths import Location, absolute, is_missing, parent_directory, roots_of
+from vatt.retrieval.results import Result, to_results
 from vatt.retrieval.rows import (
     ClipKey,
     check_paths,

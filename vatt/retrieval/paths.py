@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import exists, join
+from vatt.media.sources.files import exists, join
+from vatt.media.sources.remote import is_url
 
 MAX_ROOTS = 64  # maximum number of roots of an index
 _MEMBER = re.compile(r"(.+)#\d+\+\d+", re.DOTALL)

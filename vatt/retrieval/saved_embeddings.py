@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from vatt.errors import DirectoryInUse, InputError
 from vatt.retrieval.claims import is_being_written
-from vatt.retrieval.hits import ROWS
 from vatt.retrieval.paths import Location, absolute
+from vatt.retrieval.results import ROWS
 from vatt.retrieval.rows import ClipKey, check_paths, clips_of, equal_clips, map_paths
 from vatt.retrieval.store import FILE, SCHEMA, read_notes
 from vatt.retrieval.tables import StoreError, read_rows

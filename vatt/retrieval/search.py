@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vatt.datasets.isolated import windows_in_worker
-from vatt.datasets.vocabulary import Vocabulary
+from vatt.datasets.loading.isolated import windows_in_worker
+from vatt.datasets.text.making import Vocabulary
 from vatt.errors import InputError
 from vatt.models.encoding import FileVectors, encode_file, encode_texts, model_vocabulary, text_notices
 from vatt.models.vatt import SPACES, VATT
 from vatt.retrieval.filters import RelativePattern, describe_split
-from vatt.retrieval.hits import Result, merged
 from vatt.retrieval.index import EmptyIndex, Index
+from vatt.retrieval.results import Result, merged
 from vatt.retrieval.tables import StoreError
 from vatt.retrieval.vectors import unit
 

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vatt.datasets.isolated import frames_in_workers
-from vatt.datasets.media.remote import is_url
+from vatt.datasets.loading.isolated import frames_in_workers
 from vatt.errors import InputError
 from vatt.io import atomic_path, atomic_write
-from vatt.retrieval.hits import Result
+from vatt.media.sources.remote import is_url
 from vatt.retrieval.paths import is_member, is_missing
+from vatt.retrieval.results import Result
 
 FRAME = 144  # pixels of a picture in a contact sheet
 STRIP = 4  # pictures for each answer

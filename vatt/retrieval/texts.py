@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vatt.datasets.readers import TextReader
-from vatt.datasets.text import Vocabulary
+from vatt.datasets.text.vocabularies import Vocabulary
 from vatt.models.encoding import encode_texts, model_vocabulary
 from vatt.models.vatt import VATT
 from vatt.retrieval.store import Row

@@ -23,7 +23,7 @@ from vatt.io import atomic_path
 from vatt.retrieval.duplicates import ALMOST, RADIUS, Groups, find_equal, find_groups, group, read_groups
 from vatt.retrieval.faiss_files import check_lengths, read_clusters, read_flat, read_graph
 from vatt.retrieval.faiss_structures import import_faiss, inner_products, make_clusters, make_graph, view
-from vatt.retrieval.hits import ROWS, Columns
+from vatt.retrieval.results import ROWS, Columns
 from vatt.retrieval.tables import OPTIONAL, read_rows
 
 Kind = Literal["flat", "hnsw", "ivfpq"]

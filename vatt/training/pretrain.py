@@ -17,7 +17,7 @@ from vatt.directories import current_directory, lock_directory
 from vatt.errors import InputError
 from vatt.evaluation.metrics import PairedRetrieval
 from vatt.models.backbone import Backbone
-from vatt.models.codes import CodeTokenizer
+from vatt.models.codebooks import CodeTokenizer
 from vatt.models.flops import count_flops, without_weights
 from vatt.models.vatt import VATT, load_model
 from vatt.objectives.base import Objective

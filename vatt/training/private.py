@@ -73,7 +73,7 @@ def stop_workers(trainer: L.Trainer) -> None:
     """End the worker processes of all data loaders of a training.
 
     After an exception in validation, Lightning ends those of validation only. The others ignore the signal that Python
-    sends on exit (see `vatt.datasets.workers`), and Python would wait for them forever.
+    sends on exit (see `vatt.datasets.loading.workers`), and Python would wait for them forever.
     """
     trainer.fit_loop.teardown()
 

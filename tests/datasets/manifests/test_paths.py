@@ -9,7 +9,7 @@ import pytest
 
 from tests.datasets.manifests.conftest import Read
 from vatt.datasets.manifests.paths import find_missing, resolve
-from vatt.datasets.media.source import join
+from vatt.media.sources.files import join
 
 
 @pytest.mark.parametrize("root", ["", ".", "data", "/data/", "https://host/data", "s3://bucket/a/"])

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import read_number
-from tests.datasets.media.zoo import write
+from tests.media.zoo import write
 from tests.retrieval.pages import make_site, with_files
 from tests.retrieval.web.test_library import write_audio
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.source import member
-from vatt.retrieval.hits import Result
+from vatt.media.decoding import open_media
+from vatt.media.sources.files import member
+from vatt.media.types import MediaError
+from vatt.retrieval.results import Result
 from vatt.retrieval.web import clips as module
 from vatt.retrieval.web.clips import Clips
 from vatt.retrieval.web.media_types import delivery

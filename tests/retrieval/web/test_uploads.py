@@ -16,9 +16,9 @@ import torch
 
 from tests.conftest import tiny_model
 from tests.retrieval.fake_transcode import crash
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.processes import Processes
+from vatt.datasets.loading.processes import Processes
 from vatt.errors import InputError
+from vatt.media.types import MediaError
 from vatt.models.encoding import encode_file
 from vatt.retrieval.web import uploads as module
 from vatt.retrieval.web.uploads import Busy, Examples, Uploads, Workers

@@ -26,10 +26,10 @@ from vatt.datasets.manifests.values import (
     to_text,
     to_timed,
 )
-from vatt.datasets.media.source import parent
 from vatt.datasets.names import EDGES
 from vatt.datasets.rows import BadCell, segment_id
 from vatt.datasets.table import SCHEMA, STRING, STRINGS, Timed, pack
+from vatt.media.sources.files import parent
 
 ROWS = pa.schema([("number", pa.int64()), ("has_id", pa.bool_()), *SCHEMA])
 EXCEL_TEXT = r'^="([^"]*)"$'  # formula that keeps Excel from reading 001 as a number

@@ -22,8 +22,8 @@ from vatt.datasets.manifests.reading import (
     text_lines,
 )
 from vatt.datasets.manifests.values import has_surrogates, replace_surrogates
-from vatt.datasets.media.source import open_source
 from vatt.errors import ManifestError
+from vatt.media.sources.files import open_source
 
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel reads and writes it

@@ -16,9 +16,9 @@ from vatt.datasets.manifests.parquet_files import read_parquet
 from vatt.datasets.manifests.paths import find_missing, other_spellings
 from vatt.datasets.manifests.reading import Block, Report, check_not_binary, encoding_if_not_utf8, encoding_of
 from vatt.datasets.manifests.values import has_surrogates
-from vatt.datasets.media.remote import is_url
 from vatt.datasets.table import STRING, ClipTable, Columns
 from vatt.errors import ManifestError
+from vatt.media.sources.remote import is_url
 from vatt.structures import Clip
 
 READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".pq": "parquet"}

@@ -18,8 +18,8 @@ from vatt.datasets.manifests.reading import (
     text_lines,
 )
 from vatt.datasets.manifests.values import TOO_DEEP, has_surrogates, replace_surrogates, shorten, unique_keys
-from vatt.datasets.media.source import open_source
 from vatt.datasets.rows import COLUMNS, BadCell
+from vatt.media.sources.files import open_source
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 ARRAY_HINT = "the file seems to be one JSON array. Write one object per line; in pandas: to_json(…, lines=True)"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from vatt.datasets.manifests.reading import BLOCK_ROWS, Block, Report, check_columns
-from vatt.datasets.media.source import open_source
 from vatt.errors import ManifestError
+from vatt.media.sources.files import open_source
 
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # of pandas
 

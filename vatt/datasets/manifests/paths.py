@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from vatt.datasets.identity import file_identity
 from vatt.datasets.manifests.values import has_surrogates
-from vatt.datasets.media import source
-from vatt.datasets.media.remote import is_url
 from vatt.datasets.table import STRING
+from vatt.media.sources import files as source
+from vatt.media.sources.remote import is_url
 
 UNUSUAL = r"://|//|(^|/)\.(/|$)|/$"  # paths that `source.join` does not only append
 EMPTY = pa.scalar("", STRING)

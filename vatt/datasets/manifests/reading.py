@@ -12,9 +12,9 @@ from unicodedata import normalize
 
 import pyarrow as pa
 
-from vatt.datasets.media.source import open_source
 from vatt.datasets.rows import COLUMNS
 from vatt.errors import ManifestError
+from vatt.media.sources.files import open_source
 from vatt.structures import Event
 
 BLOCK_ROWS = 4096

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.segments import Stretch
-from vatt.datasets.media.source import state
-from vatt.datasets.media.transcode import Encoding, transcode
-from vatt.datasets.processes import Failure, Processes
+from vatt.datasets.loading.processes import Failure, Processes
+from vatt.media.segments import Stretch
+from vatt.media.sources.files import state
+from vatt.media.transcode import Encoding, transcode
+from vatt.media.types import MediaError
 from vatt.retrieval.web.temporary import TemporaryFolder
 from vatt.retrieval.web.uploads import BUSY, MIB, Busy
 
@@ -81,7 +81,7 @@ class Clips:
         """Provide a segment as an MP4 file, which exists until the end of the ``async with`` block.
 
         Args:
-            source: File, member of a shard or URL, as `vatt.datasets.media.decoding.open_media` opens it.
+            source: File, member of a shard or URL, as `vatt.media.decoding.open_media` opens it.
             start_s: Time in the source that becomes second 0.
             end_s: End of the segment in seconds; at most `MAX_CLIP_S` after the start.
 

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import member, split_member, state
-from vatt.datasets.media.streams import Streams, read_streams
-from vatt.datasets.processes import Failure, Processes
+from vatt.datasets.loading.processes import Failure, Processes
 from vatt.errors import InputError
+from vatt.media.sources.files import member, split_member, state
+from vatt.media.sources.remote import is_url
+from vatt.media.tracks.streams import Streams, read_streams
+from vatt.media.types import MediaError
 from vatt.models.vatt import VATT
-from vatt.retrieval.hits import Result
 from vatt.retrieval.index import Index
 from vatt.retrieval.paths import roots_of
+from vatt.retrieval.results import Result
 from vatt.retrieval.search import Answers
 from vatt.retrieval.web.media_types import Delivery, delivery
 from vatt.retrieval.web.messages import shortened

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.media.remote import is_url
-from vatt.datasets.media.source import read_bytes, split_member, state
-from vatt.datasets.media.streams import Stream, Streams, read_streams
+from vatt.media.sources.files import read_bytes, split_member, state
+from vatt.media.sources.remote import is_url
+from vatt.media.tracks.streams import Stream, Streams, read_streams
+from vatt.media.types import MediaError
 
 HEAD = 4096  # bytes that are read to determine the type of a file
 MAGIC = {
@@ -78,7 +78,7 @@ def delivery(source: str, read: Callable[[str, float], Streams] = read_streams) 
     """Return how the page plays a file.
 
     Args:
-        source: File, member of a shard or URL, as `vatt.datasets.media.decoding.open_media` opens it.
+        source: File, member of a shard or URL, as `vatt.media.decoding.open_media` opens it.
         read: Reads the streams of a source within a time limit.
 
     Returns:

@@ -8,11 +8,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vatt.datasets.batches import Sample
-from vatt.datasets.media.decoding import open_media
-from vatt.datasets.media.facts import MediaInfo
-from vatt.datasets.media.pictures import Square
+from vatt.datasets.loading.batches import Sample
 from vatt.datasets.windows import Windows
+from vatt.media.decoding import open_media
+from vatt.media.frames import Square
+from vatt.media.types import MediaInfo
 from vatt.structures import Clip
 
 MAX_PIXELS = 2**26  # of a video frame
@@ -33,7 +33,7 @@ def read_frame(source: str, time_s: float, time_limit_s: float) -> bytes:
     """Return the frame of a file at a time as JPEG.
 
     Args:
-        source: See `vatt.datasets.media.decoding.open_media`.
+        source: See `vatt.media.decoding.open_media`.
         time_s: Time in seconds.
         time_limit_s: Time limit of each read of the file.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vatt.retrieval.hits import Result
+from vatt.retrieval.results import Result
 from vatt.retrieval.web.clips import MAX_CLIP_S
 from vatt.retrieval.web.library import Library
 from vatt.retrieval.web.messages import shortened

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from vatt.datasets.media.facts import MediaError
+from vatt.media.types import MediaError
 from vatt.retrieval.web.clips import MAX_CLIP_S, Clips
 from vatt.retrieval.web.library import Library
 from vatt.retrieval.web.media_types import media_type

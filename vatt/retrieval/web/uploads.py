@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vatt.datasets.batches import Sample
-from vatt.datasets.media.facts import MediaError
-from vatt.datasets.processes import Failure, Processes
+from vatt.datasets.loading.batches import Sample
+from vatt.datasets.loading.processes import Failure, Processes
 from vatt.datasets.windows import Windows
 from vatt.errors import InputError
+from vatt.media.types import MediaError
 from vatt.models.encoding import FileVectors, encode_file
 from vatt.models.vatt import VATT
 from vatt.retrieval.web.reading import MAX_PIXELS, read_info, read_windows

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from vatt.models.backbone import Backbone
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.videomae import MaskedAutoencoding
+from vatt.objectives.videomae import VideoMAE
 from vatt.training.pretrain import PretrainModule
 from vatt.training.sharding import shard, without_memory
 
@@ -39,7 +39,7 @@ def build(rank: int, how: str, arguments: argparse.Namespace, port: int, found: 
     sizes = {"width": arguments.width, "depth": arguments.depth, "heads": arguments.width // 64, "agg": False}
     encoder = without_memory(Transformer, **sizes) if how == FIRST and rank else Transformer(**sizes)
     tokenizer = VideoTokenizer(arguments.width, GRID, (2, 16, 16), positions="fixed")
-    module = PretrainModule(Backbone({"video": tokenizer}, {"video": encoder}), MaskedAutoencoding(positions="fixed"))
+    module = PretrainModule(Backbone({"video": tokenizer}, {"video": encoder}), VideoMAE(positions="fixed"))
     weights = sum(4 * parameter.numel() for parameter in module.parameters()) / 1e9
     shard(module, init_device_mesh("cpu", (arguments.processes,)), None)
     found.put((rank, weights, peak() - before, time.perf_counter() - began))

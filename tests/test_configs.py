@@ -53,7 +53,7 @@ MASKED = {"4ds_base": 87.4, "4ds_large": 305.5, "4ds_22b": 21_740, "videomae_bas
 SIZES_4DS = {"small": 22.5, "base": 87.4, "large": 305.5, "huge": 633.7, "giant": 1010, "gigantic": 1850, "e": 3810}
 TOTO = {"base": 119.5, "base_32": 119.5, "large": 276.8, "1b": 1147, "mup_192": 8.656, "mup_768": 119.5}
 ALONE = {  # what objectives on video alone tell
-    "demo_vjepa": {"mask_0", "mask_1"}, "demo_masked": {"loss"}, "demo_scenes": {"loss"},
+    "demo_vjepa": {"mask_0", "mask_1"}, "demo_videomae": {"loss"}, "demo_scenes": {"loss"},
     "demo_autoregressive": {"first_frame", "later_frames"},
 }  # fmt: skip
 SIZES = {"small": 20_816_472, "base": 87_907_416, "medium": 154_958_424, "large": 306_113_112, "xlarge": 534_617_688}
@@ -183,7 +183,7 @@ def test_mups_halves_belong_together() -> None:
     assert found == {1: 2**-7, 4: 2**-7}
 
 
-@pytest.mark.parametrize("name", ["contrastive", "vjepa", "masked", "autoregressive"])
+@pytest.mark.parametrize("name", ["contrastive", "vjepa", "videomae", "autoregressive"])
 def test_ways_to_pretrain_take_other_data(name: str) -> None:
     """As vatt compare --data gives it: with captions, or pictures alone."""
     from vatt.cli.compare import _built

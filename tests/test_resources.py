@@ -94,6 +94,6 @@ def test_a_part_in_the_current_directory_takes_precedence(tmp_path: Path) -> Non
 
 def test_training_is_built_by_names_of_configurations(tmp_path: Path) -> None:
     options = ["--data", "data/shapes_video", "--data.manifest=none", f"--run.folder={tmp_path}"]
-    cli = build_pretraining(["--config", "demo_masked", *options])
+    cli = build_pretraining(["--config", "demo_videomae", *options])
     assert cli.datamodule.format.num_texts
     assert cli.model.backbone.modalities == ("video",)

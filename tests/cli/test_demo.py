@@ -90,7 +90,7 @@ def test_unknown_configuration_is_an_error_with_close_names(
     monkeypatch.chdir(tmp_path)
     assert main([*command, "['demo_mask']" if command[0] == "compare" else "demo_mask"]) == 2
     assert "there is no configuration 'demo_mask', neither" in (error := capsys.readouterr().err)
-    assert "did you mean demo_masked or" in error
+    assert "did you mean demo_videomae or" in error
     assert not list(tmp_path.iterdir())
 
 
@@ -130,14 +130,14 @@ def test_ways_to_pretrain_are_compared(
     monkeypatch.setattr(measures, "STEPS", 3)
     monkeypatch.setattr(classifiers, "STRENGTHS", [0.1, 10.0])
     monkeypatch.setattr(measures, "TRACKING", (*measures.TRACKING, "--steps", "3"))
-    others = [str(shrink(f"demo_{name}.yaml", tmp_path)) for name in ("vjepa", "masked")]
+    others = [str(shrink(f"demo_{name}.yaml", tmp_path)) for name in ("vjepa", "videomae")]
     command = ["compare", "--configs", json.dumps([str(config), *others]), "--output", str(tmp_path / "compare")]
     command += ["--corpus", str(tmp_path / "corpus"), "--labels", '["shape"]', "--shares", "[0.5]"]
     command += ["--scenes", str(tmp_path / "scenes")]
     assert main([*command, "--tflops", "0.03"]) == 0
     table = json.loads((tmp_path / "compare" / "table.json").read_text())
     ways = table["ways"]
-    names = [f"small_demo_{name}" for name in ("vjepa", "masked")]
+    names = [f"small_demo_{name}" for name in ("vjepa", "videomae")]
     # Masked autoencoding and feature prediction have the same tower, so it is untrained once.
     random = [f"untrained, as {name}" for name in ("small_demo", "small_demo_vjepa")]
     assert list(ways) == [*random, "small_demo", *names]
@@ -158,7 +158,7 @@ def test_ways_to_pretrain_are_compared(
     assert any(name.endswith("_rank") for name in ways["small_demo_vjepa"]["health"])
     assert ways["small_demo"]["sees"] == "video, audio, text"
     assert "retrieval" in ways["small_demo"]
-    assert "retrieval" not in ways["small_demo_masked"]
+    assert "retrieval" not in ways["small_demo_videomae"]
     assert Image.open(tmp_path / "compare" / "compare.png").size[0] > 500
     page = (tmp_path / "compare" / "table.md").read_text()
     assert "| untrained, as small_demo |" in page

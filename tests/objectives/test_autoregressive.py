@@ -13,7 +13,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.codebooks import Codebook, CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.autoregressive import Autoregressive
 from vatt.training.optim import Optimization, make_optimizer
 
 LLAMA = {
@@ -50,7 +50,7 @@ def test_it_is_llama(base: float, tied: bool) -> None:
     for parameter in theirs.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     backbone = tower(rotary_base=base)
-    objective = Autoregression(tied=tied)
+    objective = Autoregressive(tied=tied)
     objective.build(backbone)
     weights = theirs.state_dict()
     ours = {
@@ -93,7 +93,7 @@ def test_no_token_sees_what_follows(predicted: str) -> None:
     else:
         tokenizer = VideoTokenizer(24, (2, 2, 2), (1, 8, 8), positions="none")
         backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, 40, **LLAMA)})  # type: ignore[arg-type]
-    objective = Autoregression(predicted)  # type: ignore[arg-type]
+    objective = Autoregressive(predicted)  # type: ignore[arg-type]
     objective.build(backbone)
     video = batch(2)["video"]
     other = video.clone()
@@ -116,7 +116,7 @@ def test_it_learns_a_sequence() -> None:
     codebook.centres.copy_(torch.linspace(-0.9, 0.9, 4)[:, None].expand(-1, 192))
     tokenizer = CodeTokenizer(24, codebook, (6, 1, 1))
     backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, 40, **LLAMA)})  # type: ignore[arg-type]
-    objective = Autoregression()
+    objective = Autoregressive()
     objective.build(backbone)
     optimizer = torch.optim.Adam([*backbone.parameters(), *objective.parameters()], 3e-3)
     for _ in range(150):
@@ -141,14 +141,14 @@ def test_the_pooled_feature_is_of_all_tokens() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="codes were not learned"):
-        Autoregression().build(tower(PatchCodes(16, 8)))
+        Autoregressive().build(tower(PatchCodes(16, 8)))
     with pytest.raises(ValueError, match="causal=True"):
-        Autoregression().build(tower(causal=False))
+        Autoregressive().build(tower(causal=False))
     video = Backbone({"video": VideoTokenizer(24, (2, 2, 2), (2, 8, 8))}, {"video": Transformer(24, 1, 2, causal=True)})
     with pytest.raises(ValueError, match="CodeTokenizer, not of a VideoTokenizer"):
-        Autoregression().build(video)
+        Autoregressive().build(video)
     with pytest.raises(ValueError, match="one frame long"):
-        Autoregression("patches").build(video)
+        Autoregressive("patches").build(video)
     with pytest.raises(ValueError, match="cannot be cut into codes"):
         tower().tokenizers["video"].patchify(torch.zeros(1, 2, 3, 12, 16))
 
@@ -174,7 +174,7 @@ def test_one_learning_rate_serves_all_widths() -> None:
         tokenizer = CodeTokenizer(width, random_codes(), (2, 2, 2))
         encoder = Transformer(width, 2, 2, 2 * width, **{**LLAMA, **how})  # type: ignore[arg-type]
         backbone = Backbone({"video": tokenizer}, {"video": encoder})
-        objective = Autoregression(width_ratio=ratio)
+        objective = Autoregressive(width_ratio=ratio)
         objective.build(backbone)
         optimization = Optimization(lr=2**-7, warmup_steps=0, decay="constant", width_ratio=ratio)
         optimizer, _ = make_optimizer(torch.nn.ModuleList([backbone, objective]), optimization, 10)
@@ -199,7 +199,7 @@ def test_one_learning_rate_serves_all_widths() -> None:
 
 def test_some_clips_become_sequences_of_images() -> None:
     """Frames of any clip, that begin with a token of their own; what is drawn is the same for the same numbers."""
-    backbone, objective = tower(), Autoregression(images=0.5)
+    backbone, objective = tower(), Autoregressive(images=0.5)
     objective.build(backbone)
     video = torch.arange(8 * 2).view(8, 2, 1, 1, 1).float().expand(-1, -1, 3, 16, 16) / 16 - 0.5
     valid = torch.tensor([True] * 7 + [False])
@@ -219,13 +219,13 @@ def test_some_clips_become_sequences_of_images() -> None:
     assert objective.image_start.grad.abs().sum() > 0
     assert backbone.agg["video"].grad.abs().sum() > 0
     with pytest.raises(ValueError, match="from 0 to 1"):
-        Autoregression(images=2)
+        Autoregressive(images=2)
 
 
 @pytest.mark.parametrize(("clips", "frames"), [(8, 4), (4, 4), (3, 8)])
 def test_images_of_a_sequence_are_of_different_clips(clips: int, frames: int) -> None:
     """As long as there are any; then each comes as often as the others."""
-    objective = Autoregression(images=1)
+    objective = Autoregressive(images=1)
     objective.build(tower())
     objective.draws = torch.Generator().manual_seed(0)
     video = torch.arange(clips).view(clips, 1, 1, 1, 1).float().expand(-1, frames, 3, 8, 8)
@@ -237,7 +237,7 @@ def test_images_of_a_sequence_are_of_different_clips(clips: int, frames: int) ->
 
 
 def test_a_share_of_all_clips_becomes_images_however_small_the_batch() -> None:
-    objective = Autoregression(images=0.2)
+    objective = Autoregressive(images=0.2)
     objective.build(tower())
     objective.draws = torch.Generator().manual_seed(0)
     video, valid = torch.rand(2, 2, 3, 16, 16), torch.ones(2, dtype=torch.bool)
@@ -246,7 +246,7 @@ def test_a_share_of_all_clips_becomes_images_however_small_the_batch() -> None:
 
 
 def test_pictures_become_sequences_of_pictures() -> None:
-    objective = Autoregression(images=0.01)
+    objective = Autoregressive(images=0.01)
     objective.build(tower())
     objective.draws = torch.Generator().manual_seed(0)
     number = torch.tensor([[0, 1], [2, 2], [3, 4], [5, 5], [6, 6], [7, 8]])  # of the frames of each clip

@@ -17,9 +17,9 @@ from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
 from vatt.models.backbone import Backbone
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.autoregressive import Autoregressive
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.distributed import gather, gather_in_order, shared_log_sums
+from vatt.objectives.distributed import distributed_pairwise_logsumexp, gather, gather_in_order
 
 CLIPS = 8
 TERMS = {"nce": (1.0, 0.0), "mil_nce": (0.0, 1.0), "both": (1.0, 2.0)}
@@ -57,7 +57,7 @@ def images(rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
         {"video": VideoTokenizer(8, (2, 1, 1), (1, 16, 16), positions="none")},
         {"video": Transformer(8, 1, 2, causal=True, rotary="sequence")},
     )
-    objective = Autoregression("patches", images=0.5)
+    objective = Autoregressive("patches", images=0.5)
     objective.build(backbone)
     objective.draws = torch.Generator().manual_seed(1)
     video = torch.rand(CLIPS, 2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -78,7 +78,7 @@ def work(rank: int, world: int, folder: str) -> None:
         found.append((loss, gradients / world))
     pictures = [gather_in_order(x) for x in images(rank, world)]
     with FlopCounterMode(display=False) as counted:
-        shared_log_sums(torch.ones(12, 4), torch.ones(24, 4), 1.0, None)
+        distributed_pairwise_logsumexp(torch.ones(12, 4), torch.ones(24, 4), 1.0, None)
     said = []
     backbone, objective, batch = parts(*CASES[0])
     for rest in ("later", "at once"):

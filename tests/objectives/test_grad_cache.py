@@ -11,7 +11,7 @@ from tests.conftest import SMALL_HEAD, tiny_backbone, tiny_batch
 from vatt.models.attention import Block
 from vatt.objectives import grad_cache as caching
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.grad_cache import in_micro_batches
+from vatt.objectives.grad_cache import grad_cache_forward
 
 
 def found(dropout: float, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +74,7 @@ class Encoded(TorchDispatchMode):
 def test_every_micro_batch_is_encoded_again_for_its_gradient() -> None:
     for size, rows in ((None, [40]), (16, [16, 16, 8, 8, 16, 16])):
         with Encoded() as seen:
-            x = in_micro_batches(lambda raw, keep: raw.tanh(), size, torch.ones(40, 3, requires_grad=True))
+            x = grad_cache_forward(lambda raw, keep: raw.tanh(), size, torch.ones(40, 3, requires_grad=True))
             x.sum().backward()
         assert seen.rows == rows
 
@@ -82,12 +82,12 @@ def test_every_micro_batch_is_encoded_again_for_its_gradient() -> None:
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (6, 3), (1, 1), (3, 7)])
 def test_places_go_with_their_rows(rows: int, size: int) -> None:
     x, keep = torch.randn(rows, 5), torch.randint(0, 5, (rows, 2))
-    taken = in_micro_batches(lambda raw, kept: raw.gather(1, kept), size, x, keep)
+    taken = grad_cache_forward(lambda raw, kept: raw.gather(1, kept), size, x, keep)
     assert torch.equal(taken, x.gather(1, keep))
 
 
 def test_a_micro_batch_has_a_row() -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        in_micro_batches(lambda x, keep: x, 0, torch.zeros(2, 1))
+        grad_cache_forward(lambda x, keep: x, 0, torch.zeros(2, 1))
     with pytest.raises(ValueError, match="micro_batch"):
         Contrastive(micro_batch=0)

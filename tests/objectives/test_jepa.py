@@ -17,7 +17,7 @@ from vatt.models.predictor import Predictor
 from vatt.models.probes import AttentiveClassifier
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.jepa import FeaturePrediction
+from vatt.objectives.jepa import JEPA
 
 PARITY = Path(os.environ.get("VATT_SHARED", ROOT.parent / "shared")) / "parity" / "vjepa.npz"
 
@@ -74,7 +74,7 @@ def ours(reference: dict[str, torch.Tensor], part: str, names: dict[str, str], k
 def test_it_is_the_official_code(reference: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder on kept tokens, predictor, targets, loss and every gradient, to 1e-5 of the largest value."""
     backbone = tower()
-    objective = FeaturePrediction(inner=48, depth=2, heads=4)
+    objective = JEPA(inner=48, depth=2, heads=4)
     objective.build(backbone)
     backbone.load_state_dict(ours(reference, "encoder", encoder_names(3), "weight"))
     objective.target.load_state_dict(ours(reference, "target_encoder", encoder_names(3), "weight"))
@@ -206,10 +206,10 @@ def test_blocks_that_hide_everything_are_refused() -> None:
         BlockMask(0, 0.5)
 
 
-def small() -> tuple[Backbone, FeaturePrediction, dict[str, torch.Tensor]]:
+def small() -> tuple[Backbone, JEPA, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     backbone = tower(24, 2, 2, 4, 64)
-    objective = FeaturePrediction(inner=12, depth=1, heads=2)
+    objective = JEPA(inner=12, depth=1, heads=2)
     objective.build(backbone)
     video = torch.randn(3, 4, 3, 64, 64)
     return backbone, objective, {"video": video, "video_valid": torch.tensor([True, True, False])}
@@ -264,7 +264,7 @@ def test_collapse_shows_in_its_health() -> None:
 def test_a_tower_with_an_aggregation_token_is_refused() -> None:
     tokenizer = VideoTokenizer(24, (2, 4, 4), patch=(2, 16, 16))
     with pytest.raises(ValueError, match="without an AGG token"):
-        FeaturePrediction().build(Backbone({"video": tokenizer}, Transformer(24, 1, 2)))
+        JEPA().build(Backbone({"video": tokenizer}, Transformer(24, 1, 2)))
 
 
 def test_a_predictor_knows_masks_apart() -> None:
@@ -283,7 +283,7 @@ def test_positions_that_turn_take_the_place_of_those_that_are_added() -> None:
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(24, (2, 4, 4), patch=(2, 16, 16), positions="none")
     backbone = Backbone({"video": tokenizer}, {"video": Transformer(24, 2, 2, agg=False, rotary="space")})
-    objective = FeaturePrediction(inner=24, depth=1, heads=2, rotary=True)
+    objective = JEPA(inner=24, depth=1, heads=2, rotary=True)
     objective.build(backbone)
     assert objective.predictor.positions is None
     # Tokens that begin as zeros, and weights that begin as nearly that, look at everything alike.

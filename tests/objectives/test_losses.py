@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.timing import peak_bytes
-from vatt.objectives.losses import log_sums, mil_nce, nce
+from vatt.objectives.losses import mil_nce, nce, pairwise_logsumexp
 
 FORMS = ("asymmetric", "symmetric")
 
@@ -73,7 +73,7 @@ def test_logits_in_parts_give_the_same(m: int, n: int, max_logits: int, temperat
         draw = torch.Generator().manual_seed(seed)
         x, y, weights = (torch.randn(rows, 6, generator=draw, dtype=torch.float64) for rows in (m, n, m + n))
         given = [value.requires_grad_() for value in (x, y, torch.tensor(temperature, dtype=torch.float64))]
-        sums = torch.cat(log_sums(*given, most))
+        sums = torch.cat(pairwise_logsumexp(*given, most))
         return [sums, *torch.autograd.grad(sums @ weights[:, 0], given)]
 
     for part, whole in zip(found(max_logits), found(None), strict=True):

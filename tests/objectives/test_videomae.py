@@ -16,7 +16,7 @@ from vatt.models.selection import draw_masked
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
 from vatt.objectives.pixels import pixel_targets
-from vatt.objectives.videomae import MaskedAutoencoding
+from vatt.objectives.videomae import VideoMAE
 
 GRID = (2, 4, 4)
 
@@ -51,7 +51,7 @@ def test_a_decoder_whose_positions_turn_sees_where_things_are() -> None:
     for rotary, seen_apart in ((False, False), (True, True)):
         torch.manual_seed(0)
         backbone = tower("none", rotary="space" if rotary else None)
-        objective = MaskedAutoencoding(inner=12, depth=1, heads=2, positions="none", rotary=rotary)
+        objective = VideoMAE(inner=12, depth=1, heads=2, positions="none", rotary=rotary)
         objective.build(backbone)
         for weight in objective.parameters():
             torch.nn.init.normal_(weight, std=0.5)
@@ -76,7 +76,7 @@ def test_it_is_videomae(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs.decoder.norm.eps = 1e-6  # as in the released code; Hugging Face leaves PyTorch's 1e-5
     add_noise(theirs)
     backbone = tower()
-    objective = MaskedAutoencoding(inner=12, depth=2, heads=2, target=target)  # type: ignore[arg-type]
+    objective = VideoMAE(inner=12, depth=2, heads=2, target=target)  # type: ignore[arg-type]
     objective.build(backbone)
     conv = theirs.videomae.embeddings.patch_embeddings.projection
     weight = conv.weight.detach().permute(0, 2, 3, 4, 1).flatten(1)
@@ -155,7 +155,7 @@ def test_it_learns_to_fill_in_what_it_does_not_see(how: dict[str, object]) -> No
     torch.manual_seed(0)
     backbone = tower(how.get("positions", "flat"), final_norm="positions" not in how)  # type: ignore[arg-type]
     trunk = {key: value for key, value in how.items() if key == "trunk_blocks"}
-    objective = MaskedAutoencoding(hidden=0.75, inner=24, depth=1, heads=2, target="raw", **trunk)  # type: ignore[arg-type]
+    objective = VideoMAE(hidden=0.75, inner=24, depth=1, heads=2, target="raw", **trunk)  # type: ignore[arg-type]
     objective.build(backbone)
     optimizer = torch.optim.Adam([*backbone.parameters(), *objective.parameters()], 3e-3)
     for _ in range(120):
@@ -172,7 +172,7 @@ def test_it_learns_to_fill_in_what_it_does_not_see(how: dict[str, object]) -> No
 def test_a_clip_counts_by_itself(trunk_blocks: int) -> None:
     """What is seen of one clip says nothing of another; clips without a picture count nothing; hidden pixels matter."""
     backbone = tower()
-    objective = MaskedAutoencoding(inner=12, depth=1, heads=2, trunk_blocks=trunk_blocks)
+    objective = VideoMAE(inner=12, depth=1, heads=2, trunk_blocks=trunk_blocks)
     objective.build(backbone)
     clips = batch()
     tokens = backbone.tokenize("video", clips["video"])
@@ -194,10 +194,10 @@ def test_a_clip_counts_by_itself(trunk_blocks: int) -> None:
 def test_towers_that_do_not_fit_are_refused() -> None:
     pooled = Backbone({"video": VideoTokenizer(8, GRID, (2, 8, 8))}, {"video": Transformer(8, 1, 2)})
     with pytest.raises(ValueError, match="agg=False"):
-        MaskedAutoencoding().build(pooled)
+        VideoMAE().build(pooled)
     with pytest.raises(ValueError, match="trunk_blocks=3 of the 3"):
-        MaskedAutoencoding(trunk_blocks=3).build(tower())
+        VideoMAE(trunk_blocks=3).build(tower())
     with pytest.raises(ValueError, match="normalised or raw"):
-        MaskedAutoencoding(target="pixels")  # type: ignore[arg-type]
+        VideoMAE(target="pixels")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="share of the places"):
-        MaskedAutoencoding(hidden=1.0)
+        VideoMAE(hidden=1.0)

@@ -17,11 +17,11 @@ from vatt.models.blocks import BlockMask
 from vatt.models.codebooks import CodeTokenizer, PatchCodes
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.autoregressive import Autoregressive
 from vatt.objectives.base import Objective
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.jepa import FeaturePrediction
-from vatt.objectives.videomae import MaskedAutoencoding
+from vatt.objectives.jepa import JEPA
+from vatt.objectives.videomae import VideoMAE
 from vatt.training.finetune import FinetuneModule, Tuning
 from vatt.training.module import TrainingModule
 from vatt.training.optim import Optimization
@@ -67,17 +67,17 @@ def _pretraining(kind: str, arguments: dict[str, Any]) -> tuple[Backbone, Object
         backbone = _video(VideoTokenizer(12, (2, 2, 2)), agg=False)
         decoder = {"inner": 12, "depth": 1, "heads": 2}
         if kind == "masked":
-            return backbone, MaskedAutoencoding(hidden=0.5, **decoder, **arguments)
+            return backbone, VideoMAE(hidden=0.5, **decoder, **arguments)
         masks = (BlockMask(2, 0.25, time=0.5), BlockMask(1, 0.5))
-        return backbone, FeaturePrediction(masks, **decoder, **arguments)
+        return backbone, JEPA(masks, **decoder, **arguments)
     causal = {"causal": True, "rotary": "sequence"}
     if kind == "autoregressive_codes":
         codebook = PatchCodes(16, 16)
         codebook.centres.normal_()
         tokenizer = CodeTokenizer(12, codebook, (TINY.num_frames, 2, 2))
-        return _video(tokenizer, **causal), Autoregression(**arguments)
+        return _video(tokenizer, **causal), Autoregressive(**arguments)
     tokenizer = VideoTokenizer(12, (TINY.num_frames, 2, 2), (1, 16, 16), positions="none")
-    return _video(tokenizer, **causal), Autoregression("patches", **arguments)
+    return _video(tokenizer, **causal), Autoregressive("patches", **arguments)
 
 
 def _video(tokenizer: Any, **transformer: Any) -> Backbone:

@@ -21,7 +21,7 @@ from vatt.datasets.text.vocabularies import load_vocabulary
 from vatt.models.backbone import Backbone
 from vatt.models.transformer import Transformer
 from vatt.models.vatt import VATT
-from vatt.objectives.jepa import FeaturePrediction
+from vatt.objectives.jepa import JEPA
 from vatt.training.checkpoint import BestCheckpoint, best_score
 from vatt.training.checkpoint_io import KEYS, AtomicCheckpointIO, DamagedCheckpoint, is_intact
 from vatt.training.optim import Optimization
@@ -108,7 +108,7 @@ def test_of_feature_prediction_the_target_encoder_is_exported(corpus: Path, tmp_
     def made(pretrained: str | None = None) -> PretrainModule:
         tokenizer = tiny_backbone().tokenizers["video"]
         tower = Backbone({"video": tokenizer}, {"video": Transformer(16, 2, 2, agg=False)})
-        objective = FeaturePrediction(inner=8, depth=1, heads=2, momentum=(0.5, 1.0))
+        objective = JEPA(inner=8, depth=1, heads=2, momentum=(0.5, 1.0))
         return PretrainModule(tower, objective, Optimization(lr=1e-2, warmup_steps=1), pretrained=pretrained)
 
     _, module = train(corpus, tmp_path, steps=4, text=False, val_fraction=0.0, module=made())

@@ -16,7 +16,7 @@ from vatt.models.backbone import Backbone
 from vatt.models.flops import count_flops
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.autoregressive import Autoregressive
 from vatt.training.optim import Optimization
 from vatt.training.pretrain import PretrainModule
 
@@ -88,7 +88,7 @@ def test_the_loss_of_each_token_is_kept(corpus: Path, tmp_path: Path) -> None:
         tokenizer = VideoTokenizer(16, (TINY.num_frames, 2, 2), (1, TINY.size // 2, TINY.size // 2), positions="none")
         trunk = Transformer(16, 1, 2, causal=True, rotary="sequence")
         backbone = Backbone({"video": tokenizer}, {"video": trunk})
-        return PretrainModule(backbone, Autoregression("patches"), Optimization(lr=1e-3, warmup_steps=1))
+        return PretrainModule(backbone, Autoregressive("patches"), Optimization(lr=1e-3, warmup_steps=1))
 
     files = []
     for stop in (None, 2):

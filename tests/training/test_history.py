@@ -17,7 +17,7 @@ from vatt.errors import InputError
 from vatt.evaluation.report import config_hash
 from vatt.models.heads import HierarchicalProjection, LinearClassifier
 from vatt.models.vatt import VATT, Classifier
-from vatt.objectives.videomae import MaskedAutoencoding
+from vatt.objectives.videomae import VideoMAE
 from vatt.training.finetune import FinetuneModule, Tuning
 from vatt.training.history import HISTORY, OBJECTIVE, changes, describe_difference, history_of
 from vatt.training.pretrain import load_objective
@@ -240,6 +240,6 @@ def test_damaged_files_of_a_training_beside_a_model_are_named(tmp_path: Path, co
     with pytest.raises(InputError, match=f"{tmp_path / HISTORY} is damaged"):
         history_of(tmp_path)
     (tmp_path / OBJECTIVE).write_bytes(content)
-    objective = MaskedAutoencoding()
+    objective = VideoMAE()
     with pytest.raises(InputError, match=f"{tmp_path / OBJECTIVE} is damaged: .*Delete it"):
         load_objective(objective, tiny_model(), tmp_path)

@@ -24,10 +24,10 @@ from vatt.models.backbone import Backbone
 from vatt.models.spectrogram import SpectrogramTokenizer
 from vatt.models.tokenizers import VideoTokenizer
 from vatt.models.transformer import Transformer
-from vatt.objectives.autoregressive import Autoregression
+from vatt.objectives.autoregressive import Autoregressive
 from vatt.objectives.contrastive import Contrastive
-from vatt.objectives.jepa import FeaturePrediction
-from vatt.objectives.videomae import MaskedAutoencoding
+from vatt.objectives.jepa import JEPA
+from vatt.objectives.videomae import VideoMAE
 from vatt.training.export import gathered
 from vatt.training.optim import clip_gradients
 from vatt.training.pretrain import PretrainModule
@@ -57,21 +57,21 @@ def contrastive(empty: bool) -> PretrainModule:
 
 
 def feature_prediction(empty: bool) -> PretrainModule:
-    return PretrainModule(tower(empty), FeaturePrediction(inner=16, depth=2, heads=2, rotary=True))
+    return PretrainModule(tower(empty), JEPA(inner=16, depth=2, heads=2, rotary=True))
 
 
 def masked(empty: bool) -> PretrainModule:
-    return PretrainModule(tower(empty), MaskedAutoencoding(inner=24, depth=2, heads=2, rotary=True))
+    return PretrainModule(tower(empty), VideoMAE(inner=24, depth=2, heads=2, rotary=True))
 
 
 def masked_in_the_trunk(empty: bool) -> PretrainModule:
-    return PretrainModule(tower(empty), MaskedAutoencoding(trunk_blocks=1))
+    return PretrainModule(tower(empty), VideoMAE(trunk_blocks=1))
 
 
 def autoregression(empty: bool) -> PretrainModule:
     tokenizer = VideoTokenizer(24, (4, 2, 2), (1, 16, 16), positions="none")
     encoder = transformer(empty, width=24, depth=2, heads=2, causal=True, rotary="sequence")
-    return PretrainModule(Backbone({"video": tokenizer}, {"video": encoder}), Autoregression("patches"))
+    return PretrainModule(Backbone({"video": tokenizer}, {"video": encoder}), Autoregressive("patches"))
 
 
 def step(module: PretrainModule, rank: int, half: torch.dtype | None) -> torch.Tensor:
@@ -165,7 +165,7 @@ def test_the_command_shares_a_model(corpus: Path, tmp_path: Path) -> None:
     """Two processes, of which the second is built without memory, have the losses of two whole ones."""
 
     def fit(strategy: str) -> list[float]:
-        command = [sys.executable, "-m", "vatt", "pretrain", "fit", "--config", "configs/demo_masked.yaml"]
+        command = [sys.executable, "-m", "vatt", "pretrain", "fit", "--config", "configs/demo_videomae.yaml"]
         command += [f"--run.folder={tmp_path / strategy}", f"--trainer.strategy={strategy}", "--trainer.devices=2"]
         command += ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0"]
         command += [f"--data.manifest={corpus / 'manifest.jsonl'}", "--data.num_workers=0", "--data.cache=null"]

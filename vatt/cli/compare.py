@@ -17,7 +17,7 @@ from vatt.io import atomic_write
 from vatt.resources import find_config
 
 Equal = Literal["operations", "clips", "tokens"]
-CONFIGS = tuple(f"demo_{name}" for name in ("contrastive", "vjepa", "masked", "autoregressive"))
+CONFIGS = tuple(f"demo_{name}" for name in ("contrastive", "vjepa", "videomae", "autoregressive"))
 UNTRAINED = "untrained"
 TRACKED = ("average Jaccard", "mean IoU", "J&F")
 PROTOCOL = (

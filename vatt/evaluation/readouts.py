@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vatt.evaluation.tracking import absolute_relative_error, average_jaccard, end_point_error, mean_iou, overlap
 from vatt.models.backbone import Backbone
-from vatt.models.positions import FixedPositions
+from vatt.models.positions import SinCos3D
 from vatt.models.readouts import AttentionReadout, fourier
 
 TASKS = ("depth", "camera", "points", "boxes")
@@ -78,7 +78,7 @@ class TaskReadout(nn.Module):
     def _begin_at(self, grid: tuple[int, int, int]) -> None:
         places = torch.cartesian_prod(*(torch.arange(size) for size in grid))[None]
         queries = self.readout.queries
-        queries.data.copy_(FixedPositions(3, queries.shape[1])(places)[0])
+        queries.data.copy_(SinCos3D(3, queries.shape[1])(places)[0])
 
     def scale_by(self, tokens: Tensor) -> None:
         """Take means and spreads of the D numbers of (N, L, D) tokens."""

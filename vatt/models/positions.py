@@ -62,7 +62,7 @@ class Positions(nn.Module):
         return _spline_at(len(table), size, table.dtype, table.device) @ table
 
 
-class FixedPositions(nn.Module):
+class SinCos3D(nn.Module):
     """Sines and cosines of the places themselves, nothing learned (V-JEPA's ``uniform_power``; MAE's in three axes).
 
     Each axis has 2 ceil(D / 2A) of the D numbers, of A axes: sin(p w_k) for all k and then cos(p w_k), where
@@ -88,7 +88,7 @@ class FixedPositions(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
 
 
-class FlatPositions(nn.Module):
+class SinCos1D(nn.Module):
     """Sines and cosines of the number of a place, counted along rows, rows along pictures, nothing learned (VideoMAE).
 
     Dimensions 2i and 2i + 1 are sine and cosine of n / 10000^(2i / D).
@@ -114,7 +114,7 @@ class FlatPositions(nn.Module):
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(2)[..., : self.width].float()
 
 
-class JointPositions(nn.Module):
+class LearnedPositions(nn.Module):
     """A learned vector for every place of a grid (4DS). Other heights and widths are read bicubically from it.
 
     Args:
@@ -153,7 +153,7 @@ def check_positions(positions: nn.Module | None, grid: tuple[int, ...]) -> None:
     Raises:
         ValueError: A joint table has another number of axes or frames.
     """
-    if not isinstance(positions, JointPositions) or grid == positions.grid:
+    if not isinstance(positions, LearnedPositions) or grid == positions.grid:
         return
     if len(grid) != 3 or len(positions.grid) != 3 or grid[0] != positions.grid[0]:
         raise ValueError(f"a table of positions for {positions.grid} places cannot be read at {grid}")
@@ -163,8 +163,8 @@ def make_positions(kind: PositionKind, grid: Sequence[int], width: int, norm: bo
     """The positions of a kind, for a grid, to be called with places and their grid; None for "none".
 
     Args:
-        kind: "learned", a table for each axis (`Positions`); "fixed" (`FixedPositions`); "flat" (`FlatPositions`);
-            "joint", a table of all places (`JointPositions`); or "none".
+        kind: "learned", a table for each axis (`Positions`); "fixed" (`SinCos3D`); "flat" (`SinCos1D`);
+            "joint", a table of all places (`LearnedPositions`); or "none".
         grid: places along each axis.
         width: D.
         norm: of learned tables.
@@ -177,10 +177,10 @@ def make_positions(kind: PositionKind, grid: Sequence[int], width: int, norm: bo
     if kind == "learned":
         return Positions(grid, width, norm)
     if kind == "fixed":
-        return FixedPositions(len(grid), width)
+        return SinCos3D(len(grid), width)
     if kind == "flat":
-        return FlatPositions(grid, width)
-    return JointPositions(grid, width) if kind == "joint" else None
+        return SinCos1D(grid, width)
+    return LearnedPositions(grid, width) if kind == "joint" else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from vatt.models.codebooks import CodeTokenizer
 from vatt.models.heads import NoProjection
 from vatt.models.selection import to_device
 from vatt.objectives.base import Losses, Objective
-from vatt.objectives.distributed import gather_in_order, own_part, world_size
+from vatt.objectives.distributed import gather_in_order, local_slice, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
@@ -22,7 +22,7 @@ from vatt.structures import Batch, Tokens
 Predicted = Literal["codes", "patches"]
 
 
-class Autoregression(Objective):
+class Autoregressive(Objective):
     """L = mean over tokens of -log p(x_j | x_<j), or of (what is said of the next patch - its pixels)^2.
 
     The encoder is causal and its AGG token starts the sequence: what it says is about the first token. After the last
@@ -115,7 +115,7 @@ class Autoregression(Objective):
 
         def draw(*shape: int) -> Tensor:
             """Draw uniform numbers for the clips of all processes; return those of this process."""
-            return own_part(torch.rand(shape, generator=self.draws))
+            return local_slice(torch.rand(shape, generator=self.draws))
 
         still = (video == video[:, :1]).flatten(1).all(dim=1) & valid
         is_image = to_device(draw(together) < self.images, video.device) & valid | still

@@ -60,7 +60,7 @@ class Objective(nn.Module, ABC):
     def head(self) -> Part:
         """The part that is exported together with the backbone."""
 
-    def even_out(self, backbone: Backbone, clips: int) -> None:
+    def use_expected_mask_sizes(self, backbone: Backbone, clips: int) -> None:
         """From now on have every batch need the mean of operations, where that depends on what is drawn.
 
         For counting, not for training.

@@ -14,8 +14,14 @@ from vatt.models.heads import HierarchicalProjection, Projection
 from vatt.models.precision import single_precision
 from vatt.models.selection import KeepRule, check_drop, draw_keep
 from vatt.objectives.base import Losses, Objective
-from vatt.objectives.distributed import agree, gather, own_part, shared_log_sums, world_size
-from vatt.objectives.grad_cache import in_micro_batches
+from vatt.objectives.distributed import (
+    assert_same_across_ranks,
+    distributed_pairwise_logsumexp,
+    gather,
+    local_slice,
+    world_size,
+)
+from vatt.objectives.grad_cache import grad_cache_forward
 from vatt.objectives.health import of_vectors, similarities
 from vatt.objectives.losses import Form, Mean, mil_nce, nce
 from vatt.structures import MODALITIES, Batch
@@ -135,7 +141,7 @@ class Contrastive(Objective):
         """Return ``loss``, ``video_audio``, ``video_text``, learned temperatures and the number of ``tokens``."""
         present = tuple(modality for modality in backbone.modalities if modality in batch)
         if self._present is None:
-            agree(present, "modalities in the batches")
+            assert_same_across_ranks(present, "modalities in the batches")
             self._present = present
         if world_size() > 1 and present != self._present:  # the others would wait for it forever
             raise ValueError(
@@ -154,7 +160,7 @@ class Contrastive(Objective):
             used += [*backbone.parameters(), *self.projection.parameters()]
         zero = sum(x.sum() for x in used) * 0.0
         terms = dict.fromkeys(PAIRS, zero)
-        how = {"form": self.form, "mean": self.mean, "sums": shared_log_sums}
+        how = {"form": self.form, "mean": self.mean, "sums": distributed_pairwise_logsumexp}
         if "audio" in pooled and self.weights["video_audio"]:
             tau = self.temperature("video_audio")
             terms["video_audio"] = nce(z["video_va"], z["audio_va"], tau, valid["video"], valid["audio"], **how)
@@ -219,7 +225,7 @@ class Contrastive(Objective):
         tokenizer, keep, size = backbone.tokenizers[modality], None, None
         num_tokens = tokenizer.patchify(raw[:1]).x.shape[1]
         if self.training:
-            kwargs = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": own_part}
+            kwargs = {"per_sample": self.per_sample, "rule": self.keep_rule, "device": raw.device, "part": local_slice}
             total = len(raw) * world_size()  # process r has clips r, r + world, … (vatt.datasets.loading.sampling)
             keep = draw_keep(total, num_tokens, self.drop[modality], tokenizer.grid, generator=self.draws, **kwargs)
             size = None if self.micro_batch is None else self.micro_batch * rows_per_clip
@@ -229,7 +235,7 @@ class Contrastive(Objective):
             return backbone.encode(modality, tokens if keep is None else tokens.take(keep)).pooled
 
         encoded = num_tokens if keep is None else keep.shape[1]
-        return in_micro_batches(encode, size, raw, keep), len(raw) * (encoded + 1)
+        return grad_cache_forward(encode, size, raw, keep), len(raw) * (encoded + 1)
 
     def _project(self, pooled: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Tensor]:
         """Project; ``statistics="valid"`` excludes invalid rows from batch statistics and sets them to zeros."""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from vatt.objectives.losses import log_sums
+from vatt.objectives.losses import pairwise_logsumexp
 
 
 def world_size() -> int:
@@ -22,12 +22,12 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def own_part(x: Tensor) -> Tensor:
+def local_slice(x: Tensor) -> Tensor:
     """Of rows (B * world, …) that all processes have drawn alike, those of this one, (B, …)."""
     return x[rank() :: world_size()]
 
 
-def agree(value: Any, what: str) -> None:
+def assert_same_across_ranks(value: Any, what: str) -> None:
     """Check that a value is the same in all processes.
 
     Raises:
@@ -52,11 +52,11 @@ def gather(x: Tensor) -> Tensor:
 
 
 def gather_in_order(x: Tensor) -> Tensor:
-    """`gather`, with the rows where one process alone would have them: `own_part` gives them back."""
+    """`gather`, with the rows where one process alone would have them: `local_slice` gives them back."""
     return gather(x).unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
 
 
-def shared_log_sums(
+def distributed_pairwise_logsumexp(
     x: Tensor,
     y: Tensor,
     temperature: float | Tensor,
@@ -64,20 +64,20 @@ def shared_log_sums(
     x_valid: Tensor | None = None,
     y_valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `vatt.objectives.losses.log_sums` of vectors that all processes have, split over the processes.
+    """Compute `vatt.objectives.losses.pairwise_logsumexp` of vectors that all processes have, split over the processes.
 
     Each of N processes computes 2 / N of the similarities. All get the complete result, with a gradient as in `gather`.
 
     Args:
-        x, y, temperature, max_logits, x_valid, y_valid: See `vatt.objectives.losses.log_sums`.
+        x, y, temperature, max_logits, x_valid, y_valid: See `vatt.objectives.losses.pairwise_logsumexp`.
     """
     if world_size() == 1:
-        return log_sums(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)
-    of_x = _gathered_log_sums(x, y, temperature, max_logits, x_valid, y_valid)
-    return of_x, _gathered_log_sums(y, x, temperature, max_logits, y_valid, x_valid)
+        return pairwise_logsumexp(x, y, temperature, max_logits, x_valid=x_valid, y_valid=y_valid)
+    of_x = _gathered_pairwise_logsumexp(x, y, temperature, max_logits, x_valid, y_valid)
+    return of_x, _gathered_pairwise_logsumexp(y, x, temperature, max_logits, y_valid, x_valid)
 
 
-def _gathered_log_sums(
+def _gathered_pairwise_logsumexp(
     x: Tensor,
     y: Tensor,
     temperature: float | Tensor,
@@ -89,7 +89,9 @@ def _gathered_log_sums(
     rows = -(-len(x) // world_size())  # of each process; the last one may have fewer
     chunk = slice(rows * rank(), rows * (rank() + 1))
     chunk_valid = None if x_valid is None else x_valid[chunk]
-    local, _ = log_sums(x[chunk], y, temperature, max_logits, both=False, x_valid=chunk_valid, y_valid=y_valid)
+    local, _ = pairwise_logsumexp(
+        x[chunk], y, temperature, max_logits, both=False, x_valid=chunk_valid, y_valid=y_valid
+    )
     return gather(F.pad(local, (0, rows - len(local))))[: len(x)]
 
 

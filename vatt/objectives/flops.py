@@ -39,7 +39,7 @@ def step_flops(objective: Objective, backbone: Backbone, format: ClipFormat, cli
     }
     objective, backbone = copy.deepcopy(both, memo)
     objective.draws, objective.watched = torch.Generator().manual_seed(0), False
-    objective.even_out(backbone, clips)
+    objective.use_expected_mask_sizes(backbone, clips)
     with torch.device(device):
         batch: Batch = {  # type: ignore[typeddict-item]
             "id": [str(i) for i in range(clips)],

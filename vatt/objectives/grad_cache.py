@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def in_micro_batches(
+def grad_cache_forward(
     encode: Callable[..., Tensor], size: int | None, raw: Tensor, keep: Tensor | None = None
 ) -> Tensor:
     """``encode(raw, keep)`` of a whole batch, with the memory of one micro-batch.

@@ -16,7 +16,7 @@ from vatt.models.heads import NoProjection
 from vatt.models.predictor import Predictor
 from vatt.models.selection import to_device
 from vatt.objectives.base import Losses, Objective
-from vatt.objectives.distributed import own_part, world_size
+from vatt.objectives.distributed import local_slice, world_size
 from vatt.objectives.health import of_vectors
 from vatt.structures import Batch
 
@@ -24,7 +24,7 @@ INIT_STD = 0.02
 DRAWS = 500  # over which the sizes of masks are averaged, for counting
 
 
-class FeaturePrediction(Objective):
+class JEPA(Objective):
     """L = mean over masks of |P(E(seen), hidden) - LN(E'(all))[hidden]|, E' a moving average of the encoder E.
 
     The context encoder sees the tokens that a mask leaves, the target encoder all of them; the predictor is told which
@@ -126,11 +126,11 @@ class FeaturePrediction(Objective):
 
     def draw(self, clips: int, grid: tuple[int, ...], mask: BlockMask, device: torch.device) -> tuple[Tensor, Tensor]:
         """Draw blocks for the clips of all processes; return visible and masked positions of the local clips."""
-        kwargs = {"truncate": self.truncate, "generator": self.draws, "part": own_part}
+        kwargs = {"truncate": self.truncate, "generator": self.draws, "part": local_slice}
         keep, masked = draw_blocks(clips * world_size(), grid, mask, **kwargs)  # on the CPU: sizes depend on the draw
         return to_device(keep, device), to_device(masked, device)
 
-    def even_out(self, backbone: Backbone, clips: int) -> None:
+    def use_expected_mask_sizes(self, backbone: Backbone, clips: int) -> None:
         grid, generator, even = backbone.tokenizers["video"].grid, torch.Generator().manual_seed(0), {}
         for mask in self.masks:
             how = {"truncate": self.truncate, "generator": generator}

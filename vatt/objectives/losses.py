@@ -34,7 +34,7 @@ MASKED = -1e30  # finite: the gradient of a log-sum-exp over -inf alone is NaN
 
 Form = Literal["asymmetric", "symmetric"]
 Mean = Literal["pairs", "official"]
-LogSums = Callable[..., tuple[Tensor, Tensor]]  # see `log_sums`
+LogSums = Callable[..., tuple[Tensor, Tensor]]  # see `pairwise_logsumexp`
 
 
 def nce(
@@ -56,8 +56,8 @@ def nce(
         temperature: of the similarities.
         x_valid, y_valid: (B,) bool; an invalid row is no positive and no negative.
         form, mean: see the module.
-        max_logits: see `log_sums`.
-        sums: in place of `log_sums`; see `vatt.objectives.distributed.shared_log_sums`.
+        max_logits: see `pairwise_logsumexp`.
+        sums: in place of `pairwise_logsumexp`; see `vatt.objectives.distributed.distributed_pairwise_logsumexp`.
 
     Returns:
         Scalar: the mean over the pairs of which both sides are valid; 0 without any.
@@ -87,8 +87,8 @@ def mil_nce(
         y_valid: (B, K) bool; an invalid candidate is no positive and no negative. A row without any valid candidate
             has no loss of its own, and its ``x`` stays a negative for the others.
         form, mean: see the module.
-        max_logits: see `log_sums`.
-        sums: in place of `log_sums`; see `vatt.objectives.distributed.shared_log_sums`.
+        max_logits: see `pairwise_logsumexp`.
+        sums: in place of `pairwise_logsumexp`; see `vatt.objectives.distributed.distributed_pairwise_logsumexp`.
 
     Returns:
         Scalar: the mean over the rows that are valid and have a candidate; 0 without any.
@@ -107,7 +107,7 @@ def mil_nce(
         paired = x_valid & y_has
         # s(x_i, y_i1), s(x_i, y_i2), …: (B, K)
         positive = _masked(torch.einsum("ie,ike->ik", x, y) / temperature, y_valid).logsumexp(dim=1)
-        of_x, of_y = (sums or log_sums)(
+        of_x, of_y = (sums or pairwise_logsumexp)(
             x, y.flatten(0, 1), temperature, max_logits, x_valid=x_valid, y_valid=y_valid.flatten()
         )
         to_all_y = of_x  # (B,): x_i against every candidate
@@ -134,7 +134,7 @@ def _bias(valid: Tensor, like: Tensor) -> Tensor:
     return like.new_zeros(valid.shape).masked_fill_(~valid, MASKED)
 
 
-def log_sums(
+def pairwise_logsumexp(
     x: Tensor,
     y: Tensor,
     temperature: float | Tensor,
@@ -165,10 +165,10 @@ def log_sums(
         logits = logits if x_bias is None else logits + x_bias[:, None]
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0) if both else logits.new_empty(0)
     scale = (x.new_ones(()) * temperature).reciprocal()  # not torch.tensor(…, device=…), which synchronizes the GPU
-    return _LogSums.apply(x, y, scale, rows, both, x_bias, y_bias)
+    return _PairwiseLogSumExp.apply(x, y, scale, rows, both, x_bias, y_bias)
 
 
-class _LogSums(torch.autograd.Function):
+class _PairwiseLogSumExp(torch.autograd.Function):
     """The same in parts of some rows of x, none of which is kept for the gradient."""
 
     @staticmethod

@@ -11,13 +11,13 @@ from vatt.models.positions import PositionKind
 from vatt.models.predictor import Predictor
 from vatt.models.selection import MaskKind, draw_masked
 from vatt.objectives.base import Losses, Objective
-from vatt.objectives.distributed import own_part, world_size
+from vatt.objectives.distributed import local_slice, world_size
 from vatt.objectives.health import of_vectors
 from vatt.objectives.pixels import PixelTarget, check_target, pixel_targets
 from vatt.structures import Batch, Tokens
 
 
-class MaskedAutoencoding(Objective):
+class VideoMAE(Objective):
     """L = mean over hidden patches of (what the decoder says - the pixels)^2; the encoder sees the others only.
 
     Args:
@@ -78,7 +78,7 @@ class MaskedAutoencoding(Objective):
         tokenizer = backbone.tokenizers["video"]
         patches = tokenizer.patchify(video)
         tokens = Tokens(tokenizer.embed(patches), patches.position, patches.valid, patches.grid)
-        kwargs = {"device": video.device, "generator": self.draws, "part": own_part}
+        kwargs = {"device": video.device, "generator": self.draws, "part": local_slice}
         visible, masked = draw_masked(len(video) * world_size(), patches.grid, self.hidden, self.mask, **kwargs)
         pred = self.predict(backbone, tokens, visible, masked)
         target = pixel_targets(patches.x, self.target)

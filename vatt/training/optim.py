@@ -45,7 +45,7 @@ class Optimization:
             and once the warm-up is over, as V-JEPA has it; beside ``trainer.gradient_clip_val``, which is of both.
         width_ratio: how many times wider the model is than the one for which ``lr`` was found: muP (Yang et al. 2022,
             "Tensor Programs V", table 8) divides the rate of the blocks' matrices by it, so that one rate serves all
-            widths. Its other halves are ``width_ratio`` of `Autoregression`, and of `Transformer` ``scaled`` and
+            widths. Its other halves are ``width_ratio`` of `Autoregressive`, and of `Transformer` ``scaled`` and
             ``init_std``, which shrinks by the root of the ratio; ``configs/pretrain_toto_mup_*.yaml`` have all of them.
     """
 

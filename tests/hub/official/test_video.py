@@ -11,7 +11,7 @@ import torch
 from vatt.errors import InputError
 from vatt.hub.official.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vatt.hub.official.video import convert
-from vatt.models.positions import FixedPositions
+from vatt.models.positions import SinCos3D
 
 
 def normalised(video: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def vjepa(tmp_path: Path) -> Path:
     tensors["patch_embed.proj.weight"] = torch.randn(width, 3, 2, 16, 16) * 0.02
     tensors["patch_embed.proj.bias"] = torch.randn(width)
     places = torch.cartesian_prod(torch.arange(8), torch.arange(2), torch.arange(2)).unsqueeze(0)
-    tensors["pos_embed"] = FixedPositions(3, width)(places)
+    tensors["pos_embed"] = SinCos3D(3, width)(places)
     named = {f"module.backbone.{name}": x for name, x in tensors.items()}
     other = {name: x + 1 for name, x in named.items()}
     path = tmp_path / "vitt16.pth.tar"

@@ -1,7 +1,7 @@
-"""A model of the time of a pretraining step against the number of GPUs; prints SCALING.md.
+"""A model of the time of a pretraining step against the number of GPUs; prints docs/cost_model.md.
 
 Usage:
-    python benchmarks/scaling.py > benchmarks/SCALING.md
+    python benchmarks/scaling.py > docs/cost_model.md
 
 No cluster was measured. What goes in is listed with where it comes from; change a number below and run it again for
 other machines.
@@ -46,21 +46,19 @@ class Given:
 
 
 GIVEN = {
-    "half": Given(989e12, "FLOP/s", "matrix products in bf16, one H100 or H200", "datasheet"),
-    "half_share": Given(0.40, "", "of that, what the backbone reaches", "assumed"),
-    "single": Given(67e12, "FLOP/s", "matrix products in float32 (heads, similarities)", "datasheet"),
-    "single_share": Given(0.5, "", "of that, what they reach", "assumed"),
-    "memory": Given(3.35e12, "bytes/s", "memory of the GPU (H100; H200: 4.8e12)", "datasheet"),
-    "memory_share": Given(0.7, "", "of that, what the optimizer reaches", "assumed"),
-    "inside": Given(450e9, "bytes/s", "NVLink, each way, per GPU, 8 GPUs a machine", "datasheet"),
-    "between": Given(400e9, "bytes/s", "between machines, each way: 8 adapters of 400 Gbit/s", "datasheet"),
-    "net_share": Given(0.7, "", "of both, what collectives reach", "assumed"),
-    "latency": Given(20e-6, "s", "of a collective, for each doubling of the processes", "assumed"),
-    "fixed": Given(0.02, "", "of the computing: Lightning, logs, health, launches", "assumed"),
-    "cores": Given(14, "", "CPU cores per GPU (DGX H100: 112 for 8)", "datasheet"),
-    "decoded": Given(
-        27, "clips/s", "read, cut and decoded per core: clips that `vatt prepare` wrote", "measured (RESULTS.md)"
-    ),
+    "half": Given(989e12, "FLOP/s", "matrix products in bf16, one H100 or H200", "data sheet"),
+    "half_share": Given(0.40, "", "utilization by the backbone", "assumed"),
+    "single": Given(67e12, "FLOP/s", "matrix products in float32 (heads, similarities)", "data sheet"),
+    "single_share": Given(0.5, "", "their utilization", "assumed"),
+    "memory": Given(3.35e12, "bytes/s", "memory of the GPU (H100; H200: 4.8e12)", "data sheet"),
+    "memory_share": Given(0.7, "", "its utilization by the optimizer", "assumed"),
+    "inside": Given(450e9, "bytes/s", "NVLink, each way, per GPU, 8 GPUs a machine", "data sheet"),
+    "between": Given(400e9, "bytes/s", "between machines, each way: 8 adapters of 400 Gbit/s", "data sheet"),
+    "net_share": Given(0.7, "", "utilization of both by collectives", "assumed"),
+    "latency": Given(20e-6, "s", "latency of a collective, per doubling of the processes", "assumed"),
+    "fixed": Given(0.02, "", "overhead: Lightning, logs, health, launches", "assumed"),
+    "cores": Given(14, "", "CPU cores per GPU (DGX H100: 112 for 8)", "data sheet"),
+    "decoded": Given(27, "clips/s", "reading per core, of clips that `vatt prepare` wrote", "measured"),
 }
 
 
@@ -174,7 +172,7 @@ def main() -> None:
     """Print the page."""
     sizes = {"MBS": Size.of("mbs"), "LBS": Size.of("lbs")}
     print(PAGE.strip(), end="\n\n")
-    print("## What goes in\n\n| | | |\n|---|---|---|")
+    print("## Inputs\n\n| | | |\n|---|---|---|")
     for number in GIVEN.values():
         print(shown(number))
     for name, size in sizes.items():
@@ -185,9 +183,9 @@ def main() -> None:
         print(f"| {name}: heads, a clip with 5 texts | {size.head_flops / 1e6:.1f} MFLOP | counted |")
         print(f"| {name}: features of a clip with 5 texts | {4 * size.features / 1e3:.1f} kB | counted |")
     for name, size in sizes.items():
-        print(f"\n## {name}\n\nThe same share for every GPU, milliseconds:\n")
+        print(f"\n## {name}\n\nThe same number of clips per GPU, in milliseconds:\n")
         print("\n".join(rows_of(size, dict.fromkeys((1, 8, 16, 64, 256, 1024), 64))))
-        print(f"\nThe paper's batch of {PAPER_CLIPS:,} clips, shared out:\n")
+        print(f"\nThe paper's batch of {PAPER_CLIPS:,} clips, divided among the GPUs:\n")
         print("\n".join(rows_of(size, {gpus: PAPER_CLIPS // gpus for gpus in (1, 8, 16, 64, 256)})))
         days = step(size, PAPER_CLIPS // 64, 64).total * PAPER_STEPS / 86_400
         print(f"\nThe paper's {PAPER_STEPS:,} steps on 64 GPUs: {days:.1f} days.")
@@ -195,36 +193,35 @@ def main() -> None:
 
 
 PAGE = """
-# Step time against GPUs: a model
+# Cost model
 
-Printed by `python benchmarks/scaling.py`. **Nothing on this page was measured on a GPU or on a cluster**: it says what
-to expect, and which part would have to be wrong for something else. A step is
+Step time by number of GPUs, printed by `python benchmarks/scaling.py`. **Nothing on this page was measured on a GPU or
+on a cluster.** The model estimates a step as
 
-    max(data, backbone (1 + fixed) + gather + heads and loss + what is left of the all-reduce + optimizer)
+    max(data, backbone (1 + fixed) + gather + heads and loss + exposed all-reduce + optimizer)
 
-DDP, bf16, no activation checkpointing. The heads see the whole batch in every process: a ring carries 4 bytes for every
-feature forward and 8 back. The similarities of B clips are 8 B² (512 + 5 · 256) operations with their gradients, and
-each of N processes does 2 / N of them.
+with DDP and bf16, without activation checkpointing. Every process computes the heads of the whole batch: a ring sends
+4 bytes per feature forward and 8 backward. The similarities of B clips take 8 B² (512 + 5 · 256) FLOPs with their
+gradients, and each of N processes computes 2 / N of them.
 """
 
 READ = """
-## How to read it
+## Interpretation
 
-- **Data come first.** Colours, crops and batches are made on other threads and on the GPU, but every clip is decoded
-  on a CPU core, and takes nearly as long there as the GPU takes for it. From videos that `vatt prepare` has not
-  written, a core reads a third to a tenth as many: prepare them.
-- **The gather is small**: some kilobytes a clip, for which the backbone takes milliseconds. The same holds for the
-  all-reduce, as long as the backward pass is longer.
-- **The loss** grows with the square of the batch and is divided among the processes, so that it grows with the batch
-  where every GPU has the same share of it: an eighth of the step at 65,536 clips on 1,024 GPUs. Computed in every
-  process, as CLIP-like code usually does, it would be a third of the step at 16,384 clips on 256 GPUs and nearly all of
-  it at 65,536.
-- **FSDP** (`trainer.strategy: sharded`) sends every weight twice and its gradient once: in bf16 about as many bytes as
-  DDP's all-reduce in float32, of which more can hide, for it is spread over both passes. It is for models that do not
-  fit, not for speed.
-- **Gradient caching** (`model.objective.micro_batch`) multiplies the backbone's part by 4/3, and leaves the others.
-- To check it, run `python benchmarks/gpu_step.py` on one GPU (the backbone's share of the datasheet), and compare
-  `speed/clips_per_s` of a short run on two machines with the tables.
+- **Data come first.** Colors, crops and batches are computed by other threads and on the GPU, but each clip is decoded
+  on a CPU core, and takes nearly as long there as the GPU takes for it. A core reads a third to a tenth as many clips
+  from videos that `vatt prepare` has not written: prepare them.
+- **The gather is small**: some kilobytes per clip, for which the backbone takes milliseconds. The same holds for the
+  all-reduce, as long as the backward pass takes longer.
+- **The loss** grows with the square of the batch and is divided among the processes. With the same number of clips per
+  GPU it is an eighth of the step at 65,536 clips on 1,024 GPUs. Computed in every process, as CLIP-like code usually
+  does, it would be a third of the step at 16,384 clips on 256 GPUs and nearly all of it at 65,536.
+- **FSDP** (`trainer.strategy: sharded`) sends each weight twice and its gradient once: in bf16 about as many bytes as
+  DDP's all-reduce in float32, of which more can overlap with both passes. It is for models that do not fit, not for
+  speed.
+- **Gradient caching** (`micro_batch` of the contrastive objective) multiplies the backbone's part by 4/3.
+- To check the model, run `python benchmarks/gpu_step.py` on one GPU (the backbone's share of the data sheet), and
+  compare `speed/clips_per_s` of a short run on two machines with the tables.
 """
 
 

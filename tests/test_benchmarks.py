@@ -20,7 +20,7 @@ def test_the_papers_operations_are_met() -> None:
     assert len(rows) == 10
     for name, _, _, _, ratio in rows:
         assert 0.99 < float(ratio) < 1.01, name
-    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     for _, *numbers in rows:
         assert " | ".join(numbers) in results
 
@@ -29,7 +29,7 @@ def test_the_page_on_scaling_is_what_its_model_says() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/scaling.py")], capture_output=True, text=True, check=True
     )
-    assert done.stdout == (ROOT / "benchmarks/SCALING.md").read_text(encoding="utf-8")
+    assert done.stdout == (ROOT / "docs/cost_model.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

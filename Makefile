@@ -1,5 +1,6 @@
 # make demo    pretrain, embed, index and search on a corpus made on the spot
 # make test    the whole test suite
+# make docs    the documentation, in build/site
 # Each creates the environment in $(VENV) if it is not there.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo demo-agnostic test test-fast lint format clean
+.PHONY: demo demo-agnostic test test-fast lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vatt demo --config $(CONFIG) --output $(OUTPUT)
@@ -32,6 +33,10 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Warnings, such as links to pages or headings that do not exist, are errors.
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Rules of imports: which package may import which, and where third-party packages are imported."""
+=======
+"""The arrows between the rooms: who may import whom. See docs/architecture.md."""
+>>>>>>> ae36be9 (docs: add a documentation site built with mkdocs)
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def read_manifest(source: str | Path, *, split: str | None = None, check_files: 
 
     Raises:
         ManifestError: nothing there, no rows, unknown or missing columns, a bad value, a missing file, or an id of
-            several clips; see data/README.md.
+            several clips; see docs/data.md.
     """
     name = str(source)
     suffix = Path(name).suffix.lower()

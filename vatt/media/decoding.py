@@ -1,7 +1,7 @@
 """The one door to media: `open_media`, whichever decoder reads the frames.
 
 - ``auto`` is ``pyav`` for every file: it is right on all that were tried, and none of the others was faster anywhere
-  (benchmarks/RESULTS.md).
+  (docs/performance.md).
 - ``decord`` and ``torchcodec`` read the frames of local files, and refuse the kinds that they read wrongly, such as
   videos with non-square pixels.
 

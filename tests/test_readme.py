@@ -1,7 +1,8 @@
-"""What the README tells people to type is understood, and what it links to is there."""
+"""Commands and examples of the README and of the documentation work."""
 
 from __future__ import annotations
 
+import configparser
 import itertools
 import json
 import re
@@ -9,29 +10,104 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import vatt
 from tests.conftest import ROOT
+from tests.pages import PAGES, README, blocks, read, shell_lines
 from vatt.cli.finetune import build_finetuning
 from vatt.cli.main import COMMANDS, main, make_parser
+<<<<<<< HEAD
 from vatt.cli.training import VattCLI
 from vatt.datasets.datamodule import ClipDataModule
 from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.training.pretrain import PretrainModule
+=======
+from vatt.cli.training import build_pretraining
+from vatt.datasets.text import WordVocabulary
+>>>>>>> 1aa2a7b (docs: shorten the README to one page)
 
-PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "benchmarks" / "RESULTS.md"]
-TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-LINES = sorted(
-    {line.strip().partition("  #")[0] for line in re.findall(r"^ *(vatt .*)$", TEXT, re.MULTILINE)}
-    | set(re.findall(r"`(vatt manifest [^`]+ --output [^`]+)`", TEXT))
+COMMAND_LINES = sorted(
+    {line for page in PAGES for line in shell_lines(page)}
+    | {line for page in PAGES for line in re.findall(r"`(vatt manifest [^`]+ --output [^`]+)`", read(page))}
 )
+SECTIONS = [
+    "Installation",
+    "Quickstart",
+    "Your own videos",
+    "Python API",
+    "Objectives",
+    "Results",
+    "Documentation",
+    "Commands",
+    "Limits",
+    "Development",
+    "Citation",
+    "License",
+]
+EXAMPLES = [code for page in PAGES for code in blocks(page, "python")]
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, word, *rest = shlex.split(line)
+def vatt_commands(line: str) -> list[list[str]]:
+    """Return the arguments of the ``vatt`` commands that a line of a shell runs.
+
+    Raises:
+        ValueError: The line runs another command than those that the tests know.
+    """
+    words = shlex.split(line)
+    while re.fullmatch(r"[A-Z]+=\S*", words[0]):
+        del words[0]
+    match words:
+        case ["vatt", *arguments]:
+            return [arguments]
+        case ["sbatch", *_, "--wrap", wrapped]:
+            return vatt_commands(wrapped.replace("$SLURM_ARRAY_TASK_ID", "3"))
+        case ["sbatch", script, *arguments] | [script, *arguments] if script.startswith("configs/cluster/"):
+            assert (ROOT / script).is_file()
+            return [["pretrain", "fit", *arguments]]
+        case ["python", script, *_] if (ROOT / script).is_file():
+            return []
+        case ["pip", "install", "-e", extras]:
+            check_extras(extras)
+            return []
+        case ["make", target, *_] if re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE):
+            return []
+        case ["pytest", "-m", marker] if f'"{marker}: ' in read(ROOT / "pyproject.toml"):
+            return []
+        case ["tensorboard", "--logdir", _]:
+            return []
+    raise ValueError(f"unknown command: {line}")
+
+
+def check_extras(requirement: str) -> None:
+    """Check that the extras of a requirement, such as ``.[all]``, are those of the package."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert set(requirement.removeprefix(".[").removesuffix("]").split(",")) <= set(setup["options.extras_require"])
+
+
+COMMANDS_OF_PAGES = [command for line in COMMAND_LINES for command in vatt_commands(line)]
+
+
+def test_readme_is_short_and_has_its_sections() -> None:
+    assert len(read(README).splitlines()) <= 200
+    assert re.findall(r"^## (.+)$", read(README), re.MULTILINE) == SECTIONS
+
+
+def test_readme_has_every_command() -> None:
+    table = read(README).partition("## Commands")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("|")]
+    assert sorted(name for row in rows for name in re.findall(r"`([a-z]+)`", row)) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_PAGES, ids=" ".join)
+def test_commands_accept_the_documented_arguments(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word, *rest = command
     assert word in COMMANDS
     if word == "pretrain":
         WordVocabulary(["a"]).save(tmp_path)
@@ -39,13 +115,12 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
         if "--data" not in rest:  # which may name several manifests
             places += ["--data.manifest", "clips.csv"]
         assert rest[0] in ("fit", "validate")
-        options = [word for word in rest[1:] if word not in ("--print_config",)]
-        if "--ckpt_path" in options:
-            place = options.index("--ckpt_path")
-            assert options[place + 1] == "last"
+        options = [word for word in rest[1:] if word != "--print_config"]
+        if "--model.pretrained" in options:  # a model that does not exist here
+            place = options.index("--model.pretrained")
             del options[place : place + 2]
         monkeypatch.chdir(ROOT)
-        if "toto" in line:  # whose codes come from the Hub
+        if "toto" in " ".join(command):  # whose codes come from the Hub
             transformers = pytest.importorskip("transformers")
             codebook = transformers.FlavaImageCodebook
             monkeypatch.setattr(
@@ -54,7 +129,7 @@ def test_a_command_has_these_arguments(line: str, tmp_path: Path, monkeypatch: p
                 lambda *_, **__: (codebook(transformers.FlavaImageCodebookConfig()), {"missing_keys": []}),
             )
         with torch.device("meta"):
-            VattCLI(PretrainModule, ClipDataModule, args=[*options, *places], run=False, seed_everything_default=0)
+            build_pretraining([*options, *places])
         return
     if word == "finetune":
         (tmp_path / "a.wav").touch()
@@ -100,40 +175,44 @@ def check_script_arguments(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_there_are_commands() -> None:
-    assert {shlex.split(line)[1] for line in LINES} >= set(COMMANDS) - {"synth", "demo"}
+    assert {command[0] for command in COMMANDS_OF_PAGES} >= set(COMMANDS) - {"synth", "demo"}
 
 
 def test_make_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", TEXT, re.MULTILINE))
+    targets = {target for page in PAGES for target in re.findall(r"`make ([a-z-]+)`", read(page))}
     assert targets
     for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: object) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
-
-
-def test_the_parts_work_without_lightning() -> None:
-    """The Python example that makes its own, as it stands."""
-    examples = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    (example,) = (text for text in examples if "vatt.Backbone(" in text)
-    names: dict[str, object] = {}
+def test_modules_work_without_lightning() -> None:
+    """The example of the architecture runs as it is."""
+    (example,) = (code for code in EXAMPLES if "vatt.Backbone(" in code)
+    names: dict[str, Any] = {}
     exec(example, names)
-    assert names["seen"].shape == names["heard"].shape == (8, 128)
+    assert names["video_features"].shape == names["audio_features"].shape == (8, 128)
     assert names["loss"].ndim == 0
 
 
-def test_files_and_words_are_encoded(model_folder: Path, video_file: Path) -> None:
-    """The Python example that takes a model, on a small one and a file that is there."""
-    (example,) = (text for text in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "encode_video(" in text)
-    example = re.sub(
-        r"path/to/[a-z]+\.[a-z0-9]+", str(video_file), example.replace("runs/demo/model", str(model_folder))
-    )
-    names: dict[str, torch.Tensor] = {}
-    exec(example, names)
+@pytest.mark.parametrize("example", sorted({code for code in EXAMPLES if "encode_video(" in code}))
+def test_files_and_texts_are_encoded(example: str, model_folder: Path, video_file: Path) -> None:
+    """The examples that encode files run with a small model and a file that exists."""
+    example = re.sub(r"path/to/[a-z]+\.[a-z0-9]+", str(video_file), example)
+    names: dict[str, Any] = {}
+    exec(example.replace("runs/demo/model", str(model_folder)), names)
     assert names["scores"].shape == (2, 2)
-    assert names["sounds"].shape == (1, 1)
+    assert names["similarity"].shape == (1, 1)
+
+
+@pytest.mark.parametrize("example", sorted({code for code in EXAMPLES if "vatt.search(" in code}))
+def test_index_is_searched(
+    example: str, model_folder: Path, video_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of embedding and those of searching run with a small model, on one file."""
+    (embedding,) = {code for code in EXAMPLES if "vatt.embed(" in code}
+    embedding = embedding.replace("path/to/videos", str(video_file)).replace("runs/mine/", f"{tmp_path}/")
+    exec(embedding.replace("runs/demo/model", str(model_folder)), {})
+    assert "1 of 1" in capsys.readouterr().out
+    vatt.Index.build([tmp_path / "embeddings"]).save(tmp_path / "index")
+    exec(example.replace("runs/demo/index", str(tmp_path / "index")), {})
+    assert str(video_file) in capsys.readouterr().out

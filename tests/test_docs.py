@@ -20,7 +20,7 @@ from tests.pages import DOCS, LINKED, PAGES, README, anchors, blocks, links, nam
 from vatt.cli.finetune import build_finetuning
 from vatt.cli.main import COMMANDS, make_parser
 from vatt.cli.training import build_pretraining
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 
 CONFIGS = ROOT / "configs"
 
@@ -87,7 +87,7 @@ def class_of(path: str) -> type:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_full_names_of_code_exist(page: Path) -> None:
-    """Of names such as `vatt.models.codes.DalleCodes`, and of files of the repository."""
+    """Of names such as `vatt.models.codebooks.DalleCodes`, and of files of the repository."""
     text = read(page)
     for name in set(re.findall(r"`(vatt(?:\.[a-z_]+)+\.[A-Z]\w+)`", text)):
         assert class_of(name)
@@ -167,9 +167,9 @@ def test_configuration_reference_has_every_key_of_pretraining(tmp_path: Path, mo
     ("section", "path"),
     [
         ("model.objective: contrastive", "objective/contrastive.yaml"),
-        ("model.objective: V-JEPA", "objective/feature_prediction.yaml"),
-        ("model.objective: VideoMAE and 4DS", "objective/masked.yaml"),
-        ("model.objective: autoregression", "objective/autoregression.yaml"),
+        ("model.objective: V-JEPA", "objective/jepa.yaml"),
+        ("model.objective: VideoMAE and 4DS", "objective/videomae.yaml"),
+        ("model.objective: autoregression", "objective/autoregressive.yaml"),
     ],
 )
 def test_configuration_reference_has_every_argument_of_objectives(section: str, path: str) -> None:
@@ -215,7 +215,7 @@ def known_options() -> set[str]:
         if name not in ("pretrain", "finetune", "manifest"):
             parser = make_parser(name, getattr(import_module(module), function), positional)
             options |= {option for action in parser._actions for option in action.option_strings}
-    for script in [*(ROOT / "data").rglob("*.py"), *(ROOT / "vatt/datasets/annotations").glob("*.py")]:
+    for script in [*(ROOT / "data").rglob("*.py"), *(ROOT / "vatt/preparation/annotations").glob("*.py")]:
         options |= set(re.findall(r"\"(--\w+)\"", read(script)))
     tables = documented_keys()
     keys = tables["run"] | tables["model"] | tables["data"] | tables["trainer"] | tables["Fine-tuning"]

@@ -27,7 +27,7 @@ from vatt.datasets.text.vocabularies import WordVocabulary
 from vatt.training.pretrain import PretrainModule
 =======
 from vatt.cli.training import build_pretraining
-from vatt.datasets.text import WordVocabulary
+from vatt.datasets.text.vocabularies import WordVocabulary
 >>>>>>> 1aa2a7b (docs: shorten the README to one page)
 
 COMMAND_LINES = sorted(

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Rules of imports: which package may import which, and where third-party packages are imported."""
-=======
-"""The arrows between the rooms: who may import whom. See docs/architecture.md."""
->>>>>>> ae36be9 (docs: add a documentation site built with mkdocs)
+"""Rules of imports (docs/architecture.md): which package may import which, and where third-party packages are used."""
 
 from __future__ import annotations
 

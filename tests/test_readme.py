@@ -20,15 +20,8 @@ from tests.conftest import ROOT
 from tests.pages import PAGES, README, blocks, read, shell_lines
 from vatt.cli.finetune import build_finetuning
 from vatt.cli.main import COMMANDS, main, make_parser
-<<<<<<< HEAD
-from vatt.cli.training import VattCLI
-from vatt.datasets.datamodule import ClipDataModule
-from vatt.datasets.text.vocabularies import WordVocabulary
-from vatt.training.pretrain import PretrainModule
-=======
 from vatt.cli.training import build_pretraining
 from vatt.datasets.text.vocabularies import WordVocabulary
->>>>>>> 1aa2a7b (docs: shorten the README to one page)
 
 COMMAND_LINES = sorted(
     {line for page in PAGES for line in shell_lines(page)}

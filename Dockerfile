@@ -1,6 +1,6 @@
 # Runs `vatt demo` on the CPU and writes its results to ./runs:
 #   docker build --tag vatt .
-#   docker run --rm --volume "$PWD/runs:/work/runs" vatt
+#   docker run --rm --volume "$PWD/runs:/vatt/runs" vatt
 # Other commands: docker run --rm vatt doctor
 # Not executed yet; tests/test_project_files.py checks it statically.
 FROM python:3.12-slim
@@ -11,6 +11,6 @@ ARG PIP_EXTRA_INDEX_URL
 COPY . /source
 RUN pip install --no-cache-dir "/source[all]" && rm -r /source
 
-WORKDIR /work
+WORKDIR /vatt
 ENTRYPOINT ["vatt"]
 CMD ["demo"]
